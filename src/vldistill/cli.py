@@ -1,0 +1,257 @@
+"""The command line: ``vldistill STAGE --config FILE --run FOLDER [--section.option VALUE ...]``.
+
+Only the standard library is imported until a stage is known, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vldistill import __version__
+from vldistill.errors import ConfigError, Stopped, VldistillError, unknown
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from vldistill.config import Config
+
+DONE, BUG, WRONG, STOPPED = 0, 1, 2, 3
+
+ALIASES = {
+    "distill": {
+        name: f"distill.{name}" for name in ("method", "pairs", "seed", "iterations", "start", "keep", "optimiser")
+    },
+    "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes")},
+}
+
+USAGE = """\
+usage: vldistill STAGE [--config FILE] [--run FOLDER] [--section.option VALUE ...]
+
+Distil image-caption data sets into a few hundred synthetic pairs, and measure what they train.
+
+stages:
+{stages}
+
+Every stage has its own --help and --print_config. A run folder remembers its configuration, so only the
+first stage needs --config. Exit codes: 0 done, 2 wrong use or input, 3 stopped and resumable, 1 a bug.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help"):
+        stages = "\n".join(f"  {name:<10}{about}" for name, (about, _) in STAGES.items())
+        print(USAGE.format(stages=stages))
+        return DONE if argv else WRONG
+    if argv[0] == "--version":
+        print(f"vldistill {__version__}")
+        return DONE
+    try:
+        if argv[0] not in STAGES:
+            raise ConfigError(unknown("stage", argv[0], STAGES))
+        _stop_on_sigterm()
+        return STAGES[argv[0]][1](argv[1:])
+    except VldistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+    except Stopped as stop:
+        print(str(stop), file=sys.stderr)
+        return STOPPED
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where files are complete.", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        return DONE
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else WRONG
+    except Exception:
+        traceback.print_exc()
+        print(f"This is a bug in vldistill {__version__}. Please report it with the lines above.", file=sys.stderr)
+        return BUG
+
+
+def _stop_on_sigterm() -> None:
+    from vldistill.interrupts import stop_at_once
+
+    signal.signal(signal.SIGTERM, stop_at_once)
+
+
+def packaged_config(path: str) -> str:
+    """``path``, or the file of that name that comes with the package, e.g. ``configs/scenes.yaml``."""
+    own = Path(__file__).parent / "configs" / Path(path).name
+    if Path(path).is_file():
+        return path
+    if own.is_file():
+        return str(own)
+    known = [file.name for file in own.parent.glob("*.yaml")]
+    raise ConfigError(f"--config: {path} does not exist. " + unknown("packaged configuration", Path(path).name, known))
+
+
+def rewrite(stage: str, argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
+    """Expand short options, find packaged configurations, and accept ``1,2,3`` where a list is meant."""
+    out: list[str] = []
+    previous = ""
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = ALIASES.get(stage, {}).get(name, name)
+            previous = name
+            if equals:
+                out.append(f"--{name}={_value(name, value, lists)}")
+            else:
+                out.append(f"--{name}")
+        else:
+            out.append(_value(previous, word, lists))
+            previous = ""
+    return out
+
+
+def _value(name: str, value: str, lists: Sequence[str]) -> str:
+    if name == "config":
+        return packaged_config(value)
+    if name in lists and not value.startswith("["):
+        return f"[{value}]"
+    return value
+
+
+def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], list[str]]:
+    """The parser of a stage, the methods' names, and the options that take lists."""
+    from dataclasses import fields
+
+    from jsonargparse import ArgumentParser
+
+    from vldistill import config as configs
+    from vldistill.distill.methods import methods
+
+    about = STAGES[stage][0]
+    short = ALIASES.get(stage, {})
+    epilog = "short forms: " + ", ".join(f"--{a} = --{b}" for a, b in short.items()) if short else None
+    parser = ArgumentParser(
+        prog=f"vldistill {stage}",
+        description=about,
+        epilog=epilog,
+        default_config_files=[defaults] if defaults else [],
+    )
+    parser.add_argument("--config", action="config", help="YAML file; options on the command line win")
+    parser.add_argument("--run", type=str, default=None, help="the run folder")
+    parser.add_argument("--quiet", action="store_true", help="warnings only")
+    sections: dict[str, type] = {
+        name: getattr(configs, f"{name.capitalize()}Config")
+        for name in ("runtime", "data", "encoder", "experts", "distill", "evaluate")
+    }
+    sections |= {name: entry.options for name, entry in methods().items()}
+    for name, cls in sections.items():
+        parser.add_class_arguments(cls, name)
+    lists = [f"{s}.{f.name}" for s, cls in sections.items() for f in fields(cls) if str(f.type).startswith("tuple")]
+    return parser, list(methods()), lists
+
+
+def parse(
+    stage: str, argv: Sequence[str], extend: Callable[[ArgumentParser], None] | None = None
+) -> tuple[Config, Any]:
+    """The configuration of a stage and the remaining arguments.
+
+    Values come from the dataclasses' defaults, then the run's own ``config.yaml`` or ``--config``, then the command
+    line.
+    """
+    from vldistill.config import Config
+
+    run_config = _run_config(argv)
+    parser, method_names, lists = build_parser(stage, run_config)
+    if extend:
+        extend(parser)
+    namespace = parser.parse_args(rewrite(stage, argv, lists))
+    if namespace.run is None:
+        raise ConfigError(f"vldistill {stage} needs --run FOLDER, e.g. --run runs/first.")
+    built = parser.instantiate_classes(namespace)
+    sections = {name: built[name] for name in ("runtime", "data", "encoder", "experts", "distill", "evaluate")}
+    return Config(**sections, methods={name: built[name] for name in method_names}), namespace
+
+
+def _run_config(argv: Sequence[str]) -> str | None:
+    """The remembered configuration of the run named in ``argv``, unless ``--config`` is given."""
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if "--config" in words or "--run" not in words:
+        return None
+    index = words.index("--run") + 1
+    path = Path(words[index]) / "config.yaml" if index < len(words) else None
+    return str(path) if path and path.is_file() else None
+
+
+def _experts(argv: Sequence[str]) -> int:
+    config, rest = parse("experts", argv)
+    from vldistill import commands
+    from vldistill.log import Reporter
+    from vldistill.runs import Run
+
+    commands.experts(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet))
+    return DONE
+
+
+def _distill(argv: Sequence[str]) -> int:
+    config, rest = parse("distill", argv)
+    from vldistill import commands
+    from vldistill.log import Reporter
+    from vldistill.runs import Run
+
+    print(commands.distill(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet)))
+    return DONE
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    def extend(parser: ArgumentParser) -> None:
+        parser.add_argument("--set", type=str, required=True, help="a set's folder, random:N, or full")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    config, rest = parse("evaluate", argv, extend)
+    from vldistill import commands
+    from vldistill.log import Reporter
+    from vldistill.report.tables import evaluation_text
+    from vldistill.runs import Run
+
+    result = commands.evaluate(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet), rest.set)
+    if rest.json:
+        import json
+
+        print(json.dumps(result))
+    else:
+        print(evaluation_text([result]))
+    return DONE
+
+
+def _inspect(argv: Sequence[str]) -> int:
+    from vldistill.inspect import inspect
+
+    return inspect(argv)
+
+
+def _ls(argv: Sequence[str]) -> int:
+    from vldistill.listing import listing
+
+    print(listing(argv))
+    return DONE
+
+
+def _demo(argv: Sequence[str]) -> int:
+    from vldistill.demo import demo
+
+    return demo(argv)
+
+
+STAGES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "experts": ("train experts on the real data and keep their trajectories", _experts),
+    "distill": ("distil pairs by a method", _distill),
+    "evaluate": ("train fresh students on a set, random:N or full, and test them", _evaluate),
+    "inspect": ("show what a data source, an experts folder or a set holds", _inspect),
+    "ls": ("list methods, towers, readers or settings", _ls),
+    "demo": ("drawn scenes, offline, from nothing to a table in minutes", _demo),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

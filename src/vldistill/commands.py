@@ -1,0 +1,180 @@
+"""The stages as functions: each reads files of the stage before and writes its own into the run folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vldistill.config import Config, RuntimeConfig
+from vldistill.distill.learned import set_name
+from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
+from vldistill.distill.methods import Context, find_method
+from vldistill.distill.start import Start, make_start, nearest_captions
+from vldistill.distilled import DistilledSet
+from vldistill.errors import ConfigError, DivergedError, Stopped
+from vldistill.evaluate.protocol import evaluate_set, peak_memory, quick_score
+from vldistill.experts.record import open_experts, record_experts
+from vldistill.files import read_json, write_json
+from vldistill.interrupts import deferred_stop
+from vldistill.log import Reporter
+from vldistill.report.figures import draw_pairs
+from vldistill.runs import Run, differences, environment
+from vldistill.workbench import Workbench
+
+
+def choose_device(config: RuntimeConfig) -> torch.device:
+    """The device asked for. Raises ConfigError when this machine does not have it."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if config.device == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    try:
+        device = torch.device(config.device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"runtime.device {config.device!r} cannot be used here ({reason}); try auto or cpu."
+        ) from None
+    return device
+
+
+def open_bench(config: Config, reporter: Reporter) -> Workbench:
+    """The workbench of a configuration."""
+    return Workbench(config.data, config.encoder, choose_device(config.runtime), reporter)
+
+
+def experts(run: Run, config: Config, reporter: Reporter) -> None:
+    """Record the experts that are missing."""
+    bench = open_bench(config, reporter)
+    bench.pairs("train")  # a source that cannot be read is refused before the run folder is made
+    run.begin(config)
+    began = time.monotonic()
+    try:
+        recorded = record_experts(bench, config.experts, run.experts)
+    except KeyboardInterrupt:
+        done = len(list(run.experts.glob("expert-*.safetensors")))
+        raise Stopped(f"stopped; {done} finished experts are kept. The same command goes on.") from None
+    seconds = round(time.monotonic() - began, 2)
+    run.log(stage="experts", count=len(recorded), seconds=seconds, losses=[e.note["losses"] for e in recorded])
+    reporter.info(f"{len(recorded)} experts in {run.experts}")
+
+
+def distill(run: Run, config: Config, reporter: Reporter) -> Path:
+    """Distil a set, or go on with it; returns its folder."""
+    entry = find_method(config.distill.method)
+    method = entry.build()
+    bench = open_bench(config, reporter)
+    bench.pairs("train")
+    if config.distill.validate_every:
+        bench.pairs("val")
+    folder = run.sets / set_name(config.distill)
+    recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
+    options = config.methods.get(config.distill.method) or entry.options()
+    context = Context(bench, config.distill, options, recorded)
+    method.check(context)
+    begin = make_start(bench, config.distill.start, config.distill.pairs, config.distill.seed)
+    run.begin(config)
+    if _finished(folder, config, options):
+        reporter.info(f"{folder} is finished already; nothing to do")
+        return folder
+    with deferred_stop() as stop_asked:
+        loop = Loop(
+            method,
+            context,
+            folder,
+            score=lambda distilled: quick_score(bench, distilled, config.evaluate),
+            save=lambda distilled, iteration: _save(
+                bench, distilled, begin, folder / "kept" / f"iteration-{iteration}"
+            ),
+            stop_asked=stop_asked,
+        )
+        try:
+            distilled = loop.run(begin)
+        except DivergedError:
+            _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
+            raise
+        except Stopped as stop:
+            raise Stopped(f"{stop}. The same command goes on.") from None
+    _save(bench, distilled, begin, folder)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    selection = distilled.info["selection"]
+    run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
+    reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
+    return folder
+
+
+def _finished(folder: Path, config: Config, options: Any) -> bool:
+    """Whether the set is there; refuses a folder that was begun with another configuration."""
+    asked = {"distill": vars(config.distill), config.distill.method: vars(options)}
+    plain: Mapping[str, Any] = {section: _plain(values) for section, values in asked.items()}
+    note = folder / "config.json"
+    if note.exists():
+        found = list(differences(read_json(note, "set configuration"), plain))
+        if found:
+            shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)
+            raise ConfigError(
+                f"{folder} was begun with another configuration:\n{shown}\n"
+                f"Use another --seed or --run, give the settings it was begun with, or delete the folder."
+            )
+    else:
+        write_json(note, plain)
+    return (folder / "set.json").exists()
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _save(bench: Workbench, distilled: DistilledSet, begin: Start, folder: Path) -> None:
+    """Write a set with its nearest captions and preview."""
+    nearest = nearest_captions(bench, distilled.texts)
+    captions = tuple({"start": start, "nearest": near} for start, near in zip(begin.captions, nearest))
+    distilled = distilled.with_captions(captions)
+    if distilled.space == "pixels":
+        before = DistilledSet.pixels(_with_images(distilled, begin.images.cpu()))
+        shown = [(caption["start"], caption["nearest"]) for caption in captions]
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_pairs(_bytes(before), _bytes(distilled.pixels()), shown, folder / "preview.png", title=distilled.name)
+    distilled.save(folder)
+
+
+def _with_images(distilled: DistilledSet, images: torch.Tensor) -> DistilledSet:
+    from dataclasses import replace
+
+    return replace(distilled, images=images)
+
+
+def _bytes(pixels: torch.Tensor) -> np.ndarray:
+    return (pixels * 255).round().to(torch.uint8).numpy()
+
+
+def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+    """Judge a set, ``random:N`` or ``full``; the result is written to the run's results and returned."""
+    bench = open_bench(config, reporter)
+    judged = target if target == "full" or target.startswith("random:") else DistilledSet.load(target)
+    for split in ("train", "val", "test"):
+        bench.pairs(split)
+    run.begin(config)
+    try:
+        result = evaluate_set(bench, judged, config.evaluate)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; an evaluation is short and starts anew. The same command does it.") from None
+    name = f"{result['set'].replace(':', '-')}.json"
+    write_json(run.results / name, result | {"environment": environment()})
+    run.log(stage="evaluate", set=result["set"], protocol=result["protocol"], seconds=result["seconds"])
+    return result
+
+
+def remove_run(folder: Path) -> None:
+    """Delete a run folder (used by ``demo`` to start from nothing)."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+__all__ = ["METRICS", "distill", "evaluate", "experts", "open_bench", "remove_run"]

@@ -1,0 +1,323 @@
+"""What a user can set, one frozen dataclass per stage. Nothing here imports torch.
+
+Paths and names may hold ``${VARIABLE}`` or ``${VARIABLE:-default}``; they are expanded when used,
+so a saved configuration stays valid on another machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vldistill.errors import ConfigError, unknown
+
+SETTINGS = {
+    "heads": "both towers frozen; an image head and a text head are trained",
+    "full": "the image tower and a text head are trained; the text tower is frozen",
+}
+PROTOCOLS = {
+    "last": "test the student after its last epoch (the default)",
+    "val-best": "test the epoch that did best on val",
+    "test-best-legacy": "report the best epoch on test: biased, only to compare with published rows",
+}
+
+
+def expand(text: str) -> str:
+    """``text`` with ``${VAR}``, ``${VAR:-default}`` and a leading ``~`` filled in. Raises ConfigError if unset."""
+
+    def fill(match: re.Match[str]) -> str:
+        value = os.environ.get(match["name"]) or match["default"]
+        if value is None:
+            raise ConfigError(f"{text!r} needs the environment variable {match['name']}, which is not set.")
+        return value
+
+    filled = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", fill, text)
+    return str(Path(filled).expanduser()) if filled.startswith("~") else filled
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} is {value!r}; expected {expected}.")
+
+
+def _positive(**values: float | int) -> None:
+    for name, value in values.items():
+        _require(value > 0, name, value, "a number above 0")
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where the work runs.
+
+    Args:
+        device: ``auto`` (an accelerator when there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
+        threads: CPU threads of torch; 0 leaves torch's own choice.
+    """
+
+    device: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.threads >= 0, "runtime.threads", self.threads, "0 or more threads")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where captioned images come from.
+
+    Args:
+        source: a Karpathy json, a folder that holds one, or ``scenes[:seed=0,train=3000,...]``.
+        strict: refuse a source with broken photos or captions instead of leaving them out with a warning.
+        cache: folder for decoded images and tower features, shared by runs.
+    """
+
+    source: str = "scenes"
+    strict: bool = False
+    cache: str = "${VLDISTILL_CACHE:-~/.cache/vldistill}"
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig:
+    """The image tower.
+
+    Args:
+        name: ``convnet`` or any name of timm, also ``hf-hub:owner/model``.
+        weights: ``hub`` (downloaded by timm), ``random``, or the path of a .safetensors file.
+        size: input side in pixels; 0 means the tower's own.
+        options: keyword arguments for the constructor, e.g. ``{pad_type: same}``.
+        mean: channel means of the input in [0, 1]; empty means the tower's own.
+        std: channel standard deviations likewise.
+        seed: seed of random weights.
+    """
+
+    name: str = "convnet"
+    weights: str = "hub"
+    size: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.size == 0 or self.size >= 16, "encoder.image.size", self.size, "0 or at least 16 pixels")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            _require(len(value) in (0, 3), f"encoder.image.{name}", value, "three numbers, one per channel")
+        _require(all(v > 0 for v in self.std), "encoder.image.std", self.std, "numbers above 0")
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """The text tower.
+
+    Args:
+        name: ``hashing``, or a model of transformers: a hub name or a local folder.
+        weights: ``hub`` (the name's own weights, downloaded or local) or ``random``.
+        pooling: how token vectors become a sentence vector.
+        max_tokens: longer captions are cut.
+        width: dimensions of the ``hashing`` tower; other towers have their own.
+    """
+
+    name: str = "hashing"
+    weights: Literal["hub", "random"] = "hub"
+    pooling: Literal["cls", "mean"] = "cls"
+    max_tokens: int = 64
+    width: int = 512
+
+    def __post_init__(self) -> None:
+        _positive(**{"encoder.text.max_tokens": self.max_tokens, "encoder.text.width": self.width})
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The dual encoder and which part of it is trained.
+
+    Args:
+        setting: ``heads`` or ``full``; see ``vldistill ls settings``.
+        image: the image tower.
+        text: the text tower.
+        dim: width of the shared space in setting ``heads`` (in ``full`` it is the image tower's width).
+        temperature: of the contrastive logits; the logit scale is 1 / temperature.
+    """
+
+    setting: str = "heads"
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    dim: int = 512
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.setting not in SETTINGS:
+            raise ConfigError(unknown("setting", self.setting, SETTINGS))
+        _positive(**{"encoder.dim": self.dim, "encoder.temperature": self.temperature})
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """How experts are trained on the real data, and what is kept of them.
+
+    Args:
+        count: number of experts; a run can be extended by asking for more.
+        epochs: passes over all captions per expert.
+        batch: pairs per step.
+        image_rate: SGD rate of the image side.
+        text_rate: SGD rate of the text side.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        augment: random resized crop, flip and RandAugment on the images (setting ``full`` only).
+        snapshots: epochs to keep, 0 being the start; empty keeps all.
+        steps_per_epoch: cut every epoch to this many steps; 0 means the whole epoch.
+        dtype: how snapshots are stored.
+        seed: seed of the first expert; expert i uses its own stream.
+    """
+
+    count: int = 20
+    epochs: int = 10
+    batch: int = 128
+    image_rate: float = 0.1
+    text_rate: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    augment: bool = True
+    snapshots: tuple[int, ...] = ()
+    steps_per_epoch: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive(
+            **{
+                "experts.count": self.count,
+                "experts.epochs": self.epochs,
+                "experts.image_rate": self.image_rate,
+                "experts.text_rate": self.text_rate,
+            }
+        )
+        _require(self.batch >= 2, "experts.batch", self.batch, "at least 2 pairs (one alone has no contrast)")
+        _require(0 <= self.momentum < 1, "experts.momentum", self.momentum, "a number in [0, 1)")
+        _require(self.weight_decay >= 0, "experts.weight_decay", self.weight_decay, "0 or more")
+        _require(self.steps_per_epoch >= 0, "experts.steps_per_epoch", self.steps_per_epoch, "0 or more")
+        wrong = [epoch for epoch in self.snapshots if not 0 <= epoch <= self.epochs]
+        _require(not wrong, "experts.snapshots", wrong, f"epochs from 0 to {self.epochs}")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The outer loop, the same for every method.
+
+    Args:
+        method: see ``vldistill ls methods``.
+        pairs: number of distilled pairs.
+        seed: seed of the start and of every draw.
+        iterations: outer iterations.
+        start: ``real`` pairs with distinct images, or ``noise``.
+        optimiser: ``adam``, or ``sgd`` as published.
+        image_lr: outer rate of the images (in units of the normalised input).
+        text_lr: outer rate of the texts.
+        rate_lr: outer rate of the learned student rates.
+        student_rate_image: where the learned rate of the image side starts.
+        student_rate_text: where the learned rate of the text side starts.
+        momentum: of ``sgd``.
+        clip: largest L2 norm of a variable's gradient; 0 is no limit.
+        decay: outer rates over the iterations: ``none``, ``cosine``, or ``linear`` (both to 0).
+        ema: weight of the past in the averaged set that is saved; 0 saves the set itself.
+        validate_every: iterations between looks at val; 0 never looks and keeps the last set.
+        checkpoint_every: iterations between checkpoints.
+        keep: iterations whose set is kept beside the final one, e.g. ``[0, 2000, 7000]``.
+    """
+
+    method: str = "bitraj"
+    pairs: int = 100
+    seed: int = 0
+    iterations: int = 2000
+    start: Literal["real", "noise"] = "real"
+    optimiser: Literal["adam", "sgd"] = "adam"
+    image_lr: float = 0.03
+    text_lr: float = 0.03
+    rate_lr: float = 0.01
+    student_rate_image: float = 0.1
+    student_rate_text: float = 0.1
+    momentum: float = 0.5
+    clip: float = 0.0
+    decay: Literal["none", "cosine", "linear"] = "none"
+    ema: float = 0.0
+    validate_every: int = 100
+    checkpoint_every: int = 50
+    keep: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.pairs >= 2, "distill.pairs", self.pairs, "at least 2 pairs (one alone has no contrast)")
+        _require(self.iterations >= 0, "distill.iterations", self.iterations, "0 or more")
+        _require(0 <= self.ema < 1, "distill.ema", self.ema, "a number in [0, 1)")
+        _require(0 <= self.momentum < 1, "distill.momentum", self.momentum, "a number in [0, 1)")
+        _positive(
+            **{
+                "distill.student_rate_image": self.student_rate_image,
+                "distill.student_rate_text": self.student_rate_text,
+                "distill.checkpoint_every": self.checkpoint_every,
+            }
+        )
+        for name in ("image_lr", "text_lr", "rate_lr", "clip", "validate_every"):
+            _require(getattr(self, name) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
+        wrong = [iteration for iteration in self.keep if not 0 <= iteration <= self.iterations]
+        _require(not wrong, "distill.keep", wrong, f"iterations from 0 to {self.iterations}")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How a set is judged: fresh students, trained on it and tested on real pairs.
+
+    Args:
+        protocol: see :data:`PROTOCOLS`.
+        seeds: number of students.
+        recipes: ``own`` (the set's recipe), ``generic`` (one for every row), or both.
+        generic_epochs: epochs of the generic recipe on a distilled set.
+        subset_epochs: epochs to choose from, on val, for random real pairs.
+        full_epochs: epochs to choose from, on val, for the full data.
+        head_rates: rates to choose from, on val, for heads.
+        tower_rates: rates to choose from, on val, for trained towers.
+        looks: checks of ``val-best`` and ``test-best-legacy`` in one training.
+    """
+
+    protocol: str = "last"
+    seeds: int = 5
+    recipes: tuple[str, ...] = ("own", "generic")
+    generic_epochs: int = 100
+    subset_epochs: tuple[int, ...] = (50, 100, 200)
+    full_epochs: tuple[int, ...] = (10, 20, 40)
+    head_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    tower_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
+    looks: int = 10
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError(unknown("protocol", self.protocol, PROTOCOLS))
+        wrong = [name for name in self.recipes if name not in ("own", "generic")]
+        _require(bool(self.recipes) and not wrong, "evaluate.recipes", self.recipes, "own, generic, or both")
+        _positive(
+            **{
+                "evaluate.seeds": self.seeds,
+                "evaluate.generic_epochs": self.generic_epochs,
+                "evaluate.looks": self.looks,
+            }
+        )
+        for name in ("subset_epochs", "full_epochs", "head_rates", "tower_rates"):
+            values: Sequence[float] = getattr(self, name)
+            _require(bool(values) and min(values) > 0, f"evaluate.{name}", values, "one or more numbers above 0")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run can be told; ``methods`` holds each method's own options by name."""
+
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    methods: dict[str, Any] = field(default_factory=dict)

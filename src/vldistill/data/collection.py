@@ -1,0 +1,101 @@
+"""What every reader returns, and the one place where it becomes Pairs: what is unusable is left out and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vldistill.data.pairs import SPLITS, ImageStore, Pairs, choose
+from vldistill.errors import DataError
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All images of a source with what is said about them, before anything is left out.
+
+    Attributes:
+        source: the source, as the user wrote it.
+        images: every image, in the source's order.
+        captions: the raw captions of each image; may be empty.
+        splits: the split of each image, one of train, val, test.
+        missing: index -> where it was looked for, for images that cannot be found.
+    """
+
+    source: str
+    images: ImageStore
+    captions: Sequence[Sequence[str]]
+    splits: Sequence[str]
+    missing: Mapping[int, str] = field(default_factory=dict)
+
+    def splits_present(self) -> list[str]:
+        """The splits that have an image, in the order train, val, test."""
+        present = set(self.splits)
+        return [split for split in SPLITS if split in present]
+
+    def pairs(self, split: str, *, strict: bool = False) -> Pairs:
+        """One split as Pairs; with ``strict`` anything left out is an error. Raises DataError."""
+        members = [index for index, name in enumerate(self.splits) if name == split]
+        if not members:
+            raise DataError(self._no_split(split))
+        names = self.images.names
+        texts = {index: [text.strip() for text in self.captions[index]] for index in members}
+        for index in members:
+            _require_encodable(texts[index], f"{self.source}: image {names[index]}")
+        empty = [index for index in members for text in texts[index] if not text]
+        bare = [index for index in members if not any(texts[index])]
+        lost = [index for index in members if index in self.missing]
+        notes = [
+            _count(len(empty), "empty caption", "left out", [names[index] for index in empty]),
+            _count(len(bare), "image", "without a caption left out", [names[index] for index in bare]),
+            _count(len(lost), "missing image", "left out", [names[index] for index in lost]),
+        ]
+        notes = tuple(note for note in notes if note)
+        where = f"{self.source}, split {split!r}"
+        looked = f" Looked for {names[lost[0]]} in {self.missing[lost[0]]}." if lost else ""
+        if strict and notes:
+            raise DataError(
+                f"{where}: {'; '.join(notes)}.{looked} Correct the source, or allow it by leaving out --strict."
+            )
+        useless = {*bare, *lost}
+        kept = [index for index in members if index not in useless]
+        if not kept:
+            raise DataError(f"{where}: none of its {len(members):,} images can be used: {'; '.join(notes)}.{looked}")
+        groups = [[text for text in texts[index] if text] for index in kept]
+        return Pairs(
+            source=self.source,
+            split=split,
+            images=choose(self.images, kept),
+            captions=[text for group in groups for text in group],
+            caption_image=np.repeat(np.arange(len(kept)), [len(group) for group in groups]),
+            notes=notes,
+        )
+
+    def _no_split(self, split: str) -> str:
+        """The message for a split without images: which there are, and how large."""
+        images = Counter(self.splits)
+        captions: Counter[str] = Counter()
+        for name, texts in zip(self.splits, self.captions, strict=True):
+            captions[name] += len(texts)
+        known = [f"{name} ({images[name]:,} images, {captions[name]:,} captions)" for name in self.splits_present()]
+        return f"{self.source} has no split {split!r}. It has: {', '.join(known) or 'no images at all'}."
+
+
+def _count(count: int, noun: str, tail: str, names: Sequence[str]) -> str:
+    """``3 images without a caption left out (a.jpg, b.jpg, c.jpg)``, or nothing for a count of 0."""
+    if count == 0:
+        return ""
+    distinct = list(dict.fromkeys(names))
+    shown = ", ".join(distinct[:3]) + (", ..." if len(distinct) > 3 else "")
+    return f"{count:,} {noun}{'s' if count > 1 else ''} {tail} ({shown})"
+
+
+def _require_encodable(texts: Sequence[str], where: str) -> None:
+    """Refuse half a surrogate pair, which JSON can spell but no file or tokenizer can take."""
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise DataError(f"{where}: the caption {text!r} is not valid Unicode. Correct it.") from None

@@ -1,0 +1,49 @@
+"""Reading other people's JSON: every way in which it can be unreadable or unexpected is a DataError that says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vldistill.errors import DataError
+
+KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file. Raises DataError when it is missing, not UTF-8, not JSON or nested too deeply."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file. Expected a json file.")
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Give the path of a json file, or of its folder.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). Expected a readable json file.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}). Save the json as UTF-8.") from None
+    except RecursionError:
+        raise DataError(f"{path} is nested too deeply to be a caption file. Check that it is the right file.") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}). Check that it is complete and the right file.") from None
+
+
+def kind(value: object) -> str:
+    """What a JSON value is, in words: ``a text``, ``a list``, ``null``."""
+    return "null" if value is None else KINDS.get(type(value), type(value).__name__)
+
+
+def describe(value: Any) -> str:
+    """What a whole JSON file looks like, for the message that it is of the wrong kind."""
+    if isinstance(value, list):
+        first = value[0] if value else None
+        if isinstance(first, dict) and "caption" in first and ("image" in first or "image_id" in first):
+            return f"a list of {len(value):,} image-caption records (BLIP style)"
+        return f"a list of {len(value):,} items" + (f", the first {kind(first)}" if value else "")
+    if isinstance(value, dict):
+        if "annotations" in value:
+            return "a COCO-style annotation file (it has 'annotations')"
+        keys = ", ".join(repr(key) for key in list(value)[:6])
+        return f"an object with the keys {keys}" if keys else "an empty object"
+    return kind(value)

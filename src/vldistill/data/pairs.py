@@ -1,0 +1,225 @@
+"""Pairs: images, their captions and which caption belongs to which image. The one data type of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from vldistill.errors import DataError, unknown
+from vldistill.files import digest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SPLITS = ("train", "val", "test")
+
+
+class ImageStore(Protocol):
+    """Where images come from: files, members of a tar, drawings. Picklable, safe in threads and processes."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """A unique name per image, as shown in messages."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
+
+    def read(self, index: int, at_least: int = 0) -> Image.Image:
+        """Decode one image, upright and in RGB.
+
+        Args:
+            index: which image.
+            at_least: when positive, sides of this many pixels are enough: a large JPEG may be decoded at a
+                fraction of its size, which is much faster. 0 asks for the full size.
+
+        Raises:
+            DataError: the image is missing or broken; the message names it.
+        """
+        ...
+
+    def signature(self, index: int) -> bytes:
+        """A cheap identity of the content: it changes when the image changes. Raises DataError when missing."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """Some images of a store, in a chosen order, as a store."""
+
+    store: ImageStore
+    indices: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int, at_least: int = 0) -> Image.Image:
+        """See ImageStore."""
+        return self.store.read(self.indices[index], at_least)
+
+    def signature(self, index: int) -> bytes:
+        """See ImageStore."""
+        return self.store.signature(self.indices[index])
+
+
+def choose(store: ImageStore, indices: Sequence[int]) -> ImageStore:
+    """The images of ``store`` at ``indices``, in that order; a choice of a choice stays one layer deep."""
+    names = store.names
+    chosen = tuple(names[index] for index in indices)
+    if isinstance(store, ChosenImages):
+        return ChosenImages(store.store, tuple(store.indices[index] for index in indices), chosen)
+    return ChosenImages(store, tuple(indices), chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """N images and their M captions: one split of one data source.
+
+    Attributes:
+        source: where the data came from, as the user wrote it.
+        split: train, val or test.
+        images: the N images, decoded on demand.
+        captions: M non-empty texts, as in the source apart from outer whitespace.
+        caption_image: int64 (M,), the index in 0..N-1 of each caption's image; every image has a caption.
+        notes: what was left out on the way, counted, one sentence each.
+
+    Raises:
+        DataError: the parts do not fit together.
+    """
+
+    source: str
+    split: str
+    images: ImageStore
+    captions: list[str]
+    caption_image: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"pairs of {self.source}, split {self.split!r}"
+        count = len(self.images)
+        if count == 0:
+            raise DataError(f"{where}: no images; expected at least one.")
+        if len(self.images.names) != count or len(set(self.images.names)) != count:
+            raise DataError(
+                f"{where}: {count} images, but {len(set(self.images.names))} distinct names; expected one each."
+            )
+        for index, caption in enumerate(self.captions):
+            if not isinstance(caption, str) or not caption.strip():
+                raise DataError(f"{where}: caption {index} is {caption!r}; expected a text that is not empty.")
+        image_of = np.array(self.caption_image)  # a copy: frozen below, whatever the caller does with theirs
+        if image_of.shape != (len(self.captions),) or image_of.dtype.kind not in "iu":
+            raise DataError(
+                f"{where}: caption_image is {image_of.dtype} {image_of.shape}; expected integers "
+                f"({len(self.captions)},), one per caption."
+            )
+        if image_of.size and (image_of.min() < 0 or image_of.max() >= count):
+            raise DataError(f"{where}: caption_image runs {image_of.min()}..{image_of.max()}; expected 0..{count - 1}.")
+        counts = np.bincount(image_of, minlength=count)
+        if not counts.all():
+            name = self.images.names[int(np.argmin(counts))]
+            raise DataError(f"{where}: images without a caption: {int((counts == 0).sum())}, the first is {name}.")
+        image_of = image_of.astype(np.int64)
+        image_of.setflags(write=False)
+        object.__setattr__(self, "caption_image", image_of)
+
+    @property
+    def count_images(self) -> int:
+        """N."""
+        return len(self.images)
+
+    @property
+    def count_captions(self) -> int:
+        """M."""
+        return len(self.captions)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any image, name, caption, the order or the split; not with the place.
+
+        Reads a little of every image once. Raises DataError when an image has gone meanwhile.
+        """
+        signatures = [self.images.signature(index).hex() for index in range(len(self.images))]
+        image_of = self.caption_image.astype("<i8").tobytes()
+        return digest(self.split, list(self.images.names), signatures, self.captions, image_of)
+
+    @cached_property
+    def image_captions(self) -> list[np.ndarray]:
+        """For each of the N images the int64 indices of its captions, ascending."""
+        order = np.argsort(self.caption_image, kind="stable")
+        counts = np.bincount(self.caption_image, minlength=len(self.images))
+        return np.split(order, np.cumsum(counts)[:-1])
+
+    def select_images(self, indices: Iterable[int]) -> Pairs:
+        """These images in this order with all their captions, which follow the order of the images.
+
+        Raises:
+            DataError: an index twice or out of range, or none at all.
+        """
+        chosen = [int(index) for index in indices]
+        where = f"selecting images of {self.source}, split {self.split!r}"
+        if not chosen:
+            raise DataError(f"{where}: none chosen; expected at least one of {len(self.images):,}.")
+        if len(set(chosen)) != len(chosen):
+            raise DataError(f"{where}: an index is given twice; expected distinct images.")
+        if min(chosen) < 0 or max(chosen) >= len(self.images):
+            raise DataError(f"{where}: indices run {min(chosen)}..{max(chosen)}; expected 0..{len(self.images) - 1}.")
+        groups = [self.image_captions[index] for index in chosen]
+        return replace(
+            self,
+            images=choose(self.images, chosen),
+            captions=[self.captions[caption] for group in groups for caption in group],
+            caption_image=np.repeat(np.arange(len(chosen)), [len(group) for group in groups]),
+        )
+
+
+def load_pairs(source: str | Path, split: str, *, strict: bool = False) -> Pairs:
+    """Read one split of a data source; no image is decoded yet.
+
+    Args:
+        source: a path or a name such as ``scenes``; ``vldistill ls readers`` lists the kinds.
+        split: train, val or test.
+        strict: refuse what would otherwise be left out with a counted note: images without a caption, missing
+            images, empty captions.
+
+    Raises:
+        DataError: no reader knows the source, it is malformed, the split is missing, or nothing of it is usable.
+    """
+    from vldistill.data.readers import read_collection  # readers build Pairs, so they import this module
+
+    if split not in SPLITS:
+        raise DataError(unknown("split", split, SPLITS))
+    return read_collection(source).pairs(split, strict=strict)
+
+
+def source_summary(source: str | Path) -> dict[str, Any]:
+    """What a data source holds, without decoding images.
+
+    Returns:
+        ``source``, ``reader``, and ``splits``: for each split present ``images`` and ``captions`` (usable ones)
+        and ``notes`` (what is left out and why).
+
+    Raises:
+        DataError: no reader knows the source, or it is malformed.
+    """
+    from vldistill.data.readers import find_reader, read_collection
+
+    collection = read_collection(source)
+    splits = {}
+    for split in collection.splits_present():
+        try:
+            pairs = collection.pairs(split)
+            splits[split] = {
+                "images": pairs.count_images,
+                "captions": pairs.count_captions,
+                "notes": list(pairs.notes),
+            }
+        except DataError as error:  # a split without one usable image is a finding here, not the end
+            splits[split] = {"images": 0, "captions": 0, "notes": [str(error)]}
+    return {"source": str(source), "reader": find_reader(source).name, "splits": splits}

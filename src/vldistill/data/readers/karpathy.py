@@ -1,0 +1,177 @@
+"""The reader of Karpathy-style json files, the form in which Flickr8k, Flickr30K and COCO splits are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+from typing import Any
+
+from vldistill.data.collection import Collection
+from vldistill.data.jsonfile import describe, kind, load_json
+from vldistill.data.readers import reader
+from vldistill.data.stores import FileImages, Place, TarIndex, find_in_tars, tar_index
+from vldistill.errors import DataError
+
+SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+
+
+def _matches(source: str) -> bool:
+    path = Path(source).expanduser()
+    return path.suffix == ".json" or (path.is_dir() and next(path.glob("*.json"), None) is not None)
+
+
+@reader("karpathy", matches=_matches)
+def read(source: str) -> Collection:
+    """A Karpathy-style .json, or the folder with it; images beside it, in images/, or in .tar files beside it.
+
+    ``filepath`` of an image, where present, is the folder of its ``filename``; the split ``restval`` is train.
+    """
+    path, entries = _find(Path(source).expanduser())
+    names: list[str] = []
+    splits: list[str] = []
+    captions: list[list[str]] = []
+    seen: dict[str, dict[Any, int]] = {"filename": {}, "imgid": {}, "sentid": {}}
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DataError(
+                f"{path}: image {index} is {kind(entry)}; expected an object with filename, split, sentences."
+            )
+        where = f"{path}: image {index} ({entry.get('filename')!r})"
+        names.append(_name(entry, where))
+        splits.append(_split(entry, where))
+        captions.append(_captions(entry, where, seen["sentid"], index))
+        _unique("filename", names[-1], seen["filename"], index, where)
+        if "imgid" in entry:
+            _unique("imgid", _identity(entry["imgid"], "imgid", where), seen["imgid"], index, where)
+    places = _places(path.parent, names)
+    looked = ", ".join([str(path.parent), "its images/", *(tar.name for tar in _tars(path.parent))])
+    missing = {index: looked for index, place in enumerate(places) if place is None}
+    return Collection(source, FileImages(tuple(names), tuple(places)), captions, splits, missing)
+
+
+def _find(path: Path) -> tuple[Path, list[Any]]:
+    """The json file meant by a source, and its list of images."""
+    if not path.is_dir():
+        return path, _images(path, load_json(path))
+    files = sorted(path.glob("*.json"))
+    if len(files) == 1:
+        return files[0], _images(files[0], load_json(files[0]))
+    fitting = [(file, value) for file in files if _is_karpathy(value := _try_json(file))]
+    if len(fitting) == 1:
+        return fitting[0][0], _images(*fitting[0])
+    among = ", ".join(file.name for file, _ in fitting) if fitting else ", ".join(file.name for file in files)
+    many = "several Karpathy-style json files" if fitting else "several json files, none of them Karpathy style"
+    raise DataError(f"the folder {path} holds {many}: {among}. Give the path of the one to read.")
+
+
+def _try_json(path: Path) -> Any:
+    """The content, or None when unreadable: one broken neighbour does not hide the file that fits."""
+    try:
+        return load_json(path)
+    except DataError:
+        return None
+
+
+def _is_karpathy(value: Any) -> bool:
+    """An object whose ``images`` carry ``sentences``."""
+    images = value.get("images") if isinstance(value, dict) else None
+    return isinstance(images, list) and any(isinstance(image, dict) and "sentences" in image for image in images)
+
+
+def _images(path: Path, value: Any) -> list[Any]:
+    images = value.get("images") if isinstance(value, dict) else None
+    if _is_karpathy(value):
+        return value["images"]
+    looks = f"{path} looks like {describe(value)}"
+    if isinstance(images, list) and not images:
+        looks = f"{path} has an empty list of images"
+    elif isinstance(images, list) and "annotations" not in value:
+        looks = f"{path} has a list of images, but none of them has 'sentences'"
+    raise DataError(
+        f"{looks}; expected a Karpathy-style json: an object with a list 'images', each with filename, split and "
+        f"sentences. Give that file, or convert this one."
+    )
+
+
+def _name(entry: dict[str, Any], where: str) -> str:
+    """``filepath/filename``, which must stay inside the source's folder."""
+    filename, folder = entry.get("filename"), entry.get("filepath", "")
+    if not isinstance(filename, str) or not filename:
+        found = "empty" if filename == "" else kind(filename)
+        raise DataError(f"{where}: filename is {found}; expected a text such as 'photo.jpg'.")
+    if not isinstance(folder, str):
+        raise DataError(f"{where}: filepath is {kind(folder)}; expected a text such as 'train2014'.")
+    name = PurePath(folder, filename)
+    inside = not name.is_absolute() and ".." not in name.parts and name.parts
+    if not inside or any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in str(name)):
+        raise DataError(
+            f"{where}: the path {str(name)!r} is refused; expected a relative path inside the source's folder."
+        )
+    return name.as_posix()
+
+
+def _split(entry: dict[str, Any], where: str) -> str:
+    split = entry.get("split")
+    if not isinstance(split, str) or split not in SPLIT_OF:
+        raise DataError(f"{where}: split is {split!r}; expected one of {', '.join(SPLIT_OF)}. Correct the json.")
+    return SPLIT_OF[split]
+
+
+def _captions(entry: dict[str, Any], where: str, seen: dict[Any, int], index: int) -> list[str]:
+    sentences = entry.get("sentences")
+    if not isinstance(sentences, list):
+        raise DataError(f"{where}: sentences is {kind(sentences)}; expected a list of objects with 'raw'.")
+    captions = []
+    for number, sentence in enumerate(sentences):
+        if not isinstance(sentence, dict) or not isinstance(sentence.get("raw"), str):
+            found = (
+                kind(sentence)
+                if not isinstance(sentence, dict)
+                else f"an object whose raw is {kind(sentence.get('raw'))}"
+            )
+            raise DataError(f"{where}: sentence {number} is {found}; expected an object with a text 'raw'.")
+        if "sentid" in sentence:
+            _unique("sentid", _identity(sentence["sentid"], "sentid", where), seen, index, where)
+        captions.append(sentence["raw"])
+    return captions
+
+
+def _identity(value: object, key: str, where: str) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise DataError(f"{where}: {key} is {kind(value)}; expected a number.")
+    return value
+
+
+def _unique(key: str, value: object, seen: dict[Any, int], index: int, where: str) -> None:
+    if value in seen:
+        raise DataError(
+            f"{where}: {key} {value!r} was used before, by image {seen[value]}; expected it once. "
+            f"Remove the duplicate from the json."
+        )
+    seen[value] = index
+
+
+def _tars(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.tar") if path.is_file())
+
+
+def _places(folder: Path, names: Iterable[str]) -> list[Place | None]:
+    """Where each image is: in the folder, in its images/, or in a tar; None when nowhere. Tars are listed if needed."""
+    tars: list[TarIndex] | None = None
+    places: list[Place | None] = []
+    for name in names:
+        path = next((path for path in (folder / name, folder / "images" / name) if _is_file(path)), None)
+        if path is not None:
+            places.append(Place(path))
+            continue
+        if tars is None:
+            tars = [tar_index(tar) for tar in _tars(folder)]
+        places.append(find_in_tars(name, tars))
+    return places
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system takes
+        return False

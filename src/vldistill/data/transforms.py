@@ -1,0 +1,71 @@
+"""From uint8 images to a tower's input and back, and the augmentation of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+
+def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalise images for a tower.
+
+    Args:
+        images: uint8 (B, 3, S, S).
+        mean: of each channel, on the scale 0..1.
+        std: of each channel, on the scale 0..1.
+
+    Returns:
+        float32 (B, 3, S, S), ``(images / 255 - mean) / std``, on the same device.
+    """
+    scale, shift = _affine(mean, std, images.device)
+    return images.to(torch.float32).mul_(scale).add_(shift)
+
+
+def from_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The inverse of ``to_float``: rounded and clamped to uint8 (B, 3, S, S)."""
+    scale, shift = _affine(mean, std, images.device)
+    return images.detach().to(torch.float32).sub(shift).div_(scale).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _affine(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and shift, each (1, 3, 1, 1), that take 0..255 to normalised values."""
+    centre, spread = (torch.tensor(list(values), dtype=torch.float64).view(1, 3, 1, 1) for values in (mean, std))
+    return (1 / (255 * spread)).float().to(device), (-centre / spread).float().to(device)
+
+
+def augment(images: Tensor, seed: int) -> Tensor:
+    """Augment training images as the founding paper does (arXiv 2308.07545), each image on its own draw.
+
+    Random resized crop of 0.5..1 of the area (bicubic), horizontal flip, RandAugment(2, 5) with torchvision's
+    operations and its scale of 31 magnitudes. The flip swaps left and right, whatever the captions say.
+
+    Args:
+        images: uint8 (B, 3, S, S).
+        seed: the same seed and images give the same result; torch's global generators are left as they were.
+
+    Returns:
+        uint8 (B, 3, S, S), on the same device.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"augment got {images.dtype} {tuple(images.shape)}; expected uint8 (B, 3, S, S).")
+    transform = v2.Compose(
+        [
+            v2.RandomResizedCrop(tuple(images.shape[-2:]), scale=(0.5, 1.0), interpolation=InterpolationMode.BICUBIC),
+            v2.RandomHorizontalFlip(),
+            v2.RandAugment(num_ops=2, magnitude=5),
+        ]
+    )
+    pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    out = np.empty_like(pixels)
+    # The transforms draw from the CPU generator only; torch.manual_seed would reseed every GPU as well.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for index, picture in enumerate(pixels):
+            # Pillow's operations: torch's own start threads for each small image, ruinous on a busy machine.
+            out[index] = np.asarray(transform(Image.fromarray(picture)))
+    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous().to(images.device)

@@ -1,0 +1,110 @@
+"""What is learned: images, texts and student rates, how they start and how they become a set."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vldistill import __version__
+from vldistill.config import DistillConfig
+from vldistill.distill.start import Start
+from vldistill.distilled import DistilledSet
+from vldistill.encoders.dual import SIDES
+from vldistill.training import Recipe
+from vldistill.workbench import Workbench
+
+if TYPE_CHECKING:
+    from vldistill.distill.methods import Context, State
+
+
+def start_variables(start: Start, config: DistillConfig) -> dict[str, torch.Tensor]:
+    """Images and texts of the start, and the logarithm of each side's student rate.
+
+    Rates are learned as logarithms: the published update of the rate itself can make it negative.
+    """
+    rates = {"image": config.student_rate_image, "text": config.student_rate_text}
+    return {
+        "images": start.images.detach().clone(),
+        "texts": start.texts.detach().clone(),
+        **{
+            f"log_rate_{side}": torch.tensor(math.log(rates[side]), dtype=torch.float64, device=start.texts.device)
+            for side in SIDES
+        },
+    }
+
+
+def learned_rates(state: State) -> dict[str, torch.Tensor]:
+    """Student rates by side, in the texts' number format."""
+    texts = state.variables["texts"]
+    return {side: state.variables[f"log_rate_{side}"].exp().to(texts.dtype) for side in SIDES}
+
+
+def rate_gradients(state: State, gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradients to the logarithms: d/d log(eta) = eta d/d eta."""
+    return {
+        f"log_rate_{side}": gradients[side].to(torch.float64) * state.variables[f"log_rate_{side}"].exp()
+        for side in SIDES
+    }
+
+
+def describe_towers(bench: Workbench) -> dict[str, dict[str, Any]]:
+    """Towers as a set records them."""
+    image, text = bench.image_tower, bench.text_tower
+    return {
+        "image": {
+            "name": image.name,
+            "width": image.width,
+            "size": image.size,
+            "mean": list(image.mean),
+            "std": list(image.std),
+            "fingerprint": bench.image_fingerprint,
+        },
+        "text": {"name": text.name, "width": text.width, "fingerprint": bench.text_fingerprint},
+    }
+
+
+def export_set(state: State, context: Context, recipe: Recipe) -> DistilledSet:
+    """The learned tensors as a distilled set."""
+    bench, config = context.bench, context.config
+    standardisation = {
+        "text_mean": bench.text_standardisation.mean,
+        "text_scale": bench.text_standardisation.scale,
+    }
+    if bench.setting == "heads":
+        standardisation["image_mean"] = bench.image_standardisation.mean
+        standardisation["image_scale"] = bench.image_standardisation.scale
+    return DistilledSet(
+        images=state.variables["images"].detach().cpu().clone(),
+        texts=state.variables["texts"].detach().cpu().clone(),
+        recipe=recipe,
+        towers=describe_towers(bench),
+        setting=bench.setting,
+        standardisation=standardisation,
+        info={
+            "name": set_name(config),
+            "method": config.method,
+            "seed": config.seed,
+            "iteration": context.iteration,
+            "data": bench.pixels("train").pairs.fingerprint,
+            "source": bench.data_config.source,
+            "config": {
+                "encoder": asdict(bench.encoder_config),
+                "distill": asdict(config),
+                config.method: asdict(context.options),
+            },
+            "versions": {
+                "vldistill": __version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+        },
+    )
+
+
+def set_name(config: DistillConfig) -> str:
+    """The folder name of a set: method, pairs and seed."""
+    return f"{config.method}-{config.pairs}-s{config.seed}"

@@ -1,0 +1,256 @@
+"""The only outer loop: step, guard, apply, log, validate, checkpoint, resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vldistill.distill.metagrad import NonFiniteError
+from vldistill.distill.methods import Context, Method, State, Update
+from vldistill.distill.optimise import OuterOptimiser
+from vldistill.distill.start import Start
+from vldistill.distilled import DistilledSet
+from vldistill.errors import DivergedError, Stopped
+from vldistill.files import read_tensors, write_tensors
+
+EXPLOSION = 100.0  # a loss this many times the recent median is a divergence, not noise
+MEMORY = 50  # recent losses that the median is taken of
+PATIENCE = 5  # bad steps in a row before the run ends
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
+
+
+@dataclass
+class Progress:
+    """Where the loop is; everything here is in the checkpoint."""
+
+    iteration: int = 0
+    scale: float = 1.0
+    bad_in_a_row: int = 0
+    undone: int = 0
+    recent: list[float] = field(default_factory=list)
+    best_score: float = -math.inf
+    best_iteration: int = -1
+    looks: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Loop:
+    """One distillation.
+
+    Args:
+        method: what gives the gradients.
+        context: what it works with.
+        folder: the set's folder; checkpoint and metrics are written here.
+        score: judges a set on val, higher is better.
+        save: writes a kept set; called with the set and its iteration.
+        stop_asked: true once the user wants to stop; asked after every step.
+    """
+
+    method: Method
+    context: Context
+    folder: Path
+    score: Callable[[DistilledSet], float]
+    save: Callable[[DistilledSet, int], None]
+    stop_asked: Callable[[], bool]
+
+    def run(self, start: Start) -> DistilledSet:
+        """Distil from ``start``, or go on from the checkpoint.
+
+        Raises:
+            Stopped: after the checkpoint is written, when the user asked to stop.
+            DivergedError: when steps keep failing; carries no set, but the best one is in the checkpoint.
+        """
+        config, reporter = self.context.config, self.context.bench.reporter
+        self.state = self.method.setup(start, self.context.at(0))
+        self.progress = Progress()
+        self.optimiser = OuterOptimiser(self.state.variables, config)
+        self.average = _copies(self.state.variables) if config.ema else None
+        self.best = _copies(self.state.variables)
+        self._resume()
+        self._began = time.monotonic() - self.progress.seconds
+        trains = hasattr(self.method, "step")
+        last = config.iterations if trains else 0
+        with reporter.progress(f"{config.method}, {config.pairs} pairs", last, self.progress.iteration) as bar:
+            while True:
+                iteration = self.progress.iteration
+                if iteration in config.keep:
+                    self.save(self._export(self._shown(), iteration), iteration)
+                if self._due(config.validate_every, iteration, last):
+                    self._validate(iteration)
+                if iteration >= last:
+                    break
+                logs = self._advance(iteration)
+                bar.advance(1, **logs)
+                if self.stop_asked():
+                    self._checkpoint()
+                    raise Stopped(f"stopped after iteration {self.progress.iteration} of {last}; everything is saved")
+                if self.progress.iteration % config.checkpoint_every == 0:
+                    self._checkpoint()
+        if config.validate_every and trains:
+            return self._export(self.best, self.progress.best_iteration)
+        return self._export(self._shown(), last)
+
+    def _advance(self, iteration: int) -> dict[str, float]:
+        """One guarded step; a bad one is undone and the rates are halved."""
+        progress = self.progress
+        try:
+            update = self.method.step(self.state, self.context.at(iteration))
+            trouble = self._trouble(update)
+        except NonFiniteError as error:
+            update, trouble = None, str(error)
+        if update is None or trouble:
+            self._undo(iteration, trouble or "no update")
+            progress.iteration += 1
+            return {}
+        self._keep_undo()
+        self.optimiser.apply(update.gradients, iteration, progress.scale)
+        progress.recent = [*progress.recent[-MEMORY + 1 :], update.value]
+        progress.bad_in_a_row = 0
+        progress.iteration += 1
+        if self.average is not None:
+            for name, variable in self.state.variables.items():
+                self.average[name].lerp_(variable.to(self.average[name].dtype), 1 - self.context.config.ema)
+        rates = {
+            name.removeprefix("log_"): float(value.exp())
+            for name, value in self.state.variables.items()
+            if name.startswith("log_rate_") and value.ndim == 0
+        }
+        self._log({"iteration": iteration, "value": update.value, **update.logs, **rates})
+        return {"loss": update.value, **rates}
+
+    def _trouble(self, update: Update) -> str:
+        """Why an update must not be applied; empty if it may."""
+        if not math.isfinite(update.value):
+            return f"the loss is {update.value}"
+        recent = self.progress.recent
+        if len(recent) >= 5 and update.value > EXPLOSION * max(statistics.median(recent), 1e-12):
+            return f"the loss exploded to {update.value:.3g} from about {statistics.median(recent):.3g}"
+        for name, gradient in update.gradients.items():
+            if not bool(torch.isfinite(gradient).all()):
+                return f"the gradient of {name} is not finite"
+        return ""
+
+    def _keep_undo(self) -> None:
+        self._before = (_copies(self.state.state_dict()), _copies(self.optimiser.state_dict()))
+
+    def _undo(self, iteration: int, trouble: str) -> None:
+        progress = self.progress
+        if hasattr(self, "_before"):
+            self.state.load_state_dict(self._before[0])
+            self.optimiser.load_state_dict(self._before[1])
+        progress.scale /= 2
+        progress.bad_in_a_row += 1
+        progress.undone += 1
+        message = f"iteration {iteration}: {trouble}; the last step is undone, rates are now x {progress.scale:g}"
+        self.context.bench.reporter.warn(message)
+        self._log({"iteration": iteration, "event": "undone", "why": trouble, "scale": progress.scale})
+        if progress.bad_in_a_row >= PATIENCE:
+            progress.iteration = iteration
+            self._checkpoint()
+            raise DivergedError(
+                f"distillation diverged: {PATIENCE} steps in a row failed, the last because {trouble}. "
+                f"Start again with smaller distill.image_lr and distill.text_lr (a tenth is a good try), "
+                f"smaller distill.student_rate_*, or distill.clip 1. "
+                f"The best set on val (iteration {max(progress.best_iteration, 0)}) is kept."
+            )
+
+    def best_set(self) -> DistilledSet:
+        """The best set on val so far."""
+        return self._export(self.best, max(self.progress.best_iteration, 0))
+
+    def _validate(self, iteration: int) -> None:
+        progress = self.progress
+        shown = self._shown()
+        score = self.score(self._export(shown, iteration))
+        progress.looks += 1
+        self._log({"iteration": iteration, "val_mean_recall": score, "seconds": self._seconds()})
+        self.context.bench.reporter.info(f"iteration {iteration}: mean recall on val {score:.2f}")
+        if score > progress.best_score:
+            progress.best_score, progress.best_iteration = score, iteration
+            self.best = _copies(shown)
+
+    def _due(self, every: int, iteration: int, last: int) -> bool:
+        return bool(every) and last > 0 and (iteration % every == 0 or iteration == last)
+
+    def _shown(self) -> dict[str, torch.Tensor]:
+        return self.average if self.average is not None else self.state.variables
+
+    def _export(self, variables: dict[str, torch.Tensor], iteration: int) -> DistilledSet:
+        state = State({name: value.detach() for name, value in variables.items()}, self.state.carried)
+        distilled = self.method.export(state, self.context.at(iteration))
+        progress = self.progress
+        selection = {
+            "rule": "best on val" if self.context.config.validate_every else "last iteration",
+            "looks": progress.looks,
+            "val_mean_recall": progress.best_score if progress.looks else None,
+            "undone_steps": progress.undone,
+            "seconds": round(self._seconds(), 1),
+        }
+        return replace(distilled, info={**distilled.info, "selection": selection})
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _log(self, record: dict[str, Any]) -> None:
+        with (self.folder / METRICS).open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({k: v if v == v else None for k, v in record.items()}) + "\n")
+
+    def _checkpoint(self) -> None:
+        self.progress.seconds = self._seconds()
+        tensors = {
+            **{f"state/{k}": v for k, v in self.state.state_dict().items()},
+            **{f"optimiser/{k}": v for k, v in self.optimiser.state_dict().items()},
+            **{f"best/{k}": v for k, v in self.best.items()},
+            **{f"average/{k}": v for k, v in (self.average or {}).items()},
+        }
+        if self.progress.best_score == -math.inf:
+            note = {**vars(self.progress), "best_score": None}
+        else:
+            note = vars(self.progress)
+        write_tensors(self.folder / CHECKPOINT, tensors, {"progress": json.dumps(note)})
+
+    def _resume(self) -> None:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            (self.folder / METRICS).unlink(missing_ok=True)
+            return
+        tensors, metadata = read_tensors(path, "checkpoint")
+        note = json.loads(metadata["progress"])
+        self.progress = Progress(
+            **{**note, "best_score": -math.inf if note["best_score"] is None else note["best_score"]}
+        )
+        self.state.load_state_dict(_part(tensors, "state/"))
+        self.optimiser.load_state_dict(_part(tensors, "optimiser/"))
+        for name, value in _part(tensors, "best/").items():
+            self.best[name].copy_(value)
+        if self.average is not None:
+            for name, value in _part(tensors, "average/").items():
+                self.average[name].copy_(value)
+        self._cut_metrics()
+        self.context.bench.reporter.info(f"going on at iteration {self.progress.iteration}")
+
+    def _cut_metrics(self) -> None:
+        """Forget lines that were written after the checkpoint: they are about to be written again."""
+        path = self.folder / METRICS
+        if path.exists():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            kept = [line for line in lines if json.loads(line)["iteration"] < self.progress.iteration]
+            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,275 @@
+"""Gradients through an inner SGD run, with respect to the data and the rates it was run with.
+
+Inner SGD on the distilled set s, for t = 0 .. T-1 and parameter groups k with rates eta_k:
+
+    g_t     = d inner(theta_t, s, t) / d theta                                    (1)
+    v_{t+1} = mu v_t + g_t + wd theta_t,   v_0 = 0                                (2)
+    theta_{t+1} = theta_t - eta v_{t+1}                                           (3)
+
+Wanted: d outer(theta_T) / d s and / d eta. With lambda = d outer / d theta_T and nu = 0, for t = T-1 .. 0:
+
+    nu     <- mu nu - eta lambda             the gradient with respect to v_{t+1}  (4)
+    d eta_t = -<v_{t+1}, lambda>             per group                             (5)
+    h       = <g_t, nu>                      over all groups together              (6)
+    d s    += dh/ds                                                               (7)
+    lambda += wd nu + dh/dtheta              to all groups' parameters             (8)
+
+(4) and (5) read lambda before (8) changes it. `unrolled` leaves all this to autograd, with memory linear in
+T. `adjoint` runs the sweep with the graph of one step at a time. `tesla` (arXiv
+2211.10586) drops (8), so it is exact only for T = 1. `difference` takes dh/ds and dh/dtheta as central
+differences of first-order gradients along nu. The founding use of the first is arXiv 2308.07545.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import MatchingError
+from .difference import difference_error, pull_difference
+from .inner import (
+    ESTIMATORS,
+    InnerLoss,
+    InnerRun,
+    InnerStep,
+    OuterLoss,
+    Params,
+    Pulled,
+    filled,
+    inner_product,
+    leaf,
+)
+from .matching import MatchingLoss, matching_loss
+from .tape import Tape, TapeStorage, tape_bytes, tensor_bytes
+
+__all__ = [
+    "ESTIMATORS",
+    "Hypergradient",
+    "InnerStep",
+    "MatchingLoss",
+    "NonFiniteError",
+    "TapeStorage",
+    "hypergradient",
+    "matching_loss",
+    "tape_bytes",
+]
+
+
+class NonFiniteError(MatchingError):
+    """An inner run that ended in an infinite or undefined outer loss."""
+
+
+@dataclass
+class Hypergradient:
+    """What `hypergradient` returns; all tensors are detached.
+
+    ``value`` (): the outer loss. ``distilled``: gradient per distilled tensor, in its shape. ``rates``:
+    gradient per group, in the rate's shape. ``params``: theta_T. ``estimated_error``: only for
+    `difference`, its relative error as estimated at the last inner step.
+    """
+
+    value: Tensor
+    distilled: dict[str, Tensor]
+    rates: dict[str, Tensor]
+    params: Params
+    estimated_error: float | None = None
+
+
+def hypergradient(
+    inner_loss: InnerLoss,
+    outer_loss: OuterLoss,
+    start: Mapping[str, Mapping[str, Tensor]],
+    distilled: Mapping[str, Tensor],
+    rates: Mapping[str, Tensor],
+    steps: Sequence[InnerStep],
+    *,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    estimator: str = "adjoint",
+    storage: TapeStorage | None = None,
+) -> Hypergradient:
+    """The gradient of ``outer_loss(theta_T)`` with respect to ``distilled`` and ``rates``.
+
+    ``inner_loss(params, distilled, step)`` -> scalar: deterministic in its arguments, picks its own rows.
+    ``outer_loss(params)`` -> scalar. ``start`` {group: {name: tensor}}: the trained parameters only.
+    ``distilled`` {name: tensor}: a tensor that the inner loss does not use gets a zero gradient. ``rates``
+    {group: () or (T,)}: above zero, one for each group of ``start``. ``steps``: T of them.
+    ``storage``: where the copies theta_0 .. theta_T are kept; `tape_bytes` tells how much they take.
+
+    Attention inside ``inner_loss`` is computed with the math kernel, because the fused ones cannot be
+    differentiated twice; `difference` leaves the choice of kernel alone.
+
+    Raises `ConfigError` for an unknown or impossible estimator and for impossible settings,
+    `MatchingError` for a problem without a meaning or when `difference` finds itself inexact, and
+    `NonFiniteError` when the outer loss is not finite.
+    """
+    run = InnerRun.build(inner_loss, start, distilled, rates, steps, momentum, weight_decay, estimator)
+    if estimator == "unrolled":
+        return _unrolled(run, outer_loss, rates)
+    copies = tensor_bytes(run.start) * (2 if momentum else 1)
+    with Tape(storage or TapeStorage(), copies, len(steps)) as tape:
+        return _sweep(run, outer_loss, rates, tape, estimator)
+
+
+def _outer(run: InnerRun, outer_loss: OuterLoss, theta: Sequence[Tensor]) -> Tensor:
+    """outer(theta_T), checked."""
+    with torch.enable_grad():
+        value = outer_loss(run.named(theta))
+    if value.numel() != 1:
+        raise MatchingError(f"the outer loss has shape {tuple(value.shape)}: expected a scalar.")
+    if not value.requires_grad:
+        raise MatchingError("the outer loss does not depend on the parameters it was given.")
+    if not torch.isfinite(value.detach()).item():
+        largest = {group: max(values) for group, values in run.eta.items()}
+        raise NonFiniteError(
+            f"the outer loss is {value.item()} after {len(run.steps)} inner steps with rates of at most "
+            f"{largest}: lower the rates, or start from data closer to real pairs."
+        )
+    return value
+
+
+def _unrolled(run: InnerRun, outer_loss: OuterLoss, rates: Mapping[str, Tensor]) -> Hypergradient:
+    """Autograd through all steps at once: the reference; memory linear in T."""
+    s = {name: leaf(tensor) for name, tensor in run.distilled.items()}
+    eta = {group: leaf(rates[group].detach()) for group in run.eta}
+    theta: list[Tensor] = [leaf(tensor) for tensor in run.start]
+    v: list[Tensor] | None = None
+    with torch.enable_grad():
+        for t in range(len(run.steps)):
+            loss = run.loss(t, theta, s)
+            g = filled(torch.autograd.grad(loss, theta, create_graph=True, allow_unused=True), theta)
+            v = run.velocity(g, theta, v)
+            rate = {group: value if value.ndim == 0 else value[t] for group, value in eta.items()}
+            theta = [p - rate[k] * x for (k, _), p, x in zip(run.keys, theta, v)]
+            del loss, g
+        value = _outer(run, outer_loss, theta)
+    inputs = [*s.values(), *eta.values()]
+    grads = filled(torch.autograd.grad(value, inputs, allow_unused=True), inputs)
+    return Hypergradient(
+        value=value.detach(),
+        distilled=dict(zip(s, grads)),
+        rates=dict(zip(eta, grads[len(s) :])),
+        params=run.named([tensor.detach() for tensor in theta]),
+    )
+
+
+@dataclass
+class _Graph:
+    """The graph of one inner step, up to its gradient."""
+
+    theta: list[Tensor]
+    distilled: dict[str, Tensor]
+    g: list[Tensor | None]
+
+
+def _sweep(
+    run: InnerRun, outer_loss: OuterLoss, rates: Mapping[str, Tensor], tape: Tape, estimator: str
+) -> Hypergradient:
+    """The forward run, then equations (4) to (8) from the last step to the first."""
+    count = len(run.start)
+    theta, graph = _forward(run, tape)
+    value, lam = _outer_gradient(run, outer_loss, theta)
+    nu: list[Tensor] | None = None
+    ds: list[Tensor | None] = [None] * len(run.distilled)
+    slopes: dict[str, list[Tensor]] = {group: [] for group in run.eta}
+    error: float | None = None
+    for t in reversed(range(len(run.steps))):
+        taped = tape.pop()
+        theta_t, v = taped[:count], taped[count:]
+        nu = _direction(run, t, lam, nu)
+        if run.second_order:
+            pulled = _pull_exact(graph or _graph(run, t, theta_t), nu, through=t > 0 and estimator == "adjoint")
+            graph = None
+        else:
+            pulled = pull_difference(run, t, theta_t, nu)
+            error = difference_error(run, t, theta_t, nu, pulled) if error is None else error
+        v = v or run.velocity(pulled.g, theta_t, None)
+        for group, members in run.members.items():
+            slopes[group].append(-inner_product([v[i] for i in members], [lam[i] for i in members]))  # (5)
+        ds = [_plus(total, part) for total, part in zip(ds, pulled.distilled)]  # (7)
+        if estimator != "tesla":  # (8)
+            if run.weight_decay:
+                lam = [torch.add(x, n, alpha=run.weight_decay) for x, n in zip(lam, nu)]
+            lam = [x if part is None else x + part for x, part in zip(lam, pulled.theta)]
+    gradients = {
+        name: torch.zeros_like(tensor) if part is None else part
+        for (name, tensor), part in zip(run.distilled.items(), ds)
+    }
+    return Hypergradient(value, gradients, _rate_gradients(slopes, rates), run.named(theta), error)
+
+
+def _forward(run: InnerRun, tape: Tape) -> tuple[list[Tensor], _Graph | None]:
+    """theta_T, with every theta_t (and with momentum v_{t+1}) on the tape.
+
+    First-order gradients, one step's graph at a time. The last step's graph is the first one that the sweep
+    needs, so it is built ready for that and kept, which saves one pass.
+    """
+    theta, v, graph = run.start, None, None
+    for t in range(len(run.steps)):
+        if run.second_order and t == len(run.steps) - 1:
+            graph = _graph(run, t, theta)
+            g = filled([None if x is None else x.detach() for x in graph.g], theta)
+        else:
+            leaves = [leaf(tensor) for tensor in theta]
+            loss = run.loss(t, leaves, run.distilled)
+            g = filled(torch.autograd.grad(loss, leaves, allow_unused=True), theta)
+            del loss, leaves
+        v = run.velocity(g, theta, v)
+        tape.push([*theta, *v] if run.momentum else theta)
+        theta = run.moved(t, theta, v)
+    return theta, graph
+
+
+def _outer_gradient(run: InnerRun, outer_loss: OuterLoss, theta: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """outer(theta_T) and lambda = d outer / d theta_T."""
+    leaves = [leaf(tensor) for tensor in theta]
+    value = _outer(run, outer_loss, leaves)
+    return value.detach(), filled(torch.autograd.grad(value, leaves, allow_unused=True), leaves)
+
+
+def _direction(run: InnerRun, t: int, lam: list[Tensor], nu: list[Tensor] | None) -> list[Tensor]:
+    """Equation (4)."""
+    new = [x * -run.eta[group][t] for (group, _), x in zip(run.keys, lam)]
+    if nu is not None and run.momentum:
+        new = [torch.add(x, old, alpha=run.momentum) for x, old in zip(new, nu)]
+    return new
+
+
+def _graph(run: InnerRun, t: int, theta: Sequence[Tensor]) -> _Graph:
+    """Step t's graph alone: g_t as a function of theta_t and s."""
+    leaves = [leaf(tensor) for tensor in theta]
+    s = {name: leaf(tensor) for name, tensor in run.distilled.items()}
+    loss = run.loss(t, leaves, s)
+    return _Graph(leaves, s, list(torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)))
+
+
+def _pull_exact(graph: _Graph, nu: list[Tensor], through: bool) -> Pulled:
+    """dh/ds and, if ``through``, dh/dtheta for h = <g_t, nu>, by a second backward; frees the graph."""
+    g = filled([None if x is None else x.detach() for x in graph.g], graph.theta)
+    inputs = [*graph.distilled.values(), *(graph.theta if through else [])]
+    pairs = [(x, n) for x, n in zip(graph.g, nu) if x is not None and x.requires_grad]
+    parts: list[Tensor | None] = [None] * len(inputs)
+    if pairs and inputs:
+        outputs, weights = zip(*pairs)
+        parts = list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True))
+    split = len(graph.distilled)
+    return Pulled(g, parts[split:] if through else [None] * len(g), parts[:split])
+
+
+def _rate_gradients(slopes: dict[str, list[Tensor]], rates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Equation (5), collected from the last step to the first, in the shape of each rate."""
+    result = {}
+    for group, values in slopes.items():
+        per_step = torch.stack(values[::-1])
+        total = per_step.sum() if rates[group].ndim == 0 else per_step
+        result[group] = total.to(rates[group])
+    return result
+
+
+def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    if total is None or part is None:
+        return part if total is None else total
+    return total + part

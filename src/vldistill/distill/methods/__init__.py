@@ -1,0 +1,150 @@
+"""The methods, one file each. A method registers itself; nothing else has to be edited to add one."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+
+from vldistill.config import DistillConfig
+from vldistill.distill.start import Start
+from vldistill.distilled import DistilledSet
+from vldistill.errors import ConfigError, unknown
+from vldistill.experts.trajectory import Trajectory
+from vldistill.randomness import generator, seed_of
+from vldistill.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may use in one outer iteration.
+
+    Args:
+        bench: towers, features and splits.
+        config: the outer loop's settings.
+        options: the method's own options.
+        experts: recorded experts, where the method needs them.
+        iteration: counted from 0.
+    """
+
+    bench: Workbench
+    config: DistillConfig
+    options: Any
+    experts: list[Trajectory] = field(default_factory=list)
+    iteration: int = 0
+
+    def at(self, iteration: int) -> Context:
+        """The same context in another iteration."""
+        return replace(self, iteration=iteration)
+
+    def generator(self, *names: object) -> torch.Generator:
+        """Random numbers that depend on the seed, the iteration and ``names`` alone."""
+        return generator(self.config.seed, self.iteration, *names)
+
+    def seed_of(self, *names: object) -> int:
+        """A seed likewise."""
+        return seed_of(self.config.seed, self.iteration, *names)
+
+
+@dataclass
+class State:
+    """What a method learns and carries on.
+
+    Args:
+        variables: learned tensors by name; ``images``, ``texts``, and the logarithms ``log_rate_*``.
+        carried: other tensors that belong to the state.
+    """
+
+    variables: dict[str, torch.Tensor]
+    carried: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Everything, by name."""
+        return {
+            **{f"variables/{name}": value for name, value in self.variables.items()},
+            **{f"carried/{name}": value for name, value in self.carried.items()},
+        }
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy what :meth:`state_dict` gave back into this state."""
+        for name, value in self.state_dict().items():
+            value.copy_(tensors[name])
+
+
+@dataclass(frozen=True)
+class Update:
+    """The result of one step: gradients by variable name, the outer loss, and numbers worth logging."""
+
+    gradients: dict[str, torch.Tensor]
+    value: float
+    logs: dict[str, float] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """A distillation method. One without ``step`` trains nothing and is exported as it was set up."""
+
+    needs: frozenset[str]
+    """Subset of ``experts``, ``features``, ``real_batches``."""
+
+    def check(self, context: Context) -> None:
+        """Refuse impossible options before long work starts."""
+        ...
+
+    def setup(self, start: Start, context: Context) -> State:
+        """Make the state from the starting pairs."""
+        ...
+
+    def step(self, state: State, context: Context) -> Update:
+        """Gradients of one outer iteration; touches no optimiser and no variable."""
+        ...
+
+    def export(self, state: State, context: Context) -> DistilledSet:
+        """The set as it stands; texts and images are copies."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered method: its constructor, the dataclass of its options, and one line about it."""
+
+    build: Callable[[], Method]
+    options: type
+    summary: str
+
+
+_METHODS: dict[str, Entry] = {}
+
+
+def register(name: str, options: type) -> Callable[[type], type]:
+    """Register a method class under ``name``; its docstring's first line is its summary."""
+
+    def add(cls: type) -> type:
+        if name in _METHODS:
+            raise ConfigError(f"method {name!r} is registered twice: rename one of the two.")
+        if not name.isidentifier() or not name.islower():
+            raise ConfigError(f"method name {name!r}: expected a lower-case identifier.")
+        _METHODS[name] = Entry(cls, options, (cls.__doc__ or name).strip().splitlines()[0])
+        return cls
+
+    return add
+
+
+@cache
+def methods() -> Mapping[str, Entry]:
+    """Every method by name: each module of this package is imported once."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(sorted(_METHODS.items()))
+
+
+def find_method(name: str) -> Entry:
+    """The entry of ``name``. Raises ConfigError with the nearest names."""
+    known = methods()
+    if name not in known:
+        raise ConfigError(unknown("method", name, known))
+    return known[name]

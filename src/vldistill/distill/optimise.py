@@ -1,0 +1,81 @@
+"""The outer optimiser: one torch optimiser per learned tensor, so that its state is kept by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from vldistill.config import DistillConfig
+
+
+class OuterOptimiser:
+    """Applies gradients by variable name.
+
+    Args:
+        variables: learned tensors; they are updated in place.
+        config: rates, optimiser, clipping and decay.
+    """
+
+    def __init__(self, variables: Mapping[str, torch.Tensor], config: DistillConfig) -> None:
+        self.variables, self.config = variables, config
+        self.rates = {name: _rate(name, config) for name in variables}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        for name, variable in variables.items():
+            if config.optimiser == "sgd":
+                self.optimisers[name] = torch.optim.SGD([variable], lr=self.rates[name], momentum=config.momentum)
+            else:
+                self.optimisers[name] = torch.optim.Adam([variable], lr=self.rates[name])
+
+    def apply(self, gradients: Mapping[str, torch.Tensor], iteration: int, scale: float) -> None:
+        """One update of every variable with a gradient; ``scale`` multiplies all rates."""
+        factor = scale * decay_factor(self.config, iteration)
+        for name, gradient in gradients.items():
+            variable = self.variables[name]
+            if self.config.clip:
+                gradient = gradient * (self.config.clip / gradient.norm().clamp(min=self.config.clip))
+            optimiser = self.optimisers[name]
+            optimiser.param_groups[0]["lr"] = self.rates[name] * factor
+            variable.grad = gradient.to(variable.dtype)
+            optimiser.step()
+            variable.grad = None
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Moments and step counts as ``name/key``."""
+        out: dict[str, torch.Tensor] = {}
+        for name, optimiser in self.optimisers.items():
+            for key, value in optimiser.state[self.variables[name]].items():
+                if value is not None:
+                    out[f"{name}/{key}"] = torch.as_tensor(value)
+        return out
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The opposite of :meth:`state_dict`; variables without an entry start afresh."""
+        for name, optimiser in self.optimisers.items():
+            own = {key.partition("/")[2]: value for key, value in tensors.items() if key.partition("/")[0] == name}
+            optimiser.state.pop(self.variables[name], None)
+            if own:
+                optimiser.state[self.variables[name]] = {
+                    # torch keeps step counts on the CPU and moments beside the variable
+                    key: value.clone() if key == "step" else value.clone().to(self.variables[name].device)
+                    for key, value in own.items()
+                }
+
+
+def decay_factor(config: DistillConfig, iteration: int) -> float:
+    """The part of the outer rates that is left in ``iteration``."""
+    progress = iteration / max(config.iterations, 1)
+    if config.decay == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1.0 - progress if config.decay == "linear" else 1.0
+
+
+def _rate(name: str, config: DistillConfig) -> float:
+    if name.startswith("log_rate_"):
+        if config.optimiser == "adam":
+            return config.rate_lr
+        # Published: eta <- eta - lr d/d eta. On the logarithm, the first such step has this length.
+        start = config.student_rate_image if name.endswith("image") else config.student_rate_text
+        return config.rate_lr / start**2
+    return config.image_lr if name == "images" else config.text_lr

@@ -1,0 +1,225 @@
+"""DistilledSet: the result. A folder with safetensors, readable json, a card and a preview; never a pickle.
+
+Shapes: N pairs, S image side, D width of image features, d width of the text space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset
+
+from vldistill.errors import ArtefactError
+from vldistill.files import human_bytes, read_json, read_tensors, write_json, write_tensors, write_text
+from vldistill.training import Recipe
+
+FORMAT = 1
+SPACES = ("pixels", "features")
+STANDARDISATION = ("image_mean", "image_scale", "text_mean", "text_scale")
+
+
+@dataclass(frozen=True)
+class DistilledSet(Dataset):
+    """Distilled pairs, and everything needed to train on them elsewhere.
+
+    Args:
+        images: (N, 3, S, S) normalised with the tower's mean and std; or (N, D) standardised features where
+            ``space`` is ``features``.
+        texts: (N, d) standardised sentence vectors of the text tower.
+        recipe: how a student is trained on this set.
+        towers: ``image`` and ``text``: name, width and weight fingerprint; for the image also size, mean, std.
+        setting: what was trained while distilling.
+        space: ``pixels`` or ``features``.
+        similarity: (N, N) soft targets, or None.
+        standardisation: mean and scale of real features by name; knowledge about the real data that every
+            row of a comparison shares, counted in its own line of the budget.
+        captions: for each pair the caption it started from and the nearest real caption now.
+        info: method, seed, iteration, data fingerprint, configuration, versions.
+    """
+
+    images: torch.Tensor
+    texts: torch.Tensor
+    recipe: Recipe
+    towers: Mapping[str, Mapping[str, Any]]
+    setting: str
+    space: str = "pixels"
+    similarity: torch.Tensor | None = None
+    standardisation: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    captions: tuple[Mapping[str, str], ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.images)
+        rank = 4 if self.space == "pixels" else 2
+        if self.space not in SPACES:
+            raise ArtefactError(f"distilled set: space is {self.space!r}; expected one of {SPACES}.")
+        if count < 2 or self.images.ndim != rank or self.texts.ndim != 2 or len(self.texts) != count:
+            raise ArtefactError(
+                f"distilled set: images {tuple(self.images.shape)} and texts {tuple(self.texts.shape)} are not "
+                f"N >= 2 pairs in space {self.space!r}."
+            )
+        if self.similarity is not None and tuple(self.similarity.shape) != (count, count):
+            raise ArtefactError(
+                f"distilled set: similarity is {tuple(self.similarity.shape)}; expected {(count,) * 2}."
+            )
+        for name, tensor in self.tensors().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ArtefactError(f"distilled set: {name} holds NaN or infinity. The set is unusable; make it again.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One pair: image (3, S, S) or features (D,), and text (d,)."""
+        return self.images[index], self.texts[index]
+
+    @property
+    def name(self) -> str:
+        """Method, pairs and seed, e.g. ``bitraj-100-s0``."""
+        return str(self.info.get("name", f"set-{len(self)}"))
+
+    @property
+    def stored_floats(self) -> int:
+        """Numbers a user has to store for training: images, texts, similarity and learned rates."""
+        similarity = self.info.get("similarity_floats")
+        if similarity is None:
+            similarity = 0 if self.similarity is None else self.similarity.numel()
+        rates = sum(len(rate) for rate in self.recipe.rates.values())
+        return self.images.numel() + self.texts.numel() + int(similarity) + rates
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every stored tensor by name."""
+        named = {"images": self.images, "texts": self.texts, **dict(self.standardisation)}
+        return named if self.similarity is None else {**named, "similarity": self.similarity}
+
+    def pixels(self) -> torch.Tensor:
+        """The images in [0, 1], (N, 3, S, S), clipped as a screen would. Raises ArtefactError in feature space."""
+        if self.space != "pixels":
+            raise ArtefactError(f"{self.name} is a set of features: it has no pixels.")
+        image = self.towers["image"]
+        mean, std = (torch.tensor(image[key]).view(3, 1, 1) for key in ("mean", "std"))
+        return (self.images * std + mean).clamp(0, 1)
+
+    def images_for(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+        """The images normalised and sized for another image tower, (N, 3, size, size)."""
+        own = self.towers["image"]
+        if own["size"] == size and tuple(own["mean"]) == tuple(mean) and tuple(own["std"]) == tuple(std):
+            return self.images
+        old_mean, old_std = (torch.tensor(own[key]).view(3, 1, 1) for key in ("mean", "std"))
+        new_mean, new_std = (torch.tensor(value).view(3, 1, 1) for value in (mean, std))
+        pixels = self.images * old_std + old_mean  # not clipped: learned values may leave [0, 1]
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
+        return (pixels - new_mean) / new_std
+
+    def with_captions(self, captions: tuple[Mapping[str, str], ...]) -> DistilledSet:
+        """The same set with other captions to show."""
+        return replace(self, captions=captions)
+
+    def save(self, folder: Path) -> None:
+        """Write ``set.safetensors``, ``set.json`` and ``README.md`` into ``folder``, each atomically."""
+        tensors = folder / "set.safetensors"
+        write_tensors(tensors, self.tensors())
+        record = {
+            "format": FORMAT,
+            "name": self.name,
+            "pairs": len(self),
+            "stored_floats": self.stored_floats,
+            "standardisation_floats": sum(t.numel() for t in self.standardisation.values()),
+            "setting": self.setting,
+            "space": self.space,
+            "text_space": "sentence",
+            "recipe": self.recipe.to_dict(),
+            "towers": {side: dict(tower) for side, tower in self.towers.items()},
+            "info": dict(self.info),
+            "captions": [dict(caption) for caption in self.captions],
+            "sha256": hashlib.sha256(tensors.read_bytes()).hexdigest(),
+        }
+        write_text(folder / "README.md", self._card(tensors.stat().st_size))
+        write_json(folder / "set.json", record)
+
+    def _card(self, size: int) -> str:
+        image, text = self.towers["image"], self.towers["text"]
+        rates = ", ".join(f"{side} {rate[0]:.4g}" for side, rate in self.recipe.rates.items())
+        lines = [
+            f"# {self.name}",
+            "",
+            f"{len(self)} distilled image-caption pairs made by `vldistill`: train on them as on real pairs.",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| method | {self.info.get('method', 'unknown')}, iteration {self.info.get('iteration', 'unknown')} |",
+            f"| made for | setting `{self.setting}`, image tower `{image['name']}` at {image.get('size')} px, "
+            f"text tower `{text['name']}` |",
+            f"| space | {self.space}; texts are standardised sentence vectors of width {self.texts.shape[1]} |",
+            f"| budget | {len(self)} pairs, {self.stored_floats:,} stored floats, {human_bytes(size)} |",
+            f"| student recipe | {self.recipe.epochs} epochs, batch {self.recipe.batch}, SGD momentum "
+            f"{self.recipe.momentum}, first rates {rates} |",
+            f"| data | fingerprint {self.info.get('data', 'unknown')}, train split |",
+            "",
+            "```python",
+            "from vldistill import DistilledSet",
+            "",
+            'pairs = DistilledSet.load("this folder")  # a torch Dataset of (image, text)',
+            "image, text = pairs[0]",
+            "```",
+            "",
+            "Learned pictures are made of the real ones: the terms of the real data apply to them too.",
+            "",
+        ]
+        return "\n".join(lines)
+
+    @staticmethod
+    def load(folder: str | Path) -> DistilledSet:
+        """Read and check a set. Raises ArtefactError when it is missing, damaged or of another kind."""
+        folder = Path(folder)
+        if not (folder / "set.json").is_file():
+            raise ArtefactError(f"{folder} is not a distilled set: it has no set.json. Expected e.g. RUN/sets/NAME.")
+        record = read_json(folder / "set.json", "distilled set")
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise ArtefactError(f"{folder}/set.json is not a distilled set of format {FORMAT}.")
+        tensors, _ = read_tensors(folder / "set.safetensors", "distilled set")
+        found = hashlib.sha256((folder / "set.safetensors").read_bytes()).hexdigest()
+        if found != record.get("sha256"):
+            raise ArtefactError(f"{folder}/set.safetensors does not match its checksum. Restore it or distil again.")
+        try:
+            return DistilledSet(
+                images=tensors["images"],
+                texts=tensors["texts"],
+                similarity=tensors.get("similarity"),
+                standardisation={name: tensors[name] for name in STANDARDISATION if name in tensors},
+                recipe=Recipe.from_dict(record["recipe"]),
+                towers=record["towers"],
+                setting=record["setting"],
+                space=record["space"],
+                captions=tuple(record["captions"]),
+                info=record["info"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ArtefactError(f"{folder}/set.json lacks or garbles {error}. Distil the set again.") from None
+
+    def check_fits(self, towers: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse towers this set cannot be used with.
+
+        The text tower has to be the very same: texts are vectors of its output. Another image tower is fine for
+        pixels (that is the cross-architecture question), not for features.
+        """
+        own, other = self.towers, towers
+        if own["text"]["fingerprint"] != other["text"]["fingerprint"]:
+            raise ArtefactError(
+                f"{self.name} holds sentence vectors of the text tower {own['text']['name']!r} "
+                f"(width {own['text']['width']}, fingerprint {own['text']['fingerprint']}), not of "
+                f"{other['text']['name']!r} (width {other['text']['width']}, fingerprint "
+                f"{other['text']['fingerprint']}). Use the tower it was made with."
+            )
+        if self.space == "features" and own["image"]["fingerprint"] != other["image"]["fingerprint"]:
+            raise ArtefactError(
+                f"{self.name} holds features of the image tower {own['image']['name']!r}, which mean nothing to "
+                f"{other['image']['name']!r}. Use the tower it was made with, or distil pixels."
+            )

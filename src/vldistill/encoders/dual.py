@@ -1,0 +1,95 @@
+"""The dual encoder: what is trained on each side, and the one definition of the logits.
+
+Shapes: B batch, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+Groups = dict[str, dict[str, torch.Tensor]]
+"""Trained tensors by side (``image``, ``text``) and name."""
+
+SIDES = ("image", "text")
+
+
+class Head(nn.Module):
+    """Linear -> GELU -> Linear -> dropout, + residual, -> LayerNorm (arXiv 2308.07545, its text projection).
+
+    Args:
+        width_in: of the features.
+        width_out: of the embedding.
+        dropout: only in train mode.
+    """
+
+    def __init__(self, width_in: int, width_out: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.project = nn.Linear(width_in, width_out)
+        self.mix = nn.Linear(width_out, width_out)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width_out)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, width_out) of features (B, width_in)."""
+        projected = self.project(features)
+        return self.norm(projected + self.dropout(self.mix(F.gelu(projected))))
+
+
+class DualEncoder(nn.Module):
+    """Two trained sides and one logit scale.
+
+    What enters a side is whatever stands before its trained part: in setting ``heads`` features of the frozen
+    towers, in ``full`` normalised images and features of the frozen text tower.
+
+    Args:
+        image: the trained part of the image side.
+        text: the trained part of the text side.
+        logit_scale: already exponentiated (1 / temperature).
+    """
+
+    def __init__(self, image: nn.Module, text: nn.Module, logit_scale: float) -> None:
+        super().__init__()
+        self.image, self.text, self.logit_scale = image, text, logit_scale
+
+    def side(self, group: str) -> nn.Module:
+        """The trained module of one side."""
+        return self.image if group == "image" else self.text
+
+    def trained(self) -> Groups:
+        """The trained parameters by side and name; the tensors are the live ones."""
+        return {
+            group: {name: p for name, p in self.side(group).named_parameters() if p.requires_grad} for group in SIDES
+        }
+
+    def load_trained(self, params: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Copy ``params`` into the trained parameters."""
+        with torch.no_grad():
+            for group, named in self.trained().items():
+                for name, parameter in named.items():
+                    parameter.copy_(params[group][name])
+
+    def embed(
+        self, group: str, inputs: torch.Tensor, params: Mapping[str, Mapping[str, torch.Tensor]] | None = None
+    ) -> torch.Tensor:
+        """L2-normalised embeddings (B, D) of one side, with ``params`` in place of its own if given."""
+        module = self.side(group)
+        out = module(inputs) if params is None else functional_call(module, dict(params[group]), (inputs,))
+        return F.normalize(out, dim=-1)
+
+    def logits(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        """Scaled cosine similarities (B, B'): the one definition for training, matching and evaluation."""
+        return self.logit_scale * images @ texts.T
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        texts: torch.Tensor,
+        params: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+    ) -> torch.Tensor:
+        """Logits (B, B') of image inputs against text inputs."""
+        return self.logits(self.embed("image", images, params), self.embed("text", texts, params))

@@ -1,0 +1,282 @@
+"""Towers by name: timm and transformers, from a hub or from local files, and small ones that need neither.
+
+An image tower maps normalised images (B, 3, S, S) to pooled features (B, width); a text tower maps
+captions to sentence vectors (M, width) and is always frozen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from vldistill.config import ImageTowerConfig, TextTowerConfig, expand
+from vldistill.errors import ArtefactError, ConfigError, unknown
+from vldistill.files import digest, read_tensors
+
+OFFLINE_IMAGE_TOWERS = {"convnet": "3 blocks of convolution, instance norm, ReLU and pooling; needs no download"}
+OFFLINE_TEXT_TOWERS = {"hashing": "hashed words and word pairs (scikit-learn); needs no download"}
+
+ProgressHook = Callable[[int], None]
+
+
+class ImageTower(nn.Module):
+    """An image network with the input it expects.
+
+    Args:
+        model: maps normalised images (B, 3, size, size) to features (B, width).
+        name: as the user gave it.
+        width: of the features.
+        size: input side in pixels.
+        mean: channel means in [0, 1].
+        std: channel standard deviations.
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, width: int, size: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.name, self.width, self.size = name, width, size
+        self.mean, self.std = tuple(float(v) for v in mean), tuple(float(v) for v in std)
+        self.eval()
+
+    def train(self, mode: bool = True) -> ImageTower:
+        """Stay in eval mode: normalisation statistics are frozen, dropout inside a tower is off."""
+        return super().train(False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled features (B, width) of normalised ``images`` (B, 3, size, size)."""
+        return self.model(images)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights, the input size and the normalisation."""
+        return digest(weights_digest(self.model), self.size, self.mean, self.std)
+
+
+class TextTower(Protocol):
+    """A frozen sentence encoder."""
+
+    name: str
+    width: int
+
+    def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
+        """Sentence vectors (M, width), float32 on the CPU."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of the weights and of everything else that changes the vectors."""
+        ...
+
+
+def weights_digest(module: nn.Module) -> str:
+    """A hash over the names, shapes and bytes of all parameters and buffers."""
+    parts: list[object] = []
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        parts += [name, list(tensor.shape), str(tensor.dtype), flat.view(torch.uint8).numpy().tobytes()]
+    return digest(*parts)
+
+
+class ConvNet(nn.Module):
+    """The field's small network: ``depth`` x (3x3 convolution, instance norm, ReLU, 2x2 average pooling).
+
+    The output keeps its positions: (B, width * (size / 2**depth)**2), as dataset distillation uses it.
+    """
+
+    def __init__(self, width: int = 128, depth: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for block in range(depth):
+            layers += [
+                nn.Conv2d(3 if block == 0 else width, width, 3, padding=1),
+                nn.GroupNorm(width, width),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Flat features of images (B, 3, S, S)."""
+        return self.layers(images).flatten(1)
+
+
+def build_image_tower(config: ImageTowerConfig) -> ImageTower:
+    """Build the image tower a user asked for. Raises ConfigError or ArtefactError with the remedy."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return _convnet(config) if config.name == "convnet" else _timm(config)
+
+
+def _convnet(config: ImageTowerConfig) -> ImageTower:
+    size = config.size or 32
+    try:
+        model = ConvNet(**config.options)
+    except TypeError as error:
+        raise ConfigError(f"encoder.image.options {config.options}: {error}; convnet takes width and depth.") from None
+    if config.weights not in ("hub", "random"):
+        _load_weights(model, Path(expand(config.weights)), ())
+    with torch.no_grad():
+        width = model(torch.zeros(1, 3, size, size)).shape[1]
+    return ImageTower(model, "convnet", width, size, config.mean or (0.5,) * 3, config.std or (0.25,) * 3)
+
+
+def _timm(config: ImageTowerConfig) -> ImageTower:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    name = config.name
+    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
+        raise ConfigError(unknown_tower(name))
+    options = dict(config.options)
+    if config.size and "vit" in name:
+        options.setdefault("img_size", config.size)  # position embeddings are made for one size
+    try:
+        model = timm.create_model(name, pretrained=config.weights == "hub", num_classes=0, **options)
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
+        raise ConfigError(
+            f"image tower {name!r} could not be built with weights={config.weights!r} and options={options}: "
+            f"{_first_line(error)} Check the options, or set encoder.image.weights to a .safetensors file "
+            f"or to 'random' when the hub cannot be reached."
+        ) from error
+    pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
+    if config.weights not in ("hub", "random"):
+        classifier = pretrained.get("classifier") or ()
+        classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        _load_weights(model, Path(expand(config.weights)), classifier)
+    own = resolve_model_data_config(model)
+    size = config.size or int(own["input_size"][-1])
+    model.eval()
+    with torch.no_grad():
+        width = model(torch.zeros(1, 3, size, size)).shape[-1]
+    return ImageTower(model, name, width, size, config.mean or own["mean"], config.std or own["std"])
+
+
+def unknown_tower(name: str) -> str:
+    """The message for a name that neither timm nor this library knows."""
+    import timm
+
+    return unknown("image tower", name, [*OFFLINE_IMAGE_TOWERS, *timm.list_models()]).split(" Known:")[0] + (
+        " See `vldistill ls towers` and timm.list_models()."
+    )
+
+
+def _load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
+    """Load a safetensors file strictly, leaving out the classifier that pooled features do not need."""
+    if path.suffix != ".safetensors":
+        raise ArtefactError(
+            f"weights {path}: only .safetensors files are read, because other formats can run code. "
+            f"Convert it with safetensors.torch.save_file."
+        )
+    weights, _ = read_tensors(path, "image tower weights")
+    weights = {
+        name: value for name, value in weights.items() if not name.startswith(tuple(f"{c}." for c in classifier))
+    }
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    if missing or extra or shapes:
+        raise ArtefactError(
+            f"weights {path} do not fit the image tower: {len(missing)} tensors missing {missing[:2]}, "
+            f"{len(extra)} unexpected {extra[:2]}, {len(shapes)} of another shape {sorted(shapes)[:2]}. "
+            f"Check encoder.image.name and encoder.image.options."
+        )
+    model.load_state_dict(weights)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__).rstrip(".") + "."
+
+
+class HashingTextTower:
+    """Hashed words, word pairs and word triples, L2-normalised: scikit-learn's HashingVectorizer."""
+
+    def __init__(self, width: int = 512) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        self.name, self.width = "hashing", width
+        self.vectorizer = HashingVectorizer(n_features=width, ngram_range=(1, 3), token_pattern=r"\b\w+\b")
+
+    def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
+        """Sentence vectors (M, width)."""
+        chunks = []
+        for start in range(0, len(captions), 4096):
+            part = captions[start : start + 4096]
+            chunks.append(torch.from_numpy(np.asarray(self.vectorizer.transform(part).todense(), np.float32)))
+            if progress:
+                progress(len(part))
+        return torch.cat(chunks) if chunks else torch.empty(0, self.width)
+
+    def fingerprint(self) -> str:
+        """Depends on the width only."""
+        return digest("hashing", self.width, (1, 3))
+
+
+class TransformersTextTower:
+    """A transformers encoder with CLS or mean pooling, from the hub or a local folder."""
+
+    def __init__(self, config: TextTowerConfig, device: torch.device, batch: int = 256) -> None:
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        self.name, self.pooling, self.max_tokens, self.batch = config.name, config.pooling, config.max_tokens, batch
+        self.device = device
+        where = expand(config.name)
+        if ("/" in where or where.startswith(".")) and not Path(where).exists() and where.count("/") != 1:
+            raise ConfigError(f"text tower {where!r}: no such folder. Give a local folder or a hub name.")
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(where)
+            if config.weights == "random":
+                self.model = AutoModel.from_config(AutoConfig.from_pretrained(where))
+            else:
+                self.model = AutoModel.from_pretrained(where, dtype=torch.float32, use_safetensors=True)
+        except (OSError, ValueError, LookupError) as error:
+            raise ConfigError(
+                f"text tower {where!r} could not be loaded: {_first_line(error)} "
+                f"Give a hub name that can be reached, a folder with config.json, tokenizer and "
+                f"model.safetensors, or 'hashing', which needs no download."
+            ) from error
+        self.model.eval().to(device)
+        self.width = int(self.model.config.hidden_size)
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
+        """Sentence vectors (M, width). Captions are sorted by length inside, so that padding is short."""
+        out = torch.empty(len(captions), self.width)
+        order = np.argsort([len(caption) for caption in captions], kind="stable")
+        for start in range(0, len(captions), self.batch):
+            index = order[start : start + self.batch]
+            tokens = self.tokenizer(
+                [captions[i] for i in index],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            hidden = self.model(**tokens).last_hidden_state
+            out[index] = self._pool(hidden, tokens["attention_mask"]).float().cpu()
+            if progress:
+                progress(len(index))
+        return out
+
+    def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        weight = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def fingerprint(self) -> str:
+        """Depends on the weights, the vocabulary, the pooling and the cut."""
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        return digest(weights_digest(self.model), vocabulary, self.pooling, self.max_tokens)
+
+
+def build_text_tower(config: TextTowerConfig, device: torch.device) -> TextTower:
+    """Build the text tower a user asked for. Raises ConfigError with the remedy."""
+    if config.name == "hashing":
+        return HashingTextTower(config.width)
+    return TransformersTextTower(config, device)

@@ -1,0 +1,42 @@
+"""The errors a user can cause. Every message names the value, what was expected and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VldistillError(Exception):
+    """Wrong use or input: the command line prints the message and exits with 2."""
+
+
+class ConfigError(VldistillError):
+    """A setting, option or combination of them that cannot work."""
+
+
+class DataError(VldistillError):
+    """A data source that is missing, broken, or of the wrong kind."""
+
+
+class ArtefactError(VldistillError):
+    """A file written by this library that is missing, damaged, or made for something else."""
+
+
+class MatchingError(VldistillError):
+    """A matching problem without a meaning, such as a segment of length zero."""
+
+
+class DivergedError(VldistillError):
+    """A distillation that kept producing non-finite or exploding numbers."""
+
+
+class Stopped(Exception):
+    """The user asked to stop; what was done is saved. The command line exits with 3."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """A message for an unknown ``name``: the nearest known names first, then all of them."""
+    options = sorted(known)
+    near = difflib.get_close_matches(str(name), options, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(options) or 'none'}."

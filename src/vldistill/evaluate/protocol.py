@@ -1,0 +1,287 @@
+"""Judge a set: fresh students are trained on it and tested on real pairs.
+
+``own`` trains by the recipe the set carries. ``generic`` is one recipe for every row of a table, with rates chosen
+on val from one grid; rows of real pairs also choose their epochs there. The test split is opened once per student,
+at the end (protocol ``last``), unless the protocol's name says otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from vldistill.config import EvaluateConfig
+from vldistill.distill.learned import describe_towers
+from vldistill.distill.start import distinct_pairs
+from vldistill.distilled import DistilledSet
+from vldistill.encoders.dual import DualEncoder
+from vldistill.errors import ConfigError, DivergedError
+from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
+from vldistill.randomness import seed_of
+from vldistill.training import Recipe, TrainingData, fit
+from vldistill.workbench import Split, TensorInputs, Workbench
+
+GENERIC = Recipe(epochs=100, batch=128, momentum=0.9, weight_decay=5e-4, schedule="cosine", dropout=0.1)
+METRICS = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged.
+
+    Args:
+        name: as the user gave it.
+        kind: ``distilled``, ``random`` or ``full``.
+        pairs: number of pairs (captions, for ``full``).
+        stored_floats: numbers to store.
+        draw: the training data for a seed; random pairs differ by seed, the others do not.
+        own: the set's own recipe, if it has one.
+        details: provenance for the result.
+    """
+
+    name: str
+    kind: str
+    pairs: int
+    stored_floats: int
+    draw: Callable[[int], TrainingData]
+    own: Recipe | None
+    details: dict[str, Any]
+
+
+def subject(bench: Workbench, target: str | DistilledSet) -> Subject:
+    """Understand ``random:N``, ``full`` or a distilled set. Raises ConfigError or ArtefactError with the remedy."""
+    if isinstance(target, DistilledSet):
+        return _distilled(bench, target)
+    if target == "full":
+        split = bench.split("train")
+        floats = split.pairs.count_images * 3 * bench.image_tower.size**2
+        floats += split.pairs.count_captions * bench.text_tower.width
+        return Subject("full", "full", len(split.data), floats, lambda seed: split.data, None, {})
+    kind, _, number = target.partition(":")
+    if kind != "random" or not number.isdigit() or int(number) < 2:
+        raise ConfigError(f"set {target!r}: expected a set's folder, random:N with N of 2 or more, or full.")
+    count = int(number)
+    distinct_pairs(bench, count, 0)  # refuses more pairs than images before anything is trained
+    floats = count * (3 * bench.image_tower.size**2 + bench.text_tower.width)
+
+    def draw(seed: int) -> TrainingData:
+        images, captions = distinct_pairs(bench, count, seed_of("random", seed))
+        data = bench.split("train").data
+        chosen = TensorInputs(data.images.rows(images)), TensorInputs(data.texts.rows(captions))
+        return TrainingData(*chosen, torch.arange(count))
+
+    return Subject(target, "random", count, floats, draw, None, {})
+
+
+def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
+    towers = describe_towers(bench)
+    distilled.check_fits(towers)
+    if distilled.space == "features" and bench.setting != "heads":
+        raise ConfigError(f"{distilled.name} holds features; they train heads, not setting {bench.setting!r}.")
+    if distilled.space == "features":
+        images = distilled.images.to(bench.device)
+    else:
+        tower = bench.image_tower
+        images = distilled.images_for(tower.size, tower.mean, tower.std).to(bench.device)
+        if bench.setting == "heads":
+            images = bench.encode_in_batches(images)
+        else:
+            images = images.contiguous(memory_format=torch.channels_last)
+    data = TrainingData(
+        TensorInputs(images),
+        TensorInputs(distilled.texts.to(bench.device)),
+        torch.arange(len(distilled)),
+        None if distilled.similarity is None else distilled.similarity.to(bench.device),
+    )
+    details: dict[str, Any] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
+    if distilled.towers["image"]["fingerprint"] != towers["image"]["fingerprint"]:
+        details["made_with_image_tower"] = distilled.towers["image"]["name"]
+    if distilled.setting != bench.setting:
+        details["made_in_setting"] = distilled.setting
+    name, floats = distilled.name, distilled.stored_floats
+    return Subject(name, "distilled", len(distilled), floats, lambda seed: data, distilled.recipe, details)
+
+
+@torch.no_grad()
+def embed_split(bench: Workbench, student: DualEncoder, split: Split, batch: int = 256) -> tuple[torch.Tensor, ...]:
+    """Embeddings of a split: images (N, D) and captions (M, D)."""
+
+    def embed(side: str, inputs: Any) -> torch.Tensor:
+        starts = range(0, len(inputs), batch)
+        return torch.cat(
+            [student.embed(side, inputs.rows(torch.arange(s, min(s + batch, len(inputs))))) for s in starts]
+        )
+
+    student.eval()
+    return embed("image", split.data.images), embed("text", split.data.texts)
+
+
+def score_student(bench: Workbench, student: DualEncoder, split: str) -> dict[str, float]:
+    """The six recalls and their mean, in percent, of ``student`` on a split."""
+    real = bench.split(split)
+    images, captions = embed_split(bench, student, real)
+    return retrieval_metrics(images, captions, real.data.caption_image)
+
+
+def train_student(
+    bench: Workbench,
+    data: TrainingData,
+    recipe: Recipe,
+    seed: int,
+    on_epoch: Callable[[DualEncoder, int], None] | None = None,
+) -> DualEncoder:
+    """A fresh student trained on ``data``."""
+    student = bench.student(seed_of("student", seed), recipe.dropout)
+    hook = (lambda epoch, loss: on_epoch(student, epoch)) if on_epoch else None
+    fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=hook)
+    return student
+
+
+def _try_recipe(bench: Workbench, data: TrainingData, recipe: Recipe, seed: int) -> float:
+    """Mean recall on val of one student; a diverged one scores 0."""
+    try:
+        return score_student(bench, train_student(bench, data, recipe, seed), "val")["mean_recall"]
+    except DivergedError:
+        return 0.0
+
+
+def choose_generic(bench: Workbench, judged: Subject, config: EvaluateConfig) -> tuple[Recipe, list[dict[str, Any]]]:
+    """The generic recipe with rates, and for real pairs epochs, that do best on val; and every trial.
+
+    Heads alone: the whole grid. With a trained tower: the tower's rate at a middle rate of the heads, then the heads'
+    rate at the best tower rate. The same grids serve every row. The student of the search has a seed of its own.
+    """
+    trials: list[dict[str, Any]] = []
+    data = judged.draw(-1)
+    epochs = {"distilled": (config.generic_epochs,), "random": config.subset_epochs, "full": config.full_epochs}
+
+    def attempt(pairs: Sequence[tuple[float, float]], epoch_choices: Sequence[int], bar: Any) -> None:
+        for (image, text), count in itertools.product(pairs, epoch_choices):
+            if any(t["rates"] == {"image": image, "text": text} and t["epochs"] == count for t in trials):
+                continue
+            recipe = replace(GENERIC, rates={"image": (image,), "text": (text,)}, epochs=count)
+            score = _try_recipe(bench, data, recipe, -1)
+            trials.append({"rates": {"image": image, "text": text}, "epochs": count, "val_mean_recall": score})
+            bar.advance(1, val=score)
+
+    choices = epochs[judged.kind]
+    middle = choices[len(choices) // 2]
+    with bench.reporter.progress(f"{judged.name}: rates on val", 0) as bar:
+        if bench.setting == "heads":
+            attempt([(rate, rate) for rate in config.head_rates], [middle], bar)
+        else:
+            head = sorted(config.head_rates)[len(config.head_rates) // 2 - 1]
+            attempt([(rate, head) for rate in config.tower_rates], [middle], bar)
+            attempt([(_best(trials)["rates"]["image"], rate) for rate in config.head_rates], [middle], bar)
+        rates = _best(trials)["rates"]
+        attempt([(rates["image"], rates["text"])], choices, bar)
+    best = _best(trials)
+    rates = {side: (rate,) for side, rate in best["rates"].items()}
+    return replace(GENERIC, rates=rates, epochs=best["epochs"]), trials
+
+
+def _best(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    return max(trials, key=lambda trial: trial["val_mean_recall"])
+
+
+def quick_score(bench: Workbench, distilled: DistilledSet, config: EvaluateConfig) -> float:
+    """Mean recall on val for choosing among iterations.
+
+    Heads are quick: the best of the generic grid. Where a tower is trained, one student by the set's own recipe.
+    """
+    judged = _distilled(bench, distilled)
+    if bench.setting == "heads":
+        quiet = [
+            replace(GENERIC, rates={"image": (r,), "text": (r,)}, epochs=config.generic_epochs)
+            for r in config.head_rates
+        ]
+        return max(_try_recipe(bench, judged.draw(0), recipe, -1) for recipe in quiet)
+    assert judged.own is not None
+    return _try_recipe(bench, judged.draw(0), judged.own, -1)
+
+
+def evaluate_set(bench: Workbench, target: str | DistilledSet, config: EvaluateConfig) -> dict[str, Any]:
+    """Train ``config.seeds`` students on ``target`` by each recipe and test them.
+
+    Returns:
+        ``set``, ``setting``, ``protocol``, ``pairs``, ``stored_floats``, ``seeds``; per recipe the mean and the
+        sample standard deviation over students of every recall in percent (``own`` is null where the data has no
+        recipe); ``chance``, ``seconds`` and ``peak_memory_bytes`` of this process.
+    """
+    began = time.monotonic()
+    judged = subject(bench, target)
+    result: dict[str, Any] = {
+        "set": judged.name,
+        "setting": bench.setting,
+        "protocol": config.protocol,
+        "pairs": judged.pairs,
+        "stored_floats": judged.stored_floats,
+        "seeds": config.seeds,
+        "own": None,
+        "generic": None,
+    }
+    if "own" in config.recipes and judged.own is not None:
+        result["own"] = _students(bench, judged, judged.own, config, "own")
+    if "generic" in config.recipes:
+        recipe, trials = choose_generic(bench, judged, config)
+        result["generic"] = _students(bench, judged, recipe, config, "generic") | {"trials": trials}
+    test = bench.split("test")
+    return result | {
+        "chance": chance_level(test.data.caption_image, test.pairs.count_images),
+        "image_tower": bench.image_tower.name,
+        "text_tower": bench.text_tower.name,
+        "details": judged.details,
+        "seconds": round(time.monotonic() - began, 2),
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def _students(bench: Workbench, judged: Subject, recipe: Recipe, config: EvaluateConfig, label: str) -> dict[str, Any]:
+    rows: list[dict[str, float]] = []
+    with bench.reporter.progress(f"{judged.name}: students by {label}", config.seeds) as bar:
+        for seed in range(config.seeds):
+            rows.append(_one_student(bench, judged.draw(seed), recipe, config, seed))
+            bar.advance(1, mean_recall=rows[-1]["mean_recall"])
+    summary: dict[str, Any] = {}
+    for name in METRICS:
+        values = torch.tensor([row[name] for row in rows], dtype=torch.float64)
+        std = float(values.std()) if len(rows) > 1 else 0.0
+        summary[name] = {"mean": float(values.mean()), "std": std}
+    return summary | {"recipe": recipe.to_dict(), "students": rows}
+
+
+def _one_student(
+    bench: Workbench, data: TrainingData, recipe: Recipe, config: EvaluateConfig, seed: int
+) -> dict[str, float]:
+    """Train and test by the protocol. Raises DivergedError when the student's loss is not finite."""
+    if config.protocol == "last":
+        return score_student(bench, train_student(bench, data, recipe, seed), "test")
+    every = max(1, recipe.epochs // config.looks)
+    split = "val" if config.protocol == "val-best" else "test"
+    best_score, best_state = -1.0, dict[str, torch.Tensor]()
+
+    def look(student: DualEncoder, epoch: int) -> None:
+        nonlocal best_score, best_state
+        if epoch % every and epoch != recipe.epochs:
+            return
+        value = score_student(bench, student, split)["mean_recall"]
+        if value > best_score:
+            best_score = value
+            best_state = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+
+    student = train_student(bench, data, recipe, seed, look)
+    student.load_state_dict(best_state)
+    return score_student(bench, student, "test")
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""Experts: students trained on the real data, and the trajectories they leave."""

@@ -1,0 +1,164 @@
+"""Record experts: train students on the real data and keep their snapshots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vldistill import __version__
+from vldistill.config import ExpertsConfig
+from vldistill.encoders.dual import Groups
+from vldistill.errors import ArtefactError, ConfigError
+from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
+from vldistill.files import human_bytes, require_space
+from vldistill.randomness import seed_of
+from vldistill.training import Recipe, fit, steps_in
+from vldistill.workbench import Workbench
+
+
+def expert_path(folder: Path, index: int) -> Path:
+    """Where expert ``index`` is kept."""
+    return folder / f"expert-{index:03d}.safetensors"
+
+
+def expert_recipe(config: ExpertsConfig) -> Recipe:
+    """Experts are trained with a constant rate and without dropout, so that a segment can be matched."""
+    return Recipe(
+        rates={"image": (config.image_rate,), "text": (config.text_rate,)},
+        epochs=config.epochs,
+        batch=config.batch,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        schedule="constant",
+        dropout=0.0,
+    )
+
+
+def kept_epochs(config: ExpertsConfig) -> list[int]:
+    """The epochs whose snapshot is kept."""
+    return sorted(set(config.snapshots)) if config.snapshots else list(range(config.epochs + 1))
+
+
+def bytes_per_expert(bench: Workbench, config: ExpertsConfig) -> int:
+    """Disk of one expert."""
+    numbers = sum(t.numel() for named in bench.student(0).trained().values() for t in named.values())
+    return numbers * len(kept_epochs(config)) * (2 if config.dtype == "bfloat16" else 4)
+
+
+def expert_note(bench: Workbench, config: ExpertsConfig, index: int) -> dict[str, Any]:
+    """What an expert was made of; a file with another note is not this expert."""
+    return {
+        "index": index,
+        "setting": bench.setting,
+        "encoder": bench.fingerprint,
+        "data": bench.pixels("train").pairs.fingerprint,
+        "recipe": expert_recipe(config).to_dict(),
+        "augment": config.augment and bench.setting != "heads",
+        "steps_per_epoch": config.steps_per_epoch,
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "snapshots": kept_epochs(config),
+    }
+
+
+def record_expert(bench: Workbench, config: ExpertsConfig, index: int, path: Path) -> Trajectory:
+    """Train expert ``index`` and write its snapshots to ``path``."""
+    recipe = expert_recipe(config)
+    data = bench.split("train").data
+    keep = set(kept_epochs(config))
+    seed = seed_of(config.seed, "expert", index)
+    student = bench.student(seed)
+    snapshots: dict[int, Groups] = {0: clone_groups(student.trained())} if 0 in keep else {}
+    losses: list[float] = []
+    per_epoch = steps_in(len(data), recipe) // recipe.epochs
+    per_epoch = min(per_epoch, config.steps_per_epoch) if config.steps_per_epoch else per_epoch
+
+    with bench.reporter.progress(f"expert {index}", per_epoch * recipe.epochs) as progress:
+
+        def after_epoch(epoch: int, loss: float) -> None:
+            losses.append(loss)
+            if epoch in keep:
+                snapshots[epoch] = clone_groups(student.trained())
+            if not slow:
+                progress.advance(per_epoch, loss=loss)
+
+        slow = bench.setting != "heads"  # steps of heads are too short to be shown one by one
+        fit(
+            student,
+            data,
+            recipe,
+            seed=seed,
+            device=bench.device,
+            augment=config.augment and slow,
+            steps_per_epoch=config.steps_per_epoch,
+            on_epoch=after_epoch,
+            on_step=(lambda loss: progress.advance(1, loss=loss)) if slow else None,
+        )
+    note = expert_note(bench, config, index) | {"losses": losses, "version": __version__}
+    save_trajectory(path, snapshots, note, config.dtype)
+    return Trajectory(path)
+
+
+def record_experts(bench: Workbench, config: ExpertsConfig, folder: Path) -> list[Trajectory]:
+    """Record every expert that is not there yet; broken ones are redone, finished ones are skipped.
+
+    Raises:
+        ConfigError: when a finished expert was made of something else.
+    """
+    done = {index: _finished(bench, config, index, expert_path(folder, index)) for index in range(config.count)}
+    missing = [index for index, expert in done.items() if expert is None]
+    if missing:
+        each = bytes_per_expert(bench, config)
+        bench.reporter.info(
+            f"{config.count} experts, {config.count - len(missing)} done; {len(missing)} to train need "
+            f"{human_bytes(each * len(missing))} in {folder}"
+        )
+        require_space(folder, each * len(missing), f"recording {len(missing)} experts")
+    return [expert or record_expert(bench, config, index, expert_path(folder, index)) for index, expert in done.items()]
+
+
+def _finished(bench: Workbench, config: ExpertsConfig, index: int, path: Path) -> Trajectory | None:
+    """The expert at ``path`` if it is complete; None if it has to be made."""
+    if not path.exists():
+        return None
+    try:
+        expert = Trajectory(path)
+        expert.check_fits(bench.student(0).trained())
+    except ArtefactError as error:
+        if "other towers" in str(error):
+            raise
+        bench.reporter.warn(f"{error} It is redone now.")
+        return None
+    wanted = expert_note(bench, config, index)
+    found = {name: expert.note.get(name) for name in wanted}
+    differing = {name: (found[name], wanted[name]) for name in wanted if found[name] != wanted[name]}
+    if differing:
+        shown = "; ".join(f"{name}: {old!r} there, {new!r} asked for" for name, (old, new) in differing.items())
+        raise ConfigError(
+            f"{path} was made of something else ({shown}). Use another run folder, or delete its experts folder."
+        )
+    return expert
+
+
+def open_experts(bench: Workbench, folder: Path) -> list[Trajectory]:
+    """All experts of a run, checked against the workbench. Raises ArtefactError with the remedy."""
+    paths = sorted(folder.glob("expert-*.safetensors"))
+    if not paths:
+        raise ArtefactError(f"{folder} holds no experts. Run `vldistill experts` first.")
+    experts = [Trajectory(path) for path in paths]
+    trained = bench.student(0).trained()
+    data = bench.pixels("train").pairs.fingerprint
+    for expert in experts:
+        expert.check_fits(trained)
+        if expert.note.get("encoder") != bench.fingerprint:
+            raise ArtefactError(
+                f"{expert.path} was trained with another tower, its weights or its setting "
+                f"(encoder {expert.note.get('encoder')}, this run has {bench.fingerprint}). "
+                f"Use a run folder of its own for each encoder."
+            )
+        if expert.note.get("data") != data:
+            raise ArtefactError(
+                f"{expert.path} was trained on other data (fingerprint {expert.note.get('data')}, "
+                f"this run's train split has {data}). Use a run folder of its own for each data set."
+            )
+    return experts

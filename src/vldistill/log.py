@@ -1,0 +1,111 @@
+"""What the user sees while work goes on: progress bars on a terminal, plain lines elsewhere (stderr)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+PLAIN_SECONDS = 10.0  # between two plain progress lines: enough for a log file to stay readable
+
+
+class Progress(Protocol):
+    """One running task."""
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        """Count ``steps`` more as done and show ``figures`` (loss, rate, ...) beside them."""
+        ...
+
+
+class Reporter:
+    """Messages and progress. ``quiet`` keeps warnings only."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def info(self, message: str) -> None:
+        """Say what happens."""
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)
+
+    def warn(self, message: str) -> None:
+        """Say what went wrong without stopping."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def progress(self, description: str, total: int, done: int = 0) -> Iterator[Progress]:
+        """Show ``description`` while ``total`` steps are done, ``done`` of them already."""
+        if self.quiet:
+            yield _Silent()
+        elif sys.stderr.isatty():
+            with _rich_progress(description, total, done) as task:
+                yield task
+        else:
+            task = _Plain(description, total, done)
+            yield task
+            task.line()
+
+
+class _Silent:
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        """Show nothing."""
+
+
+class _Plain:
+    def __init__(self, description: str, total: int, done: int) -> None:
+        self.description, self.total, self.done, self.first = description, total, done, done
+        self.started = self.shown = time.monotonic()
+        self.figures: dict[str, float] = {}
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.done += steps
+        self.figures = figures or self.figures
+        if time.monotonic() - self.shown >= PLAIN_SECONDS:
+            self.line()
+
+    def line(self) -> None:
+        self.shown = time.monotonic()
+        seconds = max(self.shown - self.started, 1e-9)
+        rate = (self.done - self.first) / seconds
+        left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
+        print(
+            f"{self.description}: {self.done}/{self.total}, {rate:.3g}/s{left}{_text(self.figures)}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+@contextmanager
+def _rich_progress(description: str, total: int, done: int) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    bars = RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=Console(stderr=True),
+    )
+    with bars:
+        task_id = bars.add_task(description, total=total, completed=done, figures="")
+        started = time.monotonic()
+
+        class Task:
+            count = 0
+
+            def advance(self, steps: int = 1, **figures: float) -> None:
+                self.count += steps
+                rate = self.count / max(time.monotonic() - started, 1e-9)
+                bars.update(task_id, advance=steps, figures=f"{rate:.3g}/s{_text(figures)}")
+
+        yield Task()
+
+
+def _text(figures: dict[str, float]) -> str:
+    return "".join(f", {name} {value:.4g}" for name, value in figures.items())

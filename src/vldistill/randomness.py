@@ -1,0 +1,29 @@
+"""Randomness from names, not from running generators: a resumed run draws what the first would have drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed made of ``parts``, e.g. ``seed_of(seed, "segment", iteration)``."""
+    raw = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little") >> 1
+
+
+def generator(*parts: object) -> torch.Generator:
+    """A CPU generator seeded from ``parts``."""
+    return torch.Generator().manual_seed(seed_of(*parts))
+
+
+@contextmanager
+def seeded(device: torch.device, *parts: object) -> Iterator[None]:
+    """Seed torch's global generators from ``parts`` for a while, and leave them as they were afterwards."""
+    devices = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed_of(*parts))
+        yield

@@ -1,0 +1,146 @@
+"""The run folder: what was asked for, what it ran on, and what came out.
+
+``config.yaml`` is written by the first stage and read by the later ones; ``env.json`` says what it ran on;
+``metrics.jsonl`` has one line per event of a stage; ``experts/``, ``sets/`` and ``results/`` hold the artefacts.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vldistill.config import Config
+from vldistill.errors import ConfigError
+from vldistill.files import write_json, write_text
+
+FIXED = ("data", "encoder", "experts")  # sections that decide what the run's artefacts mean
+FREE = ("data.strict", "data.cache", "experts.count")  # may differ from stage to stage
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        folder: created by :meth:`begin`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def experts(self) -> Path:
+        """Where trajectories are."""
+        return self.folder / "experts"
+
+    @property
+    def sets(self) -> Path:
+        """Where distilled sets are."""
+        return self.folder / "sets"
+
+    @property
+    def results(self) -> Path:
+        """Where evaluations are."""
+        return self.folder / "results"
+
+    @property
+    def config_path(self) -> Path:
+        """The remembered configuration."""
+        return self.folder / "config.yaml"
+
+    def begin(self, config: Config) -> None:
+        """Remember ``config``, or refuse it when it contradicts the one this run was made with."""
+        wanted = to_plain(config)
+        if self.config_path.exists():
+            old = yaml.safe_load(self.config_path.read_text(encoding="utf-8")) or {}
+            self._refuse_other(old, wanted)
+        else:
+            write_text(self.config_path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+        write_json(self.folder / "env.json", environment())
+
+    def _refuse_other(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        fixed = {name: old.get(name) for name in FIXED}, {name: new.get(name) for name in FIXED}
+        differing = [
+            f"  {name}: {before!r} in the run, {after!r} asked for"
+            for name, before, after in differences(*fixed)
+            if name not in FREE
+        ]
+        if differing:
+            raise ConfigError(
+                f"{self.folder} was made with another configuration:\n"
+                + "\n".join(differing)
+                + f"\nUse another --run folder, or leave these settings out to use the run's own "
+                f"({self.config_path}). If the same data only moved, edit data.source there."
+            )
+
+    def log(self, **event: Any) -> None:
+        """Append one event to ``metrics.jsonl``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event})
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """The configuration as plain values, methods' options as sections of their own."""
+    plain = asdict(config)
+    methods = plain.pop("methods")
+    return json.loads(json.dumps({**plain, **methods}))
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every leaf that differs: its dotted name, the old value and the new one."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}, key=str):
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
+    elif old != new:
+        yield name, old, new
+
+
+def environment() -> dict[str, Any]:
+    """What this process runs on: versions, platform, commit of the checkout if it is one, command."""
+    names = ("vldistill", "torch", "torchvision", "timm", "transformers", "numpy", "safetensors")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "command": command(),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+    }
+
+
+def command() -> str:
+    """The command line of this process, without the folder of the program."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def commit() -> str | None:
+    """The commit of the source checkout, with ``+changes`` when files differ; None when installed as a package."""
+    source = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],
+            cwd=source,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return found.stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,195 @@
+"""First-order training of a dual encoder: experts and students use the same few lines.
+
+Shapes: M captions (one epoch passes all of them, each with its image), N images, B batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from vldistill.encoders.dual import SIDES, DualEncoder
+from vldistill.errors import ConfigError, DivergedError, unknown
+from vldistill.losses import infonce, soft_infonce
+from vldistill.randomness import generator, seed_of, seeded
+
+SCHEDULES = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "half": lambda progress: 1.0 if progress < 0.5 else 0.1,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained on a set.
+
+    Args:
+        rates: learning rates by side; one number, or one per step.
+        epochs: passes over all pairs.
+        batch: pairs per step; a smaller set is one batch.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        schedule: ``constant``, ``cosine`` to zero, or ``half`` (a tenth after half the steps).
+        dropout: in the heads.
+        temperature: of the logits; 0 means the encoder's own.
+        loss: ``infonce``, or ``soft_infonce`` where the set has a similarity matrix.
+    """
+
+    rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {"image": (0.1,), "text": (0.1,)})
+    epochs: int = 100
+    batch: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    dropout: float = 0.1
+    temperature: float = 0.0
+    loss: str = "infonce"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(unknown("schedule", self.schedule, SCHEDULES))
+        if self.loss not in ("infonce", "soft_infonce"):
+            raise ConfigError(unknown("loss", self.loss, ("infonce", "soft_infonce")))
+        if set(self.rates) != set(SIDES) or not all(self.rates.values()):
+            raise ConfigError(f"recipe.rates is {dict(self.rates)}; expected numbers for 'image' and 'text'.")
+        bad = {side: r for side, r in self.rates.items() if not all(0 <= x < math.inf for x in r)}
+        if bad:
+            raise ConfigError(f"recipe.rates {bad} are negative or not finite; expected numbers of 0 or more.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "rates": {side: list(rate) for side, rate in self.rates.items()}}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Recipe:
+        """The opposite of :meth:`to_dict`. Raises ConfigError on unknown fields."""
+        known = Recipe.__dataclass_fields__
+        for name in values:
+            if name not in known:
+                raise ConfigError(unknown("recipe field", name, known))
+        rates = {side: tuple(float(x) for x in rate) for side, rate in values["rates"].items()}
+        return Recipe(**{**values, "rates": rates})
+
+    def rate(self, side: str, step: int, steps: int) -> float:
+        """Learning rate of ``side`` at ``step`` of ``steps``."""
+        rates = self.rates[side]
+        return rates[min(step, len(rates) - 1)] * SCHEDULES[self.schedule](step / max(steps, 1))
+
+
+class Inputs(Protocol):
+    """What one side of the encoder consumes, by row."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Inputs of rows ``index`` (B,) on the training device; augmented if a seed is given."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Pairs as the trained sides see them.
+
+    Args:
+        images: N image inputs.
+        texts: M text inputs.
+        caption_image: (M,) int64, the image of each text.
+        similarity: (M, M) soft targets, or None.
+    """
+
+    images: Inputs
+    texts: Inputs
+    caption_image: torch.Tensor
+    similarity: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def steps_in(pairs: int, recipe: Recipe) -> int:
+    """Steps of one training: a last batch of a single pair is left out, it has no contrast."""
+    full, rest = divmod(pairs, min(recipe.batch, pairs))
+    return (full + (rest > 1)) * recipe.epochs
+
+
+def fit(
+    encoder: DualEncoder,
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    augment: bool = False,
+    steps_per_epoch: int = 0,
+    on_epoch: Callable[[int, float], None] | None = None,
+    on_step: Callable[[float], None] | None = None,
+) -> None:
+    """Train ``encoder`` in place by SGD.
+
+    Args:
+        seed: of the order, dropout and augmentation.
+        steps_per_epoch: cut every epoch to this many steps; 0 means all.
+        on_epoch: called with (epochs done, mean loss) after each epoch.
+        on_step: called with the loss after each step, for a progress bar (costs a device sync).
+
+    Raises:
+        DivergedError: when the loss of an epoch is not finite.
+    """
+    if recipe.loss == "soft_infonce" and data.similarity is None:
+        raise ConfigError("the recipe's loss is soft_infonce, but the set has no similarity matrix.")
+    optimiser = torch.optim.SGD(
+        [{"params": list(encoder.trained()[side].values())} for side in SIDES],
+        lr=0.0,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    batch = min(recipe.batch, len(data))
+    per_epoch = steps_in(len(data), recipe) // recipe.epochs
+    per_epoch = min(per_epoch, steps_per_epoch) if steps_per_epoch else per_epoch
+    step, steps = 0, per_epoch * recipe.epochs
+    encoder.train()
+    with seeded(device, seed, "dropout"):
+        for epoch in range(recipe.epochs):
+            order = torch.randperm(len(data), generator=generator(seed, "order", epoch))
+            total = torch.zeros((), device=device)
+            for number in range(per_epoch):
+                for group, side in zip(optimiser.param_groups, SIDES):
+                    group["lr"] = recipe.rate(side, step, steps)
+                index = order[number * batch : (number + 1) * batch]
+                loss = _loss(encoder, data, recipe, index, seed_of(seed, "augment", step) if augment else None)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                total += loss.detach()
+                step += 1
+                if on_step:
+                    on_step(float(loss.detach()))
+            mean = float(total) / per_epoch
+            if not math.isfinite(mean):
+                encoder.eval()
+                raise DivergedError(
+                    f"training diverged in epoch {epoch + 1} of {recipe.epochs} (loss {mean}) at rates "
+                    f"{ {side: rate[0] for side, rate in recipe.rates.items()} }; try smaller rates."
+                )
+            if on_epoch:
+                encoder.eval()
+                on_epoch(epoch + 1, mean)
+                encoder.train()
+    encoder.eval()
+
+
+def _loss(
+    encoder: DualEncoder, data: TrainingData, recipe: Recipe, index: torch.Tensor, augment_seed: int | None
+) -> torch.Tensor:
+    images = data.images.rows(data.caption_image[index], augment_seed)
+    logits = encoder(images, data.texts.rows(index))
+    if recipe.temperature:
+        logits = logits / (encoder.logit_scale * recipe.temperature)
+    if recipe.loss == "soft_infonce" and data.similarity is not None:
+        return soft_infonce(logits, data.similarity[index][:, index])
+    return infonce(logits)

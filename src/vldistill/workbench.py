@@ -1,0 +1,227 @@
+"""The workbench: towers, features and splits of one configuration, each built once and only when asked for."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vldistill.config import DataConfig, EncoderConfig, expand
+from vldistill.data.cache import DecodedImages, open_images
+from vldistill.data.pairs import Pairs, load_pairs
+from vldistill.data.transforms import augment, to_float
+from vldistill.encoders.dual import DualEncoder, Head
+from vldistill.encoders.features import FeatureTable, Standardisation, encode_images, encode_texts
+from vldistill.encoders.towers import ImageTower, TextTower, build_image_tower, build_text_tower
+from vldistill.errors import ConfigError
+from vldistill.files import digest
+from vldistill.log import Reporter
+from vldistill.randomness import seeded
+from vldistill.training import TrainingData
+
+IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
+
+
+class TensorInputs:
+    """Rows of a tensor that is already on the training device."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Rows ``index``; features and distilled images are not augmented here."""
+        return self.tensor[index.to(self.tensor.device)]
+
+
+class FeatureInputs:
+    """Standardised rows of a feature table that is too large for memory."""
+
+    def __init__(self, table: FeatureTable, standardise: Standardisation, device: torch.device) -> None:
+        self.table, self.standardise, self.device = table, standardise, device
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Standardised features (B, D)."""
+        return self.standardise(self.table.rows(index).to(self.device))
+
+
+class PixelInputs:
+    """Normalised images from the decoded-image cache."""
+
+    def __init__(self, images: np.ndarray, tower: ImageTower, device: torch.device) -> None:
+        self.images, self.tower, self.device = images, tower, device
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Normalised images (B, 3, S, S), channels last; augmented if a seed is given."""
+        pixels = torch.from_numpy(np.ascontiguousarray(self.images[index.cpu().numpy()]))
+        if augment_seed is not None:
+            pixels = augment(pixels, augment_seed)
+        inputs = to_float(pixels.to(self.device), self.tower.mean, self.tower.std)
+        return inputs.to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split as the trained sides see it, with the pictures it came from."""
+
+    name: str
+    pairs: Pairs
+    pixels: DecodedImages
+    data: TrainingData
+
+
+class Workbench:
+    """What every stage works with.
+
+    Args:
+        data: where captioned images come from.
+        encoder: towers and setting.
+        device: where tensors live.
+        reporter: where progress goes.
+    """
+
+    def __init__(self, data: DataConfig, encoder: EncoderConfig, device: torch.device, reporter: Reporter) -> None:
+        self.data_config, self.encoder_config = data, encoder
+        self.device, self.reporter = device, reporter
+        self.cache = Path(expand(data.cache))
+        self._splits: dict[str, Split] = {}
+        self._pairs: dict[str, Pairs] = {}
+
+    @property
+    def setting(self) -> str:
+        """The setting's name."""
+        return self.encoder_config.setting
+
+    @cached_property
+    def image_tower(self) -> ImageTower:
+        """The image tower at its starting weights, frozen."""
+        return build_image_tower(self.encoder_config.image).to(self.device).requires_grad_(False)
+
+    @cached_property
+    def text_tower(self) -> TextTower:
+        """The frozen text tower."""
+        return build_text_tower(self.encoder_config.text, self.device)
+
+    @cached_property
+    def image_fingerprint(self) -> str:
+        """Hash of the image tower."""
+        return self.image_tower.fingerprint()
+
+    @cached_property
+    def text_fingerprint(self) -> str:
+        """Hash of the text tower."""
+        return self.text_tower.fingerprint()
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides what a trained parameter means."""
+        config = self.encoder_config
+        return digest(self.image_fingerprint, self.text_fingerprint, config.setting, config.dim, config.temperature)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the shared space."""
+        return self.encoder_config.dim if self.setting == "heads" else self.image_tower.width
+
+    def pairs(self, split: str) -> Pairs:
+        """The pairs of a split, before any picture is decoded."""
+        if split not in self._pairs:
+            source = expand(self.data_config.source)
+            self._pairs[split] = load_pairs(source, split, strict=self.data_config.strict)
+        return self._pairs[split]
+
+    @cached_property
+    def image_standardisation(self) -> Standardisation:
+        """Fitted on the training images' features."""
+        return Standardisation.fit(self._image_table("train"))
+
+    @cached_property
+    def text_standardisation(self) -> Standardisation:
+        """Fitted on the training captions' sentence vectors."""
+        return Standardisation.fit(self._text_table("train"))
+
+    def pixels(self, split: str) -> DecodedImages:
+        """The decoded images of a split and the pairs that could be read."""
+        cached = self._decoded.get(split)
+        if cached is None:
+            pairs = self.pairs(split)
+            with self.reporter.progress(f"{split} images decoded", pairs.count_images) as progress:
+                shown = 0
+
+                def advance(done: int, total: int) -> None:
+                    nonlocal shown
+                    progress.advance(done - shown)
+                    shown = done
+
+                cached = open_images(
+                    pairs, self.image_tower.size, self.cache, strict=self.data_config.strict, progress=advance
+                )
+            for note in cached.pairs.notes:
+                self.reporter.warn(f"{split}: {note}")
+            self._decoded[split] = cached
+        return cached
+
+    @cached_property
+    def _decoded(self) -> dict[str, DecodedImages]:
+        return {}
+
+    def _image_table(self, split: str) -> FeatureTable:
+        return encode_images(self.image_tower, self.pixels(split), self.cache, self.reporter, device=self.device)
+
+    def _text_table(self, split: str) -> FeatureTable:
+        return encode_texts(self.text_tower, self.pixels(split).pairs, self.cache, self.reporter)
+
+    def _inputs(self, table: FeatureTable, standardise: Standardisation) -> TensorInputs | FeatureInputs:
+        if len(table) * table.width * 4 <= IN_MEMORY_BYTES:
+            return TensorInputs(standardise(table.all().to(self.device)))
+        return FeatureInputs(table, standardise, self.device)
+
+    def split(self, name: str) -> Split:
+        """A split ready for training or testing; the first call may encode it."""
+        if name not in self._splits:
+            pixels = self.pixels(name)
+            if self.setting == "heads":
+                images = self._inputs(self._image_table(name), self.image_standardisation)
+            else:
+                images = PixelInputs(pixels.array, self.image_tower, self.device)
+            texts = self._inputs(self._text_table(name), self.text_standardisation)
+            mapping = torch.from_numpy(np.asarray(pixels.pairs.caption_image, np.int64))
+            self._splits[name] = Split(name, pixels.pairs, pixels, TrainingData(images, texts, mapping))
+        return self._splits[name]
+
+    def student(self, seed: int, dropout: float = 0.0) -> DualEncoder:
+        """A fresh dual encoder: random heads by ``seed``, trained towers at their starting weights."""
+        with seeded(torch.device("cpu"), seed, "student"):
+            text = Head(self.text_tower.width, self.embedding_width, dropout)
+            if self.setting == "heads":
+                image = Head(self.image_tower.width, self.embedding_width, dropout)
+            elif self.setting == "full":
+                image = copy.deepcopy(self.image_tower).requires_grad_(True)
+            else:
+                raise ConfigError(f"setting {self.setting!r} has no student yet.")
+        student = DualEncoder(image, text, 1.0 / self.encoder_config.temperature)
+        return student.to(self.device).eval()
+
+    def image_inputs(self, images: torch.Tensor) -> torch.Tensor:
+        """What the image side consumes of normalised ``images`` (N, 3, S, S): features in ``heads``."""
+        if self.setting != "heads":
+            return images
+        return self.image_standardisation(self.image_tower(images.to(memory_format=torch.channels_last)))
+
+    @torch.no_grad()
+    def encode_in_batches(self, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
+        """:meth:`image_inputs` without gradients, in small batches."""
+        parts = [self.image_inputs(part.to(self.device)) for part in images.split(batch)]
+        return torch.cat(parts)
