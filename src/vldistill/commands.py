@@ -33,7 +33,7 @@ def choose_device(config: RuntimeConfig) -> torch.device:
     if config.threads:
         torch.set_num_threads(config.threads)
     if config.device == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(config.device)
         torch.zeros(1, device=device)

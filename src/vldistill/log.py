@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 PLAIN_SECONDS = 10.0  # between two plain progress lines: enough for a log file to stay readable
@@ -46,6 +46,22 @@ class Reporter:
             task = _Plain(description, total, done)
             yield task
             task.line()
+
+    @contextmanager
+    def counter(self, description: str) -> Iterator[Callable[[int, int], None]]:
+        """Yield ``count(done, total)``; nothing is shown until the first call, for work that may be done already."""
+        with ExitStack() as stack:
+            bar: Progress | None = None
+            shown = 0
+
+            def count(done: int, total: int) -> None:
+                nonlocal bar, shown
+                if bar is None:
+                    bar = stack.enter_context(self.progress(description, total))
+                bar.advance(done - shown)
+                shown = done
+
+            yield count
 
 
 class _Silent:

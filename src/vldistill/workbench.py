@@ -98,6 +98,7 @@ class Workbench:
         self.cache = Path(expand(data.cache))
         self._splits: dict[str, Split] = {}
         self._pairs: dict[str, Pairs] = {}
+        self._decoded: dict[str, DecodedImages] = {}
 
     @property
     def setting(self) -> str:
@@ -154,28 +155,16 @@ class Workbench:
 
     def pixels(self, split: str) -> DecodedImages:
         """The decoded images of a split and the pairs that could be read."""
-        cached = self._decoded.get(split)
-        if cached is None:
-            pairs = self.pairs(split)
-            with self.reporter.progress(f"{split} images decoded", pairs.count_images) as progress:
-                shown = 0
-
-                def advance(done: int, total: int) -> None:
-                    nonlocal shown
-                    progress.advance(done - shown)
-                    shown = done
-
-                cached = open_images(
-                    pairs, self.image_tower.size, self.cache, strict=self.data_config.strict, progress=advance
+        if split not in self._decoded:
+            config = self.data_config
+            with self.reporter.counter(f"{split} images decoded") as count:
+                decoded = open_images(
+                    self.pairs(split), self.image_tower.size, self.cache, strict=config.strict, progress=count
                 )
-            for note in cached.pairs.notes:
+            for note in decoded.pairs.notes:
                 self.reporter.warn(f"{split}: {note}")
-            self._decoded[split] = cached
-        return cached
-
-    @cached_property
-    def _decoded(self) -> dict[str, DecodedImages]:
-        return {}
+            self._decoded[split] = decoded
+        return self._decoded[split]
 
     def _image_table(self, split: str) -> FeatureTable:
         return encode_images(self.image_tower, self.pixels(split), self.cache, self.reporter, device=self.device)
@@ -197,7 +186,7 @@ class Workbench:
             else:
                 images = PixelInputs(pixels.array, self.image_tower, self.device)
             texts = self._inputs(self._text_table(name), self.text_standardisation)
-            mapping = torch.from_numpy(np.asarray(pixels.pairs.caption_image, np.int64))
+            mapping = torch.from_numpy(np.array(pixels.pairs.caption_image, np.int64))
             self._splits[name] = Split(name, pixels.pairs, pixels, TrainingData(images, texts, mapping))
         return self._splits[name]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import MatchingError
-from .inner import InnerRun, Pulled, filled, leaf, norm
+from vldistill.distill.inner import InnerRun, Pulled, filled, leaf, norm
+from vldistill.errors import MatchingError
 
 MAX_DIFFERENCE_ERROR = 0.01
 

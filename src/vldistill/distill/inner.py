@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..errors import ConfigError, MatchingError, unknown
+from vldistill.errors import ConfigError, MatchingError, unknown
 
 ESTIMATORS = ("unrolled", "adjoint", "tesla", "difference")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, MatchingError, unknown
+from vldistill.errors import ConfigError, MatchingError, unknown
 
 REDUCTIONS = ("sum_of_ratios", "ratio_of_sums")
 

@@ -28,9 +28,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import MatchingError
-from .difference import difference_error, pull_difference
-from .inner import (
+from vldistill.distill.difference import difference_error, pull_difference
+from vldistill.distill.inner import (
     ESTIMATORS,
     InnerLoss,
     InnerRun,
@@ -42,8 +41,9 @@ from .inner import (
     inner_product,
     leaf,
 )
-from .matching import MatchingLoss, matching_loss
-from .tape import Tape, TapeStorage, tape_bytes, tensor_bytes
+from vldistill.distill.matching import MatchingLoss, matching_loss
+from vldistill.distill.tape import Tape, TapeStorage, tape_bytes, tensor_bytes
+from vldistill.errors import MatchingError
 
 __all__ = [
     "ESTIMATORS",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from vldistill.data.transforms import to_float
@@ -67,7 +68,7 @@ def _noise(bench: Workbench, count: int, seed: int) -> Start:
     """Gaussian images with the real channels' moments, and standard normal texts (texts are standardised)."""
     split, tower = bench.split("train"), bench.image_tower
     draw = generator(seed, "noise")
-    sample = torch.from_numpy(split.pixels.array[:NOISE_SAMPLE])
+    sample = torch.from_numpy(np.array(split.pixels.array[:NOISE_SAMPLE]))
     real = to_float(sample, tower.mean, tower.std)
     mean, std = real.mean((0, 2, 3)), real.std((0, 2, 3))
     images = torch.randn(count, 3, tower.size, tower.size, generator=draw)

@@ -14,7 +14,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from vldistill.errors import ConfigError
 
 _ALIGNMENT = 64  # bytes; every tensor in the file starts on a boundary that suits any dtype
 

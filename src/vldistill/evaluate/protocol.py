@@ -173,7 +173,9 @@ def choose_generic(bench: Workbench, judged: Subject, config: EvaluateConfig) ->
 
     choices = epochs[judged.kind]
     middle = choices[len(choices) // 2]
-    with bench.reporter.progress(f"{judged.name}: rates on val", 0) as bar:
+    searched = len(config.head_rates) + len(choices) - 1
+    searched += 0 if bench.setting == "heads" else len(config.tower_rates) - 1
+    with bench.reporter.progress(f"{judged.name}: rates on val", searched) as bar:
         if bench.setting == "heads":
             attempt([(rate, rate) for rate in config.head_rates], [middle], bar)
         else:
