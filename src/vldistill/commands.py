@@ -18,11 +18,12 @@ from vldistill.distill.methods import Context, find_method
 from vldistill.distill.start import Start, make_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped
-from vldistill.evaluate.protocol import evaluate_set, peak_memory, quick_score
+from vldistill.evaluate.protocol import evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
 from vldistill.files import read_json, write_json
 from vldistill.interrupts import deferred_stop
 from vldistill.log import Reporter
+from vldistill.memory import keep_freed_memory, peak_memory
 from vldistill.report.figures import draw_pairs
 from vldistill.runs import Run, differences, environment
 from vldistill.workbench import Workbench
@@ -47,6 +48,7 @@ def choose_device(config: RuntimeConfig) -> torch.device:
 
 def open_bench(config: Config, reporter: Reporter) -> Workbench:
     """The workbench of a configuration."""
+    keep_freed_memory()
     return Workbench(config.data, config.encoder, choose_device(config.runtime), reporter)
 
 

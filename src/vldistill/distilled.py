@@ -15,16 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from vldistill.errors import ArtefactError
+from vldistill.errors import ArtefactError, ConfigError
 from vldistill.files import human_bytes, read_json, read_tensors, write_json, write_tensors, write_text
 from vldistill.training import Recipe
 
 FORMAT = 1
 SPACES = ("pixels", "features")
 STANDARDISATION = ("image_mean", "image_scale", "text_mean", "text_scale")
+IMAGE_TOWER = ("name", "width", "fingerprint", "size", "mean", "std")
+TEXT_TOWER = ("name", "width", "fingerprint")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DistilledSet(Dataset):
     """Distilled pairs, and everything needed to train on them elsewhere.
 
@@ -55,14 +57,20 @@ class DistilledSet(Dataset):
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = len(self.images)
-        rank = 4 if self.space == "pixels" else 2
         if self.space not in SPACES:
             raise ArtefactError(f"distilled set: space is {self.space!r}; expected one of {SPACES}.")
-        if count < 2 or self.images.ndim != rank or self.texts.ndim != 2 or len(self.texts) != count:
+        image, text = (self.towers.get(side, {}) for side in ("image", "text"))
+        missing = [f"towers.image.{key}" for key in IMAGE_TOWER if key not in image]
+        missing += [f"towers.text.{key}" for key in TEXT_TOWER if key not in text]
+        if missing:
+            raise ArtefactError(f"distilled set: {', '.join(missing)} missing; a set has to say what it was made for.")
+        count = len(self.images) if self.images.ndim else 0
+        row = (3, image["size"], image["size"]) if self.space == "pixels" else (image["width"],)
+        expected = (count, *row), (count, text["width"])
+        if count < 2 or (tuple(self.images.shape), tuple(self.texts.shape)) != expected:
             raise ArtefactError(
-                f"distilled set: images {tuple(self.images.shape)} and texts {tuple(self.texts.shape)} are not "
-                f"N >= 2 pairs in space {self.space!r}."
+                f"distilled set: images {tuple(self.images.shape)} and texts {tuple(self.texts.shape)} are not N >= 2 "
+                f"pairs in space {self.space!r}: (N, {', '.join(map(str, row))}) and (N, {text['width']})."
             )
         if self.similarity is not None and tuple(self.similarity.shape) != (count, count):
             raise ArtefactError(
@@ -93,6 +101,11 @@ class DistilledSet(Dataset):
         rates = sum(len(rate) for rate in self.recipe.rates.values())
         return self.images.numel() + self.texts.numel() + int(similarity) + rates
 
+    @property
+    def standardisation_floats(self) -> int:
+        """Numbers that say how real features are standardised: knowledge about the data that every row shares."""
+        return sum(tensor.numel() for tensor in self.standardisation.values())
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every stored tensor by name."""
         named = {"images": self.images, "texts": self.texts, **dict(self.standardisation)}
@@ -118,6 +131,20 @@ class DistilledSet(Dataset):
             pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
         return (pixels - new_mean) / new_std
 
+    def restandardised(self, side: str, mean: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Texts, or images that are features, in the standardisation of other real data; ``side`` is image or text.
+
+        Args:
+            mean: (width,) of the other data's features.
+            scale: (width,) likewise.
+        """
+        own = self.images if side == "image" else self.texts
+        old_mean, old_scale = (self.standardisation.get(f"{side}_{key}") for key in ("mean", "scale"))
+        mean, scale = mean.to(own), scale.to(own)
+        if old_mean is None or old_scale is None or (torch.equal(old_mean, mean) and torch.equal(old_scale, scale)):
+            return own
+        return (own * old_scale + old_mean - mean) / scale
+
     def with_captions(self, captions: tuple[Mapping[str, str], ...]) -> DistilledSet:
         """The same set with other captions to show."""
         return replace(self, captions=captions)
@@ -131,7 +158,7 @@ class DistilledSet(Dataset):
             "name": self.name,
             "pairs": len(self),
             "stored_floats": self.stored_floats,
-            "standardisation_floats": sum(t.numel() for t in self.standardisation.values()),
+            "standardisation_floats": self.standardisation_floats,
             "setting": self.setting,
             "space": self.space,
             "text_space": "sentence",
@@ -146,7 +173,9 @@ class DistilledSet(Dataset):
 
     def _card(self, size: int) -> str:
         image, text = self.towers["image"], self.towers["text"]
-        rates = ", ".join(f"{side} {rate[0]:.4g}" for side, rate in self.recipe.rates.items())
+        recipe = self.recipe
+        rates = ", ".join(f"{side} {rate[0]:.4g}" for side, rate in recipe.rates.items())
+        similarity = "" if self.similarity is None else ", a similarity matrix among them"
         lines = [
             f"# {self.name}",
             "",
@@ -154,13 +183,16 @@ class DistilledSet(Dataset):
             "",
             "| | |",
             "|---|---|",
-            f"| method | {self.info.get('method', 'unknown')}, iteration {self.info.get('iteration', 'unknown')} |",
+            f"| method | {self.info.get('method', 'unknown')}, seed {self.info.get('seed', 'unknown')}, "
+            f"iteration {self.info.get('iteration', 'unknown')} |",
             f"| made for | setting `{self.setting}`, image tower `{image['name']}` at {image.get('size')} px, "
             f"text tower `{text['name']}` |",
             f"| space | {self.space}; texts are standardised sentence vectors of width {self.texts.shape[1]} |",
-            f"| budget | {len(self)} pairs, {self.stored_floats:,} stored floats, {human_bytes(size)} |",
-            f"| student recipe | {self.recipe.epochs} epochs, batch {self.recipe.batch}, SGD momentum "
-            f"{self.recipe.momentum}, first rates {rates} |",
+            f"| budget | {len(self)} pairs, {self.stored_floats:,} stored floats{similarity}, {human_bytes(size)}; "
+            f"{self.standardisation_floats:,} floats of feature standardisation apart |",
+            f"| student recipe | loss {recipe.loss}, {recipe.epochs} epochs, batch {recipe.batch}, SGD with momentum "
+            f"{recipe.momentum} and weight decay {recipe.weight_decay}, schedule {recipe.schedule}, "
+            f"first rates {rates} |",
             f"| data | fingerprint {self.info.get('data', 'unknown')}, train split |",
             "",
             "```python",
@@ -201,8 +233,8 @@ class DistilledSet(Dataset):
                 captions=tuple(record["captions"]),
                 info=record["info"],
             )
-        except (KeyError, TypeError) as error:
-            raise ArtefactError(f"{folder}/set.json lacks or garbles {error}. Distil the set again.") from None
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+            raise ArtefactError(f"{folder}/set.json lacks or garbles something ({error}). Distil again.") from None
 
     def check_fits(self, towers: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse towers this set cannot be used with.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -17,7 +19,13 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def deferred_stop() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether a stop was asked for; a second request stops at once."""
+    """Yield a function that tells whether a stop was asked for; a second request stops at once.
+
+    Signals reach the main thread alone: in another one the function is always false.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -25,10 +33,12 @@ def deferred_stop() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
+        with suppress(OSError):  # not print: the signal may have come in the middle of one
+            os.write(2, b"stopping after this step; once more stops at once\n")
 
     before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
         yield lambda: asked
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

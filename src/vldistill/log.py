@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 PLAIN_SECONDS = 10.0  # between two plain progress lines: enough for a log file to stay readable
 
@@ -24,6 +27,7 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
+        self._bars: RichProgress | None = None  # what is on the terminal now; a task within a task is one more line
 
     def info(self, message: str) -> None:
         """Say what happens."""
@@ -39,9 +43,16 @@ class Reporter:
         """Show ``description`` while ``total`` steps are done, ``done`` of them already."""
         if self.quiet:
             yield _Silent()
+        elif self._bars is not None:
+            task = _Bar(self._bars, description, total, done)
+            yield task
+            task.remove()
         elif sys.stderr.isatty():
-            with _rich_progress(description, total, done) as task:
-                yield task
+            with _rich_bars() as self._bars:
+                try:
+                    yield _Bar(self._bars, description, total, done)
+                finally:
+                    self._bars = None
         else:
             task = _Plain(description, total, done)
             yield task
@@ -93,34 +104,44 @@ class _Plain:
         )
 
 
-@contextmanager
-def _rich_progress(description: str, total: int, done: int) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
+class _Bar:
+    """One line of a rich display."""
 
-    bars = RichProgress(
-        TextColumn("{task.description}"),
+    def __init__(self, bars: RichProgress, description: str, total: int, done: int) -> None:
+        self.bars, self.count, self.figures = bars, 0, dict[str, float]()
+        self.started = time.monotonic()
+        self.task = bars.add_task(description, total=total, completed=done, figures="")
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.count += steps
+        self.figures = figures or self.figures
+        rate = self.count / max(time.monotonic() - self.started, 1e-9)
+        self.bars.update(self.task, advance=steps, figures=f"{rate:.3g}/s{_text(self.figures)}")
+
+    def remove(self) -> None:
+        self.bars.remove_task(self.task)
+
+
+def _rich_bars() -> RichProgress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
         console=Console(stderr=True),
     )
-    with bars:
-        task_id = bars.add_task(description, total=total, completed=done, figures="")
-        started = time.monotonic()
-
-        class Task:
-            count = 0
-
-            def advance(self, steps: int = 1, **figures: float) -> None:
-                self.count += steps
-                rate = self.count / max(time.monotonic() - started, 1e-9)
-                bars.update(task_id, advance=steps, figures=f"{rate:.3g}/s{_text(figures)}")
-
-        yield Task()
 
 
 def _text(figures: dict[str, float]) -> str:

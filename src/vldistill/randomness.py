@@ -23,7 +23,15 @@ def generator(*parts: object) -> torch.Generator:
 @contextmanager
 def seeded(device: torch.device, *parts: object) -> Iterator[None]:
     """Seed torch's global generators from ``parts`` for a while, and leave them as they were afterwards."""
-    devices = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed_of(*parts))
+    seed = seed_of(*parts)
+    if device.type == "cuda":
+        with torch.cuda.device(device), torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every other GPU as well
+            torch.cuda.manual_seed(seed)
+            yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
         yield

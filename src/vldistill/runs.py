@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import Any
 import yaml
 
 from vldistill.config import Config
-from vldistill.errors import ConfigError
+from vldistill.errors import ArtefactError, ConfigError
 from vldistill.files import write_json, write_text
 
 FIXED = ("data", "encoder", "experts")  # sections that decide what the run's artefacts mean
@@ -58,14 +59,34 @@ class Run:
         return self.folder / "config.yaml"
 
     def begin(self, config: Config) -> None:
-        """Remember ``config``, or refuse it when it contradicts the one this run was made with."""
+        """Remember ``config``, or refuse it when it contradicts the one this run was made with.
+
+        Raises:
+            ConfigError: another configuration, or a folder that cannot be written.
+            ArtefactError: the remembered configuration cannot be read.
+        """
         wanted = to_plain(config)
-        if self.config_path.exists():
-            old = yaml.safe_load(self.config_path.read_text(encoding="utf-8")) or {}
-            self._refuse_other(old, wanted)
-        else:
-            write_text(self.config_path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
-        write_json(self.folder / "env.json", environment())
+        try:
+            if self.config_path.exists():
+                self._refuse_other(self._remembered(), wanted)
+            else:
+                write_text(self.config_path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+            write_json(self.folder / "env.json", environment())
+        except OSError as error:
+            raise ConfigError(
+                f"run folder {self.folder} cannot be used ({error.strerror or error}). Choose another --run folder."
+            ) from None
+
+    def _remembered(self) -> dict[str, Any]:
+        try:
+            old = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError) as error:
+            old = f"{type(error).__name__}: {error}".splitlines()[0]
+        if not isinstance(old, dict):
+            raise ArtefactError(
+                f"{self.config_path} is not a configuration ({old}). Correct it, or use another --run folder."
+            )
+        return old
 
     def _refuse_other(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         fixed = {name: old.get(name) for name in FIXED}, {name: new.get(name) for name in FIXED}
@@ -125,13 +146,15 @@ def environment() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line of this process, without the folder of the program."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line of this process, ready to paste, without the folder of the program."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def commit() -> str | None:
     """The commit of the source checkout, with ``+changes`` when files differ; None when installed as a package."""
     source = Path(__file__).resolve().parent
+    if not (source.parents[1] / ".git").exists():  # else git would describe a repository that holds the environment
+        return None
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],

@@ -60,6 +60,16 @@ class Recipe:
         bad = {side: r for side, r in self.rates.items() if not all(0 <= x < math.inf for x in r)}
         if bad:
             raise ConfigError(f"recipe.rates {bad} are negative or not finite; expected numbers of 0 or more.")
+        for name, fine, expected in (
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("batch", self.batch >= 2, "at least 2 pairs (one alone has no contrast)"),
+            ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("dropout", 0 <= self.dropout < 1, "a number in [0, 1)"),
+            ("temperature", 0 <= self.temperature < math.inf, "a number above 0, or 0 for the encoder's own"),
+        ):
+            if not fine:
+                raise ConfigError(f"recipe.{name} is {getattr(self, name)!r}; expected {expected}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -67,13 +77,16 @@ class Recipe:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Recipe:
-        """The opposite of :meth:`to_dict`. Raises ConfigError on unknown fields."""
+        """The opposite of :meth:`to_dict`. Raises ConfigError on unknown fields and impossible values."""
         known = Recipe.__dataclass_fields__
         for name in values:
             if name not in known:
                 raise ConfigError(unknown("recipe field", name, known))
-        rates = {side: tuple(float(x) for x in rate) for side, rate in values["rates"].items()}
-        return Recipe(**{**values, "rates": rates})
+        try:
+            rates = {side: tuple(float(x) for x in rate) for side, rate in values["rates"].items()}
+            return Recipe(**{**values, "rates": rates})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"recipe {dict(values)} is malformed ({error}); expected what to_dict gives.") from None
 
     def rate(self, side: str, step: int, steps: int) -> float:
         """Learning rate of ``side`` at ``step`` of ``steps``."""

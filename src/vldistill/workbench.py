@@ -174,7 +174,7 @@ class Workbench:
 
     def _inputs(self, table: FeatureTable, standardise: Standardisation) -> TensorInputs | FeatureInputs:
         if len(table) * table.width * 4 <= IN_MEMORY_BYTES:
-            return TensorInputs(standardise(table.all().to(self.device)))
+            return TensorInputs(standardise.apply_(table.all().to(self.device)))
         return FeatureInputs(table, standardise, self.device)
 
     def split(self, name: str) -> Split:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vldistill.distill.double_backward import FastDoubleBackward
 from vldistill.errors import ConfigError, MatchingError, unknown
 
 ESTIMATORS = ("unrolled", "adjoint", "tesla", "difference")
@@ -99,9 +100,11 @@ class InnerRun:
         return params
 
     def loss(self, t: int, theta: Sequence[Tensor], distilled: dict[str, Tensor]) -> Tensor:
-        """inner(theta, s, t), with attention that can be differentiated twice where that is needed."""
-        kernel = sdpa_kernel(SDPBackend.MATH) if self.second_order else contextlib.nullcontext()
-        with torch.enable_grad(), kernel:
+        """inner(theta, s, t), with layers that can be differentiated twice, and quickly, where that is needed."""
+        with torch.enable_grad(), contextlib.ExitStack() as stack:
+            if self.second_order:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(FastDoubleBackward())
             loss = self.inner_loss(self.named(theta), distilled, self.steps[t])
         if loss.numel() != 1:
             raise MatchingError(f"the inner loss has shape {tuple(loss.shape)}: expected a scalar.")

@@ -19,7 +19,7 @@ from vldistill.distill.optimise import OuterOptimiser
 from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import DivergedError, Stopped
-from vldistill.files import read_tensors, write_tensors
+from vldistill.files import read_tensors, write_tensors, write_text
 
 EXPLOSION = 100.0  # a loss this many times the recent median is a divergence, not noise
 MEMORY = 50  # recent losses that the median is taken of
@@ -68,7 +68,7 @@ class Loop:
 
         Raises:
             Stopped: after the checkpoint is written, when the user asked to stop.
-            DivergedError: when steps keep failing; carries no set, but the best one is in the checkpoint.
+            DivergedError: when steps keep failing; :meth:`best_set` gives the best one so far.
         """
         config, reporter = self.context.config, self.context.bench.reporter
         self.state = self.method.setup(start, self.context.at(0))
@@ -76,6 +76,7 @@ class Loop:
         self.optimiser = OuterOptimiser(self.state.variables, config)
         self.average = _copies(self.state.variables) if config.ema else None
         self.best = _copies(self.state.variables)
+        self._before = _copies(self._moving())
         self._resume()
         self._began = time.monotonic() - self.progress.seconds
         trains = hasattr(self.method, "step")
@@ -105,15 +106,12 @@ class Loop:
         progress = self.progress
         try:
             update = self.method.step(self.state, self.context.at(iteration))
-            trouble = self._trouble(update)
         except NonFiniteError as error:
-            update, trouble = None, str(error)
-        if update is None or trouble:
-            self._undo(iteration, trouble or "no update")
-            progress.iteration += 1
+            self._undo(iteration, str(error))
             return {}
-        self._keep_undo()
-        self.optimiser.apply(update.gradients, iteration, progress.scale)
+        if trouble := self._trouble(update) or self._apply(update, iteration):
+            self._undo(iteration, trouble)
+            return {}
         progress.recent = [*progress.recent[-MEMORY + 1 :], update.value]
         progress.bad_in_a_row = 0
         progress.iteration += 1
@@ -135,19 +133,18 @@ class Loop:
         recent = self.progress.recent
         if len(recent) >= 5 and update.value > EXPLOSION * max(statistics.median(recent), 1e-12):
             return f"the loss exploded to {update.value:.3g} from about {statistics.median(recent):.3g}"
-        for name, gradient in update.gradients.items():
-            if not bool(torch.isfinite(gradient).all()):
-                return f"the gradient of {name} is not finite"
-        return ""
+        return _not_finite("the gradient of {} is not finite", update.gradients)
 
-    def _keep_undo(self) -> None:
-        self._before = (_copies(self.state.state_dict()), _copies(self.optimiser.state_dict()))
+    def _apply(self, update: Update, iteration: int) -> str:
+        """Take the step; why it must be undone, empty if it may stay."""
+        self._before = _copies(self._moving())
+        self.optimiser.apply(update.gradients, iteration, self.progress.scale)
+        return _not_finite("{} is not finite after the step", self.state.variables)
 
     def _undo(self, iteration: int, trouble: str) -> None:
+        """Go back to before the last step that was applied: that one led here."""
         progress = self.progress
-        if hasattr(self, "_before"):
-            self.state.load_state_dict(self._before[0])
-            self.optimiser.load_state_dict(self._before[1])
+        self._restore(self._before)
         progress.scale /= 2
         progress.bad_in_a_row += 1
         progress.undone += 1
@@ -155,18 +152,21 @@ class Loop:
         self.context.bench.reporter.warn(message)
         self._log({"iteration": iteration, "event": "undone", "why": trouble, "scale": progress.scale})
         if progress.bad_in_a_row >= PATIENCE:
-            progress.iteration = iteration
             self._checkpoint()
+            kept = f"best set on val (iteration {progress.best_iteration})" if progress.looks else "last good set"
             raise DivergedError(
                 f"distillation diverged: {PATIENCE} steps in a row failed, the last because {trouble}. "
-                f"Start again with smaller distill.image_lr and distill.text_lr (a tenth is a good try), "
-                f"smaller distill.student_rate_*, or distill.clip 1. "
-                f"The best set on val (iteration {max(progress.best_iteration, 0)}) is kept."
+                f"Start again in another --run folder or with another --seed, with smaller distill.image_lr and "
+                f"distill.text_lr (a tenth is a good try), smaller distill.student_rate_*, or distill.clip 1. "
+                f"The {kept} is kept."
             )
+        progress.iteration += 1
 
     def best_set(self) -> DistilledSet:
-        """The best set on val so far."""
-        return self._export(self.best, max(self.progress.best_iteration, 0))
+        """The best set on val so far; without a look at val the set as it stands."""
+        if self.progress.looks:
+            return self._export(self.best, self.progress.best_iteration)
+        return self._export(self._shown(), self.progress.iteration)
 
     def _validate(self, iteration: int) -> None:
         progress = self.progress
@@ -202,16 +202,32 @@ class Loop:
         return time.monotonic() - self._began
 
     def _log(self, record: dict[str, Any]) -> None:
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / METRICS).open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({k: v if v == v else None for k, v in record.items()}) + "\n")
+            handle.write(json.dumps(plain) + "\n")
+
+    def _moving(self) -> dict[str, torch.Tensor]:
+        """Everything that a step changes, by name; the tensors are the live ones."""
+        return {
+            **{f"state/{k}": v for k, v in self.state.state_dict().items()},
+            **{f"optimiser/{k}": v for k, v in self.optimiser.state_dict().items()},
+            **{f"average/{k}": v for k, v in (self.average or {}).items()},
+        }
+
+    def _restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Copy what :meth:`_moving` gave back."""
+        self.state.load_state_dict(_part(tensors, "state/"))
+        self.optimiser.load_state_dict(_part(tensors, "optimiser/"))
+        for name, value in (self.average or {}).items():
+            value.copy_(tensors[f"average/{name}"])
 
     def _checkpoint(self) -> None:
         self.progress.seconds = self._seconds()
         tensors = {
-            **{f"state/{k}": v for k, v in self.state.state_dict().items()},
-            **{f"optimiser/{k}": v for k, v in self.optimiser.state_dict().items()},
+            **self._moving(),
             **{f"best/{k}": v for k, v in self.best.items()},
-            **{f"average/{k}": v for k, v in (self.average or {}).items()},
+            **{f"before/{k}": v for k, v in self._before.items()},
         }
         if self.progress.best_score == -math.inf:
             note = {**vars(self.progress), "best_score": None}
@@ -229,13 +245,10 @@ class Loop:
         self.progress = Progress(
             **{**note, "best_score": -math.inf if note["best_score"] is None else note["best_score"]}
         )
-        self.state.load_state_dict(_part(tensors, "state/"))
-        self.optimiser.load_state_dict(_part(tensors, "optimiser/"))
-        for name, value in _part(tensors, "best/").items():
-            self.best[name].copy_(value)
-        if self.average is not None:
-            for name, value in _part(tensors, "average/").items():
-                self.average[name].copy_(value)
+        self._restore(tensors)
+        for name, value in self.best.items():
+            value.copy_(tensors[f"best/{name}"])
+        self._before = _part(tensors, "before/")
         self._cut_metrics()
         self.context.bench.reporter.info(f"going on at iteration {self.progress.iteration}")
 
@@ -243,13 +256,25 @@ class Loop:
         """Forget lines that were written after the checkpoint: they are about to be written again."""
         path = self.folder / METRICS
         if path.exists():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            kept = [line for line in lines if json.loads(line)["iteration"] < self.progress.iteration]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_text(path, "".join(f"{line}\n" for line in lines if _iteration(line) < self.progress.iteration))
 
 
 def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def _not_finite(message: str, tensors: dict[str, torch.Tensor]) -> str:
+    """``message`` about the first tensor that holds NaN or infinity; empty if none does."""
+    return next((message.format(n) for n, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), "")
+
+
+def _iteration(line: str) -> float:
+    """The iteration of a line of metrics; infinite for half a line, left by a crash."""
+    try:
+        return json.loads(line)["iteration"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -9,6 +9,8 @@ import torch
 
 from vldistill.config import DistillConfig
 
+RATE_BOUNDS = (1e-6, 1e6)  # of learned student rates: beyond, one wild gradient would end at 0 or infinity
+
 
 class OuterOptimiser:
     """Applies gradients by variable name.
@@ -37,9 +39,11 @@ class OuterOptimiser:
                 gradient = gradient * (self.config.clip / gradient.norm().clamp(min=self.config.clip))
             optimiser = self.optimisers[name]
             optimiser.param_groups[0]["lr"] = self.rates[name] * factor
-            variable.grad = gradient.to(variable.dtype)
+            variable.grad = gradient.to(variable)
             optimiser.step()
             variable.grad = None
+            if name.startswith("log_rate_"):
+                variable.clamp_(math.log(RATE_BOUNDS[0]), math.log(RATE_BOUNDS[1]))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Moments and step counts as ``name/key``."""
@@ -53,12 +57,13 @@ class OuterOptimiser:
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """The opposite of :meth:`state_dict`; variables without an entry start afresh."""
         for name, optimiser in self.optimisers.items():
-            own = {key.partition("/")[2]: value for key, value in tensors.items() if key.partition("/")[0] == name}
-            optimiser.state.pop(self.variables[name], None)
+            variable = self.variables[name]
+            own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+            optimiser.state.pop(variable, None)
             if own:
-                optimiser.state[self.variables[name]] = {
+                optimiser.state[variable] = {
                     # torch keeps step counts on the CPU and moments beside the variable
-                    key: value.clone() if key == "step" else value.clone().to(self.variables[name].device)
+                    key: value.to("cpu" if key == "step" else variable.device, copy=True)
                     for key, value in own.items()
                 }
 

@@ -12,10 +12,20 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from vldistill.errors import ArtefactError
+
 Groups = dict[str, dict[str, torch.Tensor]]
 """Trained tensors by side (``image``, ``text``) and name."""
 
 SIDES = ("image", "text")
+
+
+def differences_in_shape(
+    left: Mapping[str, Mapping[str, torch.Tensor]], right: Mapping[str, Mapping[str, torch.Tensor]]
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Every ``side/name`` with its shape that only one of the two has, sorted."""
+    shapes = [{(f"{g}/{n}", tuple(t.shape)) for g, named in part.items() for n, t in named.items()} for part in (left, right)]
+    return sorted(shapes[0] ^ shapes[1])
 
 
 class Head(nn.Module):
@@ -67,9 +77,12 @@ class DualEncoder(nn.Module):
         }
 
     def load_trained(self, params: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        """Copy ``params`` into the trained parameters."""
+        """Copy ``params`` into the trained parameters. Raises ArtefactError when names or shapes differ."""
+        own = self.trained()
+        if differing := differences_in_shape(params, own):
+            raise ArtefactError(f"parameters do not fit this encoder: {differing[:3]} differ. Expected its own names.")
         with torch.no_grad():
-            for group, named in self.trained().items():
+            for group, named in own.items():
                 for name, parameter in named.items():
                     parameter.copy_(params[group][name])
 

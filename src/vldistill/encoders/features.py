@@ -18,9 +18,10 @@ from vldistill.data.cache import DecodedImages
 from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.towers import ImageTower, TextTower
-from vldistill.errors import ArtefactError, DataError
-from vldistill.files import atomic, digest, human_bytes, read_json, require_space, write_json
+from vldistill.errors import DataError
+from vldistill.files import atomic, digest, human_bytes, require_space
 from vldistill.log import Reporter
+from vldistill.randomness import seed_of
 
 SHARD_ROWS = 16_384
 
@@ -55,7 +56,10 @@ class FeatureTable:
 
     def all(self) -> torch.Tensor:
         """Every row as one float32 tensor (N, D) in memory."""
-        return torch.cat([torch.from_numpy(shard.astype(np.float32)) for shard in self.shards])
+        out = np.empty((self.count, self.width), np.float32)
+        for number, shard in enumerate(self.shards):
+            out[number * self._rows : number * self._rows + len(shard)] = shard
+        return torch.from_numpy(out)
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,10 @@ class Standardisation:
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Standardised ``features`` (B, D)."""
         return (features - self.mean.to(features)) / self.scale.to(features)
+
+    def apply_(self, features: torch.Tensor) -> torch.Tensor:
+        """The same in place, for tables that are large beside the memory."""
+        return features.sub_(self.mean.to(features)).div_(self.scale.to(features))
 
     @staticmethod
     def fit(table: FeatureTable) -> Standardisation:
@@ -108,8 +116,9 @@ def encode_images(
     Args:
         view: 0 is the plain image; every other number is one augmented view, drawn from that number.
         dtype: ``float32`` or ``float16`` on disk.
+        batch: images per pass; augmented views depend on it.
     """
-    key = digest("images", images.pairs.fingerprint, tower.fingerprint(), view, dtype)
+    key = digest("images", images.pairs.fingerprint, tower.fingerprint(), view, batch if view else 0, dtype)
 
     @torch.no_grad()
     def encode(start: int, stop: int, advance: Callable[[int], None]) -> np.ndarray:
@@ -117,7 +126,7 @@ def encode_images(
         for first in range(start, stop, batch):
             pixels = torch.from_numpy(np.array(images.array[first : min(first + batch, stop)]))
             if view:
-                pixels = augment(pixels, seed=view * 1_000_003 + first)
+                pixels = augment(pixels, seed_of("view", view, first))
             inputs = to_float(pixels.to(device), tower.mean, tower.std)
             parts.append(tower(inputs.to(memory_format=torch.channels_last)).float().cpu().numpy())
             advance(len(pixels))
@@ -149,39 +158,39 @@ def _table(
     encode: Callable[[int, int, Callable[[int], None]], np.ndarray],
     reporter: Reporter,
 ) -> FeatureTable:
-    starts = list(range(0, count, SHARD_ROWS))
-    paths = [folder / f"shard-{index:05d}.npy" for index in range(len(starts))]
-    missing = [index for index, path in enumerate(paths) if not _intact(path)]
+    spans = [(start, min(start + SHARD_ROWS, count)) for start in range(0, count, SHARD_ROWS)]
+    paths = [folder / f"shard-{index:05d}.npy" for index in range(len(spans))]
+    shards = [_open_shard(path, (stop - start, width), dtype) for path, (start, stop) in zip(paths, spans)]
+    missing = [index for index, shard in enumerate(shards) if shard is None]
     if missing:
-        needed = sum(min(SHARD_ROWS, count - starts[index]) for index in missing) * width * np.dtype(dtype).itemsize
-        reporter.info(f"{what}: {count} rows of {width}, {human_bytes(needed)} in {folder}")
+        rows = sum(spans[index][1] - spans[index][0] for index in missing)
+        needed = rows * width * np.dtype(dtype).itemsize
+        reporter.info(f"{what}: {rows:,} rows of {width}, {human_bytes(needed)} in {folder}")
         require_space(folder, needed, what)
-        done = count - sum(min(SHARD_ROWS, count - starts[index]) for index in missing)
-        with reporter.progress(what, count, done) as progress:
+        with reporter.progress(what, count, count - rows) as progress:
             for index in missing:
-                rows = encode(starts[index], min(starts[index] + SHARD_ROWS, count), progress.advance)
-                _write_shard(paths[index], rows, dtype, what)
-    return FeatureTable([np.load(path, mmap_mode="r") for path in paths])
+                _write_shard(paths[index], encode(*spans[index], progress.advance), dtype, what)
+                shards[index] = np.load(paths[index], mmap_mode="r")
+    return FeatureTable([shard for shard in shards if shard is not None])
 
 
 def _write_shard(path: Path, rows: np.ndarray, dtype: str, what: str) -> None:
-    stored = rows.astype(dtype)
+    with np.errstate(over="ignore"):  # becomes infinity, which is refused below
+        stored = rows.astype(dtype)
     if not np.isfinite(stored).all():
         raise DataError(
             f"{what}: the tower gave features that are not finite{' in ' + dtype if dtype != 'float32' else ''}. "
-            f"Check its weights and normalisation, or store float32."
+            f"Check its weights and normalisation{'' if dtype == 'float32' else ', or store float32'}."
         )
     with atomic(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, stored)
-    write_json(path.with_suffix(".json"), {"bytes": path.stat().st_size})
 
 
-def _intact(path: Path) -> bool:
-    """Whether a shard is there with the size it was written with."""
-    note = path.with_suffix(".json")
-    if not (path.is_file() and note.is_file()):
-        return False
+def _open_shard(path: Path, shape: tuple[int, int], dtype: str) -> np.ndarray | None:
+    """A finished shard, memory-mapped; None when it is missing or damaged and has to be made."""
     try:
-        return read_json(note, "feature shard")["bytes"] == path.stat().st_size
-    except (ArtefactError, KeyError, TypeError):
-        return False
+        shard = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(shard, np.memmap) and shard.offset + shard.nbytes == path.stat().st_size
+    return shard if whole and shard.shape == shape and shard.dtype == np.dtype(dtype) else None

@@ -6,12 +6,13 @@ captions to sentence vectors (M, width) and is always frozen here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from vldistill.config import ImageTowerConfig, TextTowerConfig, expand
@@ -22,6 +23,9 @@ OFFLINE_IMAGE_TOWERS = {"convnet": "3 blocks of convolution, instance norm, ReLU
 OFFLINE_TEXT_TOWERS = {"hashing": "hashed words and word pairs (scikit-learn); needs no download"}
 
 ProgressHook = Callable[[int], None]
+
+BUILD_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+"""What timm, transformers and torch raise for a name, an option or an input that cannot work."""
 
 
 class ImageTower(nn.Module):
@@ -34,14 +38,22 @@ class ImageTower(nn.Module):
         size: input side in pixels.
         mean: channel means in [0, 1].
         std: channel standard deviations.
+        options: of the constructor; they change what the same weights compute (``pad_type``, for one).
     """
 
     def __init__(
-        self, model: nn.Module, name: str, width: int, size: int, mean: Sequence[float], std: Sequence[float]
+        self,
+        model: nn.Module,
+        name: str,
+        width: int,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.name, self.width, self.size = name, width, size
+        self.name, self.width, self.size, self.options = name, width, size, dict(options or {})
         self.mean, self.std = tuple(float(v) for v in mean), tuple(float(v) for v in std)
         self.eval()
 
@@ -54,8 +66,9 @@ class ImageTower(nn.Module):
         return self.model(images)
 
     def fingerprint(self) -> str:
-        """A hash of the weights, the input size and the normalisation."""
-        return digest(weights_digest(self.model), self.size, self.mean, self.std)
+        """A hash of the network's kind, options and weights, the input size and the normalisation."""
+        network = architecture(self.model), self.options, weights_digest(self.model)
+        return digest(*network, self.size, self.mean, self.std)
 
 
 class TextTower(Protocol):
@@ -73,12 +86,18 @@ class TextTower(Protocol):
         ...
 
 
+def architecture(model: nn.Module) -> str:
+    """The kind of network: timm's name for it, or the class."""
+    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
+
+
 def weights_digest(module: nn.Module) -> str:
     """A hash over the names, shapes and bytes of all parameters and buffers."""
     parts: list[object] = []
     for name, tensor in sorted(module.state_dict().items()):
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        parts += [name, list(tensor.shape), str(tensor.dtype), flat.view(torch.uint8).numpy().tobytes()]
+        content = digest(flat.view(torch.uint8).numpy().tobytes())  # one tensor at a time: no second copy of them all
+        parts += [name, list(tensor.shape), str(tensor.dtype), content]
     return digest(*parts)
 
 
@@ -108,7 +127,7 @@ class ConvNet(nn.Module):
 def build_image_tower(config: ImageTowerConfig) -> ImageTower:
     """Build the image tower a user asked for. Raises ConfigError or ArtefactError with the remedy."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed every GPU as well
         return _convnet(config) if config.name == "convnet" else _timm(config)
 
 
@@ -116,44 +135,65 @@ def _convnet(config: ImageTowerConfig) -> ImageTower:
     size = config.size or 32
     try:
         model = ConvNet(**config.options)
-    except TypeError as error:
-        raise ConfigError(f"encoder.image.options {config.options}: {error}; convnet takes width and depth.") from None
+        width = _output_width(model, size)
+    except BUILD_ERRORS as error:
+        raise ConfigError(
+            f"image tower 'convnet' could not be built at {size} px with encoder.image.options {config.options}: "
+            f"{_first_line(error)} It takes width and depth, and 2**depth pixels or more."
+        ) from error
     if config.weights not in ("hub", "random"):
         _load_weights(model, Path(expand(config.weights)), ())
-    with torch.no_grad():
-        width = model(torch.zeros(1, 3, size, size)).shape[1]
-    return ImageTower(model, "convnet", width, size, config.mean or (0.5,) * 3, config.std or (0.25,) * 3)
+    return ImageTower(
+        model, "convnet", width, size, config.mean or (0.5,) * 3, config.std or (0.25,) * 3, config.options
+    )
 
 
 def _timm(config: ImageTowerConfig) -> ImageTower:
     import timm
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
-    name = config.name
+    name, options = expand(config.name), config.options
     if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
         raise ConfigError(unknown_tower(name))
-    options = dict(config.options)
-    if config.size and "vit" in name:
-        options.setdefault("img_size", config.size)  # position embeddings are made for one size
     try:
         model = timm.create_model(name, pretrained=config.weights == "hub", num_classes=0, **options)
-    except (OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
+    except BUILD_ERRORS as error:
         raise ConfigError(
             f"image tower {name!r} could not be built with weights={config.weights!r} and options={options}: "
             f"{_first_line(error)} Check the options, or set encoder.image.weights to a .safetensors file "
             f"or to 'random' when the hub cannot be reached."
         ) from error
-    pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
     if config.weights not in ("hub", "random"):
+        pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
         classifier = pretrained.get("classifier") or ()
         classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         _load_weights(model, Path(expand(config.weights)), classifier)
     own = resolve_model_data_config(model)
-    size = config.size or int(own["input_size"][-1])
+    native = int(options.get("img_size") or own["input_size"][-1])
+    size = config.size or native
     model.eval()
-    with torch.no_grad():
-        width = model(torch.zeros(1, 3, size, size)).shape[-1]
-    return ImageTower(model, name, width, size, config.mean or own["mean"], config.std or own["std"])
+    try:
+        resize: Any = getattr(model, "set_input_size", None)  # where position embeddings are made for one size
+        if size != native and resize:
+            resize(img_size=size)
+        width = _output_width(model, size)
+    except BUILD_ERRORS as error:
+        raise ConfigError(
+            f"image tower {name!r} does not take images of {size} px with options={options}: {_first_line(error)} "
+            f"Its own size is {native} px: set encoder.image.size to 0 or, where the network has that option, "
+            f"add img_size: {size} to encoder.image.options."
+        ) from error
+    return ImageTower(model, name, width, size, config.mean or own["mean"], config.std or own["std"], options)
+
+
+@torch.no_grad()
+def _output_width(model: nn.Module, size: int) -> int:
+    """Width of the features of one image of ``size`` px. Raises TypeError when they are not pooled."""
+    features = model(torch.zeros(1, 3, size, size))
+    if not isinstance(features, torch.Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise TypeError(f"its output is {shape}, not one vector per image")
+    return features.shape[1]
 
 
 def unknown_tower(name: str) -> str:
@@ -183,7 +223,7 @@ def _load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> 
         raise ArtefactError(
             f"weights {path} do not fit the image tower: {len(missing)} tensors missing {missing[:2]}, "
             f"{len(extra)} unexpected {extra[:2]}, {len(shapes)} of another shape {sorted(shapes)[:2]}. "
-            f"Check encoder.image.name and encoder.image.options."
+            f"Check encoder.image.name and encoder.image.options (img_size, if they were made for another size)."
         )
     model.load_state_dict(weights)
 
@@ -207,7 +247,8 @@ class HashingTextTower:
         chunks = []
         for start in range(0, len(captions), 4096):
             part = captions[start : start + 4096]
-            chunks.append(torch.from_numpy(np.asarray(self.vectorizer.transform(part).todense(), np.float32)))
+            counts: Any = self.vectorizer.transform(part)
+            chunks.append(torch.from_numpy(counts.toarray().astype(np.float32)))
             if progress:
                 progress(len(part))
         return torch.cat(chunks) if chunks else torch.empty(0, self.width)
@@ -221,27 +262,54 @@ class TransformersTextTower:
     """A transformers encoder with CLS or mean pooling, from the hub or a local folder."""
 
     def __init__(self, config: TextTowerConfig, device: torch.device, batch: int = 256) -> None:
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # loading takes a second; our own bars show what takes minutes
 
         self.name, self.pooling, self.max_tokens, self.batch = config.name, config.pooling, config.max_tokens, batch
-        self.device = device
         where = expand(config.name)
         if ("/" in where or where.startswith(".")) and not Path(where).exists() and where.count("/") != 1:
             raise ConfigError(f"text tower {where!r}: no such folder. Give a local folder or a hub name.")
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(where)
-            if config.weights == "random":
-                self.model = AutoModel.from_config(AutoConfig.from_pretrained(where))
-            else:
-                self.model = AutoModel.from_pretrained(where, dtype=torch.float32, use_safetensors=True)
-        except (OSError, ValueError, LookupError) as error:
+            with torch.random.fork_rng(devices=[]):
+                # Random weights, and a pooler that the file lacks, are the same in every process: they are hashed.
+                torch.default_generator.manual_seed(0)
+                self.tokenizer, self.model, missing = _load_transformer(where, config.weights)
+        except (*BUILD_ERRORS, SafetensorError) as error:
             raise ConfigError(
                 f"text tower {where!r} could not be loaded: {_first_line(error)} "
                 f"Give a hub name that can be reached, a folder with config.json, tokenizer and "
                 f"model.safetensors, or 'hashing', which needs no download."
             ) from error
-        self.model.eval().to(device)
-        self.width = int(self.model.config.hidden_size)
+        if missing:
+            raise ConfigError(
+                f"text tower {where!r}: its weights lack {len(missing)} tensors {missing[:2]}, which would stay "
+                f"random. Its config.json and model.safetensors do not belong together; fetch the model again."
+            )
+        self.device = torch.device("cpu")
+        self.width = self._check(where)
+        self.device = device
+        self.model.to(device)
+
+    def _check(self, where: str) -> int:
+        """Encode a short and an over-long caption, on the CPU: what cannot work fails here. Returns the width."""
+        limits = (self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None))
+        limit = min(limit for limit in (*limits, self.max_tokens) if limit and limit > 0)
+        if limit < self.max_tokens:
+            raise ConfigError(
+                f"encoder.text.max_tokens is {self.max_tokens}; expected {limit} or less, "
+                f"the longest text that text tower {where!r} can read."
+            )
+        try:
+            self.width = int(self.model.config.hidden_size)
+            self.encode(["a", "a " * self.max_tokens])
+        except BUILD_ERRORS as error:
+            raise ConfigError(
+                f"text tower {where!r} cannot encode captions of {self.max_tokens} tokens: {_first_line(error)} "
+                f"Expected an encoder of transformers such as BERT, with a padding token and room for "
+                f"encoder.text.max_tokens."
+            ) from error
+        return self.width
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
@@ -273,6 +341,21 @@ class TransformersTextTower:
         """Depends on the weights, the vocabulary, the pooling and the cut."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         return digest(weights_digest(self.model), vocabulary, self.pooling, self.max_tokens)
+
+
+def _load_transformer(where: str, weights: str) -> tuple[Any, Any, list[str]]:
+    """Tokenizer, model in float32 and eval mode, and the names of tensors that its file should have but lacks."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    local: dict[str, Any] = {"trust_remote_code": False}  # never run code of a repository, and never ask to
+    tokenizer = AutoTokenizer.from_pretrained(where, **local)
+    if weights == "random":
+        model = AutoModel.from_config(AutoConfig.from_pretrained(where, **local), **local)
+        return tokenizer, model.float().eval(), []
+    model, found = AutoModel.from_pretrained(where, use_safetensors=True, output_loading_info=True, **local)
+    # Pooled output is not used here, and many encoders are published without it.
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    return tokenizer, model.float().eval(), missing
 
 
 def build_text_tower(config: TextTowerConfig, device: torch.device) -> TextTower:

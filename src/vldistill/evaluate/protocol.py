@@ -8,7 +8,6 @@ at the end (protocol ``last``), unless the protocol's name says otherwise.
 from __future__ import annotations
 
 import itertools
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
+from vldistill.memory import peak_memory
 from vldistill.randomness import seed_of
 from vldistill.training import Recipe, TrainingData, fit
 from vldistill.workbench import Split, TensorInputs, Workbench
@@ -65,7 +65,7 @@ def subject(bench: Workbench, target: str | DistilledSet) -> Subject:
         floats += split.pairs.count_captions * bench.text_tower.width
         return Subject("full", "full", len(split.data), floats, lambda seed: split.data, None, {})
     kind, _, number = target.partition(":")
-    if kind != "random" or not number.isdigit() or int(number) < 2:
+    if kind != "random" or not number.isdecimal() or int(number) < 2:
         raise ConfigError(f"set {target!r}: expected a set's folder, random:N with N of 2 or more, or full.")
     count = int(number)
     distinct_pairs(bench, count, 0)  # refuses more pairs than images before anything is trained
@@ -86,7 +86,8 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
     if distilled.space == "features" and bench.setting != "heads":
         raise ConfigError(f"{distilled.name} holds features; they train heads, not setting {bench.setting!r}.")
     if distilled.space == "features":
-        images = distilled.images.to(bench.device)
+        standard = bench.image_standardisation
+        images = distilled.restandardised("image", standard.mean, standard.scale).to(bench.device)
     else:
         tower = bench.image_tower
         images = distilled.images_for(tower.size, tower.mean, tower.std).to(bench.device)
@@ -94,9 +95,10 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
             images = bench.encode_in_batches(images)
         else:
             images = images.contiguous(memory_format=torch.channels_last)
+    standard = bench.text_standardisation
     data = TrainingData(
         TensorInputs(images),
-        TensorInputs(distilled.texts.to(bench.device)),
+        TensorInputs(distilled.restandardised("text", standard.mean, standard.scale).to(bench.device)),
         torch.arange(len(distilled)),
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
     )
@@ -105,6 +107,8 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
         details["made_with_image_tower"] = distilled.towers["image"]["name"]
     if distilled.setting != bench.setting:
         details["made_in_setting"] = distilled.setting
+    if distilled.info.get("data") not in (None, bench.pixels("train").pairs.fingerprint):
+        details["made_from_data"] = distilled.info["data"]
     name, floats = distilled.name, distilled.stored_floats
     return Subject(name, "distilled", len(distilled), floats, lambda seed: data, distilled.recipe, details)
 
@@ -219,6 +223,8 @@ def evaluate_set(bench: Workbench, target: str | DistilledSet, config: EvaluateC
     """
     began = time.monotonic()
     judged = subject(bench, target)
+    if judged.own is None and "generic" not in config.recipes:
+        raise ConfigError(f"{judged.name} has no recipe of its own; add generic to evaluate.recipes.")
     result: dict[str, Any] = {
         "set": judged.name,
         "setting": bench.setting,
@@ -249,7 +255,14 @@ def _students(bench: Workbench, judged: Subject, recipe: Recipe, config: Evaluat
     rows: list[dict[str, float]] = []
     with bench.reporter.progress(f"{judged.name}: students by {label}", config.seeds) as bar:
         for seed in range(config.seeds):
-            rows.append(_one_student(bench, judged.draw(seed), recipe, config, seed))
+            try:
+                rows.append(_one_student(bench, judged.draw(seed), recipe, config, seed))
+            except DivergedError as error:
+                rates = {side: rate[0] for side, rate in recipe.rates.items()}
+                raise DivergedError(
+                    f"{judged.name}: student {seed} by the {label} recipe, rates {rates}, diverged ({error}) "
+                    f"Set evaluate.recipes to leave this recipe out, or use smaller rates."
+                ) from None
             bar.advance(1, mean_recall=rows[-1]["mean_recall"])
     summary: dict[str, Any] = {}
     for name in METRICS:
@@ -281,9 +294,3 @@ def _one_student(
     student = train_student(bench, data, recipe, seed, look)
     student.load_state_dict(best_state)
     return score_student(bench, student, "test")
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

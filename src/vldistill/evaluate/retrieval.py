@@ -37,7 +37,7 @@ def retrieval_ranks(images: Tensor, captions: Tensor, caption_image: Tensor, *, 
     embeddings. Scores have the embeddings' precision, and at least float32 (on a GPU as exact as
     ``torch.set_float32_matmul_precision`` says).
 
-    Two images with two captions each, scores on the left:
+    Two images with two captions each, and these scores:
 
         ==========  =========  =========  =========  =========
         caption     0 (of 0)   1 (of 0)   2 (of 1)   3 (of 1)
@@ -70,16 +70,16 @@ def retrieval_ranks(images: Tensor, captions: Tensor, caption_image: Tensor, *, 
     image_twin, image_weight = _twins(images)
     caption_twin, caption_weight = _twins(captions)
     # Equal embeddings are one gallery item that weighs as much as they are many: ties do not hang on rounding.
-    everyone = torch.arange(len(captions), device=captions.device)
-    pairs = _Pairs(torch.cat([caption_image, image_twin[caption_image]]), torch.cat([caption_twin, everyone]))
-    tiles = _Tiles(images, captions, chunk_bytes)
-    own = _pair_scores(tiles, pairs)
+    pair_row = torch.cat([caption_image, image_twin[caption_image]])
+    pair_column = torch.cat([caption_twin, torch.arange(len(captions), device=captions.device)])
+    tiles = _Tiles(images, captions, pair_row, pair_column, chunk_bytes)
+    own = tiles.pair_scores()
     own_caption, own_image = own.chunk(2)
     best = own.new_full((len(images),), -torch.inf).scatter_reduce_(0, caption_image, own_caption, "amax")
 
     above_best = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     above_own = torch.zeros(len(captions), dtype=torch.int64, device=images.device)
-    for rows, columns, scores, hits in tiles.scores(pairs, own):
+    for rows, columns, scores, hits in tiles.scores(own):
         torch.ge(scores, best[rows, None], out=hits)
         if caption_weight is not None:
             hits.mul_(caption_weight[columns])
@@ -143,67 +143,62 @@ def _with_mean(recalls: dict[str, float]) -> dict[str, float]:
     return recalls | {"mean_recall": math.fsum(recalls.values()) / len(recalls)}
 
 
-class _Pairs(NamedTuple):
-    """Places (row, column) in the N x M score matrix."""
-
-    row: Tensor
-    column: Tensor
-
-
 class _Tiles:
-    """The score matrix as a grid of products, each computed by the same call wherever it is needed.
+    """The N x M score matrix as a grid of products, each computed by the same call wherever it is needed.
 
     A product of another shape may round differently, and then a nearly collapsed student would win or lose
-    everything by the last bit; so a match takes its score from the very tile that its rivals' rank uses.
+    everything by the last bit; so a pair takes its score from the very tile that its rivals' rank uses.
     """
 
-    def __init__(self, images: Tensor, captions: Tensor, chunk_bytes: int) -> None:
+    def __init__(
+        self, images: Tensor, captions: Tensor, pair_row: Tensor, pair_column: Tensor, chunk_bytes: int
+    ) -> None:
         self.images, self.captions = images, captions
+        self.pair_row, self.pair_column = pair_row, pair_column
         n, m = len(images), len(captions)
-        # Tiles of the matrix's own aspect: the matches of captions in image order lie in the diagonal tiles.
+        # Tiles of the matrix's own aspect: the pairs of captions in image order lie in the diagonal tiles.
         budget = max(1, chunk_bytes // (2 * images.element_size()))
         self.height = max(1, min(n, budget, math.isqrt(budget * n // m)))
         self.width = max(1, min(budget // self.height, math.ceil(self.height * m / n)))
+        # One pair of small buffers that stay in the processor's cache: faster than fresh memory per tile.
         self.buffers = images.new_empty(2, self.height * self.width)
+        self.pairs_in = self._pairs_by_tile()
 
-    def scores(self, pairs: _Pairs, known: Tensor | None = None) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        """Yield (rows, columns, scores, scratch of the same shape) of every tile, with ``known`` pair scores."""
-        places = self.places(pairs)
+    def pair_scores(self) -> Tensor:
+        """The score of every pair."""
+        found = self.images.new_empty(len(self.pair_row))
+        for (top, left), here in self.pairs_in.items():
+            scores = self._product(top, left)[2]
+            found[here] = scores[self.pair_row[here] - top, self.pair_column[here] - left]
+        return found
+
+    def scores(self, known: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+        """Yield (rows, columns, scores, scratch of that shape) of every tile, with ``known`` at the pairs."""
         for top in range(0, len(self.images), self.height):
             for left in range(0, len(self.captions), self.width):
-                rows, columns, scores, scratch = self.product(top, left)
-                here = places.get((top, left))
-                if known is not None and here is not None:
-                    scores[pairs.row[here] - top, pairs.column[here] - left] = known[here]
+                rows, columns, scores, scratch = self._product(top, left)
+                here = self.pairs_in.get((top, left))
+                if here is not None:  # the same numbers already, unless a library rounds from call to call
+                    scores[self.pair_row[here] - top, self.pair_column[here] - left] = known[here]
                 yield rows, columns, scores, scratch
 
-    def places(self, pairs: _Pairs) -> dict[tuple[int, int], Tensor]:
+    def _pairs_by_tile(self) -> dict[tuple[int, int], Tensor]:
         """The indices of the pairs in each tile that has any, by the tile's (top, left)."""
         across = math.ceil(len(self.captions) / self.width)
-        tile = pairs.row // self.height * across + pairs.column // self.width
+        tile = self.pair_row // self.height * across + self.pair_column // self.width
         order = tile.argsort()
         tiles, counts = tile[order].unique_consecutive(return_counts=True)
         corners = [(t // across * self.height, t % across * self.width) for t in tiles.tolist()]
         return dict(zip(corners, order.split(counts.tolist())))
 
-    def product(self, top: int, left: int) -> tuple[slice, slice, Tensor, Tensor]:
-        """Compute the tile with this corner: (rows, columns, scores, scratch), valid until the next call."""
+    def _product(self, top: int, left: int) -> tuple[slice, slice, Tensor, Tensor]:
+        """(rows, columns, scores, scratch) of the tile with this corner, valid until the next call."""
         rows, columns = slice(top, top + self.height), slice(left, left + self.width)
         some_images, some_captions = self.images[rows], self.captions[columns]
         shape = (len(some_images), len(some_captions))
-        # One pair of small buffers that stay in the processor's cache: faster than fresh memory per tile.
         scores, scratch = (buffer[: shape[0] * shape[1]].view(shape) for buffer in self.buffers)
         torch.mm(some_images, some_captions.T, out=scores)
         return rows, columns, scores, scratch
-
-
-def _pair_scores(tiles: _Tiles, pairs: _Pairs) -> Tensor:
-    """The scores at ``pairs``, from the tiles they lie in."""
-    found = tiles.images.new_empty(len(pairs.row))
-    for (top, left), here in tiles.places(pairs).items():
-        scores = tiles.product(top, left)[2]
-        found[here] = scores[pairs.row[here] - top, pairs.column[here] - left]
-    return found
 
 
 def _twins(embeddings: Tensor) -> tuple[Tensor, Tensor | None]:

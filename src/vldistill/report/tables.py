@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+LEGACY = "test-best-legacy"
 COLUMNS = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
 TITLES = ("mean recall", "TR@1", "TR@5", "TR@10", "IR@1", "IR@5", "IR@10")
 
@@ -23,23 +24,31 @@ def spread(figure: Mapping[str, float]) -> str:
     return f"{figure['mean']:.1f} ± {figure['std']:.1f}"
 
 
-def evaluation_rows(results: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """One row per result and recipe."""
+def evaluation_rows(results: Iterable[Mapping[str, Any]], extra: Sequence[str] = ()) -> list[list[str]]:
+    """One row per result and recipe; ``extra`` are more keys of a result to show after its name."""
     rows = []
     for result in results:
         for recipe in ("own", "generic"):
-            figures = result.get(recipe)
-            if figures:
-                rows.append([result["set"], recipe, str(result["pairs"]), *[spread(figures[name]) for name in COLUMNS]])
+            if figures := result.get(recipe):
+                told = [str(result[key]) for key in extra]
+                shown = [spread(figures[name]) for name in COLUMNS]
+                rows.append(
+                    [result["set"], *told, recipe, f"{result['pairs']:,}", f"{result['stored_floats']:,}", *shown]
+                )
     return rows
 
 
 def evaluation_text(results: Sequence[Mapping[str, Any]]) -> str:
-    """A table of evaluations, with the setting, the protocol and the level of chance said beneath."""
-    table = markdown(["set", "recipe", "pairs", *TITLES], evaluation_rows(results))
-    first = results[0]
-    return (
-        f"{table}\n"
-        f"setting {first['setting']}, protocol {first['protocol']}, {first['seeds']} students, "
-        f"mean ± standard deviation in percent; chance {first['chance']['mean_recall']:.2f}"
+    """A table of evaluations: what all rows share is said beneath, what differs is a column."""
+    shared = {key: {str(result[key]) for result in results} for key in ("setting", "protocol", "seeds")}
+    differing = [key for key, values in shared.items() if len(values) > 1]
+    table = markdown(
+        ["set", *differing, "recipe", "pairs", "stored floats", *TITLES], evaluation_rows(results, differing)
     )
+    words = {"setting": "setting {}", "protocol": "protocol {}", "seeds": "{} students"}
+    said = [words[key].format(*values) for key, values in shared.items() if len(values) == 1]
+    chance = sorted({f"{result['chance']['mean_recall']:.2f}" for result in results})
+    said += ["mean ± standard deviation in percent", f"chance {' or '.join(chance)}"]
+    if LEGACY in shared["protocol"]:
+        said.append(f"{LEGACY} reports the best epoch on test: biased, only to compare with published rows")
+    return f"{table}\n{', '.join(said[:-1])}; {said[-1]}"

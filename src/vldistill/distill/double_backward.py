@@ -1,0 +1,157 @@
+"""Convolutions and frozen batch norms whose double backward costs about as much as their backward.
+
+torch differentiates the backward of a grouped convolution one group at a time; a depthwise layer has hundreds of
+groups. The same derivatives are ordinary convolutions:
+
+    y  = x * w                         gx = gy *^T w                 gw = x (*) gy
+    <gx, u> + <gw, v>  differentiated:   to gy: u * w + x * v;   to x: gy *^T v;   to w: u (*) gy
+
+where *^T is the transposed convolution and (*) the weight gradient, so each is one call of the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
+"""Stride, padding, dilation, groups."""
+
+
+def _gradients(gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
+    stride, padding, dilation, groups = geometry
+    gx, gw, _ = torch.ops.aten.convolution_backward(
+        gy, x, w, None, stride, padding, dilation, False, (0, 0), groups, (*wanted, False)
+    )
+    return gx, gw
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.geometry = geometry
+        return F.conv2d(x, w, None, *geometry)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, w = ctx.saved_tensors
+        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        gx, gw = _ConvolutionBackward.apply(grads[0], x, w, ctx.geometry, wanted)
+        return gx, gw, None
+
+
+class _ConvolutionBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        ctx.save_for_backward(gy, x, w)
+        ctx.geometry = geometry
+        ctx.set_materialize_grads(False)
+        return _gradients(gy, x, w, geometry, wanted)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        gy, x, w = ctx.saved_tensors
+        u, v = grads
+        need_gy, need_x, need_w = ctx.needs_input_grad[:3]
+        to_gy = to_x = to_w = None
+        if u is not None:
+            if need_gy:
+                to_gy = _Convolution.apply(u, w, ctx.geometry)
+            if need_w:
+                to_w = _ConvolutionBackward.apply(gy, u, w, ctx.geometry, (False, True))[1]
+        if v is not None:
+            if need_gy:
+                part = _Convolution.apply(x, v, ctx.geometry)
+                to_gy = part if to_gy is None else to_gy + part
+            if need_x:
+                to_x = _ConvolutionBackward.apply(gy, x, v, ctx.geometry, (True, False))[0]
+        return to_gy, to_x, to_w, None, None
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[-1])
+
+
+def convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] | str = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """``torch.nn.functional.conv2d`` with a fast double backward; ``padding`` as numbers only.
+
+    Args:
+        input: (B, C, H, W).
+        weight: (C', C / groups, kh, kw).
+        bias: (C',) or None.
+    """
+    assert not isinstance(padding, str)
+    geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
+    y = _Convolution.apply(input, weight, geometry)
+    assert isinstance(y, Tensor)
+    return y if bias is None else y + bias.view(1, -1, 1, 1)
+
+
+class FastDoubleBackward(TorchFunctionMode):
+    """Within this context convolutions and frozen batch norms are differentiated twice at the price of products.
+
+    The values are the same up to rounding. A batch norm with frozen statistics is one scale and one shift per
+    channel; as such its double backward is a few products instead of a dozen.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Replace what is slow, call everything else as it is."""
+        kwargs = dict(kwargs or {})
+        if func is F.conv2d and _plain_convolution(args, kwargs):
+            return convolution(*args, **kwargs)
+        if func is F.batch_norm and not _batch_norm_argument("training", args, kwargs):
+            return _frozen_batch_norm(*(_batch_norm_argument(name, args, kwargs) for name in BATCH_NORM))
+        return func(*args, **kwargs)
+
+
+BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+
+
+def _batch_norm_argument(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    position = BATCH_NORM.index(name)
+    defaults = {"training": False, "momentum": 0.1, "eps": 1e-5}
+    return args[position] if position < len(args) else kwargs.get(name, defaults.get(name))
+
+
+def _plain_convolution(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    padding = args[4] if len(args) > 4 else kwargs.get("padding", 0)
+    x = args[0] if args else kwargs["input"]
+    return x.ndim == 4 and not isinstance(padding, str)
+
+
+def _frozen_batch_norm(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """Batch norm (B, C, ...) with the given statistics: x * scale + shift, both (C,)."""
+    scale = torch.rsqrt(variance + eps)
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    return torch.addcmul(shift.view(shape), x, scale.view(shape))

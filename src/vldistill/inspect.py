@@ -1,0 +1,163 @@
+"""``vldistill inspect PATH``: what a data source, an experts folder, a set or a run holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from vldistill.errors import ArtefactError, DataError
+from vldistill.files import human_bytes
+from vldistill.log import Reporter
+
+
+def inspect(argv: Sequence[str]) -> int:
+    """The command: prints a report, or one JSON object with ``--json``; 2 when something is broken."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="vldistill inspect", description=__doc__)
+    parser.add_argument("path", type=str, help="a data source, a run, its experts folder, or a set")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    asked = parser.parse_args(list(argv))
+    found = describe(asked.path, Reporter(quiet=asked.json))
+    if asked.json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        print("\n".join(_lines(found)))
+    return 2 if found.get("broken") else 0
+
+
+def describe(path: str, reporter: Reporter) -> dict[str, Any]:
+    """What stands at ``path``, as plain values; ``broken`` lists what could not be read."""
+    folder = Path(path)
+    if (folder / "set.json").is_file():
+        return _describe_set(folder)
+    if any(folder.glob("expert-*.safetensors")):
+        return _describe_experts(folder)
+    if (folder / "config.yaml").is_file():
+        return _describe_run(folder)
+    return _describe_source(path, reporter)
+
+
+def _describe_set(folder: Path) -> dict[str, Any]:
+    from vldistill.distilled import DistilledSet
+
+    distilled = DistilledSet.load(folder)
+    image, text = distilled.towers["image"], distilled.towers["text"]
+    return {
+        "kind": "distilled set",
+        "name": distilled.name,
+        "pairs": len(distilled),
+        "stored_floats": distilled.stored_floats,
+        "bytes": (folder / "set.safetensors").stat().st_size,
+        "space": distilled.space,
+        "setting": distilled.setting,
+        "images": list(distilled.images.shape),
+        "texts": list(distilled.texts.shape),
+        "similarity": None if distilled.similarity is None else list(distilled.similarity.shape),
+        "fits": (
+            f"text tower {text['name']} (fingerprint {text['fingerprint']}); "
+            + (
+                f"any image tower, made with {image['name']} at {image['size']} px"
+                if distilled.space == "pixels"
+                else f"image tower {image['name']} (fingerprint {image['fingerprint']}) only"
+            )
+        ),
+        "recipe": distilled.recipe.to_dict(),
+        "info": {key: value for key, value in distilled.info.items() if key != "config"},
+        "broken": [],
+    }
+
+
+def _describe_experts(folder: Path) -> dict[str, Any]:
+    from vldistill.experts.trajectory import Trajectory
+
+    broken: list[str] = []
+    notes: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("expert-*.safetensors")):
+        try:
+            expert = Trajectory(path)
+        except ArtefactError as error:
+            broken.append(str(error))
+            continue
+        notes.append(expert.note | {"epochs": expert.epochs, "bytes": path.stat().st_size})
+    first = notes[0] if notes else {}
+    return {
+        "kind": "experts",
+        "count": len(notes),
+        "bytes": sum(note["bytes"] for note in notes),
+        "snapshots": first.get("epochs"),
+        "dtype": first.get("dtype"),
+        "fits": f"setting {first.get('setting')}, encoder {first.get('encoder')}, data {first.get('data')}",
+        "last_losses": [round(note["losses"][-1], 4) for note in notes if note.get("losses")],
+        "broken": broken,
+    }
+
+
+def _describe_run(folder: Path) -> dict[str, Any]:
+    experts = sorted(path.name for path in (folder / "experts").glob("expert-*.safetensors"))
+    sets = sorted(path.parent.name for path in (folder / "sets").glob("*/set.json"))
+    begun = sorted(path.parent.name for path in (folder / "sets").glob("*/checkpoint.safetensors"))
+    return {
+        "kind": "run",
+        "experts": len(experts),
+        "sets": sets,
+        "unfinished_sets": [name for name in begun if name not in sets],
+        "results": sorted(path.name for path in (folder / "results").glob("*.json")),
+        "broken": [],
+    }
+
+
+def _describe_source(source: str, reporter: Reporter) -> dict[str, Any]:
+    from vldistill.config import expand
+    from vldistill.data.pairs import load_pairs, source_summary
+
+    source = expand(source)
+    summary = source_summary(source)
+    broken: list[str] = []
+    sizes: dict[str, int] = {}
+    for split, counts in summary["splits"].items():
+        if not counts["images"]:
+            continue
+        pairs = load_pairs(source, split)
+
+        def look(index: int, images: Any = pairs.images) -> tuple[str, str]:
+            try:
+                width, height = images.read(index).size
+            except DataError as error:
+                return "", str(error)
+            return f"{width} x {height}", ""
+
+        with ThreadPoolExecutor() as pool, reporter.progress(f"{split} images", pairs.count_images) as bar:
+            for size, trouble in pool.map(look, range(pairs.count_images)):
+                bar.advance()
+                if trouble:
+                    broken.append(f"{split}: {trouble}")
+                else:
+                    sizes[size] = sizes.get(size, 0) + 1
+        words = [len(caption.split()) for caption in pairs.captions]
+        counts["captions_per_image"] = round(pairs.count_captions / pairs.count_images, 2)
+        counts["words_per_caption"] = round(sum(words) / len(words), 1)
+        counts["fingerprint"] = pairs.fingerprint
+        counts["example"] = pairs.captions[0]
+    common = dict(sorted(sizes.items(), key=lambda item: -item[1])[:5])
+    return {"kind": "data source", **summary, "image_sizes": common, "distinct_sizes": len(sizes), "broken": broken}
+
+
+def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:
+    for name, item in value.items():
+        title = name.replace("_", " ")
+        if isinstance(item, dict):
+            yield f"{indent}{title}:"
+            yield from _lines(item, indent + "  ")
+        elif name == "bytes":
+            yield f"{indent}size: {human_bytes(item)}"
+        elif name == "broken":
+            yield f"{indent}broken: {len(item)}"
+            yield from (f"{indent}  {trouble}" for trouble in item[:20])
+        elif isinstance(item, list):
+            yield f"{indent}{title}: {', '.join(map(str, item)) or 'none'}"
+        else:
+            yield f"{indent}{title}: {item}"

@@ -1,0 +1,78 @@
+"""``vldistill ls methods|towers|readers|settings|configs``: what there is to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from fnmatch import fnmatch
+from pathlib import Path
+
+from vldistill.config import SETTINGS
+from vldistill.errors import ConfigError, unknown
+
+
+def listing(argv: Sequence[str]) -> str:
+    """The text of one listing; a second word filters by pattern, e.g. ``ls towers '*nf*'``."""
+    if argv and argv[0] in ("-h", "--help"):
+        return f"usage: vldistill ls {{{','.join(KINDS)}}} [PATTERN]\n\n{__doc__}"
+    if not argv or len(argv) > 2:
+        raise ConfigError(f"vldistill ls takes one of {', '.join(KINDS)}, and perhaps a pattern.")
+    if argv[0] not in KINDS:
+        raise ConfigError(unknown("listing", argv[0], KINDS))
+    pattern = argv[1] if len(argv) > 1 else "*"
+    rows = [(name, about) for name, about in KINDS[argv[0]](pattern) if fnmatch(name, pattern)]
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name.ljust(width)}  {about}".rstrip() for name, about in rows)
+
+
+def _methods(pattern: str) -> list[tuple[str, str]]:
+    from vldistill.distill.methods import methods
+
+    rows = []
+    for name, entry in methods().items():
+        options = ", ".join(f"{field.name}={getattr(entry.options(), field.name)}" for field in fields(entry.options))
+        rows.append((name, f"{entry.summary} Options: {options}."))
+    return rows
+
+
+def _towers(pattern: str) -> list[tuple[str, str]]:
+    from vldistill.encoders.towers import OFFLINE_IMAGE_TOWERS, OFFLINE_TEXT_TOWERS
+
+    rows = [(name, f"image tower: {about}") for name, about in OFFLINE_IMAGE_TOWERS.items()]
+    rows += [(name, f"text tower: {about}") for name, about in OFFLINE_TEXT_TOWERS.items()]
+    if pattern == "*":
+        rows.append(("NAME", "image tower: any of timm's models; list them with a pattern, e.g. vldistill ls towers '*nf*'"))
+        rows.append(("NAME or FOLDER", "text tower: any encoder of transformers, from the hub or a local folder"))
+    else:
+        import timm
+
+        rows += [(name, "image tower of timm") for name in timm.list_models(pattern)]
+    return rows
+
+
+def _readers(pattern: str) -> list[tuple[str, str]]:
+    from vldistill.data.readers import READERS
+
+    return list(READERS.items())
+
+
+def _settings(pattern: str) -> list[tuple[str, str]]:
+    return list(SETTINGS.items())
+
+
+def _configs(pattern: str) -> list[tuple[str, str]]:
+    folder = Path(__file__).parent / "configs"
+    rows = []
+    for path in sorted(folder.glob("**/*.yaml")):
+        comments = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines()[:2]]
+        rows.append((f"configs/{path.relative_to(folder)}", comments[1] if len(comments) > 1 else ""))
+    return rows
+
+
+KINDS: dict[str, Callable[[str], list[tuple[str, str]]]] = {
+    "methods": _methods,
+    "towers": _towers,
+    "readers": _readers,
+    "settings": _settings,
+    "configs": _configs,
+}
