@@ -12,6 +12,7 @@ memory, as published; ours into memory used again).
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import resource
 import shlex
@@ -41,9 +42,11 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=5, help="captions per image")
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--share", type=float, default=0.1, help="share of the rows the rival is timed on")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs/results/retrieval.json")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
 
     images, captions, owner = embeddings(options.images, options.each, options.dim)
     extra_bytes, ranks = extra_memory(lambda: retrieval_ranks(images, captions, owner))
@@ -152,6 +155,7 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
         "machine": platform.machine(),
         "images": options.images,
         "captions": options.images * options.each,

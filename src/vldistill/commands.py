@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from vldistill.config import Config, RuntimeConfig
+from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
 from vldistill.distill.methods import Context, find_method
 from vldistill.distill.start import Start, make_start, nearest_captions
 from vldistill.distilled import DistilledSet
-from vldistill.errors import ConfigError, DivergedError, Stopped
+from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
 from vldistill.files import read_json, write_json
@@ -73,6 +74,7 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     entry = find_method(config.distill.method)
     method = entry.build()
     bench = open_bench(config, reporter)
+    _check_space(config)
     bench.pairs("train")
     if config.distill.validate_every:
         bench.pairs("val")
@@ -110,6 +112,21 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
     reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
     return folder
+
+
+def _check_space(config: Config) -> None:
+    """Refuse combinations of space, setting and augmentation that have no meaning."""
+    for kind in config.distill.augment:
+        if kind not in VIEWS:
+            raise ConfigError(unknown("distill.augment", kind, VIEWS))
+    if config.distill.space == "features":
+        if config.encoder.setting != "heads":
+            raise ConfigError(
+                f"distill.space features needs setting heads, not {config.encoder.setting}: "
+                f"a trained tower has no fixed features. Use space pixels."
+            )
+        if config.distill.augment:
+            raise ConfigError("distill.augment changes pictures; with distill.space features there are none.")
 
 
 def _finished(folder: Path, config: Config, options: Any) -> bool:

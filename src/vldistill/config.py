@@ -214,11 +214,17 @@ class DistillConfig:
         pairs: number of distilled pairs.
         seed: seed of the start and of every draw.
         iterations: outer iterations.
-        start: ``real`` pairs with distinct images, or ``noise``.
+        start: ``real`` pairs with distinct images, ``kmeans`` (the real pairs nearest to the centres of as many
+            clusters), or ``noise``.
+        space: what is learned on the image side: ``pixels``, or ``features`` of the frozen image tower (setting
+            ``heads`` only; such a set fits that tower alone).
+        augment: differentiable augmentation of the learned images, drawn anew in every iteration: any of
+            ``flip``, ``shift``, ``colour``.
         optimiser: ``adam``, or ``sgd`` as published.
         image_lr: outer rate of the images (in units of the normalised input).
         text_lr: outer rate of the texts.
         rate_lr: outer rate of the learned student rates.
+        similarity_lr: outer rate of a learned similarity.
         student_rate_image: where the learned rate of the image side starts.
         student_rate_text: where the learned rate of the text side starts.
         momentum: of ``sgd``.
@@ -234,11 +240,14 @@ class DistillConfig:
     pairs: int = 100
     seed: int = 0
     iterations: int = 2000
-    start: Literal["real", "noise"] = "real"
+    start: Literal["real", "kmeans", "noise"] = "real"
+    space: Literal["pixels", "features"] = "pixels"
+    augment: tuple[str, ...] = ()
     optimiser: Literal["adam", "sgd"] = "adam"
     image_lr: float = 0.03
     text_lr: float = 0.03
     rate_lr: float = 0.01
+    similarity_lr: float = 0.01
     student_rate_image: float = 0.1
     student_rate_text: float = 0.1
     momentum: float = 0.5
@@ -261,7 +270,7 @@ class DistillConfig:
                 "distill.checkpoint_every": self.checkpoint_every,
             }
         )
-        for name in ("image_lr", "text_lr", "rate_lr", "clip", "validate_every"):
+        for name in ("image_lr", "text_lr", "rate_lr", "similarity_lr", "clip", "validate_every"):
             _require(getattr(self, name) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
         wrong = [iteration for iteration in self.keep if not 0 <= iteration <= self.iterations]
         _require(not wrong, "distill.keep", wrong, f"iterations from 0 to {self.iterations}")

@@ -41,7 +41,9 @@ def _towers(pattern: str) -> list[tuple[str, str]]:
     rows = [(name, f"image tower: {about}") for name, about in OFFLINE_IMAGE_TOWERS.items()]
     rows += [(name, f"text tower: {about}") for name, about in OFFLINE_TEXT_TOWERS.items()]
     if pattern == "*":
-        rows.append(("NAME", "image tower: any of timm's models; list them with a pattern, e.g. vldistill ls towers '*nf*'"))
+        rows.append(
+            ("NAME", "image tower: any of timm's models; list them with a pattern, e.g. vldistill ls towers '*nf*'")
+        )
         rows.append(("NAME or FOLDER", "text tower: any encoder of transformers, from the hub or a local folder"))
     else:
         import timm

@@ -58,19 +58,28 @@ class Run:
         """The remembered configuration."""
         return self.folder / "config.yaml"
 
+    def check(self, config: Config) -> None:
+        """Refuse ``config`` when it contradicts the one this run was made with; writes nothing.
+
+        Raises:
+            ConfigError: another configuration.
+            ArtefactError: the remembered configuration cannot be read.
+        """
+        if self.config_path.exists():
+            self._refuse_other(self._remembered(), to_plain(config))
+
     def begin(self, config: Config) -> None:
-        """Remember ``config``, or refuse it when it contradicts the one this run was made with.
+        """Remember ``config``; :meth:`check` it against what is remembered already.
 
         Raises:
             ConfigError: another configuration, or a folder that cannot be written.
             ArtefactError: the remembered configuration cannot be read.
         """
-        wanted = to_plain(config)
+        self.check(config)
         try:
-            if self.config_path.exists():
-                self._refuse_other(self._remembered(), wanted)
-            else:
-                write_text(self.config_path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+            if not self.config_path.exists():
+                text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+                write_text(self.config_path, text)
             write_json(self.folder / "env.json", environment())
         except OSError as error:
             raise ConfigError(
@@ -80,7 +89,7 @@ class Run:
     def _remembered(self) -> dict[str, Any]:
         try:
             old = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError) as error:
+        except (OSError, yaml.YAMLError, ValueError) as error:
             old = f"{type(error).__name__}: {error}".splitlines()[0]
         if not isinstance(old, dict):
             raise ArtefactError(

@@ -151,8 +151,11 @@ def fit(
         on_step: called with the loss after each step, for a progress bar (costs a device sync).
 
     Raises:
+        ConfigError: when the data cannot be trained on by this recipe.
         DivergedError: when the loss of an epoch is not finite.
     """
+    if len(data) < 2:
+        raise ConfigError(f"training needs at least 2 pairs (one alone has no contrast); the data has {len(data)}.")
     if recipe.loss == "soft_infonce" and data.similarity is None:
         raise ConfigError("the recipe's loss is soft_infonce, but the set has no similarity matrix.")
     optimiser = torch.optim.SGD(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from vldistill.config import DataConfig, EncoderConfig, expand
 from vldistill.data.cache import DecodedImages, open_images
@@ -202,6 +203,18 @@ class Workbench:
                 raise ConfigError(f"setting {self.setting!r} has no student yet.")
         student = DualEncoder(image, text, 1.0 / self.encoder_config.temperature)
         return student.to(self.device).eval()
+
+    def joined_features(self) -> np.ndarray:
+        """Frozen features of every training pair, both sides L2-normalised and concatenated, (M, D + d) float32."""
+        split = self.split("train")
+        images = F.normalize(self.image_standardisation(self._image_table("train").all()), dim=1)
+        texts = F.normalize(self.text_standardisation(self._text_table("train").all()), dim=1)
+        return torch.cat([images[split.data.caption_image], texts], dim=1).numpy()
+
+    @cached_property
+    def architecture(self) -> DualEncoder:
+        """A dual encoder whose own parameters do not matter: functional calls bring theirs."""
+        return self.student(0)
 
     def image_inputs(self, images: torch.Tensor) -> torch.Tensor:
         """What the image side consumes of normalised ``images`` (N, 3, S, S): features in ``heads``."""

@@ -192,10 +192,7 @@ def test_tesla_is_the_published_two_pass_formula(tower: str) -> None:
         slopes = g(path[-1], step, create_graph=False)
         total = [a + b for a, b in zip(total, slopes)]
         path.append(
-            [
-                (p - problem.rates[k] * x).detach().requires_grad_()
-                for (k, _), p, x in zip(keys, path[-1], slopes)
-            ]
+            [(p - problem.rates[k] * x).detach().requires_grad_() for (k, _), p, x in zip(keys, path[-1], slopes)]
         )
     for step, thetas in zip(problem.steps, path):
         c = torch.zeros((), dtype=torch.float64)

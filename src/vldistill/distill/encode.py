@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from vldistill.workbench import Workbench
+from vldistill.distill.augment import make_view
+from vldistill.distill.methods import Context
 
 KEPT_GRAPH_IMAGES = 256  # above this many images the graph is rebuilt part by part instead of kept
 
@@ -29,29 +30,33 @@ class Encoded:
     pull: Callable[[torch.Tensor], torch.Tensor]
 
 
-def encode_learned(
-    bench: Workbench,
-    images: torch.Tensor,
-    view: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    part: int = KEPT_GRAPH_IMAGES,
-) -> Encoded:
-    """Encode learned ``images`` (N, 3, S, S), after the differentiable augmentation ``view`` if given.
+def encode_learned(context: Context, images: torch.Tensor, part: int = KEPT_GRAPH_IMAGES) -> Encoded:
+    """Encode learned ``images`` (N, 3, S, S), after one draw of the differentiable augmentation asked for.
 
-    Up to ``part`` images the graph is kept between the two passes. Above, memory is bounded by encoding
-    ``part`` images at a time and rebuilding each part's graph on the way back: the same result for one more
-    forward pass.
+    Learned features are given back as they are. Up to ``part`` images the graph is kept between the two passes.
+    Above, memory is bounded by encoding ``part`` images at a time and rebuilding each part's graph on the way
+    back: the same result for one more forward pass.
     """
-
-    def encode(batch: torch.Tensor) -> torch.Tensor:
-        return bench.image_inputs(view(batch) if view else batch)
-
-    if len(images) <= part or view is not None:
+    bench, config = context.bench, context.config
+    if config.space == "features":
+        return Encoded(images.detach(), lambda gradient: gradient)
+    view = make_view(config.augment, context.generator("view"))
+    with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
+        seen = view(leaf) if view else leaf
+    images = seen.detach()
+    encode = bench.image_inputs
+
+    def through_view(gradient: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(seen, leaf, gradient)[0] if view else gradient
+
+    if bench.setting != "heads":
+        return Encoded(images, through_view)
+    if len(images) <= part:
+        near = images.clone().requires_grad_(True)
         with torch.enable_grad():
-            inputs = encode(leaf)
-        if inputs is leaf:
-            return Encoded(images.detach(), lambda gradient: gradient)
-        return Encoded(inputs.detach(), lambda gradient: torch.autograd.grad(inputs, leaf, gradient)[0])
+            inputs = encode(near)
+        return Encoded(inputs.detach(), lambda gradient: through_view(torch.autograd.grad(inputs, near, gradient)[0]))
     parts = images.detach().split(part)
     with torch.no_grad():
         inputs = torch.cat([encode(batch) for batch in parts])
@@ -62,6 +67,6 @@ def encode_learned(
             leaf = batch.clone().requires_grad_(True)
             with torch.enable_grad():
                 out.append(torch.autograd.grad(encode(leaf), leaf, slope)[0])
-        return torch.cat(out)
+        return through_view(torch.cat(out))
 
     return Encoded(inputs, pull)

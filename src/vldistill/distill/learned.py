@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     from vldistill.distill.methods import Context, State
 
 
-def start_variables(start: Start, config: DistillConfig) -> dict[str, torch.Tensor]:
-    """Images and texts of the start, and the logarithm of each side's student rate.
+def start_variables(start: Start, context: Context) -> dict[str, torch.Tensor]:
+    """Images (or their features) and texts of the start, and the logarithm of each side's student rate.
 
     Rates are learned as logarithms: the published update of the rate itself can make it negative.
     """
+    config, images = context.config, start.images
+    if config.space == "features":
+        images = context.bench.encode_in_batches(images)
     rates = {"image": config.student_rate_image, "text": config.student_rate_text}
     return {
-        "images": start.images.detach().clone(),
+        "images": images.detach().clone(),
         "texts": start.texts.detach().clone(),
         **{
             f"log_rate_{side}": torch.tensor(math.log(rates[side]), dtype=torch.float64, device=start.texts.device)
@@ -67,8 +70,8 @@ def describe_towers(bench: Workbench) -> dict[str, dict[str, Any]]:
     }
 
 
-def export_set(state: State, context: Context, recipe: Recipe) -> DistilledSet:
-    """The learned tensors as a distilled set."""
+def export_set(state: State, context: Context, recipe: Recipe, similarity: torch.Tensor | None = None) -> DistilledSet:
+    """The learned tensors as a distilled set, with the (N, N) similarity they give if one is learned."""
     bench, config = context.bench, context.config
     standardisation = {
         "text_mean": bench.text_standardisation.mean,
@@ -83,12 +86,15 @@ def export_set(state: State, context: Context, recipe: Recipe) -> DistilledSet:
         recipe=recipe,
         towers=describe_towers(bench),
         setting=bench.setting,
+        space=config.space,
+        similarity=None if similarity is None else similarity.detach().cpu().clone(),
         standardisation=standardisation,
         info={
             "name": set_name(config),
             "method": config.method,
             "seed": config.seed,
             "iteration": context.iteration,
+            "similarity_floats": sum(v.numel() for n, v in state.variables.items() if n.startswith("similarity")),
             "data": bench.pixels("train").pairs.fingerprint,
             "source": bench.data_config.source,
             "config": {

@@ -18,7 +18,7 @@ from vldistill.distill.methods import Context, Method, State, Update
 from vldistill.distill.optimise import OuterOptimiser
 from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
-from vldistill.errors import DivergedError, Stopped
+from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.files import read_tensors, write_tensors, write_text
 
 EXPLOSION = 100.0  # a loss this many times the recent median is a divergence, not noise
@@ -241,13 +241,18 @@ class Loop:
             (self.folder / METRICS).unlink(missing_ok=True)
             return
         tensors, metadata = read_tensors(path, "checkpoint")
-        note = json.loads(metadata["progress"])
-        self.progress = Progress(
-            **{**note, "best_score": -math.inf if note["best_score"] is None else note["best_score"]}
-        )
-        self._restore(tensors)
-        for name, value in self.best.items():
-            value.copy_(tensors[f"best/{name}"])
+        try:
+            note = json.loads(metadata["progress"])
+            self.progress = Progress(
+                **{**note, "best_score": -math.inf if note["best_score"] is None else note["best_score"]}
+            )
+            self._restore(tensors)
+            for name, value in self.best.items():
+                value.copy_(tensors[f"best/{name}"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ArtefactError(
+                f"{path} is not a checkpoint of this distillation ({error}). Delete it to start anew."
+            ) from None
         self._before = _part(tensors, "before/")
         self._cut_metrics()
         self.context.bench.reporter.info(f"going on at iteration {self.progress.iteration}")

@@ -54,14 +54,41 @@ def distinct_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tenso
 def make_start(bench: Workbench, kind: str, count: int, seed: int) -> Start:
     """Starting pairs of one kind; the same arguments give the same pairs."""
     split = bench.split("train")
-    if kind == "real":
-        images, captions = distinct_pairs(bench, count, seed)
+    if kind in ("real", "kmeans"):
+        choose = distinct_pairs if kind == "real" else central_pairs
+        images, captions = choose(bench, count, seed)
         pixels = torch.from_numpy(split.pixels.array[images.numpy()])
         tower = bench.image_tower
         texts = split.data.texts.rows(captions)
         chosen = [split.pairs.captions[int(index)] for index in captions]
         return Start(to_float(pixels, tower.mean, tower.std).to(bench.device), texts.clone(), chosen)
     return _noise(bench, count, seed)
+
+
+def central_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The real pair nearest to each k-means centre of joined features, K = ``count`` (MDM, arXiv 2605.23482).
+
+    Features of both sides are L2-normalised and concatenated; a pair whose image is taken leaves its centre to the
+    next nearest one. Image rows (N,) and caption rows (N,), both int64.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    distinct_pairs(bench, count, seed)  # the same refusal of more pairs than images
+    mapping = bench.split("train").data.caption_image
+    joined = bench.joined_features()
+    means = MiniBatchKMeans(count, random_state=seed % 2**32, batch_size=4096, n_init="auto").fit(joined)
+    images, captions = [], []
+    taken: set[int] = set()
+    for centre in means.cluster_centers_:
+        distance = ((joined - centre) ** 2).sum(1)
+        for row in np.argsort(distance, kind="stable"):
+            image = int(mapping[row])
+            if image not in taken:
+                taken.add(image)
+                images.append(image)
+                captions.append(int(row))
+                break
+    return torch.tensor(images), torch.tensor(captions)
 
 
 def _noise(bench: Workbench, count: int, seed: int) -> Start:

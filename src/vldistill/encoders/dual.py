@@ -20,12 +20,9 @@ Groups = dict[str, dict[str, torch.Tensor]]
 SIDES = ("image", "text")
 
 
-def differences_in_shape(
-    left: Mapping[str, Mapping[str, torch.Tensor]], right: Mapping[str, Mapping[str, torch.Tensor]]
-) -> list[tuple[str, tuple[int, ...]]]:
-    """Every ``side/name`` with its shape that only one of the two has, sorted."""
-    shapes = [{(f"{g}/{n}", tuple(t.shape)) for g, named in part.items() for n, t in named.items()} for part in (left, right)]
-    return sorted(shapes[0] ^ shapes[1])
+def shapes_of(params: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor by ``side/name``."""
+    return {f"{side}/{name}": tuple(t.shape) for side, named in params.items() for name, t in named.items()}
 
 
 class Head(nn.Module):
@@ -79,8 +76,11 @@ class DualEncoder(nn.Module):
     def load_trained(self, params: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         """Copy ``params`` into the trained parameters. Raises ArtefactError when names or shapes differ."""
         own = self.trained()
-        if differing := differences_in_shape(params, own):
-            raise ArtefactError(f"parameters do not fit this encoder: {differing[:3]} differ. Expected its own names.")
+        if differing := sorted(shapes_of(params).items() ^ shapes_of(own).items()):
+            raise ArtefactError(
+                f"the parameters are of another encoder: {differing[:3]} differ. Expected the names and shapes that "
+                f"DualEncoder.trained() gives."
+            )
         with torch.no_grad():
             for group, named in own.items():
                 for name, parameter in named.items():

@@ -190,7 +190,7 @@ def _open_shard(path: Path, shape: tuple[int, int], dtype: str) -> np.ndarray | 
     """A finished shard, memory-mapped; None when it is missing or damaged and has to be made."""
     try:
         shard = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):
         return None
     whole = isinstance(shard, np.memmap) and shard.offset + shard.nbytes == path.stat().st_size
     return shard if whole and shard.shape == shape and shard.dtype == np.dtype(dtype) else None

@@ -268,7 +268,7 @@ class TransformersTextTower:
 
         self.name, self.pooling, self.max_tokens, self.batch = config.name, config.pooling, config.max_tokens, batch
         where = expand(config.name)
-        if ("/" in where or where.startswith(".")) and not Path(where).exists() and where.count("/") != 1:
+        if (where.startswith((".", "/")) or where.count("/") > 1) and not Path(where).is_dir():
             raise ConfigError(f"text tower {where!r}: no such folder. Give a local folder or a hub name.")
         try:
             with torch.random.fork_rng(devices=[]):

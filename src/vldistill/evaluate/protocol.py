@@ -8,7 +8,6 @@ at the end (protocol ``last``), unless the protocol's name says otherwise.
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from vldistill import __version__
 from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import Groups
-from vldistill.errors import ArtefactError, ConfigError
+from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
 from vldistill.files import human_bytes, require_space
+from vldistill.log import Reporter
 from vldistill.randomness import seed_of
+from vldistill.runs import differences
 from vldistill.training import Recipe, fit, steps_in
 from vldistill.workbench import Workbench
 
@@ -62,23 +67,32 @@ def expert_note(bench: Workbench, config: ExpertsConfig, index: int) -> dict[str
 
 
 def record_expert(bench: Workbench, config: ExpertsConfig, index: int, path: Path) -> Trajectory:
-    """Train expert ``index`` and write its snapshots to ``path``."""
+    """Train expert ``index`` and write its snapshots to ``path``. Raises DivergedError when they are not finite."""
     recipe = expert_recipe(config)
     data = bench.split("train").data
     keep = set(kept_epochs(config))
     seed = seed_of(config.seed, "expert", index)
     student = bench.student(seed)
-    snapshots: dict[int, Groups] = {0: clone_groups(student.trained())} if 0 in keep else {}
+    snapshots: dict[int, Groups] = {}
     losses: list[float] = []
     per_epoch = steps_in(len(data), recipe) // recipe.epochs
     per_epoch = min(per_epoch, config.steps_per_epoch) if config.steps_per_epoch else per_epoch
 
+    def snap(epoch: int) -> None:
+        if epoch in keep:
+            snapshots[epoch] = clone_groups(student.trained(), getattr(torch, config.dtype))
+            if not all(bool(t.isfinite().all()) for named in snapshots[epoch].values() for t in named.values()):
+                raise DivergedError(
+                    f"expert {index}: weights are not finite after epoch {epoch}. Lower experts.image_rate "
+                    f"({config.image_rate}) or experts.text_rate ({config.text_rate})."
+                )
+
+    snap(0)
     with bench.reporter.progress(f"expert {index}", per_epoch * recipe.epochs) as progress:
 
         def after_epoch(epoch: int, loss: float) -> None:
             losses.append(loss)
-            if epoch in keep:
-                snapshots[epoch] = clone_groups(student.trained())
+            snap(epoch)
             if not slow:
                 progress.advance(per_epoch, loss=loss)
 
@@ -105,7 +119,11 @@ def record_experts(bench: Workbench, config: ExpertsConfig, folder: Path) -> lis
     Raises:
         ConfigError: when a finished expert was made of something else.
     """
-    done = {index: _finished(bench, config, index, expert_path(folder, index)) for index in range(config.count)}
+    trained = bench.student(0).trained()
+    done = {
+        index: _finished(trained, expert_note(bench, config, index), expert_path(folder, index), bench.reporter)
+        for index in range(config.count)
+    }
     missing = [index for index, expert in done.items() if expert is None]
     if missing:
         each = bytes_per_expert(bench, config)
@@ -117,26 +135,23 @@ def record_experts(bench: Workbench, config: ExpertsConfig, folder: Path) -> lis
     return [expert or record_expert(bench, config, index, expert_path(folder, index)) for index, expert in done.items()]
 
 
-def _finished(bench: Workbench, config: ExpertsConfig, index: int, path: Path) -> Trajectory | None:
+def _finished(trained: Groups, wanted: Mapping[str, Any], path: Path, reporter: Reporter) -> Trajectory | None:
     """The expert at ``path`` if it is complete; None if it has to be made."""
     if not path.exists():
         return None
     try:
         expert = Trajectory(path)
-        expert.check_fits(bench.student(0).trained())
     except ArtefactError as error:
-        if "other towers" in str(error):
-            raise
-        bench.reporter.warn(f"{error} It is redone now.")
+        reporter.warn(f"{error} It is redone now.")
         return None
-    wanted = expert_note(bench, config, index)
     found = {name: expert.note.get(name) for name in wanted}
-    differing = {name: (found[name], wanted[name]) for name in wanted if found[name] != wanted[name]}
+    differing = [f"{name}: {old!r} there, {new!r} asked for" for name, old, new in differences(found, wanted)]
     if differing:
-        shown = "; ".join(f"{name}: {old!r} there, {new!r} asked for" for name, (old, new) in differing.items())
         raise ConfigError(
-            f"{path} was made of something else ({shown}). Use another run folder, or delete its experts folder."
+            f"{path} was made of something else ({'; '.join(differing)}). "
+            f"Use another run folder, or delete its experts folder."
         )
+    expert.check_fits(trained)
     return expert
 
 

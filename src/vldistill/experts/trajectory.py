@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from vldistill.encoders.dual import SIDES, Groups
+from vldistill.encoders.dual import SIDES, Groups, shapes_of
 from vldistill.errors import ArtefactError, MatchingError
 from vldistill.files import write_tensors
 
 FORMAT = 1
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}  # by their names in the file
 
 
-def clone_groups(params: Mapping[str, Mapping[str, torch.Tensor]]) -> Groups:
+def clone_groups(params: Mapping[str, Mapping[str, torch.Tensor]], dtype: torch.dtype | None = None) -> Groups:
     """Detached copies on the CPU: a live weight that is only detached would change under the snapshot."""
     return {
-        group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
+        group: {name: t.detach().to("cpu", dtype or t.dtype, copy=True) for name, t in named.items()}
         for group, named in params.items()
     }
 
@@ -56,37 +57,49 @@ class Trajectory:
         try:
             self._file = safe_open(path, framework="pt")
             self.note: dict[str, Any] = json.loads((self._file.metadata() or {})["vldistill.trajectory"])
-            names = list(self._file.keys())
+            if self.note["format"] != FORMAT:
+                raise ValueError(f"format {self.note['format']!r}; expected {FORMAT}")
+            self._shapes = self._read_shapes()
         except FileNotFoundError:
             raise ArtefactError(f"expert {path} does not exist. Run `vldistill experts` first.") from None
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ArtefactError(
                 f"expert {path} is damaged or not a trajectory ({error}). "
                 f"Run `vldistill experts` again: it redoes broken experts and keeps the others."
             ) from None
-        self._names: dict[int, list[tuple[str, str]]] = {}
-        for full in names:
-            epoch, _, rest = full.partition("/")
-            group, _, name = rest.partition("/")
-            if not epoch.isdigit() or group not in SIDES or not name:
-                raise ArtefactError(f"expert {path} holds an unexpected tensor {full!r}. Make it again.")
-            self._names.setdefault(int(epoch), []).append((group, name))
+
+    def _read_shapes(self) -> dict[int, dict[str, tuple[int, ...]]]:
+        """By epoch the shape of every ``side/name``, from the header alone. Raises ValueError."""
+        shapes: dict[int, dict[str, tuple[int, ...]]] = {}
+        for full in self._file.keys():  # noqa: SIM118
+            epoch, _, name = full.partition("/")
+            tensor = self._file.get_slice(full)
+            if not epoch.isdigit() or name.partition("/")[0] not in SIDES or tensor.get_dtype() not in DTYPES:
+                raise ValueError(f"it holds an unexpected tensor {full!r} of {tensor.get_dtype()}")
+            shapes.setdefault(int(epoch), {})[name] = tuple(tensor.get_shape())
+        if not shapes or any(named != next(iter(shapes.values())) for named in shapes.values()):
+            raise ValueError("its snapshots are missing or do not hold the same tensors")
+        return shapes
 
     @property
     def epochs(self) -> list[int]:
         """The epochs whose snapshot is kept, ascending."""
-        return sorted(self._names)
+        return sorted(self._shapes)
 
     def snapshot(self, epoch: int) -> Groups:
         """The trained parameters after ``epoch`` epochs, float32 on the CPU."""
-        if epoch not in self._names:
+        if epoch not in self._shapes:
             raise MatchingError(
                 f"expert {self.path.name} has no snapshot of epoch {epoch}; it keeps {self.epochs}. "
                 f"Lower max_start_epoch or expert_epochs, or train longer experts."
             )
         groups: Groups = {side: {} for side in SIDES}
-        for group, name in self._names[epoch]:
-            groups[group][name] = self._file.get_tensor(f"{epoch}/{group}/{name}").float()
+        for full in self._shapes[epoch]:
+            group, _, name = full.partition("/")
+            stored = self._file.get_tensor(f"{epoch}/{full}")
+            groups[group][name] = stored.to(
+                torch.float32, copy=True
+            )  # `stored` is the mapped file, shared by all draws
         return groups
 
     def segment(self, start: int, length: int) -> tuple[Groups, Groups]:
@@ -95,14 +108,9 @@ class Trajectory:
 
     def check_fits(self, params: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         """Refuse a trajectory whose names or shapes differ from the trained parameters ``params``."""
-        epoch = self.epochs[0]
-        own = {}
-        for group, name in self._names[epoch]:
-            own[f"{group}/{name}"] = tuple(self._file.get_slice(f"{epoch}/{group}/{name}").get_shape())
-        wanted = {f"{g}/{n}": tuple(t.shape) for g, named in params.items() for n, t in named.items()}
-        if own != wanted:
-            differing = sorted(set(own.items()) ^ set(wanted.items()))[:3]
+        differing = sorted(self._shapes[self.epochs[0]].items() ^ shapes_of(params).items())
+        if differing:
             raise ArtefactError(
-                f"expert {self.path} was trained with other towers or another setting: {differing} differ. "
+                f"expert {self.path} was trained with other towers or another setting: {differing[:3]} differ. "
                 f"Use a run folder of its own for each encoder."
             )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import export_set, learned_rates, rate_gradients, start_variables
-from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient, matching_loss
+from vldistill.distill.metagrad import ESTIMATORS, hypergradient, matching_loss
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.start import Start
+from vldistill.distill.student import check_minibatch, inner_loss, inner_steps
 from vldistill.distilled import DistilledSet
-from vldistill.encoders.dual import SIDES, DualEncoder, Groups
+from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError, unknown
-from vldistill.losses import infonce
 from vldistill.training import Recipe
 
 
@@ -47,8 +46,6 @@ class BitrajOptions:
         for name in ("syn_steps", "expert_epochs", "max_start_epoch", "student_epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"bitraj.{name} is {getattr(self, name)}; expected 1 or more.")
-        if self.minibatch < 0 or self.minibatch == 1:
-            raise ConfigError(f"bitraj.minibatch is {self.minibatch}; expected 0 (all pairs) or at least 2.")
         if self.student_batch < 2:
             raise ConfigError(f"bitraj.student_batch is {self.student_batch}; expected at least 2.")
         if self.estimator not in ESTIMATORS:
@@ -67,9 +64,6 @@ class BiTrajectoryMatching:
 
     needs = frozenset({"experts"})
 
-    def __init__(self) -> None:
-        self._student: DualEncoder | None = None
-
     def check(self, context: Context) -> None:
         """Refuse a segment that no expert's trajectory can hold."""
         options: BitrajOptions = context.options
@@ -84,24 +78,20 @@ class BiTrajectoryMatching:
                     f"{missing}; it keeps {expert.epochs}. Lower bitraj.max_start_epoch or bitraj.expert_epochs, "
                     f"or record experts with more epochs."
                 )
-        if options.minibatch > context.config.pairs:
-            raise ConfigError(
-                f"bitraj.minibatch is {options.minibatch}, more than the {context.config.pairs} pairs; "
-                f"use 0 to take all of them."
-            )
+        check_minibatch("bitraj.minibatch", options.minibatch, context.config.pairs)
 
     def setup(self, start: Start, context: Context) -> State:
         """Learned tensors at their start."""
-        self._student = context.bench.student(0)
-        return State(start_variables(start, context.config))
+        return State(start_variables(start, context))
 
     def step(self, state: State, context: Context) -> Update:
         """Draw a segment, run the student, and differentiate the matching loss."""
         options: BitrajOptions = context.options
         begin, target = self._draw_segment(context)
-        encoded = encode_learned(context.bench, state.variables["images"])
+        encoded = encode_learned(context, state.variables["images"])
+        student = context.bench.architecture
         found = hypergradient(
-            self.inner_loss,
+            lambda params, distilled, step: inner_loss(student, params, distilled, step),
             lambda params: matching_loss(params, begin, target, reduce=options.reduce).value,
             begin,
             {"images": encoded.inputs, "texts": state.variables["texts"]},
@@ -119,16 +109,6 @@ class BiTrajectoryMatching:
             value=float(found.value),
             logs={f"matching_{side}": float(terms[side]) for side in SIDES},
         )
-
-    def inner_loss(
-        self, params: Mapping[str, Mapping[str, torch.Tensor]], distilled: Mapping[str, torch.Tensor], step: InnerStep
-    ) -> torch.Tensor:
-        """InfoNCE of the student with ``params`` on the rows of ``step``."""
-        assert self._student is not None
-        images, texts = distilled["images"], distilled["texts"]
-        if len(step.index) < len(images):
-            images, texts = images[step.index], texts[step.index]
-        return infonce(self._student(images, texts, params))
 
     def _draw_segment(self, context: Context) -> tuple[Groups, Groups]:
         options: BitrajOptions = context.options
@@ -156,14 +136,3 @@ class BiTrajectoryMatching:
             temperature=context.bench.encoder_config.temperature,
         )
         return export_set(state, context, recipe)
-
-
-def inner_steps(context: Context, count: int, minibatch: int) -> list[InnerStep]:
-    """``count`` inner steps: all pairs each time, or rows drawn anew without repetition."""
-    pairs = context.config.pairs
-    draw = context.generator("rows")
-    steps = []
-    for t in range(count):
-        index = torch.randperm(pairs, generator=draw)[:minibatch] if minibatch else torch.arange(pairs)
-        steps.append(InnerStep(t=t, index=index, seed=context.seed_of("inner", t)))
-    return steps

@@ -1,0 +1,276 @@
+"""Direct bilevel distillation: train fresh students on the set, and descend the loss of the result on real pairs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from vldistill.distill.encode import encode_learned
+from vldistill.distill.learned import export_set, start_variables
+from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient
+from vldistill.distill.methods import Context, State, Update, register
+from vldistill.distill.start import Start
+from vldistill.distill.student import check_minibatch, inner_loss, inner_steps
+from vldistill.distilled import DistilledSet
+from vldistill.encoders.dual import SIDES, DualEncoder, Groups
+from vldistill.errors import ConfigError, unknown
+from vldistill.losses import infonce
+from vldistill.training import SCHEDULES, Recipe
+
+SMALLEST_SHARE = 0.02  # a cosine schedule ends here instead of at 0: a rate has to be positive
+
+
+@dataclass(frozen=True)
+class BilevelOptions:
+    """Options of direct bilevel distillation.
+
+    Args:
+        steps: inner steps T of a student's training.
+        first_steps: inner steps at the beginning of a curriculum.
+        curriculum: part of the iterations over which the inner steps grow from first_steps to steps; 0 is off.
+        window: gradients flow through this many steps only, ending at a step drawn at random; 0 is all of them.
+        minibatch: distilled pairs per inner step; 0 takes all.
+        momentum: of the inner SGD.
+        weight_decay: of the inner SGD.
+        schedule: shape of the inner rates over the steps: constant or cosine.
+        rate_per_step: learn a rate for every step instead of one factor per side.
+        real_batch: real images per outer batch.
+        captions_per_image: captions of each of them.
+        rank: of a learned soft similarity; 0 learns none.
+        alpha: scale of the low-rank part of the similarity.
+        estimator: of the gradient: adjoint, unrolled, tesla or difference.
+    """
+
+    steps: int = 40
+    first_steps: int = 10
+    curriculum: float = 0.0
+    window: int = 0
+    minibatch: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    rate_per_step: bool = False
+    real_batch: int = 512
+    captions_per_image: int = 1
+    rank: int = 0
+    alpha: float = 1.0
+    estimator: str = "adjoint"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "first_steps", "captions_per_image"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"bilevel.{name} is {getattr(self, name)}; expected 1 or more.")
+        if self.real_batch < 2:
+            raise ConfigError(f"bilevel.real_batch is {self.real_batch}; expected at least 2 images.")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"bilevel.momentum is {self.momentum}; expected a number in [0, 1).")
+        if self.weight_decay < 0 or self.rank < 0:
+            raise ConfigError("bilevel.weight_decay and bilevel.rank cannot be negative.")
+        if not 0 <= self.curriculum <= 1:
+            raise ConfigError(f"bilevel.curriculum is {self.curriculum}; expected a part of the iterations, 0 to 1.")
+        if not 0 <= self.window <= self.steps:
+            raise ConfigError(f"bilevel.window is {self.window}; expected 0 (off) to {self.steps} steps.")
+        if self.window and self.momentum:
+            raise ConfigError(
+                f"bilevel.window needs bilevel.momentum 0, not {self.momentum}: a window starts without a past."
+            )
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(unknown("schedule", self.schedule, SCHEDULES))
+        if self.estimator not in ESTIMATORS:
+            raise ConfigError(unknown("estimator", self.estimator, ESTIMATORS))
+
+
+@register("bilevel", BilevelOptions)
+class Bilevel:
+    """Train fresh students on the set and descend the contrastive loss of the result on real pairs; no experts.
+
+    Each iteration: new random heads, T inner SGD steps on the distilled pairs, symmetric InfoNCE of the outcome on
+    a real batch, and its exact gradient to images, texts, rates and similarity. Truncated windows at random
+    positions follow RaT-BPTT ("Embarrassingly Simple Dataset Distillation", ICLR 2024).
+    """
+
+    needs = frozenset({"real_batches"})
+
+    def check(self, context: Context) -> None:
+        """Refuse batches that the set or the data cannot fill."""
+        options: BilevelOptions = context.options
+        check_minibatch("bilevel.minibatch", options.minibatch, context.config.pairs)
+        images = context.bench.pairs("train").count_images
+        if options.real_batch > images:
+            raise ConfigError(
+                f"bilevel.real_batch is {options.real_batch}, but the train split has {images} images; "
+                f"ask for {images} or fewer."
+            )
+
+    def setup(self, start: Start, context: Context) -> State:
+        """Images, texts and rates of the start; the similarity starts as the identity."""
+        options: BilevelOptions = context.options
+        variables = start_variables(start, context)
+        if options.rate_per_step:
+            shape = _shape(options).to(variables["log_rate_image"])
+            for side in SIDES:
+                variables[f"log_rate_{side}"] = variables[f"log_rate_{side}"] + shape.log()
+        if options.rank:
+            count, texts = context.config.pairs, variables["texts"]
+            draw = context.at(0).generator("similarity")
+            variables["similarity_diagonal"] = torch.ones(count).to(texts)
+            variables["similarity_left"] = torch.randn(count, options.rank, generator=draw).to(texts)
+            variables["similarity_right"] = torch.zeros(count, options.rank).to(texts)
+        return State(variables)
+
+    def step(self, state: State, context: Context) -> Update:
+        """Train a fresh student, and differentiate the loss of the result."""
+        options: BilevelOptions = context.options
+        student = context.bench.student(context.seed_of("student"))
+        count = inner_step_count(options, context.iteration, context.config.iterations)
+        encoded = encode_learned(context, state.variables["images"])
+        with torch.enable_grad():
+            leaves = {n: v.detach().requires_grad_(True) for n, v in state.variables.items() if n != "images"}
+            rates = {side: _rates(leaves[f"log_rate_{side}"], options, count) for side in SIDES}
+            similarity = _similarity(leaves, options)
+        distilled = {"images": encoded.inputs, "texts": leaves["texts"].detach()}
+        if similarity is not None:
+            distilled["similarity"] = similarity.detach()
+        plain = {side: rate.detach().to(distilled["texts"].dtype) for side, rate in rates.items()}
+        steps = inner_steps(context, count, options.minibatch)
+        first, last = self._window(options, context, count)
+        begin = self._advance(student, distilled, plain, steps[:first])
+        found = hypergradient(
+            lambda params, made, step: inner_loss(student, params, made, step),
+            self._outer_loss(student, context),
+            begin,
+            distilled,
+            {side: rate[first:last] for side, rate in plain.items()},
+            [InnerStep(t, step.index, step.seed) for t, step in enumerate(steps[first:last])],
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            estimator=options.estimator,
+        )
+        outputs = list(rates.values()) + ([] if similarity is None else [similarity])
+        slopes = [_padded(found.rates[side], rates[side], first) for side in SIDES]
+        slopes += [] if similarity is None else [found.distilled["similarity"]]
+        inputs = {name: leaf for name, leaf in leaves.items() if name != "texts"}
+        pulled = torch.autograd.grad(outputs, list(inputs.values()), slopes)
+        return Update(
+            gradients={
+                "images": encoded.pull(found.distilled["images"]),
+                "texts": found.distilled["texts"],
+                **dict(zip(inputs, pulled)),
+            },
+            value=float(found.value),
+            logs={"inner_steps": float(count), **{f"rate_{s}": float(plain[s].mean()) for s in SIDES}},
+        )
+
+    def _window(self, options: BilevelOptions, context: Context, count: int) -> tuple[int, int]:
+        """First and last inner step that gradients flow through."""
+        if not options.window or options.window >= count:
+            return 0, count
+        draw = context.generator("window")
+        last = int(torch.randint(options.window, count + 1, (), generator=draw))
+        return last - options.window, last
+
+    def _advance(
+        self,
+        student: DualEncoder,
+        distilled: dict[str, torch.Tensor],
+        rates: dict[str, torch.Tensor],
+        steps: list[InnerStep],
+    ) -> Groups:
+        """The student after ``steps`` without a graph."""
+        params = {side: {n: p.detach() for n, p in named.items()} for side, named in student.trained().items()}
+        for step in steps:
+            flat = {(s, n): p.requires_grad_(True) for s, named in params.items() for n, p in named.items()}
+            with torch.enable_grad():
+                slopes = torch.autograd.grad(inner_loss(student, params, distilled, step), list(flat.values()))
+            params = {side: {} for side in SIDES}
+            for ((side, name), value), slope in zip(flat.items(), slopes):
+                params[side][name] = value.detach() - rates[side][step.t] * slope
+        return params
+
+    def _outer_loss(self, student: DualEncoder, context: Context):
+        """InfoNCE on a real batch, the mean over the captions drawn for each image."""
+        options: BilevelOptions = context.options
+        images, captions = real_batch(context, options.real_batch, options.captions_per_image)
+        data = context.bench.split("train").data
+        image_inputs = data.images.rows(images)
+        text_inputs = [data.texts.rows(part) for part in captions]
+
+        def loss(params: Groups) -> torch.Tensor:
+            embedded = student.embed("image", image_inputs, params)
+            losses = [infonce(student.logits(embedded, student.embed("text", t, params))) for t in text_inputs]
+            return torch.stack(losses).mean()
+
+        return loss
+
+    def export(self, state: State, context: Context) -> DistilledSet:
+        """The set with the student that was trained inside: its steps, rates, momentum and decay."""
+        options: BilevelOptions = context.options
+        per_epoch = context.config.pairs // options.minibatch if options.minibatch else 1
+        epochs = max(1, math.ceil(options.steps / per_epoch))
+        rates = {side: _rates(state.variables[f"log_rate_{side}"], options, options.steps) for side in SIDES}
+        recipe = Recipe(
+            rates={side: tuple(float(rate) for rate in rates[side]) for side in SIDES},
+            epochs=epochs,
+            batch=options.minibatch or context.config.pairs,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            schedule="constant",
+            dropout=0.0,
+            temperature=context.bench.encoder_config.temperature,
+            loss="soft_infonce" if options.rank else "infonce",
+        )
+        return export_set(state, context, recipe, similarity=_similarity(state.variables, options))
+
+
+def inner_step_count(options: BilevelOptions, iteration: int, iterations: int) -> int:
+    """Inner steps in this iteration, growing linearly while the curriculum lasts."""
+    grown = iteration / max(options.curriculum * iterations, 1e-9)
+    if not options.curriculum or grown >= 1 or options.first_steps >= options.steps:
+        return options.steps
+    return round(options.first_steps + grown * (options.steps - options.first_steps))
+
+
+def real_batch(context: Context, count: int, captions_each: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Rows of ``count`` distinct training images (B,), and ``captions_each`` rows of captions, (B,) each."""
+    pairs = context.bench.split("train").pairs
+    draw = context.generator("real")
+    images = torch.randperm(pairs.count_images, generator=draw)[:count]
+    picks = torch.rand(count, captions_each, generator=draw)
+    rows: list[list[int]] = [[] for _ in range(captions_each)]
+    for image, row in zip(images.tolist(), picks):
+        own = pairs.image_captions[image]
+        first = int(row[0] * len(own))
+        for number in range(captions_each):  # neighbours in a circle: distinct where there are enough
+            rows[number].append(int(own[(first + number) % len(own)]))
+    return images, [torch.tensor(part) for part in rows]
+
+
+def _shape(options: BilevelOptions) -> torch.Tensor:
+    """The schedule over all inner steps, (T,)."""
+    shares = [SCHEDULES[options.schedule](t / options.steps) for t in range(options.steps)]
+    return torch.tensor([max(share, SMALLEST_SHARE) for share in shares], dtype=torch.float64)
+
+
+def _rates(log_rate: torch.Tensor, options: BilevelOptions, count: int) -> torch.Tensor:
+    """Inner rates (count,) of one side; a shorter training runs through the whole schedule faster."""
+    place = torch.linspace(0, options.steps - 1, count).round().long()
+    if log_rate.ndim:
+        return log_rate.exp()[place]
+    return log_rate.exp() * _shape(options).to(log_rate)[place]
+
+
+def _padded(gradient: torch.Tensor, rates: torch.Tensor, first: int) -> torch.Tensor:
+    """The gradient of a window's rates as one of all rates."""
+    out = torch.zeros_like(rates)
+    out[first : first + len(gradient)] = gradient.to(rates)
+    return out
+
+
+def _similarity(variables: dict[str, torch.Tensor], options: BilevelOptions) -> torch.Tensor | None:
+    """S = diag(w) + (alpha / r) L R^T (LoRS, arXiv 2406.03793), (N, N)."""
+    if not options.rank:
+        return None
+    low = variables["similarity_left"] @ variables["similarity_right"].T
+    return torch.diag(variables["similarity_diagonal"]) + options.alpha / options.rank * low

@@ -1,0 +1,33 @@
+"""What every method is given: a tiny workbench in each setting, and two experts on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from ground import Ground
+
+from vldistill.config import DataConfig, EncoderConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
+from vldistill.experts.record import record_experts
+from vldistill.log import Reporter
+from vldistill.workbench import Workbench
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session", params=["heads", "full"])
+def ground(request: pytest.FixtureRequest, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    encoder = EncoderConfig(
+        setting=request.param,
+        image=ImageTowerConfig(name="convnet", weights="random", size=16, options={"width": 8}),
+        text=TextTowerConfig(name="hashing", width=32),
+        dim=16,
+    )
+    data = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(cache))
+    bench = Workbench(data, encoder, torch.device("cpu"), Reporter(quiet=True))
+    config = ExpertsConfig(count=2, epochs=3, batch=64, image_rate=0.05, augment=False)
+    return Ground(bench, record_experts(bench, config, tmp_path_factory.mktemp("experts")))

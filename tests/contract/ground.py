@@ -1,0 +1,16 @@
+"""Where methods are tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vldistill.experts.trajectory import Trajectory
+from vldistill.workbench import Workbench
+
+
+@dataclass
+class Ground:
+    """A workbench and its experts."""
+
+    bench: Workbench
+    experts: list[Trajectory]

@@ -1,0 +1,206 @@
+"""What every registered method promises to the loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ground import Ground
+
+from vldistill.config import DistillConfig, EvaluateConfig
+from vldistill.distill.loop import Loop
+from vldistill.distill.methods import Context, Method, State, find_method, methods
+from vldistill.distill.start import make_start
+from vldistill.distilled import DistilledSet
+from vldistill.errors import ConfigError, Stopped
+from vldistill.evaluate.protocol import evaluate_set
+from vldistill.workbench import Workbench
+
+CONFIG = DistillConfig(pairs=6, iterations=3, validate_every=0, checkpoint_every=10)
+QUICK = EvaluateConfig(seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
+SMALL = {"syn_steps": 2, "steps": 3, "first_steps": 2, "real_batch": 8, "student_epochs": 2}
+VARIANTS: dict[str, Any] = {"minibatch": 3, "rank": 2, "rate_per_step": True, "momentum": 0.0, "estimator": "unrolled"}
+"""Options worth a run of their own; applied to every method that has them."""
+
+
+def cases() -> Iterator[Any]:
+    for name, entry in methods().items():
+        known = {field.name for field in fields(entry.options)}
+        small = {option: value for option, value in SMALL.items() if option in known}
+        yield pytest.param(name, small, id=name)
+        for option in VARIANTS.keys() & known:
+            yield pytest.param(name, small | {option: VARIANTS[option]}, id=f"{name}-{option}")
+
+
+every_method = pytest.mark.parametrize(("name", "options"), sorted(cases(), key=lambda case: str(case.id)))
+
+
+def prepare(ground: Ground, name: str, options: Mapping[str, Any], **config: Any) -> tuple[Method, Context, State]:
+    """A method that was checked and set up."""
+    entry = find_method(name)
+    method = entry.build()
+    experts = ground.experts if "experts" in method.needs else []
+    settings = replace(CONFIG, method=name, **config)
+    context = Context(ground.bench, settings, entry.options(**options), experts)
+    method.check(context)
+    start = make_start(ground.bench, settings.start, settings.pairs, settings.seed)
+    return method, context, method.setup(start, context)
+
+
+def take_step(method: Method, state: State, context: Context) -> Any:
+    """One step; methods without one end the test here."""
+    if not hasattr(method, "step"):
+        pytest.skip("trains nothing")
+    return method.step(state, context)
+
+
+def bits(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    return {name: tensor.detach().contiguous().numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def test_there_are_methods() -> None:
+    assert {"bitraj"} <= set(methods())
+
+
+@pytest.mark.parametrize("name", methods())
+def test_a_method_is_registered_with_what_a_user_needs(name: str) -> None:
+    entry = find_method(name)
+    assert entry.summary.endswith((".", ")")) and 20 < len(entry.summary) < 160
+    assert is_dataclass(entry.options) and entry.options() == entry.options()
+    about = entry.options.__doc__ or ""
+    for field in fields(entry.options):
+        assert f"{field.name}: " in about, f"{name}.{field.name} is not explained"
+    assert entry.build().needs <= {"experts", "features", "real_batches"}
+
+
+def test_an_unknown_method_gets_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"unknown method 'bitrajj'\. Did you mean bitraj"):
+        find_method("bitrajj")
+
+
+@every_method
+def test_setup_starts_from_the_start_and_only_from_it(ground: Ground, name: str, options: dict[str, Any]) -> None:
+    _, _, state = prepare(ground, name, options)
+    _, _, again = prepare(ground, name, options)
+    _, _, other = prepare(ground, name, options, seed=1)
+    start = make_start(ground.bench, "real", CONFIG.pairs, CONFIG.seed)
+    assert len(state.variables["images"]) == len(state.variables["texts"]) == CONFIG.pairs
+    assert torch.equal(state.variables["texts"], start.texts)
+    assert bits(state.state_dict()) == bits(again.state_dict()) != bits(other.state_dict())
+    assert all(bool(tensor.isfinite().all()) for tensor in state.state_dict().values())
+
+
+@every_method
+def test_a_step_gives_gradients_and_touches_nothing(ground: Ground, name: str, options: dict[str, Any]) -> None:
+    method, context, state = prepare(ground, name, options)
+    before, global_draws = bits(state.state_dict()), torch.random.get_rng_state()
+    update = take_step(method, state, context.at(1))
+    assert bits(state.state_dict()) == before
+    assert torch.equal(torch.random.get_rng_state(), global_draws)
+    assert update.gradients and update.gradients.keys() <= state.variables.keys()
+    for variable, gradient in update.gradients.items():
+        assert gradient.shape == state.variables[variable].shape, variable
+        assert not gradient.requires_grad and bool(gradient.isfinite().all()), variable
+        assert state.variables[variable].grad is None
+    assert any(bool(gradient.any()) for gradient in update.gradients.values())
+    assert type(update.value) is float and math.isfinite(update.value)
+    assert all(type(figure) is float and math.isfinite(figure) for figure in update.logs.values())
+
+
+@every_method
+def test_a_step_depends_on_the_seed_and_the_iteration_alone(ground: Ground, name: str, options: dict[str, Any]) -> None:
+    method, context, state = prepare(ground, name, options)
+    first = take_step(method, state, context.at(1))
+    torch.manual_seed(123)
+    take_step(method, state, context.at(2))
+    again = take_step(method, state, context.at(1))
+    assert bits(again.gradients) == bits(first.gradients) and again.value == first.value and again.logs == first.logs
+    others = [take_step(method, state, context.at(iteration)).value for iteration in range(2, 7)]
+    reseeded = replace(context, config=replace(context.config, seed=9))
+    others += [take_step(method, state, reseeded.at(iteration)).value for iteration in range(1, 6)]
+    assert len({first.value, *others}) > 1
+
+
+@every_method
+def test_the_state_is_all_there_is(ground: Ground, name: str, options: dict[str, Any]) -> None:
+    method, context, state = prepare(ground, name, options)
+    draw = torch.Generator().manual_seed(0)
+    for value in state.variables.values():
+        value += 0.01 * torch.randn(value.shape, generator=draw).to(value)
+    first = take_step(method, state, context.at(1))
+    fresh, _, other = prepare(ground, name, options, seed=1)
+    other.load_state_dict({key: tensor.clone() for key, tensor in state.state_dict().items()})
+    assert bits(other.state_dict()) == bits(state.state_dict())
+    again = take_step(fresh, other, context.at(1))
+    assert bits(again.gradients) == bits(first.gradients) and again.value == first.value
+
+
+@every_method
+def test_the_student_inside_stands_in_eval_mode(
+    ground: Ground, name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[bool] = []
+    real = Workbench.student
+
+    def watched(bench: Workbench, seed: int, dropout: float = 0.0) -> Any:
+        student = real(bench, seed, dropout=0.5)  # in train mode two passes would differ
+        for module in student.modules():
+            module.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
+        return student
+
+    monkeypatch.setattr(Workbench, "student", watched)
+    method, context, state = prepare(ground, name, options)
+    first = take_step(method, state, context)
+    assert not any(modes)
+    assert bits(take_step(method, state, context).gradients) == bits(first.gradients)
+
+
+@every_method
+def test_an_exported_set_is_a_copy_that_loads_and_evaluates(
+    ground: Ground, name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    method, context, state = prepare(ground, name, options)
+    before = bits(state.state_dict())
+    distilled = method.export(state, context.at(2))
+    assert bits(state.state_dict()) == before
+    exported = bits(distilled.tensors())
+    for value in state.variables.values():
+        value += 1
+    assert bits(distilled.tensors()) == exported
+    assert not any(tensor.requires_grad for tensor in distilled.tensors().values())
+    assert len(distilled) == CONFIG.pairs and distilled.name == f"{name}-6-s0"
+    assert {"method", "seed", "iteration", "data", "config", "versions"} <= distilled.info.keys()
+    assert (distilled.info["method"], distilled.info["iteration"]) == (name, 2)
+    assert distilled.setting == ground.bench.setting
+    assert {"text_mean", "text_scale"} <= distilled.standardisation.keys()
+    distilled.save(tmp_path)
+    loaded = DistilledSet.load(tmp_path)
+    assert bits(loaded.tensors()) == exported and loaded.recipe == distilled.recipe
+    result = evaluate_set(ground.bench, loaded, QUICK)
+    assert result["pairs"] == CONFIG.pairs and 0 <= result["own"]["mean_recall"]["mean"] <= 100
+
+
+@every_method
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_a_stopped_loop_goes_on_exactly(
+    ground: Ground, name: str, options: dict[str, Any], optimiser: str, tmp_path: Path
+) -> None:
+    results = []
+    for folder, stop in ((tmp_path / "straight", False), (tmp_path / "stopped", True)):
+        while True:
+            method, context, _ = prepare(ground, name, options, optimiser=optimiser, image_lr=1e-3, text_lr=1e-3)
+            start = make_start(ground.bench, "real", CONFIG.pairs, CONFIG.seed)
+            asked = iter([stop and not folder.exists()])
+            loop = Loop(method, context, folder, lambda found: 0.0, lambda *kept: None, lambda: next(asked, False))
+            try:
+                loop.run(start).save(folder)
+                break
+            except Stopped:
+                assert folder.exists()
+        results.append((folder / "set.safetensors").read_bytes())
+    assert results[0] == results[1]

@@ -1,0 +1,411 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vldistill import commands
+from vldistill.distill.metagrad import NonFiniteError
+from vldistill.distill.methods.bitraj import BiTrajectoryMatching
+from vldistill.distilled import DistilledSet
+from vldistill.evaluate.protocol import METRICS
+
+PROGRAM = [sys.executable, "-W", "error", "-m", "vldistill.cli"]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def strict_json(text: str) -> Any:
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+# --- the front door -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], []])
+def test_the_front_door_answers_at_once_and_without_torch(words: list[str]) -> None:
+    code = (
+        "import sys; from vldistill.cli import main; import vldistill; "
+        f"code = main({words!r}); "
+        "heavy = {'torch', 'numpy', 'jsonargparse', 'timm', 'transformers', 'rich'} & set(sys.modules); "
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+    assert done.returncode == (0 if words else 2), done.stderr
+    assert seconds < 1.5  # of CPU time: other work on this machine does not count
+    if words != ["--version"]:
+        for stage in ("experts", "distill", "evaluate", "inspect", "ls", "demo", "Exit codes"):
+            assert stage in done.stdout
+
+
+@pytest.mark.parametrize("stage", ["experts", "distill", "evaluate"])
+def test_every_stage_has_help(vldistill: Any, stage: str) -> None:
+    done = vldistill(stage, "--help")
+    assert done.code == 0
+    for said in ("--config", "--run", "--encoder.image.name", "--bitraj.syn_steps", "outer iterations"):
+        assert said in " ".join(done.out.split()), said
+    if stage != "experts":
+        assert "short forms: --" in " ".join(done.out.split())
+
+
+def test_the_resolved_configuration_can_be_printed(vldistill: Any, config: Path, run: Path) -> None:
+    done = vldistill("experts", "--config", config, "--experts.count", "7", "--print_config")
+    assert done.code == 0
+    printed = yaml.safe_load(done.out)
+    assert printed["experts"]["count"] == 7 and printed["encoder"]["dim"] == 16 and printed["bitraj"]["syn_steps"] == 2
+    again = vldistill("distill", "--run", run, "--pairs", "9", "--print_config")
+    assert yaml.safe_load(again.out)["distill"]["pairs"] == 9
+    assert yaml.safe_load(again.out)["encoder"]["dim"] == 16  # remembered by the run
+
+
+def test_a_printed_configuration_can_be_given_back(vldistill: Any, config: Path, tmp_path: Path) -> None:
+    printed = vldistill("experts", "--config", config, "--print_config").out
+    (tmp_path / "again.yaml").write_text(printed)
+    assert vldistill("experts", "--config", tmp_path / "again.yaml", "--print_config").out == printed
+
+
+# --- wrong use ----------------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[list[str], str]] = [
+    (["distil"], r"unknown stage 'distil'. Did you mean distill"),
+    (["distill", "--run", "RUN", "--method", "bitrajj"], "unknown method 'bitrajj'. Did you mean bitraj"),
+    (["distill", "--run", "RUN", "--validate_every", "5"], "Did you mean --distill.validate_every"),
+    (
+        ["experts", "--run", "RUN", "--experts.cuont=5"],
+        "unknown option '--experts.cuont'. Did you mean --experts.count",
+    ),
+    (["distill", "--run", "RUN", "--pair", "5"], "Did you mean --pairs"),
+    (["experts", "--config", "CONFIG"], "needs --run FOLDER"),
+    (["experts", "--run", "NEW", "--config", "configs/scene.yaml"], "does not exist.*Did you mean scenes.yaml"),
+    (["experts", "--run", "NEW", "--encoder.setting", "hed"], "unknown setting 'hed'. Did you mean heads"),
+    (["experts", "--run", "NEW", "--config", "CONFIG", "--encoder.image.name", "convnt"], "Did you mean convnet"),
+    (["experts", "--run", "NEW", "--config", "CONFIG", "--data.source", "/no/where.json"], "/no/where.json"),
+    (["experts", "--run", "NEW", "--config", "CONFIG", "--data.source", "scenes:trian=3"], "train"),
+    (["experts", "--run", "NEW", "--config", "CONFIG", "--runtime.device", "tpu9"], "runtime.device 'tpu9'.*try auto"),
+    (["experts", "--run", "RUN", "--experts.image_rate", "0"], "experts.image_rate is 0.0; expected a .*above 0"),
+    (["experts", "--run", "RUN", "--experts.image_rate", "fast"], "experts.image_rate"),
+    (["distill", "--run", "RUN", "--pairs", "1"], "at least 2 pairs"),
+    (["distill", "--run", "RUN", "--pairs", "41"], "41 pairs.*Ask for 40 or fewer"),
+    (["distill", "--run", "RUN", "--keep", "0,7"], r"distill.keep is \[7\]; expected iterations from 0 to 6"),
+    (["distill", "--run", "RUN", "--start", "reel"], "start"),
+    (
+        ["distill", "--run", "RUN", "--bitraj.max_start_epoch", "4"],
+        "no snapshot of epochs.*Lower bitraj.max_start_epoch",
+    ),
+    (["distill", "--run", "RUN", "--bitraj.minibatch", "7"], "bitraj.minibatch is 7, more than the 6 pairs"),
+    (["distill", "--run", "RUN", "--bitraj.estimator", "adjont"], "Did you mean adjoint"),
+    (["distill", "--config", "CONFIG", "--run", "NEW"], "Run `vldistill experts` first"),
+    (["evaluate", "--run", "RUN"], "set"),
+    (["evaluate", "--run", "RUN", "--set", "random:41"], "41 pairs"),
+    (["evaluate", "--run", "RUN", "--set", "random:x"], "random:N with N of 2 or more"),
+    (["evaluate", "--run", "RUN", "--set", "RUN/sets/none"], "is not a distilled set"),
+    (["evaluate", "--run", "RUN", "--set", "full", "--protocol", "best"], "unknown protocol 'best'"),
+    (["evaluate", "--run", "RUN", "--set", "full", "--recipes", "own"], "no recipe of its own"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), WRONG, ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else ""
+)
+def test_wrong_use_is_one_clear_error_and_leaves_nothing(
+    vldistill: Any, run: Path, config: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    before = files(run)
+    there = {"RUN": run, "CONFIG": config, "NEW": tmp_path / "new"}
+    filled = [str(there.get(word, word)).replace("RUN/", f"{run}/") for word in words]
+    done = vldistill(*filled)
+    assert done.code == 2, done.err
+    assert "Traceback" not in done.err
+    lines = " ".join(done.err.split())
+    import re
+
+    assert re.search(said, lines), done.err
+    assert done.err.count("error:") == 1
+    assert done.out == ""
+    assert not (tmp_path / "new").exists()
+    after = files(run)
+    assert {name for name in after if name.startswith("sets")} == set()
+    assert after["config.yaml"] == before["config.yaml"]
+
+
+def test_a_different_configuration_is_refused_with_the_difference(vldistill: Any, run: Path) -> None:
+    for stage, more in (("experts", []), ("distill", []), ("evaluate", ["--set", "full"])):
+        done = vldistill(stage, "--run", run, *more, "--encoder.dim", "24", "--experts.text_rate", "0.2")
+        assert done.code == 2
+        assert "encoder.dim: 16 in the run, 24 asked for" in done.err
+        assert "experts.text_rate: 0.1 in the run, 0.2 asked for" in done.err
+        assert "decoded" not in done.err
+
+
+def test_other_data_are_refused_before_they_are_read(
+    vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vldistill.workbench.load_pairs", lambda *given, **more: pytest.fail("read"))
+    for words in (["experts"], ["distill"], ["evaluate", "--set", "full"]):
+        done = vldistill(*words, "--run", run, "--data.source", "scenes:seed=3,train=40")
+        assert done.code == 2 and "data.source: " in done.err, done.err
+
+
+def test_too_many_pairs_are_refused_before_anything_is_encoded(
+    vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vldistill.workbench.encode_images", lambda *given, **more: pytest.fail("encoded"))
+    assert vldistill("distill", "--run", run, "--pairs", "41").code == 2
+
+
+def test_a_damaged_memory_of_the_run_is_refused(vldistill: Any, run: Path) -> None:
+    (run / "config.yaml").write_text("encoder: [")
+    done = vldistill("distill", "--run", run)
+    assert done.code == 2 and "config.yaml" in done.err and "Traceback" not in done.err
+
+
+def test_a_full_disk_is_an_error_and_not_a_bug(vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any, **more: Any) -> Any:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(commands, "record_experts", full)
+    done = vldistill("experts", "--run", run)
+    assert done.code == 2 and "No space left on device" in done.err and "Traceback" not in done.err
+
+
+def test_a_bug_is_called_one(vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any, **more: Any) -> Any:
+        raise ZeroDivisionError("ouch")
+
+    monkeypatch.setattr(commands, "record_experts", broken)
+    done = vldistill("experts", "--run", run)
+    assert done.code == 1 and "ouch" in done.err and "This is a bug" in done.err
+
+
+# --- the stages ---------------------------------------------------------------------------------------------------
+
+
+def test_experts_fill_a_run_folder(made: Path) -> None:
+    names = sorted(files(made))
+    assert names == [
+        "config.yaml",
+        "env.json",
+        "experts/expert-000.safetensors",
+        "experts/expert-001.safetensors",
+        "metrics.jsonl",
+    ]
+    kept = yaml.safe_load((made / "config.yaml").read_text())
+    assert kept["encoder"]["image"]["options"] == {"width": 8} and kept["bitraj"]["syn_steps"] == 2
+    (line,) = (json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines())
+    assert line["stage"] == "experts" and len(line["losses"]) == 2
+
+
+def test_the_same_experts_are_not_trained_again(vldistill: Any, run: Path) -> None:
+    before = files(run / "experts")
+    done = vldistill("experts", "--run", run)
+    assert done.code == 0 and files(run / "experts") == before and "expert 0:" not in done.err
+    more = vldistill("experts", "--run", run, "--experts.count", "3")
+    assert more.code == 0 and "1 to train" in more.err
+    after = files(run / "experts")
+    assert len(after) == 3 and before.items() <= after.items()
+
+
+def test_distill_makes_a_set(vldistill: Any, run: Path) -> None:
+    done = vldistill("distill", "--run", run, "--method", "bitraj", "--pairs", "8", "--seed", "4", "--keep", "0,2")
+    folder = run / "sets" / "bitraj-8-s4"
+    assert done.code == 0 and done.out.strip() == str(folder)
+    assert {"set.safetensors", "set.json", "README.md", "preview.png", "config.json", "metrics.jsonl"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert not (folder / "checkpoint.safetensors").exists()
+    distilled = DistilledSet.load(folder)
+    assert (len(distilled), distilled.info["method"], distilled.info["seed"]) == (8, "bitraj", 4)
+    assert all(caption["start"] and caption["nearest"] for caption in distilled.captions)
+    kept = {path.name: DistilledSet.load(path) for path in (folder / "kept").iterdir()}
+    assert {name: found.info["iteration"] for name, found in kept.items()} == {"iteration-0": 0, "iteration-2": 2}
+    looks = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [look["iteration"] for look in looks if "val_mean_recall" in look] == [0, 3, 6]
+    assert "mean recall on val" in done.err
+    png = (folder / "preview.png").read_bytes()
+    assert png.startswith(b"\x89PNG") and len(png) > 1000
+
+
+def test_a_finished_set_is_left_alone_and_other_settings_are_refused(vldistill: Any, run: Path) -> None:
+    assert vldistill("distill", "--run", run, "--quiet").code == 0
+    folder = run / "sets" / "bitraj-6-s0"
+    before = files(folder)
+    again = vldistill("distill", "--run", run)
+    assert again.code == 0 and again.out.strip() == str(folder)
+    assert "nothing to do" in again.err and files(folder) == before
+    other = vldistill("distill", "--run", run, "--bitraj.syn_steps", "3", "--distill.text_lr", "0.5")
+    assert other.code == 2 and files(folder) == before
+    assert "bitraj.syn_steps: 2 there, 3 asked for" in other.err
+    assert "distill.text_lr: 0.03 there, 0.5 asked for" in other.err
+    assert vldistill("distill", "--run", run, "--bitraj.syn_steps", "3", "--seed", "1", "--quiet").code == 0
+
+
+def test_evaluate_prints_one_object(vldistill: Any, run: Path) -> None:
+    assert vldistill("distill", "--run", run, "--quiet").code == 0
+    folder = run / "sets" / "bitraj-6-s0"
+    done = vldistill("evaluate", "--run", run, "--set", folder, "--seeds", "3", "--json")
+    assert done.code == 0
+    result = strict_json(done.out)
+    keys = {"set", "setting", "protocol", "pairs", "stored_floats", "seeds", "own", "generic", "seconds"}
+    assert keys | {"peak_memory_bytes", "chance"} <= result.keys()
+    shown = {name: result[name] for name in ("set", "setting", "protocol", "pairs", "seeds")}
+    assert shown == {"set": "bitraj-6-s0", "setting": "heads", "protocol": "last", "pairs": 6, "seeds": 3}
+    assert result["stored_floats"] == DistilledSet.load(folder).stored_floats
+    for recipe in ("own", "generic"):
+        assert set(METRICS) <= result[recipe].keys()
+        assert all({"mean", "std"} == result[recipe][name].keys() for name in METRICS)
+    kept = strict_json((run / "results" / "bitraj-6-s0.json").read_text())
+    assert {name: kept[name] for name in result} == result and "environment" in kept
+
+
+@pytest.mark.parametrize(("target", "pairs"), [("random:6", 6), ("full", 200)])
+def test_evaluate_takes_real_pairs_too(vldistill: Any, run: Path, target: str, pairs: int) -> None:
+    result = strict_json(vldistill("evaluate", "--run", run, "--set", target, "--json").out)
+    assert result["own"] is None and result["pairs"] == pairs and result["seeds"] == 2
+    assert (run / "results" / f"{target.replace(':', '-')}.json").is_file()
+
+
+def test_evaluate_prints_a_table(vldistill: Any, run: Path) -> None:
+    done = vldistill("evaluate", "--run", run, "--set", "random:6", "--protocol", "test-best-legacy", "--quiet")
+    assert done.code == 0 and done.err == ""
+    assert "| random:6 | generic |" in done.out and "chance" in done.out
+    assert "protocol test-best-legacy" in done.out and "biased" in done.out
+
+
+def test_a_set_is_evaluated_in_another_run(vldistill: Any, run: Path, config: Path, tmp_path: Path) -> None:
+    """Another image tower is the cross-architecture question; another text tower cannot work."""
+    assert vldistill("distill", "--run", run, "--quiet").code == 0
+    folder = run / "sets" / "bitraj-6-s0"
+    common = ["evaluate", "--config", config, "--set", folder, "--recipes", "own", "--json"]
+    done = vldistill(*common, "--run", tmp_path / "other", "--encoder.image.size", "24")
+    assert done.code == 0 and strict_json(done.out)["details"]["made_with_image_tower"] == "convnet"
+    refused = vldistill(*common, "--run", tmp_path / "third", "--encoder.text.width", "48")
+    assert refused.code == 2 and "Use the tower it was made with" in refused.err
+
+
+def test_a_run_folder_with_odd_letters_is_remembered(vldistill: Any, made: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "run [a] *é 1"
+    import shutil
+
+    shutil.copytree(made, odd)
+    done = vldistill("distill", "--run", odd, "--quiet")
+    assert done.code == 0, done.err
+    assert (odd / "sets" / "bitraj-6-s0" / "set.json").is_file()
+
+
+def test_diverging_keeps_the_best_set_and_gives_advice(
+    vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = BiTrajectoryMatching.step
+
+    def step(method: BiTrajectoryMatching, state: Any, context: Any) -> Any:
+        if context.iteration >= 4:
+            raise NonFiniteError("the outer loss is nan")
+        return real(method, state, context)
+
+    monkeypatch.setattr(BiTrajectoryMatching, "step", step)
+    done = vldistill("distill", "--run", run, "--iterations", "20", "--distill.validate_every", "2")
+    assert done.code == 2
+    assert done.err.count("the last step is undone") == 5
+    assert "5 steps in a row failed" in done.err and "smaller distill.image_lr" in done.err
+    folder = run / "sets" / "bitraj-6-s0"
+    assert not (folder / "set.json").exists()
+    kept = DistilledSet.load(folder / "kept" / "best-before-divergence")
+    assert kept.info["iteration"] in (0, 2, 4, 6, 8) and kept.info["selection"]["undone_steps"] == 5
+
+
+# --- stopping -----------------------------------------------------------------------------------------------------
+
+LONG = ("--distill.validate_every", "200", "--iterations", "400", "--bitraj.syn_steps", "4")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_real_signal_stops_a_real_process_and_the_same_command_finishes(
+    vldistill: Any, run: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = ["distill", "--run", str(run), *LONG]
+    metrics = run / "sets" / "bitraj-6-s0" / "metrics.jsonl"
+    with subprocess.Popen(
+        [*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    ) as process:
+        patience = time.monotonic() + 60
+        while not (metrics.exists() and metrics.read_text().count("\n") > 5):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert out == "" and "Traceback" not in err
+    assert "everything is saved" in err and "The same command goes on" in err
+    folder = run / "sets" / "bitraj-6-s0"
+    assert (folder / "checkpoint.safetensors").is_file() and not (folder / "set.json").exists()
+    assert not list(run.rglob("*.tmp"))
+    done = vldistill(*words)
+    assert done.code == 0 and "going on at iteration" in done.err
+    assert not (folder / "checkpoint.safetensors").exists()
+    iterations = [json.loads(line)["iteration"] for line in metrics.read_text().splitlines() if '"value"' in line]
+    assert iterations == list(range(400))
+    if number == signal.SIGINT:  # and it is what an uninterrupted run makes
+        straight = tmp_path / "straight"
+        import shutil
+
+        shutil.copytree(run, straight, ignore=shutil.ignore_patterns("sets"))
+        assert vldistill("distill", "--run", straight, *LONG, "--quiet").code == 0
+        name = Path("sets") / "bitraj-6-s0" / "set.safetensors"
+        assert (straight / name).read_bytes() == (run / name).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_stopping_experts_keeps_the_finished_ones(
+    vldistill: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    from vldistill.experts import record
+
+    real = record.record_expert
+
+    def second_is_stopped(*given: Any) -> Any:
+        if given[2] == 1:
+            signal.raise_signal(number)
+        return real(*given)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "record_expert", second_is_stopped)
+        done = vldistill("experts", "--config", config, "--run", run)
+    assert done.code == 3 and "1 finished experts are kept" in done.err and "The same command goes on" in done.err
+    again = vldistill("experts", "--run", run)
+    assert again.code == 0 and "1 done; 1 to train" in again.err
+
+
+def test_stopping_an_evaluation_says_how_to_go_on(vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(commands, "evaluate_set", stopped)
+    done = vldistill("evaluate", "--run", run, "--set", "full")
+    assert done.code == 3 and "The same command" in done.err and not (run / "results").exists()
+
+
+def test_stopping_in_the_middle_of_nowhere_is_not_a_bug(
+    vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*given: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "open_bench", stopped)
+    done = vldistill("distill", "--run", run)
+    assert done.code == 3 and "same command" in done.err

@@ -1,0 +1,54 @@
+"""Contrastive losses against their formulas, pair by pair, and finite differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from vldistill.losses import infonce, soft_infonce
+
+
+def random_logits(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+
+
+def by_hand(logits: torch.Tensor, similarity: torch.Tensor) -> float:
+    """-(1/B) sum_ij S_ij log softmax(logits)_ij, both directions, in pure Python."""
+    rows, weights, count = logits.tolist(), similarity.tolist(), len(logits)
+    total = 0.0
+    for i in range(count):
+        for j in range(count):
+            by_row = math.log(sum(math.exp(rows[i][k]) for k in range(count)))
+            by_column = math.log(sum(math.exp(rows[k][j]) for k in range(count)))
+            total -= weights[i][j] * ((rows[i][j] - by_row) + (rows[i][j] - by_column))
+    return total / (2 * count)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_infonce_is_its_formula(count: int):
+    logits = random_logits(count)
+    assert float(infonce(logits)) == pytest.approx(by_hand(logits, torch.eye(count)), rel=1e-12)
+    assert float(infonce(logits)) == pytest.approx(float(infonce(logits.T)), rel=1e-12)
+
+
+def test_soft_infonce_is_its_formula_and_infonce_at_the_identity():
+    logits = random_logits(5)
+    similarity = random_logits(5, seed=1).sigmoid()
+    assert float(soft_infonce(logits, similarity)) == pytest.approx(by_hand(logits, similarity), rel=1e-12)
+    torch.testing.assert_close(soft_infonce(logits, torch.eye(5).double()), infonce(logits))
+
+
+def test_known_values():
+    assert float(infonce(torch.zeros(8, 8))) == pytest.approx(math.log(8))
+    assert float(infonce(100 * torch.eye(8))) == pytest.approx(0, abs=1e-6)
+    assert float(infonce(torch.full((4, 4), 1e4))) == pytest.approx(math.log(4))  # no overflow
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_gradients(check: Callable[..., bool]):
+    logits, similarity = random_logits(4).requires_grad_(), random_logits(4, seed=1).sigmoid().requires_grad_()
+    assert check(infonce, (logits,))
+    assert check(soft_infonce, (logits, similarity))

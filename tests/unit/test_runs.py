@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vldistill import runs
+from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ExpertsConfig
+from vldistill.distill.methods.bitraj import BitrajOptions
+from vldistill.errors import ArtefactError, ConfigError
+from vldistill.runs import Run, command, commit, differences, environment, to_plain
+
+CONFIG = Config(data=DataConfig(source="scenes:train=40"), methods={"bitraj": BitrajOptions(syn_steps=3)})
+
+
+def test_the_first_stage_writes_the_configuration_and_the_environment(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a" / "run")
+    run.begin(CONFIG)
+    kept = yaml.safe_load(run.config_path.read_text())
+    assert kept == to_plain(CONFIG)
+    assert kept["data"]["source"] == "scenes:train=40" and kept["bitraj"]["syn_steps"] == 3 and "methods" not in kept
+    note = json.loads((run.folder / "env.json").read_text())
+    assert {"command", "commit", "python", "platform", "versions"} == note.keys()
+    assert sorted(path.name for path in run.folder.iterdir()) == ["config.yaml", "env.json"]
+
+
+def test_the_same_configuration_is_welcome_again(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.begin(CONFIG)
+    before = run.config_path.stat().st_mtime_ns
+    run.begin(CONFIG)
+    assert run.config_path.stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_refused_and_the_difference_shown(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.begin(CONFIG)
+    other = replace(
+        CONFIG,
+        data=DataConfig(source="scenes:train=50"),
+        encoder=EncoderConfig(dim=64),
+        experts=ExpertsConfig(snapshots=(0, 2)),
+    )
+    with pytest.raises(ConfigError) as caught:
+        run.begin(other)
+    message = str(caught.value)
+    assert "data.source: 'scenes:train=40' in the run, 'scenes:train=50' asked for" in message
+    assert "encoder.dim: 512 in the run, 64 asked for" in message
+    assert "experts.snapshots: [] in the run, [0, 2] asked for" in message
+    assert "another --run folder" in message and str(run.config_path) in message
+    assert yaml.safe_load(run.config_path.read_text()) == to_plain(CONFIG)
+
+
+def test_what_does_not_change_the_meaning_may_differ(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.begin(CONFIG)
+    run.begin(
+        replace(
+            CONFIG,
+            data=replace(CONFIG.data, strict=True, cache="elsewhere"),
+            experts=ExpertsConfig(count=50),
+            distill=DistillConfig(pairs=7),
+            methods={"bitraj": BitrajOptions(syn_steps=9)},
+        )
+    )
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a\n- b", "a: [1", "a: \x00"])
+def test_a_configuration_that_is_not_one_is_refused(tmp_path: Path, text: str) -> None:
+    run = Run(tmp_path)
+    run.config_path.write_text(text)
+    with pytest.raises(ArtefactError, match=r"config\.yaml is not a configuration"):
+        run.begin(CONFIG)
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ConfigError, match="Choose another --run folder"):
+            Run(folder).begin(CONFIG)
+
+
+def test_events_are_appended(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.log(stage="experts", losses=[1.0, 0.5])
+    run.log(stage="distill", set="é")
+    first, second = (json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines())
+    assert first["stage"] == "experts" and first["losses"] == [1.0, 0.5] and "T" in first["time"]
+    assert second["set"] == "é"
+
+
+def test_differences_name_every_leaf() -> None:
+    old = {"a": 1, "b": {"c": [1], "d": {"e": 2}}, "gone": {"x": 1}}
+    new = {"a": 1, "b": {"c": [1, 2], "d": {"e": 3}}, "new": None, "gone": 4}
+    assert list(differences(old, new)) == [("b.c", [1], [1, 2]), ("b.d.e", 2, 3), ("gone", {"x": 1}, 4)]
+    assert list(differences(old, old)) == []
+
+
+def test_the_environment_names_versions_and_a_command_that_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/opt/bin/vldistill", "experts", "--encoder.image.options", "{width: 8}"])
+    assert command() == "vldistill experts --encoder.image.options '{width: 8}'"
+    found = environment()
+    assert found["versions"]["torch"] and found["command"] == command()
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_commit_is_that_of_a_checkout_of_this_library_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+
+    def make_repository(folder: Path) -> None:
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "one", "--allow-empty"]):
+            subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+
+    source = tmp_path / "environment" / "lib" / "vldistill" / "runs.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("")
+    monkeypatch.setattr(runs, "__file__", str(source))
+    make_repository(tmp_path)  # somebody's project that happens to hold the environment
+    assert commit() is None
+    make_repository(tmp_path / "environment")  # its src/ is what is imported
+    found = commit()
+    assert found is not None and len(found) == 12
+    source.write_text("changed")
+    assert commit() == f"{found}+changes"

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_bench
+
+from vldistill.distill.start import distinct_pairs, make_start, nearest_captions
+from vldistill.errors import ConfigError
+from vldistill.workbench import Workbench
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    return make_bench(tmp_path_factory.mktemp("cache"))
+
+
+def sentence_vectors(bench: Workbench, captions: Sequence[str]) -> torch.Tensor:
+    """Standardised vectors of ``captions``, by hand."""
+    raw = bench.text_tower.encode(bench.pairs("train").captions).double()
+    scale = raw.std(0, correction=0)
+    scale = scale.clamp(min=1e-2 * float(scale.mean()))
+    return ((bench.text_tower.encode(captions) - raw.mean(0)) / scale).float()
+
+
+@pytest.mark.parametrize("count", [2, 17, 40])
+def test_pairs_have_distinct_images_and_captions_of_their_own(bench: Workbench, count: int) -> None:
+    for seed in range(5):
+        images, captions = distinct_pairs(bench, count, seed)
+        assert images.dtype == captions.dtype == torch.int64
+        assert len(set(images.tolist())) == len(images) == len(captions) == count
+        assert (bench.pairs("train").caption_image[captions.numpy()] == images.numpy()).all()
+
+
+def test_every_caption_of_an_image_can_be_drawn(bench: Workbench) -> None:
+    pairs = bench.pairs("train")
+    drawn = {int(caption) for seed in range(60) for caption in distinct_pairs(bench, 40, seed)[1]}
+    assert len(drawn) > 0.95 * pairs.count_captions
+
+
+def test_the_seed_decides_the_pairs(bench: Workbench) -> None:
+    first, again, other = (distinct_pairs(bench, 10, seed) for seed in (4, 4, 5))
+    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("kind", ["real", "noise"])
+def test_the_same_start_is_made_twice(bench: Workbench, kind: str) -> None:
+    first, again, other = (make_start(bench, kind, 5, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.images, again.images) and torch.equal(first.texts, again.texts)
+    assert first.captions == again.captions
+    assert not torch.equal(first.images, other.images)
+
+
+def test_more_pairs_than_images_are_refused(bench: Workbench) -> None:
+    with pytest.raises(ConfigError, match=r"41 pairs.*has 40 images.*Ask for 40 or fewer"):
+        make_start(bench, "real", 41, 0)
+
+
+def test_a_real_start_is_made_of_real_pairs(bench: Workbench) -> None:
+    start = make_start(bench, "real", 12, 3)
+    images, captions = distinct_pairs(bench, 12, 3)
+    pairs, tower = bench.pairs("train"), bench.image_tower
+    assert start.captions == [pairs.captions[int(i)] for i in captions]
+    pixels = bench.pixels("train").array[images.numpy()].astype(np.float32) / 255
+    mean, std = (np.array(value, np.float32).reshape(3, 1, 1) for value in (tower.mean, tower.std))
+    np.testing.assert_allclose(start.images.numpy(), (pixels - mean) / std, atol=1e-5)
+    torch.testing.assert_close(start.texts, sentence_vectors(bench, start.captions), rtol=1e-4, atol=1e-4)
+
+
+def test_a_start_is_a_copy(bench: Workbench) -> None:
+    make_start(bench, "real", 4, 0).texts.zero_()
+    make_start(bench, "real", 4, 0).images.zero_()
+    again = make_start(bench, "real", 4, 0)
+    assert bool(again.texts.any()) and bool(again.images.any())
+
+
+def test_noise_has_the_moments_of_the_real_channels(bench: Workbench) -> None:
+    start = make_start(bench, "noise", 400, 0)
+    tower = bench.image_tower
+    real = torch.from_numpy(np.array(bench.pixels("train").array)).float() / 255
+    real = (real - torch.tensor(tower.mean).view(3, 1, 1)) / torch.tensor(tower.std).view(3, 1, 1)
+    assert start.images.shape == (400, 3, 16, 16) and start.captions == [""] * 400
+    torch.testing.assert_close(start.images.mean((0, 2, 3)), real.mean((0, 2, 3)), rtol=0, atol=0.03)
+    torch.testing.assert_close(start.images.std((0, 2, 3)), real.std((0, 2, 3)), rtol=0.03, atol=0)
+    assert start.texts.shape == (400, 32)
+    assert abs(float(start.texts.mean())) < 0.04 and abs(float(start.texts.std()) - 1) < 0.04
+
+
+def test_nearest_captions_agree_with_brute_force(bench: Workbench) -> None:
+    draw = torch.Generator().manual_seed(0)
+    texts = torch.randn(15, 32, generator=draw) * torch.rand(15, 1, generator=draw) * 10
+    captions = bench.pairs("train").captions
+    real = sentence_vectors(bench, captions).double().numpy()
+    found = nearest_captions(bench, texts)
+    for text, caption in zip(texts.double().numpy(), found):
+        cosines = [float(text @ row / (np.linalg.norm(text) * np.linalg.norm(row))) for row in real]
+        assert cosines[captions.index(caption)] == pytest.approx(max(cosines), abs=1e-5)
+
+
+def test_the_nearest_caption_of_a_real_start_is_its_own(bench: Workbench) -> None:
+    start = make_start(bench, "real", 20, 0)
+    found = nearest_captions(bench, 3 * start.texts)
+    torch.testing.assert_close(sentence_vectors(bench, found), sentence_vectors(bench, start.captions))
