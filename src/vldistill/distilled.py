@@ -95,11 +95,11 @@ class DistilledSet(Dataset):
     @property
     def stored_floats(self) -> int:
         """Numbers a user has to store for training: images, texts, similarity and learned rates."""
-        similarity = self.info.get("similarity_floats")
-        if similarity is None:
-            similarity = 0 if self.similarity is None else self.similarity.numel()
+        similarity = 0
+        if self.similarity is not None:
+            similarity = int(self.info.get("similarity_floats") or self.similarity.numel())
         rates = sum(len(rate) for rate in self.recipe.rates.values())
-        return self.images.numel() + self.texts.numel() + int(similarity) + rates
+        return self.images.numel() + self.texts.numel() + similarity + rates
 
     @property
     def standardisation_floats(self) -> int:

@@ -66,7 +66,7 @@ class Run:
             ArtefactError: the remembered configuration cannot be read.
         """
         if self.config_path.exists():
-            self._refuse_other(self._remembered(), to_plain(config))
+            self._refuse_other(self.remembered(), to_plain(config))
 
     def begin(self, config: Config) -> None:
         """Remember ``config``; :meth:`check` it against what is remembered already.
@@ -86,7 +86,8 @@ class Run:
                 f"run folder {self.folder} cannot be used ({error.strerror or error}). Choose another --run folder."
             ) from None
 
-    def _remembered(self) -> dict[str, Any]:
+    def remembered(self) -> dict[str, Any]:
+        """The configuration that this run was made with. Raises ArtefactError when it cannot be read."""
         try:
             old = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, ValueError) as error:

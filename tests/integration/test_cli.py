@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,8 +133,6 @@ def test_wrong_use_is_one_clear_error_and_leaves_nothing(
     assert done.code == 2, done.err
     assert "Traceback" not in done.err
     lines = " ".join(done.err.split())
-    import re
-
     assert re.search(said, lines), done.err
     assert done.err.count("error:") == 1
     assert done.out == ""
@@ -294,12 +294,11 @@ def test_a_set_is_evaluated_in_another_run(vldistill: Any, run: Path, config: Pa
     assert done.code == 0 and strict_json(done.out)["details"]["made_with_image_tower"] == "convnet"
     refused = vldistill(*common, "--run", tmp_path / "third", "--encoder.text.width", "48")
     assert refused.code == 2 and "Use the tower it was made with" in refused.err
+    assert not (tmp_path / "third").exists()
 
 
 def test_a_run_folder_with_odd_letters_is_remembered(vldistill: Any, made: Path, tmp_path: Path) -> None:
     odd = tmp_path / "run [a] *é 1"
-    import shutil
-
     shutil.copytree(made, odd)
     done = vldistill("distill", "--run", odd, "--quiet")
     assert done.code == 0, done.err
@@ -329,7 +328,7 @@ def test_diverging_keeps_the_best_set_and_gives_advice(
 
 # --- stopping -----------------------------------------------------------------------------------------------------
 
-LONG = ("--distill.validate_every", "200", "--iterations", "400", "--bitraj.syn_steps", "4")
+LONG = ("--distill.validate_every", "0", "--iterations", "80")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
@@ -342,10 +341,10 @@ def test_a_real_signal_stops_a_real_process_and_the_same_command_finishes(
         [*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
     ) as process:
         patience = time.monotonic() + 60
-        while not (metrics.exists() and metrics.read_text().count("\n") > 5):
+        while not (metrics.exists() and metrics.read_text().count("\n") > 2):
             assert process.poll() is None, process.stderr and process.stderr.read()
             assert time.monotonic() < patience
-            time.sleep(0.01)
+            time.sleep(0.005)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
@@ -358,11 +357,9 @@ def test_a_real_signal_stops_a_real_process_and_the_same_command_finishes(
     assert done.code == 0 and "going on at iteration" in done.err
     assert not (folder / "checkpoint.safetensors").exists()
     iterations = [json.loads(line)["iteration"] for line in metrics.read_text().splitlines() if '"value"' in line]
-    assert iterations == list(range(400))
+    assert iterations == list(range(80))
     if number == signal.SIGINT:  # and it is what an uninterrupted run makes
         straight = tmp_path / "straight"
-        import shutil
-
         shutil.copytree(run, straight, ignore=shutil.ignore_patterns("sets"))
         assert vldistill("distill", "--run", straight, *LONG, "--quiet").code == 0
         name = Path("sets") / "bitraj-6-s0" / "set.safetensors"

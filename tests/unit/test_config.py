@@ -63,7 +63,6 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (EvaluateConfig, {"head_rates": ()}, "evaluate.head_rates"),
     (EvaluateConfig, {"full_epochs": (10, 0)}, "evaluate.full_epochs"),
     (BitrajOptions, {"syn_steps": 0}, "bitraj.syn_steps is 0"),
-    (BitrajOptions, {"minibatch": 1}, "bitraj.minibatch is 1; expected 0"),
     (BitrajOptions, {"student_batch": 1}, "bitraj.student_batch"),
     (BitrajOptions, {"estimator": "adjunct"}, "unknown estimator 'adjunct'. Did you mean adjoint"),
     (BitrajOptions, {"reduce": "sum"}, "unknown reduce 'sum'"),

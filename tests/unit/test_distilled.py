@@ -388,7 +388,7 @@ def test_an_impossible_recipe_is_refused(change: dict[str, Any], said: str) -> N
 
 
 def test_an_unknown_field_of_a_recipe_gets_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match="momntum.*Did you mean momentum"):
+    with pytest.raises(ConfigError, match=r"momntum.*Did you mean momentum"):
         Recipe.from_dict(RECIPE.to_dict() | {"momntum": 0.9})
 
 

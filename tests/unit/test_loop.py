@@ -320,11 +320,11 @@ def test_the_learned_rates_are_logged_and_exported(bench: Workbench, experts: li
 def test_matching_brings_the_student_nearer_to_the_expert(
     bench: Workbench, experts: list[Trajectory], tmp_path: Path
 ) -> None:
-    config = replace(DISTILL, iterations=60, image_lr=0.05, text_lr=0.05)
-    options = BitrajOptions(syn_steps=4, max_start_epoch=1)
+    config = replace(DISTILL, iterations=30, image_lr=0.1, text_lr=0.1)
+    options = BitrajOptions(syn_steps=3, max_start_epoch=1)
     make_loop(bench, experts, tmp_path, config, options=options).run(start_of(bench, config))
     values = [line["value"] for line in metrics(tmp_path)]
-    assert sum(values[-10:]) < 0.8 * sum(values[:10])
+    assert sum(values[-5:]) < 0.8 * sum(values[:5])
 
 
 def test_the_checkpoint_holds_everything_by_name(bench: Workbench, tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_the_checkpoint_holds_everything_by_name(bench: Workbench, tmp_path: Pat
 
 def test_an_unreadable_note_does_not_pass_for_a_checkpoint(bench: Workbench, tmp_path: Path) -> None:
     write_tensors(tmp_path / CHECKPOINT, {"state/variables/images": torch.zeros(2)})
-    with pytest.raises(ArtefactError, match="not a checkpoint of this distillation.*Delete it"):
+    with pytest.raises(ArtefactError, match=r"not a checkpoint of this distillation.*Delete it"):
         make_loop(bench, [], tmp_path, method=Stub()).run(start_of(bench))
     with pytest.raises(Stopped):
         make_loop(bench, [], tmp_path / "six", method=Stub(), stop_after=1).run(start_of(bench))

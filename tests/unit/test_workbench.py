@@ -47,7 +47,7 @@ def test_a_split_is_standardised_by_the_training_split(workbench: Bench):
     tower = bench.image_tower
     pixels = to_float(torch.from_numpy(np.array(val.pixels.array)), tower.mean, tower.std)
     images, texts = bench.image_standardisation, bench.text_standardisation
-    close = {"atol": 1e-3, "rtol": 1e-3}  # standardising enlarges the rounding of the towers
+    close: dict[str, Any] = {"atol": 1e-3, "rtol": 1e-3}  # standardising enlarges the rounding of the towers
     torch.testing.assert_close(val.data.images.rows(EVERY), (tower(pixels) - images.mean) / images.scale, **close)
     captions = bench.text_tower.encode(val.pairs.captions)
     everything = torch.arange(len(captions))

@@ -71,7 +71,7 @@ class Stub:
         """Everything goes."""
 
     def setup(self, start: Start, context: Context) -> State:
-        return State(start_variables(start, context.config))
+        return State(start_variables(start, context))
 
     def gradient(self, value: torch.Tensor, iteration: int) -> torch.Tensor:
         """The gradient of a variable: another number in each iteration."""

@@ -1,0 +1,91 @@
+"""Run one configuration from experts to table, and keep the numbers: python benchmarks/study.py --help.
+
+    python benchmarks/study.py --config configs/flickr8k_heads.yaml --run runs/f8k \\
+        --methods bitraj --pairs 100 --also random:100 random:1000 full --out docs/results/flickr8k_heads.json
+
+What the run folder holds already is not done again, so a stopped study goes on. The JSON has the command, the commit,
+the seeds, and per row mean and standard deviation over students, on test, and the val figures of every choice made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vldistill.cli import main as vldistill
+from vldistill.files import write_json
+from vldistill.runs import environment
+
+
+def stage(*arguments: str) -> None:
+    code = vldistill(list(arguments))
+    if code:
+        sys.exit(code)
+
+
+def evaluated(run: Path, target: str, seeds: int) -> dict[str, Any]:
+    """The result of one evaluation, made now unless the run has it."""
+    name = Path(target).name if target.startswith(str(run)) else target.replace(":", "-")
+    path = run / "results" / f"{name}.json"
+    if not path.exists() or json.loads(path.read_text())["seeds"] != seeds:
+        stage("evaluate", "--run", str(run), "--set", target, "--seeds", str(seeds))
+    return json.loads(path.read_text())
+
+
+def shortened(result: dict[str, Any]) -> dict[str, Any]:
+    """A row of the study: without single students and the environment, which is said once."""
+    row = {key: value for key, value in result.items() if key != "environment"}
+    for recipe in ("own", "generic"):
+        if row.get(recipe):
+            row[recipe] = {key: value for key, value in row[recipe].items() if key != "students"}
+            rates = row[recipe]["recipe"]["rates"]
+            row[recipe]["recipe"]["rates"] = {side: [round(r, 6) for r in rate] for side, rate in rates.items()}
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--methods", nargs="*", default=["bitraj"])
+    parser.add_argument("--pairs", nargs="*", type=int, default=[100])
+    parser.add_argument("--distill-seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--also", nargs="*", default=["random:100", "full"], help="random:N and full")
+    parser.add_argument("--seeds", type=int, default=3, help="students per row")
+    parser.add_argument("--no-experts", action="store_true", help="for methods that need none")
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    # An existing run remembers its configuration; giving it again would only repeat it.
+    config = [] if (asked.run / "config.yaml").exists() else ["--config", asked.config]
+    if not asked.no_experts:
+        stage("experts", *config, "--run", str(asked.run))
+        config = []
+    rows = []
+    for method in asked.methods:
+        for pairs in asked.pairs:
+            for seed in asked.distill_seeds:
+                chosen = ["--method", method, "--pairs", str(pairs), "--seed", str(seed)]
+                stage("distill", *config, "--run", str(asked.run), *chosen)
+                config = []
+                rows.append(evaluated(asked.run, str(asked.run / "sets" / f"{method}-{pairs}-s{seed}"), asked.seeds))
+    rows += [evaluated(asked.run, target, asked.seeds) for target in asked.also]
+    settings = yaml.safe_load((asked.run / "config.yaml").read_text())
+    used = {name: settings[name] for name in ("encoder", "experts", "distill", "evaluate", *asked.methods)}
+    study = {
+        "command": "python benchmarks/study.py " + " ".join(sys.argv[1:]),
+        "environment": environment(),
+        "config": used,
+        "data": settings["data"]["source"],
+        "rows": [shortened(row) for row in rows],
+    }
+    write_json(asked.out, study)
+    print(asked.out)
+
+
+if __name__ == "__main__":
+    main()

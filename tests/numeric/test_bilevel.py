@@ -1,0 +1,238 @@
+"""bilevel and its way through the tower, against a naive unroll in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.cluster import MiniBatchKMeans
+from torch.func import functional_call
+
+from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
+from vldistill.distill.augment import make_view
+from vldistill.distill.encode import encode_learned
+from vldistill.distill.methods import Context, State
+from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, real_batch
+from vldistill.distill.start import central_pairs, make_start
+from vldistill.encoders.dual import SIDES, DualEncoder
+from vldistill.errors import ConfigError
+from vldistill.log import Reporter
+from vldistill.losses import infonce, soft_infonce
+from vldistill.randomness import generator
+from vldistill.training import TrainingData, fit
+from vldistill.workbench import TensorInputs, Workbench
+
+PAIRS = 5
+
+
+class DoubleBench(Workbench):
+    """A workbench in float64, so that two ways to the same gradient can be told from rounding."""
+
+    def student(self, seed: int, dropout: float = 0.0) -> DualEncoder:
+        return super().student(seed, dropout).double()
+
+
+ENCODER = EncoderConfig(
+    image=ImageTowerConfig(name="convnet", weights="random", size=16, options={"width": 4}),
+    text=TextTowerConfig(name="hashing", width=16),
+    dim=8,
+)
+
+
+def data_config(cache: Path) -> DataConfig:
+    return DataConfig(source="scenes:train=40,val=20,test=20", cache=str(cache))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    data = data_config(tmp_path_factory.mktemp("cache"))
+    made = DoubleBench(data, ENCODER, torch.device("cpu"), Reporter(quiet=True))
+    split = made.split("train")
+    everything = [
+        TensorInputs(side.rows(torch.arange(len(side))).double()) for side in (split.data.images, split.data.texts)
+    ]
+    made._splits["train"] = replace(split, data=replace(split.data, images=everything[0], texts=everything[1]))
+    made.image_tower.double()
+    return made
+
+
+def context_of(bench: Workbench, options: BilevelOptions, **config: Any) -> Context:
+    settings = DistillConfig(method="bilevel", pairs=PAIRS, iterations=10, validate_every=0, **config)
+    return Context(bench, settings, options, iteration=3)
+
+
+def prepared(bench: Workbench, options: BilevelOptions, **config: Any) -> tuple[Bilevel, Context, State]:
+    method, context = Bilevel(), context_of(bench, options, **config)
+    method.check(context)
+    state = method.setup(make_start(bench, "real", PAIRS, 0), context)
+    state.variables = {name: value.double() for name, value in state.variables.items()}
+    return method, context, state
+
+
+def naive(bench: Workbench, context: Context, state: State, similarity: bool = False) -> dict[str, torch.Tensor]:
+    """The same gradient the slow way: the tower in every inner step, and autograd through everything."""
+    options = context.options
+    leaves = {name: value.clone().requires_grad_(True) for name, value in state.variables.items()}
+    student = bench.student(context.seed_of("student"))
+    params = {
+        f"{s}.{n}": p.detach().requires_grad_(True) for s, named in student.trained().items() for n, p in named.items()
+    }
+    velocity = {name: torch.zeros_like(p) for name, p in params.items()}
+    soft = None
+    if similarity:
+        low = leaves["similarity_left"] @ leaves["similarity_right"].T
+        soft = torch.diag(leaves["similarity_diagonal"]) + options.alpha / options.rank * low
+    draw = context.generator("rows")
+    for _ in range(options.steps):
+        rows = torch.randperm(PAIRS, generator=draw)[: options.minibatch] if options.minibatch else torch.arange(PAIRS)
+        features = bench.image_standardisation(bench.image_tower(leaves["images"][rows]))
+        logits = functional_call(student, params, (features, leaves["texts"][rows]))
+        loss = infonce(logits) if soft is None else soft_infonce(logits, soft[rows][:, rows])
+        slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        for (name, p), slope in zip(list(params.items()), slopes):
+            velocity[name] = options.momentum * velocity[name] + slope + options.weight_decay * p
+            params[name] = p - leaves[f"log_rate_{name.split('.')[0]}"].exp() * velocity[name]
+    images, captions = real_batch(context, options.real_batch, options.captions_per_image)
+    data = bench.split("train").data
+    losses = [
+        infonce(functional_call(student, params, (data.images.rows(images), data.texts.rows(c)))) for c in captions
+    ]
+    value = torch.stack(losses).mean()
+    out = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values()), allow_unused=True)))
+    return {name: slope for name, slope in out.items() if slope is not None} | {"value": value.detach()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        BilevelOptions(steps=6, real_batch=8, schedule="constant"),
+        BilevelOptions(steps=5, real_batch=8, schedule="constant", minibatch=3, momentum=0.0, captions_per_image=3),
+        BilevelOptions(steps=5, real_batch=8, schedule="constant", rank=2, alpha=3.0),
+    ],
+    ids=["momentum", "minibatches", "similarity"],
+)
+def test_the_inner_loop_on_features_is_the_naive_gradient(bench: Workbench, options: BilevelOptions) -> None:
+    method, context, state = prepared(bench, options)
+    if options.rank:
+        state.variables["similarity_right"] = torch.randn(PAIRS, 2, generator=generator(1)).double() / 5
+    update = method.step(state, context)
+    expected = naive(bench, context, state, similarity=bool(options.rank))
+    assert update.value == pytest.approx(float(expected.pop("value")), rel=1e-12)
+    assert set(update.gradients) == set(expected)
+    for name, slope in expected.items():
+        assert float(slope.norm()) > 0, name
+        torch.testing.assert_close(update.gradients[name], slope, rtol=1e-8, atol=1e-12, msg=name)
+
+
+def test_images_encoded_in_parts_give_the_same_gradient(bench: Workbench) -> None:
+    _, context, state = prepared(bench, BilevelOptions(real_batch=8), augment=("flip", "shift", "colour"))
+    whole, parts = (encode_learned(context, state.variables["images"], part=part) for part in (PAIRS, 2))
+    slope = torch.randn(whole.inputs.shape, generator=generator(2), dtype=torch.float64)
+    torch.testing.assert_close(parts.inputs, whole.inputs)
+    torch.testing.assert_close(parts.pull(slope), whole.pull(slope), rtol=1e-10, atol=1e-12)
+
+
+def test_the_sets_own_recipe_is_the_inner_training(bench: Workbench) -> None:
+    """A student trained by the exported recipe from the same start ends where the inner loop ended."""
+    options = BilevelOptions(steps=7, real_batch=8)
+    method, context, state = prepared(bench, options)
+    exported = method.export(state, context)
+    student = bench.student(context.seed_of("student"))
+    images = bench.encode_in_batches(state.variables["images"])
+    data = TrainingData(TensorInputs(images), TensorInputs(state.variables["texts"]), torch.arange(PAIRS))
+    fit(student, data, exported.recipe, seed=0, device=bench.device)
+    real, captions = real_batch(context, options.real_batch, 1)
+    split = bench.split("train").data
+    value = infonce(student(split.images.rows(real), split.texts.rows(captions[0])))
+    assert float(value.detach()) == pytest.approx(method.step(state, context).value, rel=1e-9)
+
+
+def test_a_window_differentiates_its_steps_only(bench: Workbench) -> None:
+    plain = BilevelOptions(steps=6, real_batch=8, momentum=0.0, weight_decay=0.0, rate_per_step=True)
+    method, context, state = prepared(bench, plain)
+    full = method.step(state, context)
+    method, context, state = prepared(bench, replace(plain, window=6))
+    torch.testing.assert_close(method.step(state, context).gradients, full.gradients)
+    method, context, state = prepared(bench, replace(plain, window=2))
+    first, last = method._window(context.options, context, 6)
+    windowed = method.step(state, context).gradients["log_rate_image"]
+    assert last - first == 2
+    assert [t for t in range(6) if windowed[t] != 0] == [first, first + 1]
+
+
+def test_the_curriculum_grows_to_the_full_training() -> None:
+    options = BilevelOptions(steps=40, first_steps=10, curriculum=0.5)
+    counts = [inner_step_count(options, iteration, 100) for iteration in (0, 25, 49, 50, 99)]
+    assert counts == [10, 25, 39, 40, 40]
+    assert inner_step_count(BilevelOptions(steps=40), 0, 100) == 40
+
+
+def test_a_real_batch_has_distinct_images_with_their_own_captions(bench: Workbench) -> None:
+    images, captions = real_batch(context_of(bench, BilevelOptions()), 20, 3)
+    mapping = bench.split("train").data.caption_image
+    assert len(set(images.tolist())) == 20
+    assert all(torch.equal(mapping[rows], images) for rows in captions)
+    assert all(len({int(rows[i]) for rows in captions}) == 3 for i in range(20))
+
+
+def test_views_are_differentiable_and_drawn_from_the_generator() -> None:
+    images = torch.randn(4, 3, 8, 8, generator=generator(0), dtype=torch.float64, requires_grad=True)
+    for kind in ("flip", "shift", "colour"):
+        view = make_view([kind], generator(1))
+        again = make_view([kind], generator(1))
+        assert view is not None and again is not None
+        out = view(images)
+        assert torch.equal(out, again(images)) and not torch.equal(out, images)
+        assert torch.autograd.grad(out.square().sum(), images)[0].abs().sum() > 0
+    flipped = make_view(["flip"], generator(1))
+    assert flipped is not None
+    for before, after in zip(images, flipped(images)):
+        assert torch.equal(after, before) or torch.equal(after, before.flip(-1))
+    assert make_view([], generator(1)) is None
+    with pytest.raises(ConfigError, match="Did you mean flip"):
+        make_view(["flop"], generator(1))
+
+
+def test_central_pairs_are_the_nearest_to_their_centres(tmp_path: Path) -> None:
+    bench = Workbench(data_config(tmp_path), ENCODER, torch.device("cpu"), Reporter(quiet=True))
+    images, captions = central_pairs(bench, PAIRS, 0)
+    assert len(set(images.tolist())) == PAIRS
+    assert torch.equal(bench.split("train").data.caption_image[captions], images)
+    joined = bench.joined_features()
+    means = MiniBatchKMeans(PAIRS, random_state=0, batch_size=4096, n_init="auto").fit(joined)
+    nearest = [int(((joined - centre) ** 2).sum(1).argmin()) for centre in means.cluster_centers_]
+    assert captions[0] == nearest[0]
+    assert len(set(nearest) & set(captions.tolist())) >= PAIRS - 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 0}, "bilevel.steps is 0"),
+        ({"real_batch": 1}, "at least 2 images"),
+        ({"momentum": 1.0}, r"\[0, 1\)"),
+        ({"window": 50}, "bilevel.window is 50"),
+        ({"window": 5}, "needs bilevel.momentum 0"),
+        ({"curriculum": 2.0}, "part of the iterations"),
+        ({"schedule": "cosin"}, "Did you mean cosine"),
+        ({"estimator": "adjoin"}, "Did you mean adjoint"),
+    ],
+)
+def test_impossible_options_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BilevelOptions(**values)
+
+
+def test_more_real_images_than_there_are_are_refused(bench: Workbench) -> None:
+    with pytest.raises(ConfigError, match="train split has 40 images"):
+        Bilevel().check(context_of(bench, BilevelOptions(real_batch=41)))
+
+
+def test_each_iteration_has_its_own_student_and_batch(bench: Workbench) -> None:
+    method, context, state = prepared(bench, BilevelOptions(steps=2, real_batch=8))
+    values = [method.step(state, context.at(iteration)).value for iteration in (0, 1, 0)]
+    assert values[0] == values[2] != values[1]
+    assert set(state.variables) >= {"images", "texts", *(f"log_rate_{side}" for side in SIDES)}
