@@ -9,9 +9,10 @@ nearby target. Before it, a call with two inner steps warms up the process (kern
 
 Seconds and memory come from different processes, because a C library that hands freed memory back at once
 gives honest peaks and slow allocations: the processes that measure seconds run with the defaults of the
-system, those that measure memory with MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ set (see
-`MEMORY_ENVIRONMENT`). Compared estimators alternate, and ratios are medians over the repeats of the ratio
-within one repeat, so that other work on the machine hits both alike.
+system, those that measure memory with `MEMORY_ENVIRONMENT`. All run with OMP_WAIT_POLICY=PASSIVE, so that
+threads that wait for each other leave the processor to whatever else runs. Compared estimators alternate,
+and ratios are medians over the repeats of the ratio within one repeat, so that other work on the machine
+hits both alike. `cpu_seconds` (user and system time of the call) suffer less from it than `seconds` (wall).
 
 Activation memory = peak - base - parameter copies. Base is the resident size after building everything, the
 warm-up call and a trim; peak is the high-water mark of the resident size, reset after base was read (on a
@@ -42,8 +43,13 @@ MODELS = {  # name: (pixels, pairs) as in the targets
 TEXT_DIM = 384
 RATE = 0.01
 LOGIT_SCALE = 1 / 0.07
-# Blocks above 64 kB are mapped one by one and unmapped when freed: the resident size follows the live bytes.
-MEMORY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Blocks above 1 MiB are mapped one by one and unmapped when freed: the resident size follows the live bytes.
+MEMORY_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "1048576",
+    "MALLOC_TRIM_THRESHOLD_": "1048576",
+    "MALLOC_ARENA_MAX": "1",
+}
 TARGETS = {
     "time_adjoint_over_unrolled": ("nfnet_l0", 8, 0.85),
     "activations_adjoint_over_unrolled": ("nfnet_l0", 8, 0.35),
@@ -83,15 +89,16 @@ def measure(job: Job) -> dict[str, Any]:
 
     call(2)
     base = settled(job.device)
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     result = call(job.steps)
     value = result.value.item()  # waits for the device
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     high = peak(job.device)
     one = tape_bytes(start, 0)
     copies = one * job.steps
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "value": value,
         "peak_bytes": high,
         "base_bytes": base,
@@ -114,7 +121,7 @@ def problem(job: Job) -> tuple[Any, Any, Any, Any]:
     torch.manual_seed(0)
     dtype = getattr(torch, job.dtype)
     tower = timm.create_model(job.model, pretrained=False, num_classes=0).eval().to(job.device, dtype)
-    dim = tower.num_features
+    dim = int(tower.num_features)  # pyright: ignore[reportArgumentType]
     head = nn.Sequential(nn.Linear(TEXT_DIM, dim), nn.GELU(), nn.Linear(dim, dim), nn.LayerNorm(dim))
     head = head.eval().to(job.device, dtype)
     start = {
@@ -184,7 +191,7 @@ def resident(key: str) -> int:
 
 def in_fresh_process(job: Job) -> dict[str, Any]:
     """`measure` in a new Python; a failure is recorded, not raised."""
-    environment = dict(os.environ)
+    environment = os.environ | ENVIRONMENT
     if job.measure == "memory":
         environment |= MEMORY_ENVIRONMENT
     command = [sys.executable, __file__, "--job", json.dumps(asdict(job))]
@@ -216,6 +223,7 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
                     "steps": steps,
                     "estimator": estimator,
                     "seconds": [],
+                    "cpu_seconds": [],
                     "activation_bytes": [],
                 }
                 for estimator in args.estimators.split(",")
@@ -223,7 +231,9 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
             rows.extend(group.values())
             for repeat in range(args.repeats):
                 for estimator, row in group.items():
-                    for kind in ("seconds", "memory")[: 2 if repeat == 0 else 1]:
+                    for kind in args.measure.split(","):
+                        if kind == "memory" and repeat:
+                            continue
                         job = Job(
                             model, estimator, steps, kind, args.size or size, args.pairs or pairs,
                             args.dtype, args.device, args.threads,
@@ -240,6 +250,7 @@ def note(row: dict[str, Any], job: Job, found: dict[str, Any]) -> None:
         row["left_out"] = found["failed"]
     elif job.measure == "seconds":
         row["seconds"].append(round(found["seconds"], 3))
+        row["cpu_seconds"].append(round(found["cpu_seconds"], 3))
         row["value"] = found["value"]
     else:
         row["activation_bytes"].append(found["activation_bytes"])
@@ -263,7 +274,7 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     found: dict[str, float | None] = {}
     for model, steps in sorted({(row["model"], row["steps"]) for row in rows}):
         for estimator in sorted({row["estimator"] for row in rows} - {"unrolled"}):
-            for key, short in (("seconds", "time"), ("activation_bytes", "activations")):
+            for key, short in (("seconds", "time"), ("cpu_seconds", "cpu_time"), ("activation_bytes", "activations")):
                 name = f"{short}_{estimator}_over_unrolled/{model}/T{steps}"
                 found[name] = ratio(rows, key, (model, steps, estimator), (model, steps, "unrolled"))
     for model in sorted({row["model"] for row in rows}):
@@ -297,6 +308,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--estimators", default="unrolled,adjoint,tesla,difference")
     parser.add_argument("--steps", default="4,8,16", help="numbers of inner steps, comma-separated")
     parser.add_argument("--repeats", type=int, default=3, help="of the seconds; memory is measured once")
+    parser.add_argument("--measure", default="memory,seconds")
     parser.add_argument("--size", type=int, default=0, help="pixels; 0 takes the model's own of the targets")
     parser.add_argument("--pairs", type=int, default=0, help="0 takes the model's own of the targets")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -315,6 +327,7 @@ def main() -> None:
         return
     import torch
 
+    load = os.getloadavg()
     rows = run_all(args)
     found = ratios(rows)
     report = {
@@ -327,7 +340,9 @@ def main() -> None:
         "threads": args.threads,
         "cpus": os.cpu_count(),
         "measured": __doc__,
+        "environment": ENVIRONMENT,
         "memory_environment": MEMORY_ENVIRONMENT,
+        "load_before": load,
         "targets": targets(found),
         "ratios": found,
         "rows": rows,

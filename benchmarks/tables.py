@@ -22,9 +22,7 @@ TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end table -->)
 def study_table(study: dict[str, Any]) -> str:
     """One row per set and recipe, what the numbers mean, and the command that made them."""
     table, _, note = evaluation_text(study["rows"]).rpartition("\n")
-    return (
-        f"{table}\n\nTest split, {note}. Commit `{study['environment']['commit']}`, command\n`{study['command']}`.\n"
-    )
+    return f"{table}\n\nTest split, {note}. Commit `{study['environment']['commit']}`, command\n`{study['command']}`.\n"
 
 
 def filled(text: str, results: Path) -> str:

@@ -169,7 +169,7 @@ def parse(
     namespace = parser.parse_args(rewrite(stage, argv, lists))
     if namespace.run is None:
         raise ConfigError(f"vldistill {stage} needs --run FOLDER, e.g. --run runs/first.")
-    built = parser.instantiate_classes(namespace)
+    built = parser.instantiate(namespace)
     sections = {name: built[name] for name in ("runtime", "data", "encoder", "experts", "distill", "evaluate")}
     return Config(**sections, methods={name: built[name] for name in method_names}), namespace
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,19 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     if config.distill.validate_every:
         bench.pairs("val")
     folder = run.sets / set_name(config.distill)
-    recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
     options = config.methods.get(config.distill.method) or entry.options()
+    asked = _asked(config, options)
+    _refuse_other(folder, asked)
+    if (folder / "set.json").exists():
+        run.begin(config)  # refuses a contradiction
+        reporter.info(f"{folder} is finished already; nothing to do")
+        return folder
+    recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
     context = Context(bench, config.distill, options, recorded)
     method.check(context)
     begin = make_start(bench, config.distill.start, config.distill.pairs, config.distill.seed)
     run.begin(config)
-    if _finished(folder, config, options):
-        reporter.info(f"{folder} is finished already; nothing to do")
-        return folder
+    write_json(folder / "config.json", asked)
     with deferred_stop() as stop_asked:
         loop = Loop(
             method,
@@ -129,26 +134,25 @@ def _check_space(config: Config) -> None:
             raise ConfigError("distill.augment changes pictures; with distill.space features there are none.")
 
 
-def _finished(folder: Path, config: Config, options: Any) -> bool:
-    """Whether the set is there; refuses a folder that was begun with another configuration."""
-    asked = {"distill": vars(config.distill), config.distill.method: vars(options)}
-    plain: Mapping[str, Any] = {section: _plain(values) for section, values in asked.items()}
+def _asked(config: Config, options: Any) -> dict[str, Any]:
+    """The configuration of one set, as its folder remembers it."""
+    sections = {"distill": vars(config.distill), config.distill.method: vars(options)}
+    return {
+        section: {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        for section, values in sections.items()
+    }
+
+
+def _refuse_other(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse a set's folder that was begun with another configuration."""
     note = folder / "config.json"
-    if note.exists():
-        found = list(differences(read_json(note, "set configuration"), plain))
-        if found:
-            shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)
-            raise ConfigError(
-                f"{folder} was begun with another configuration:\n{shown}\n"
-                f"Use another --seed or --run, give the settings it was begun with, or delete the folder."
-            )
-    else:
-        write_json(note, plain)
-    return (folder / "set.json").exists()
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    found = list(differences(read_json(note, "set configuration"), asked)) if note.exists() else []
+    if found:
+        shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)
+        raise ConfigError(
+            f"{folder} was begun with another configuration:\n{shown}\n"
+            f"Use another --seed or --run, give the settings it was begun with, or delete the folder."
+        )
 
 
 def _save(bench: Workbench, distilled: DistilledSet, begin: Start, folder: Path) -> None:
@@ -157,17 +161,11 @@ def _save(bench: Workbench, distilled: DistilledSet, begin: Start, folder: Path)
     captions = tuple({"start": start, "nearest": near} for start, near in zip(begin.captions, nearest))
     distilled = distilled.with_captions(captions)
     if distilled.space == "pixels":
-        before = DistilledSet.pixels(_with_images(distilled, begin.images.cpu()))
+        before = replace(distilled, images=begin.images.cpu()).pixels()
         shown = [(caption["start"], caption["nearest"]) for caption in captions]
         folder.mkdir(parents=True, exist_ok=True)
         draw_pairs(_bytes(before), _bytes(distilled.pixels()), shown, folder / "preview.png", title=distilled.name)
     distilled.save(folder)
-
-
-def _with_images(distilled: DistilledSet, images: torch.Tensor) -> DistilledSet:
-    from dataclasses import replace
-
-    return replace(distilled, images=images)
 
 
 def _bytes(pixels: torch.Tensor) -> np.ndarray:

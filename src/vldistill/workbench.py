@@ -45,7 +45,8 @@ class FeatureInputs:
     """Standardised rows of a feature table that is too large for memory."""
 
     def __init__(self, table: FeatureTable, standardise: Standardisation, device: torch.device) -> None:
-        self.table, self.standardise, self.device = table, standardise, device
+        self.table, self.device = table, device
+        self.standardise = Standardisation(standardise.mean.to(device), standardise.scale.to(device))
 
     def __len__(self) -> int:
         return len(self.table)

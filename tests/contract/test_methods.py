@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +27,42 @@ SMALL = {"syn_steps": 2, "steps": 3, "first_steps": 2, "real_batch": 8, "student
 VARIANTS: dict[str, Any] = {"minibatch": 3, "rank": 2, "rate_per_step": True, "momentum": 0.0, "estimator": "unrolled"}
 """Options worth a run of their own; applied to every method that has them."""
 
+LOOP_VARIANTS: dict[str, Any] = {"space": "features", "augment": ("flip", "shift", "colour"), "start": "kmeans"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method with options of its own and settings of the loop."""
+
+    name: str
+    options: dict[str, Any]
+    loop: dict[str, Any] = field(default_factory=dict)
+
 
 def cases() -> list[Any]:
     found = []
     for name, entry in methods().items():
-        known = {field.name for field in fields(entry.options)}
+        known = {option.name for option in fields(entry.options)}
         small = {option: value for option, value in SMALL.items() if option in known}
-        found += [pytest.param(setting, name, small, id=f"{name}-{setting}") for setting in ("heads", "full")]
+        found += [pytest.param(setting, Case(name, small), id=f"{name}-{setting}") for setting in ("heads", "full")]
         for option in sorted(VARIANTS.keys() & known):
-            found.append(pytest.param("heads", name, small | {option: VARIANTS[option]}, id=f"{name}-{option}"))
+            case = Case(name, small | {option: VARIANTS[option]})
+            found.append(pytest.param("heads", case, id=f"{name}-{option}"))
+        for option, value in LOOP_VARIANTS.items():
+            found.append(pytest.param("heads", Case(name, small, {option: value}), id=f"{name}-{option}"))
     return found
 
 
-every_method = pytest.mark.parametrize(("ground", "name", "options"), cases(), indirect=["ground"])
+every_method = pytest.mark.parametrize(("ground", "case"), cases(), indirect=["ground"])
 
 
-def prepare(ground: Ground, name: str, options: Mapping[str, Any], **config: Any) -> tuple[Method, Context, State]:
+def prepare(ground: Ground, case: Case, **loop: Any) -> tuple[Method, Context, State]:
     """A method that was checked and set up."""
-    entry = find_method(name)
+    entry = find_method(case.name)
     method = entry.build()
     experts = ground.experts if "experts" in method.needs else []
-    settings = replace(CONFIG, method=name, **config)
-    context = Context(ground.bench, settings, entry.options(**options), experts)
+    settings = replace(CONFIG, method=case.name, **case.loop, **loop)
+    context = Context(ground.bench, settings, entry.options(**case.options), experts)
     method.check(context)
     start = make_start(ground.bench, settings.start, settings.pairs, settings.seed)
     return method, context, method.setup(start, context)
@@ -75,8 +89,8 @@ def test_a_method_is_registered_with_what_a_user_needs(name: str) -> None:
     assert entry.summary.endswith((".", ")")) and 20 < len(entry.summary) < 160
     assert is_dataclass(entry.options) and entry.options() == entry.options()
     about = entry.options.__doc__ or ""
-    for field in fields(entry.options):
-        assert f"{field.name}: " in about, f"{name}.{field.name} is not explained"
+    for option in fields(entry.options):
+        assert f"{option.name}: " in about, f"{name}.{option.name} is not explained"
     assert entry.build().needs <= {"experts", "features", "real_batches"}
 
 
@@ -86,11 +100,11 @@ def test_an_unknown_method_gets_the_nearest_name() -> None:
 
 
 @every_method
-def test_setup_starts_from_the_start_and_only_from_it(ground: Ground, name: str, options: dict[str, Any]) -> None:
-    _, _, state = prepare(ground, name, options)
-    _, _, again = prepare(ground, name, options)
-    _, _, other = prepare(ground, name, options, seed=1)
-    start = make_start(ground.bench, "real", CONFIG.pairs, CONFIG.seed)
+def test_setup_starts_from_the_start_and_only_from_it(ground: Ground, case: Case) -> None:
+    _, context, state = prepare(ground, case)
+    _, _, again = prepare(ground, case)
+    _, _, other = prepare(ground, case, seed=1)
+    start = make_start(ground.bench, context.config.start, CONFIG.pairs, CONFIG.seed)
     assert len(state.variables["images"]) == len(state.variables["texts"]) == CONFIG.pairs
     assert torch.equal(state.variables["texts"], start.texts)
     assert bits(state.state_dict()) == bits(again.state_dict()) != bits(other.state_dict())
@@ -98,8 +112,8 @@ def test_setup_starts_from_the_start_and_only_from_it(ground: Ground, name: str,
 
 
 @every_method
-def test_a_step_gives_gradients_and_touches_nothing(ground: Ground, name: str, options: dict[str, Any]) -> None:
-    method, context, state = prepare(ground, name, options)
+def test_a_step_gives_gradients_and_touches_nothing(ground: Ground, case: Case) -> None:
+    method, context, state = prepare(ground, case)
     before, global_draws = bits(state.state_dict()), torch.random.get_rng_state()
     update = take_step(method, state, context.at(1))
     assert bits(state.state_dict()) == before
@@ -115,27 +129,27 @@ def test_a_step_gives_gradients_and_touches_nothing(ground: Ground, name: str, o
 
 
 @every_method
-def test_a_step_depends_on_the_seed_and_the_iteration_alone(ground: Ground, name: str, options: dict[str, Any]) -> None:
-    method, context, state = prepare(ground, name, options)
+def test_a_step_depends_on_the_seed_and_the_iteration_alone(ground: Ground, case: Case) -> None:
+    method, context, state = prepare(ground, case)
     first = take_step(method, state, context.at(1))
     torch.manual_seed(123)
     take_step(method, state, context.at(2))
     again = take_step(method, state, context.at(1))
     assert bits(again.gradients) == bits(first.gradients) and again.value == first.value and again.logs == first.logs
-    others = [take_step(method, state, context.at(iteration)).value for iteration in range(2, 7)]
+    others = [take_step(method, state, context.at(iteration)).value for iteration in (2, 3)]
     reseeded = replace(context, config=replace(context.config, seed=9))
-    others += [take_step(method, state, reseeded.at(iteration)).value for iteration in range(1, 6)]
+    others += [take_step(method, state, reseeded.at(iteration)).value for iteration in (1, 2)]
     assert len({first.value, *others}) > 1
 
 
 @every_method
-def test_the_state_is_all_there_is(ground: Ground, name: str, options: dict[str, Any]) -> None:
-    method, context, state = prepare(ground, name, options)
+def test_the_state_is_all_there_is(ground: Ground, case: Case) -> None:
+    method, context, state = prepare(ground, case)
     draw = torch.Generator().manual_seed(0)
     for value in state.variables.values():
         value += 0.01 * torch.randn(value.shape, generator=draw).to(value)
     first = take_step(method, state, context.at(1))
-    fresh, _, other = prepare(ground, name, options, seed=1)
+    fresh, _, other = prepare(ground, case, seed=1)
     other.load_state_dict({key: tensor.clone() for key, tensor in state.state_dict().items()})
     assert bits(other.state_dict()) == bits(state.state_dict())
     again = take_step(fresh, other, context.at(1))
@@ -143,9 +157,7 @@ def test_the_state_is_all_there_is(ground: Ground, name: str, options: dict[str,
 
 
 @every_method
-def test_the_student_inside_stands_in_eval_mode(
-    ground: Ground, name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_student_inside_stands_in_eval_mode(ground: Ground, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[bool] = []
     real = Workbench.student
 
@@ -156,17 +168,15 @@ def test_the_student_inside_stands_in_eval_mode(
         return student
 
     monkeypatch.setattr(Workbench, "student", watched)
-    method, context, state = prepare(ground, name, options)
+    method, context, state = prepare(ground, case)
     first = take_step(method, state, context)
     assert not any(modes)
     assert bits(take_step(method, state, context).gradients) == bits(first.gradients)
 
 
 @every_method
-def test_an_exported_set_is_a_copy_that_loads_and_evaluates(
-    ground: Ground, name: str, options: dict[str, Any], tmp_path: Path
-) -> None:
-    method, context, state = prepare(ground, name, options)
+def test_an_exported_set_is_a_copy_that_loads_and_evaluates(ground: Ground, case: Case, tmp_path: Path) -> None:
+    method, context, state = prepare(ground, case)
     before = bits(state.state_dict())
     distilled = method.export(state, context.at(2))
     assert bits(state.state_dict()) == before
@@ -175,10 +185,10 @@ def test_an_exported_set_is_a_copy_that_loads_and_evaluates(
         value += 1
     assert bits(distilled.tensors()) == exported
     assert not any(tensor.requires_grad for tensor in distilled.tensors().values())
-    assert len(distilled) == CONFIG.pairs and distilled.name == f"{name}-6-s0"
+    assert len(distilled) == CONFIG.pairs and distilled.name == f"{case.name}-6-s0"
     assert {"method", "seed", "iteration", "data", "config", "versions"} <= distilled.info.keys()
-    assert (distilled.info["method"], distilled.info["iteration"]) == (name, 2)
-    assert distilled.setting == ground.bench.setting
+    assert (distilled.info["method"], distilled.info["iteration"]) == (case.name, 2)
+    assert distilled.setting == ground.bench.setting and distilled.space == context.config.space
     assert {"text_mean", "text_scale"} <= distilled.standardisation.keys()
     distilled.save(tmp_path)
     loaded = DistilledSet.load(tmp_path)
@@ -188,19 +198,16 @@ def test_an_exported_set_is_a_copy_that_loads_and_evaluates(
 
 
 @every_method
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_a_stopped_loop_goes_on_exactly(
-    ground: Ground, name: str, options: dict[str, Any], optimiser: str, tmp_path: Path
-) -> None:
-    start = make_start(ground.bench, "real", CONFIG.pairs, CONFIG.seed)
+def test_a_stopped_loop_goes_on_exactly(ground: Ground, case: Case, tmp_path: Path) -> None:
+    start = make_start(ground.bench, case.loop.get("start", "real"), CONFIG.pairs, CONFIG.seed)
 
     def run(folder: Path, *, stop: bool) -> None:
-        method, context, _ = prepare(ground, name, options, optimiser=optimiser, image_lr=1e-3, text_lr=1e-3)
+        method, context, _ = prepare(ground, case, image_lr=1e-3, text_lr=1e-3)
         loop = Loop(method, context, folder, lambda found: 0.0, lambda *kept: None, lambda: stop)
         loop.run(start).save(folder)
 
     run(tmp_path / "straight", stop=False)
-    if hasattr(find_method(name).build(), "step"):
+    if hasattr(find_method(case.name).build(), "step"):
         with pytest.raises(Stopped):
             run(tmp_path / "stopped", stop=True)
     run(tmp_path / "stopped", stop=False)

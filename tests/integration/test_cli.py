@@ -44,7 +44,7 @@ def test_the_front_door_answers_at_once_and_without_torch(words: list[str]) -> N
         "assert not heavy, heavy; sys.exit(code)"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=300)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
     assert done.returncode == (0 if words else 2), done.stderr
@@ -340,13 +340,13 @@ def test_a_real_signal_stops_a_real_process_and_the_same_command_finishes(
     with subprocess.Popen(
         [*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
     ) as process:
-        patience = time.monotonic() + 60
+        patience = time.monotonic() + 300
         while not (metrics.exists() and metrics.read_text().count("\n") > 2):
             assert process.poll() is None, process.stderr and process.stderr.read()
             assert time.monotonic() < patience
             time.sleep(0.005)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 3, err
     assert out == "" and "Traceback" not in err
     assert "everything is saved" in err and "The same command goes on" in err

@@ -38,7 +38,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (ExpertsConfig, {"epochs": 0}, "experts.epochs"),
     (ExpertsConfig, {"batch": 1}, "experts.batch is 1; expected at least 2 pairs"),
     (ExpertsConfig, {"image_rate": 0.0}, "experts.image_rate"),
-    (ExpertsConfig, {"text_rate": -0.1}, "experts.text_rate is -0.1; expected a number above 0"),
+    (ExpertsConfig, {"text_rate": -0.1}, r"experts.text_rate is -0.1; expected a .*number above 0"),
     (ExpertsConfig, {"image_rate": math.nan}, "experts.image_rate is nan"),
     (ExpertsConfig, {"momentum": 1.0}, "experts.momentum"),
     (ExpertsConfig, {"weight_decay": -1.0}, "experts.weight_decay"),
@@ -121,7 +121,7 @@ def test_the_configuration_needs_no_torch() -> None:
         "heavy = {'torch', 'timm', 'transformers', 'numpy', 'sklearn', 'matplotlib'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=300)
 
 
 def test_the_public_names_are_there() -> None:

@@ -79,15 +79,15 @@ def test_rows_are_the_towers_features(bench: Workbench, images: DecodedImages, t
 def test_shards_read_as_one_table(
     bench: Workbench, images: DecodedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    whole = encode(bench, images, tmp_path / "whole", batch=8).all()
-    monkeypatch.setattr(features, "SHARD_ROWS", 16)
-    table = encode(bench, images, tmp_path / "parts", batch=8)
-    assert [len(shard) for shard in table.shards] == [16, 16, 8]
+    whole = encode(bench, images, tmp_path / "whole", batch=2).all()
+    monkeypatch.setattr(features, "SHARD_ROWS", 14)
+    table = encode(bench, images, tmp_path / "parts", batch=2)
+    assert [len(shard) for shard in table.shards] == [14, 14, 12]
     assert all(isinstance(shard, np.memmap) for shard in table.shards)
     assert torch.equal(table.all(), whole)
     index = torch.randint(40, (200,), generator=torch.Generator().manual_seed(0))
     assert torch.equal(table.rows(index), whole[index])
-    assert torch.equal(table.rows(torch.tensor([15, 16, 31, 32, 39])), whole[[15, 16, 31, 32, 39]])
+    assert torch.equal(table.rows(torch.tensor([13, 14, 27, 28, 39])), whole[[13, 14, 27, 28, 39]])
     assert table.rows(torch.tensor([], dtype=torch.int64)).shape == (0, table.width)
 
 

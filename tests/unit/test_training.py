@@ -35,7 +35,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 def make_encoder(dropout: float = 0.0, temperature: float = 0.1) -> DualEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return DualEncoder(Head(6, 5, dropout), Head(4, 5, dropout), 1 / temperature)
+        return DualEncoder(Head(6, 5, dropout), Head(4, 5, dropout), 1 / temperature).eval()
 
 
 def make_data(pairs: int, similarity: torch.Tensor | None = None) -> TrainingData:
@@ -189,6 +189,18 @@ def test_dropout_and_order_come_from_the_seed_alone():
         assert same(first, trained(data, how, encoder=make_encoder(0.5)))
     assert not same(first, trained(data, how, encoder=make_encoder(0.5), seed=4))
     assert not same(first, trained(data, how, encoder=make_encoder(0.0)))
+
+
+def test_dropout_masks_follow_the_seed():
+    def first_mask(seed: int) -> list[bool]:
+        encoder = make_encoder(0.5)
+        masks: list[list[bool]] = []
+        assert isinstance(encoder.image, Head)
+        encoder.image.dropout.register_forward_hook(lambda _, inputs, out: masks.append((out == 0).flatten().tolist()))
+        trained(make_data(8), recipe(epochs=1), encoder=encoder, seed=seed)
+        return masks[0]
+
+    assert first_mask(1) == first_mask(1) != first_mask(2)
 
 
 def test_dropout_is_on_while_training_and_off_in_between():

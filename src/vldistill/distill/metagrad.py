@@ -172,14 +172,15 @@ def _sweep(
     count = len(run.start)
     theta, graph = _forward(run, tape)
     value, lam = _outer_gradient(run, outer_loss, theta)
-    nu: list[Tensor] | None = None
+    nu = [torch.zeros_like(x) for x in lam]
     ds: list[Tensor | None] = [None] * len(run.distilled)
     slopes: dict[str, list[Tensor]] = {group: [] for group in run.eta}
     error: float | None = None
     for t in reversed(range(len(run.steps))):
         taped = tape.pop()
         theta_t, v = taped[:count], taped[count:]
-        nu = _direction(run, t, lam, nu)
+        for (group, _), n, x in zip(run.keys, nu, lam):
+            n.mul_(run.momentum).add_(x, alpha=-run.eta[group][t])  # (4)
         if run.second_order:
             pulled = _pull_exact(graph or _graph(run, t, theta_t), nu, through=t > 0 and estimator == "adjoint")
             graph = None
@@ -191,9 +192,12 @@ def _sweep(
             slopes[group].append(-inner_product([v[i] for i in members], [lam[i] for i in members]))  # (5)
         ds = [_plus(total, part) for total, part in zip(ds, pulled.distilled)]  # (7)
         if estimator != "tesla":  # (8)
-            if run.weight_decay:
-                lam = [torch.add(x, n, alpha=run.weight_decay) for x, n in zip(lam, nu)]
-            lam = [x if part is None else x + part for x, part in zip(lam, pulled.theta)]
+            for x, n, part in zip(lam, nu, pulled.theta):
+                if run.weight_decay:
+                    x.add_(n, alpha=run.weight_decay)
+                if part is not None:
+                    x.add_(part)
+        del taped, theta_t, v, pulled  # before the next graph is built
     gradients = {
         name: torch.zeros_like(tensor) if part is None else part
         for (name, tensor), part in zip(run.distilled.items(), ds)
@@ -220,22 +224,17 @@ def _forward(run: InnerRun, tape: Tape) -> tuple[list[Tensor], _Graph | None]:
         v = run.velocity(g, theta, v)
         tape.push([*theta, *v] if run.momentum else theta)
         theta = run.moved(t, theta, v)
+        v = v if run.momentum else None
+        del g
     return theta, graph
 
 
 def _outer_gradient(run: InnerRun, outer_loss: OuterLoss, theta: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """outer(theta_T) and lambda = d outer / d theta_T."""
+    """outer(theta_T) and lambda = d outer / d theta_T, which the sweep will write into."""
     leaves = [leaf(tensor) for tensor in theta]
     value = _outer(run, outer_loss, leaves)
-    return value.detach(), filled(torch.autograd.grad(value, leaves, allow_unused=True), leaves)
-
-
-def _direction(run: InnerRun, t: int, lam: list[Tensor], nu: list[Tensor] | None) -> list[Tensor]:
-    """Equation (4)."""
-    new = [x * -run.eta[group][t] for (group, _), x in zip(run.keys, lam)]
-    if nu is not None and run.momentum:
-        new = [torch.add(x, old, alpha=run.momentum) for x, old in zip(new, nu)]
-    return new
+    lam = filled(torch.autograd.grad(value, leaves, allow_unused=True), leaves)
+    return value.detach(), [x.clone() for x in lam]  # autograd may hand out one tensor twice, or an expanded one
 
 
 def _graph(run: InnerRun, t: int, theta: Sequence[Tensor]) -> _Graph:

@@ -1,0 +1,142 @@
+"""The demo, what ``inspect`` understands, what ``ls`` lists, and that the packaged configurations and tables hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vldistill.cli import packaged_config, parse
+from vldistill.config import expand
+from vldistill.distill.methods import methods
+from vldistill.distilled import DistilledSet
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def benchmark(name: str) -> ModuleType:
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_demo_ends_with_a_table_and_its_files(vldistill: Any, config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "demo"
+    done = vldistill("demo", "--config", config, "--run", run)
+    assert done.code == 0, done.err
+    summary = json.loads((run / "results.json").read_text())
+    assert [row["set"] for row in summary["rows"]] == ["bitraj-6-s0", "random:6", "full"]
+    distilled, random, full = (row["generic"]["mean_recall"]["mean"] for row in summary["rows"])
+    assert summary["gain_over_random"] == pytest.approx(distilled / random)
+    assert summary["share_of_full"] == pytest.approx(distilled / full)
+    assert 0 < summary["chance_mean_recall"] < 100
+    assert "random:6" in done.out and "chance" in done.out
+    for name in ("curve.png", "sets/bitraj-6-s0/preview.png"):
+        with Image.open(run / name) as picture:
+            assert picture.width > 200
+    again = vldistill("demo", "--config", config, "--run", run)
+    assert again.code == 0 and "nothing to do" in again.err
+
+
+def test_inspect_a_set_an_experts_folder_and_a_run(vldistill: Any, run: Path) -> None:
+    assert vldistill("distill", "--run", run).code == 0
+    folder = run / "sets" / "bitraj-6-s0"
+    found = json.loads(vldistill("inspect", folder, "--json").out)
+    assert found["kind"] == "distilled set" and found["pairs"] == 6
+    assert found["stored_floats"] == DistilledSet.load(folder).stored_floats
+    assert "hashing" in found["fits"] and found["broken"] == []
+    experts = json.loads(vldistill("inspect", run / "experts", "--json").out)
+    assert (experts["kind"], experts["count"], experts["snapshots"]) == ("experts", 2, [0, 1, 2, 3])
+    whole = json.loads(vldistill("inspect", run, "--json").out)
+    assert (whole["kind"], whole["experts"], whole["sets"]) == ("run", 2, ["bitraj-6-s0"])
+    assert "stored floats" in vldistill("inspect", folder).out
+
+
+def test_inspect_names_a_broken_expert_and_exits_2(vldistill: Any, run: Path) -> None:
+    broken = run / "experts" / "expert-001.safetensors"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    found = vldistill("inspect", run / "experts")
+    assert found.code == 2
+    assert "expert-001" in found.out and "count: 1" in found.out
+
+
+def test_inspect_counts_a_source_and_names_a_broken_photo(vldistill: Any, karpathy: Any) -> None:
+    karpathy.add_photos()
+    karpathy.save()
+    good = json.loads(vldistill("inspect", karpathy.folder, "--json").out)
+    assert good["kind"] == "data source" and good["broken"] == []
+    photo = sorted(karpathy.folder.glob("**/*.jpg"))[0]
+    photo.write_bytes(photo.read_bytes()[:50])
+    bad = vldistill("inspect", karpathy.folder)
+    assert bad.code == 2 and photo.name in bad.out
+
+
+def test_ls_lists_what_there_is(vldistill: Any) -> None:
+    listed = vldistill("ls", "methods").out
+    assert all(name in listed for name in methods())
+    assert "heads" in vldistill("ls", "settings").out
+    assert "convnet" in vldistill("ls", "towers").out and "hashing" in vldistill("ls", "towers").out
+    assert "karpathy" in vldistill("ls", "readers").out
+    assert "nfnet_l0" in vldistill("ls", "towers", "*nfnet_l0*").out
+    assert "configs/scenes.yaml" in vldistill("ls", "configs").out
+    wrong = vldistill("ls", "tower")
+    assert wrong.code == 2 and "Did you mean towers" in wrong.err
+    assert vldistill("ls").code == 2
+
+
+CONFIGS = sorted(path.name for path in (ROOT / "src" / "vldistill" / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_packaged_configurations_are_valid_from_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = Path(packaged_config(f"configs/{name}")).read_text()
+    assert text.startswith("# vldistill "), "a configuration begins with the command that runs it"
+    config, _ = parse("experts", ["--config", f"configs/{name}", "--run", "runs/any"])
+    assert config.encoder.setting in ("heads", "full")
+
+
+def test_paths_in_configurations_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLDISTILL_SHARED", "/elsewhere")
+    config, _ = parse("experts", ["--config", "configs/flickr8k_heads.yaml", "--run", "runs/any"])
+    assert expand(config.data.source) == "/elsewhere/data/flickr8k"
+    monkeypatch.delenv("VLDISTILL_SHARED")
+    assert expand(config.data.source) == "../shared/data/flickr8k"
+
+
+def test_the_tables_in_the_documentation_are_what_the_results_say() -> None:
+    tables = benchmark("tables")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        assert tables.filled(text, ROOT / "docs" / "results") == text, f"{path.name}: run python benchmarks/tables.py"
+
+
+def test_a_study_keeps_what_its_run_has(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = benchmark("study")
+    out = tmp_path / "results" / "tiny.json"
+    words = ["study.py", "--config", "unused.yaml", "--run", str(run), "--pairs", "6", "--also", "random:6"]
+    monkeypatch.setattr("sys.argv", [*words, "--seeds", "2", "--out", str(out)])
+    study.main()
+    found = json.loads(out.read_text())
+    assert [row["set"] for row in found["rows"]] == ["bitraj-6-s0", "random:6"]
+    assert found["rows"][0]["generic"]["mean_recall"].keys() == {"mean", "std"}
+    assert found["command"].startswith("python benchmarks/study.py --config unused.yaml")
+    shutil.rmtree(run / "experts")
+    monkeypatch.setattr("sys.argv", [*words, "--seeds", "2", "--no-experts", "--out", str(out)])
+    study.main()
+    assert json.loads(out.read_text())["rows"] == found["rows"]
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: tiny -->\n<!-- end table -->\n")
+    filled = benchmark("tables").filled(page.read_text(), out.parent)
+    assert "random:6" in filled and "python benchmarks/study.py" in filled
