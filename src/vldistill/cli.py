@@ -5,6 +5,9 @@ Only the standard library is imported until a stage is known, so that ``--help``
 
 from __future__ import annotations
 
+import difflib
+import errno
+import glob
 import signal
 import sys
 import traceback
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from vldistill.config import Config
 
 DONE, BUG, WRONG, STOPPED = 0, 1, 2, 3
+TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # of the machine, not of the program
 
 ALIASES = {
     "distill": {
@@ -63,17 +67,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stop:
         print(str(stop), file=sys.stderr)
         return STOPPED
+    except BrokenPipeError:
+        return DONE
+    except OSError as error:
+        if error.errno not in TROUBLE:
+            return _bug()
+        print(f"error: {error}. Free some space or choose a folder that can be written.", file=sys.stderr)
+        return WRONG
     except KeyboardInterrupt:
         print("stopped; the same command goes on where files are complete.", file=sys.stderr)
         return STOPPED
-    except BrokenPipeError:
-        return DONE
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else WRONG
     except Exception:
-        traceback.print_exc()
-        print(f"This is a bug in vldistill {__version__}. Please report it with the lines above.", file=sys.stderr)
-        return BUG
+        return _bug()
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    print(f"This is a bug in vldistill {__version__}. Please report it with the lines above.", file=sys.stderr)
+    return BUG
 
 
 def _stop_on_sigterm() -> None:
@@ -136,7 +149,8 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
         prog=f"vldistill {stage}",
         description=about,
         epilog=epilog,
-        default_config_files=[defaults] if defaults else [],
+        default_config_files=[glob.escape(defaults)] if defaults else [],
+        exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file; options on the command line win")
     parser.add_argument("--run", type=str, default=None, help="the run folder")
@@ -160,18 +174,47 @@ def parse(
     Values come from the dataclasses' defaults, then the run's own ``config.yaml`` or ``--config``, then the command
     line.
     """
+    from argparse import ArgumentError
+
     from vldistill.config import Config
 
     run_config = _run_config(argv)
     parser, method_names, lists = build_parser(stage, run_config)
     if extend:
         extend(parser)
-    namespace = parser.parse_args(rewrite(stage, argv, lists))
+    words = rewrite(stage, argv, lists)
+    _refuse_unknown(parser, stage, words)
+    try:
+        namespace = parser.parse_args(words)
+    except ArgumentError as error:
+        read = f" (the run's own configuration is {run_config})" if run_config else ""
+        raise ConfigError(f"{error}{read} See `vldistill {stage} --help`.") from None
     if namespace.run is None:
         raise ConfigError(f"vldistill {stage} needs --run FOLDER, e.g. --run runs/first.")
     built = parser.instantiate(namespace)
     sections = {name: built[name] for name in ("runtime", "data", "encoder", "experts", "distill", "evaluate")}
     return Config(**sections, methods={name: built[name] for name in method_names}), namespace
+
+
+def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) -> None:
+    """Refuse an option that does not exist, naming the nearest ones: the last part of a name is enough to find it."""
+    known = sorted({option for action in parser._actions for option in action.option_strings if option != "-h"})
+    short = [f"--{name}" for name in ALIASES.get(stage, {})]
+    for word in words:
+        name = word.partition("=")[0]
+        if (
+            not name.startswith("--")
+            or name in known
+            or any(name.startswith(f"{option}.") for option in known if option.endswith(".options"))
+        ):
+            continue
+        tail = name.removeprefix("--").rpartition(".")[2]
+        near = difflib.get_close_matches(name, [*known, *short], n=2, cutoff=0.7)
+        near += [
+            option for option in known if difflib.get_close_matches(tail, [option.rpartition(".")[2]], cutoff=0.85)
+        ]
+        hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+        raise ConfigError(f"unknown option {name!r}.{hint} See `vldistill {stage} --help`.")
 
 
 def _run_config(argv: Sequence[str]) -> str | None:

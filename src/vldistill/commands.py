@@ -17,10 +17,10 @@ from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
 from vldistill.distill.methods import Context, find_method
-from vldistill.distill.start import Start, make_start, nearest_captions
+from vldistill.distill.start import Start, check_count, make_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
-from vldistill.evaluate.protocol import evaluate_set, quick_score
+from vldistill.evaluate.protocol import check_target, evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
 from vldistill.files import read_json, write_json
 from vldistill.interrupts import deferred_stop
@@ -56,8 +56,10 @@ def open_bench(config: Config, reporter: Reporter) -> Workbench:
 
 def experts(run: Run, config: Config, reporter: Reporter) -> None:
     """Record the experts that are missing."""
+    run.check(config)
     bench = open_bench(config, reporter)
-    bench.pairs("train")  # a source that cannot be read is refused before the run folder is made
+    bench.pairs("train")  # what cannot be read or built is refused before the run folder is made
+    bench.check_towers()
     run.begin(config)
     began = time.monotonic()
     try:
@@ -74,9 +76,10 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     """Distil a set, or go on with it; returns its folder."""
     entry = find_method(config.distill.method)
     method = entry.build()
+    run.check(config)
     bench = open_bench(config, reporter)
     _check_space(config)
-    bench.pairs("train")
+    check_count(bench.pairs("train").count_images, config.distill.pairs)
     if config.distill.validate_every:
         bench.pairs("val")
     folder = run.sets / set_name(config.distill)
@@ -174,10 +177,13 @@ def _bytes(pixels: torch.Tensor) -> np.ndarray:
 
 def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
     """Judge a set, ``random:N`` or ``full``; the result is written to the run's results and returned."""
+    run.check(config)
     bench = open_bench(config, reporter)
     judged = target if target == "full" or target.startswith("random:") else DistilledSet.load(target)
     for split in ("train", "val", "test"):
         bench.pairs(split)
+    bench.check_towers()
+    check_target(bench, judged, config.evaluate)
     run.begin(config)
     try:
         result = evaluate_set(bench, judged, config.evaluate)

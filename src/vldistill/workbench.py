@@ -117,6 +117,10 @@ class Workbench:
         """The frozen text tower."""
         return build_text_tower(self.encoder_config.text, self.device)
 
+    def check_towers(self) -> None:
+        """Build both towers: a name, weights or options that cannot work are refused now."""
+        _ = self.image_tower, self.text_tower
+
     @cached_property
     def image_fingerprint(self) -> str:
         """Hash of the image tower."""

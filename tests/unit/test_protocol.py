@@ -185,7 +185,7 @@ def test_features_train_the_same_students_as_the_pixels_they_come_from(bench: Wo
 
 def test_features_do_not_train_a_tower(bench: Workbench, cache: Path) -> None:
     with pytest.raises(ConfigError, match="not setting 'full'"):
-        subject(make_bench(cache, setting="full"), features_set(bench))
+        evaluate_set(make_bench(cache, setting="full"), features_set(bench), QUICK)
 
 
 # --- protocols ----------------------------------------------------------------------------------------------------
@@ -417,13 +417,13 @@ def test_a_similarity_matrix_is_used(bench: Workbench, tmp_path: Path) -> None:
     assert evaluate_set(bench, identity, config)["own"]["students"][0] == pytest.approx(plain[0])
     data = subject(bench, DistilledSet.load(tmp_path)).draw(0)
     assert torch.equal(data.similarity if data.similarity is not None else torch.zeros(()), torch.eye(6).roll(1, 0))
-    students = [train_student(bench, subject(bench, made).draw(0), soft, 0) for made in (identity, rolled)]
+    student = train_student(bench, data, replace(soft, epochs=20), 0)
     images, texts = data.images, data.texts
     assert isinstance(images, TensorInputs) and isinstance(texts, TensorInputs)
     with torch.no_grad():
-        matched, mismatched = (student(images.tensor, texts.tensor).softmax(1) for student in students)
-    assert float(matched.diagonal().mean()) > float(mismatched.diagonal().mean())
-    assert float(mismatched.roll(-1, 0).diagonal().mean()) > float(matched.roll(-1, 0).diagonal().mean())
+        found = student(images.tensor, texts.tensor).softmax(1)
+    asked, opposite = found.roll(-1, 0).diagonal(), found.roll(1, 0).diagonal()  # image i with text i - 1, i + 1
+    assert float(asked.mean()) > 2 * max(float(opposite.mean()), float(found.diagonal().mean()))
 
 
 def test_soft_targets_need_a_similarity(bench: Workbench) -> None:

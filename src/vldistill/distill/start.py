@@ -30,6 +30,15 @@ class Start:
     captions: list[str]
 
 
+def check_count(images: int, pairs: int) -> None:
+    """Refuse more pairs than there are images. Raises ConfigError."""
+    if pairs > images:
+        raise ConfigError(
+            f"{pairs} pairs were asked for, but the train split has {images} images, "
+            f"and the pairs of one set have distinct images. Ask for {images} or fewer."
+        )
+
+
 def distinct_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw ``count`` training pairs with distinct images: image rows (N,) and caption rows (N,), both int64.
 
@@ -37,11 +46,7 @@ def distinct_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tenso
         ConfigError: when there are fewer images than pairs.
     """
     pairs = bench.pixels("train").pairs
-    if count > pairs.count_images:
-        raise ConfigError(
-            f"{count} pairs were asked for, but the train split has {pairs.count_images} images, "
-            f"and the pairs of one set have distinct images. Ask for {pairs.count_images} or fewer."
-        )
+    check_count(pairs.count_images, count)
     draw = generator(seed, "pairs")
     images = torch.randperm(pairs.count_images, generator=draw)[:count]
     captions = []

@@ -17,7 +17,7 @@ import torch
 
 from vldistill.config import EvaluateConfig
 from vldistill.distill.learned import describe_towers
-from vldistill.distill.start import distinct_pairs
+from vldistill.distill.start import check_count, distinct_pairs
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError
@@ -54,6 +54,32 @@ class Subject:
     details: dict[str, Any]
 
 
+def check_target(bench: Workbench, target: str | DistilledSet, config: EvaluateConfig) -> None:
+    """Refuse what cannot be judged on this workbench before anything is decoded, encoded or trained.
+
+    Raises:
+        ConfigError: an unknown kind of target, more pairs than images, no recipe to train by, features for a
+            trained tower.
+        ArtefactError: a set of other towers.
+    """
+    if isinstance(target, DistilledSet):
+        target.check_fits(describe_towers(bench))
+        if target.space == "features" and bench.setting != "heads":
+            raise ConfigError(f"{target.name} holds features; they train heads, not setting {bench.setting!r}.")
+        return
+    if target != "full":
+        check_count(bench.pairs("train").count_images, _random_count(target))
+    if "generic" not in config.recipes:
+        raise ConfigError(f"{target} has no recipe of its own; add generic to evaluate.recipes.")
+
+
+def _random_count(target: str) -> int:
+    kind, _, number = target.partition(":")
+    if kind != "random" or not number.isdecimal() or int(number) < 2:
+        raise ConfigError(f"set {target!r}: expected a set's folder, random:N with N of 2 or more, or full.")
+    return int(number)
+
+
 def subject(bench: Workbench, target: str | DistilledSet) -> Subject:
     """Understand ``random:N``, ``full`` or a distilled set. Raises ConfigError or ArtefactError with the remedy."""
     if isinstance(target, DistilledSet):
@@ -63,11 +89,7 @@ def subject(bench: Workbench, target: str | DistilledSet) -> Subject:
         floats = split.pairs.count_images * 3 * bench.image_tower.size**2
         floats += split.pairs.count_captions * bench.text_tower.width
         return Subject("full", "full", len(split.data), floats, lambda seed: split.data, None, {})
-    kind, _, number = target.partition(":")
-    if kind != "random" or not number.isdecimal() or int(number) < 2:
-        raise ConfigError(f"set {target!r}: expected a set's folder, random:N with N of 2 or more, or full.")
-    count = int(number)
-    distinct_pairs(bench, count, 0)  # refuses more pairs than images before anything is trained
+    count = _random_count(target)
     floats = count * (3 * bench.image_tower.size**2 + bench.text_tower.width)
 
     def draw(seed: int) -> TrainingData:
@@ -81,9 +103,6 @@ def subject(bench: Workbench, target: str | DistilledSet) -> Subject:
 
 def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
     towers = describe_towers(bench)
-    distilled.check_fits(towers)
-    if distilled.space == "features" and bench.setting != "heads":
-        raise ConfigError(f"{distilled.name} holds features; they train heads, not setting {bench.setting!r}.")
     if distilled.space == "features":
         standard = bench.image_standardisation
         images = distilled.restandardised("image", standard.mean, standard.scale).to(bench.device)
@@ -221,9 +240,8 @@ def evaluate_set(bench: Workbench, target: str | DistilledSet, config: EvaluateC
         recipe); ``chance``, ``seconds`` and ``peak_memory_bytes`` of this process.
     """
     began = time.monotonic()
+    check_target(bench, target, config)
     judged = subject(bench, target)
-    if judged.own is None and "generic" not in config.recipes:
-        raise ConfigError(f"{judged.name} has no recipe of its own; add generic to evaluate.recipes.")
     result: dict[str, Any] = {
         "set": judged.name,
         "setting": bench.setting,
