@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--data", help="another data.source than the configuration's")
     parser.add_argument("--methods", nargs="*", default=["bitraj"])
     parser.add_argument("--pairs", nargs="*", type=int, default=[100])
     parser.add_argument("--distill-seeds", nargs="*", type=int, default=[0])
@@ -62,6 +63,7 @@ def main() -> None:
     asked = parser.parse_args()
     # An existing run remembers its configuration; giving it again would only repeat it.
     config = [] if (asked.run / "config.yaml").exists() else ["--config", asked.config]
+    config += ["--data.source", asked.data] if config and asked.data else []
     if not asked.no_experts:
         stage("experts", *config, "--run", str(asked.run))
         config = []

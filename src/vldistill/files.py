@@ -65,10 +65,17 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors, atomically. Tensors are copied to contiguous CPU memory first."""
+    """Write named tensors as safetensors, atomically. Only tensors that share memory are copied."""
     from safetensors.torch import save_file
 
-    ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    ready: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        storage = plain.untyped_storage()
+        shared = storage.data_ptr() in seen or storage.nbytes() != plain.nbytes
+        ready[name] = plain.clone() if shared else plain
+        seen.add(storage.data_ptr())
     with atomic(path) as temporary:
         save_file(ready, temporary, metadata=dict(metadata or {}))
 

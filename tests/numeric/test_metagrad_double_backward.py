@@ -1,0 +1,81 @@
+"""The quick double backward of convolutions and frozen batch norms against torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from towers import relative_error
+
+from vldistill.distill.double_backward import FastDoubleBackward
+
+GEOMETRIES: list[dict[str, Any]] = [
+    {},
+    {"padding": 1},
+    {"stride": 2, "padding": (1, 0), "bias": False},
+    {"dilation": 2, "padding": 2},
+    {"groups": 2, "padding": 1},
+    {"groups": 4, "stride": 2, "padding": 1, "bias": False},  # depthwise
+    {"groups": 4, "padding": 1, "out_channels": 8},
+    {"kernel_size": 1},
+    {"kernel_size": (1, 3), "stride": (2, 1), "padding": (0, 1)},
+    {"padding": "same"},  # left to torch
+    {"padding": 1, "padding_mode": "reflect"},
+]
+
+
+def derivatives(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """Value, first derivatives, and second derivatives along a fixed direction."""
+    leaves = [x.clone().requires_grad_(), *module.parameters()]
+    value = module(leaves[0]).square().sum()  # not linear, so every part of the second derivative counts
+    first = torch.autograd.grad(value, leaves, create_graph=True)
+    ways = [torch.linspace(-1, 1, g.numel(), dtype=g.dtype).reshape(g.shape) for g in first]
+    second = torch.autograd.grad(first, leaves, ways)
+    return [value.detach(), *(g.detach() for g in first), *second]
+
+
+def assert_same(module: nn.Module, x: Tensor) -> None:
+    expected = derivatives(module, x)
+    with FastDoubleBackward():
+        found = derivatives(module, x)
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) <= 1e-12
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_convolutions(geometry: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"in_channels": 4, "out_channels": 4, "kernel_size": 3} | geometry
+    assert_same(nn.Conv2d(**options).double(), torch.randn(3, 4, 7, 8, dtype=torch.float64))
+
+
+def test_an_image_without_a_batch_is_left_to_torch() -> None:
+    torch.manual_seed(0)
+    assert_same(nn.Conv2d(4, 4, 3).double(), torch.randn(4, 7, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", [nn.BatchNorm2d, nn.BatchNorm1d])
+def test_batch_norms(make: Callable[..., nn.Module], training: bool, affine: bool) -> None:
+    torch.manual_seed(0)
+    norm = make(4, affine=affine).double().train(training)
+    norm.running_mean, norm.running_var = torch.randn(4).double(), torch.rand(4).double() + 0.1
+    shape = (6, 4, 3, 2) if make is nn.BatchNorm2d else (6, 4)
+    assert_same(norm, torch.randn(shape, dtype=torch.float64))
+
+
+def test_second_derivatives_by_gradgradcheck() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in ((2, 4, 4, 4), (4, 2, 3, 3), (4,))]
+
+    def convolve(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        with FastDoubleBackward():
+            return F.conv2d(x, w, b, padding=1, groups=2)
+
+    assert torch.autograd.gradcheck(convolve, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(convolve, inputs, fast_mode=True)
