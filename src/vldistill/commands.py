@@ -189,7 +189,8 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
         result = evaluate_set(bench, judged, config.evaluate)
     except KeyboardInterrupt:
         raise Stopped("stopped; an evaluation is short and starts anew. The same command does it.") from None
-    name = f"{result['set'].replace(':', '-')}.json"
+    protocol = "" if result["protocol"] == "last" else f"-{result['protocol']}"
+    name = f"{result['set'].replace(':', '-')}{protocol}.json"
     write_json(run.results / name, result | {"environment": environment()})
     run.log(stage="evaluate", set=result["set"], protocol=result["protocol"], seconds=result["seconds"])
     return result

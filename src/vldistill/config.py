@@ -6,6 +6,7 @@ so a saved configuration stays valid on another machine.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -47,6 +48,14 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
 def _positive(**values: float | int) -> None:
     for name, value in values.items():
         _require(value > 0, name, value, "a number above 0")
+
+
+def _finite(config: object, section: str) -> None:
+    """Refuse NaN and infinity anywhere in ``config``: every later comparison would let them pass."""
+    for name, value in vars(config).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float):
+                _require(math.isfinite(number), f"{section}.{name}", value, "finite numbers")
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ class ImageTowerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _finite(self, "encoder.image")
         _require(self.size == 0 or self.size >= 16, "encoder.image.size", self.size, "0 or at least 16 pixels")
         for name in ("mean", "std"):
             value = getattr(self, name)
@@ -151,6 +161,7 @@ class EncoderConfig:
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
+        _finite(self, "encoder")
         if self.setting not in SETTINGS:
             raise ConfigError(unknown("setting", self.setting, SETTINGS))
         _positive(**{"encoder.dim": self.dim, "encoder.temperature": self.temperature})
@@ -189,6 +200,7 @@ class ExpertsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _finite(self, "experts")
         _positive(
             **{
                 "experts.count": self.count,
@@ -259,6 +271,7 @@ class DistillConfig:
     keep: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        _finite(self, "distill")
         _require(self.pairs >= 2, "distill.pairs", self.pairs, "at least 2 pairs (one alone has no contrast)")
         _require(self.iterations >= 0, "distill.iterations", self.iterations, "0 or more")
         _require(0 <= self.ema < 1, "distill.ema", self.ema, "a number in [0, 1)")
@@ -303,6 +316,7 @@ class EvaluateConfig:
     looks: int = 10
 
     def __post_init__(self) -> None:
+        _finite(self, "evaluate")
         if self.protocol not in PROTOCOLS:
             raise ConfigError(unknown("protocol", self.protocol, PROTOCOLS))
         wrong = [name for name in self.recipes if name not in ("own", "generic")]

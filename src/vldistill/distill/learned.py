@@ -34,8 +34,8 @@ def start_variables(start: Start, context: Context) -> dict[str, torch.Tensor]:
         "images": images.detach().clone(),
         "texts": start.texts.detach().clone(),
         **{
-            f"log_rate_{side}": torch.tensor(math.log(rates[side]), dtype=torch.float64, device=start.texts.device)
-            for side in SIDES
+            f"log_rate_{side}": torch.tensor(math.log(rates[side]), dtype=torch.float64)  # CPU: not all devices
+            for side in SIDES  # have float64
         },
     }
 
@@ -43,14 +43,13 @@ def start_variables(start: Start, context: Context) -> dict[str, torch.Tensor]:
 def learned_rates(state: State) -> dict[str, torch.Tensor]:
     """Student rates by side, in the texts' number format."""
     texts = state.variables["texts"]
-    return {side: state.variables[f"log_rate_{side}"].exp().to(texts.dtype) for side in SIDES}
+    return {side: state.variables[f"log_rate_{side}"].exp().to(texts) for side in SIDES}
 
 
 def rate_gradients(state: State, gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Gradients to the logarithms: d/d log(eta) = eta d/d eta."""
     return {
-        f"log_rate_{side}": gradients[side].to(torch.float64) * state.variables[f"log_rate_{side}"].exp()
-        for side in SIDES
+        f"log_rate_{side}": gradients[side].cpu().double() * state.variables[f"log_rate_{side}"].exp() for side in SIDES
     }
 
 

@@ -160,7 +160,7 @@ class Bilevel:
                 **dict(zip(inputs, pulled)),
             },
             value=float(found.value),
-            logs={"inner_steps": float(count), **{f"rate_{s}": float(plain[s].mean()) for s in SIDES}},
+            logs={"inner_steps": float(count), **{f"mean_rate_{s}": float(plain[s].mean()) for s in SIDES}},
         )
 
     def _window(self, options: BilevelOptions, context: Context, count: int) -> tuple[int, int]:
