@@ -13,7 +13,7 @@ MAX_DIFFERENCE_ERROR = 0.01
 # go with 1 / step, truncation with its square; the smaller steps suit later t, where nu is stiffer: on nfnet_l0 in
 # float32 dh/ds is off by 2e-4, five times less than without the factor, and small stiff towers gain more.
 STEP = 1 / 6
-WIDER = 8.0  # the second step of the error estimate; wide, so that it also meets the kinks of a small tower
+WIDER = 4.0  # the second step of the error estimate; wide, so that it also meets the kinks of a small tower
 
 
 def pull_difference(run: InnerRun, t: int, theta: list[Tensor], nu: list[Tensor], widen: float = 1.0) -> Pulled:
@@ -63,7 +63,7 @@ def _difference_step(run: InnerRun, theta: list[Tensor], nu: list[Tensor]) -> fl
 def difference_error(run: InnerRun, t: int, theta: list[Tensor], nu: list[Tensor], pulled: Pulled) -> float:
     """The relative change of dh/ds and dh/dtheta when the step is `WIDER`; above 1 % is refused.
 
-    Rounding changes them by its own size, truncation by 63 times its size at the narrow step (which leaves room for
+    Rounding changes them by its own size, truncation by 15 times its size at the narrow step (which leaves room for
     the later steps, which pass errors on and add theirs), and a kink (ReLU) by all of it. The largest change over
     the distilled tensors and the groups counts.
     """
