@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -32,3 +34,45 @@ def soft_infonce(logits: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor
     rows = -(similarity * F.log_softmax(logits, dim=1)).sum(1).mean()
     columns = -(similarity * F.log_softmax(logits, dim=0)).sum(0).mean()
     return (rows + columns) / 2
+
+
+def _cross_entropies(logits: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
+    """-S log sigmoid(z) - (1 - S) log(1 - sigmoid(z)) per pair, (B, B); S may lie outside [0, 1]."""
+    return F.softplus(logits) - similarity * logits
+
+
+def bce(logits: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
+    """Binary cross entropy of sigmoid(logits) with soft targets, BCE of LoRS (arXiv 2406.03793).
+
+    Args:
+        logits: (B, B), images by texts.
+        similarity: (B, B) targets; a learned one may leave [0, 1].
+
+    Returns:
+        A scalar, the mean over all B x B image-text pairs.
+    """
+    return _cross_entropies(logits, similarity).mean()
+
+
+def wbce(logits: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
+    """:func:`bce` with positives (S > 0.5) and the rest weighted alike, wBCE of LoRS (arXiv 2406.03793).
+
+    Args:
+        logits: (B, B), images by texts.
+        similarity: (B, B) targets; a learned one may leave [0, 1].
+
+    Returns:
+        A scalar, half of the mean over the positives plus half of the mean over the rest; an empty kind counts 0.
+    """
+    each = _cross_entropies(logits, similarity)
+    positive = (similarity > 0.5).to(each)
+    means = [(part * each).sum() / part.sum().clamp(min=1) for part in (positive, 1 - positive)]
+    return (means[0] + means[1]) / 2
+
+
+SOFT_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "soft_infonce": soft_infonce,
+    "bce": bce,
+    "wbce": wbce,
+}
+"""Losses of logits and a similarity by name: eNCE, BCE and wBCE of LoRS."""

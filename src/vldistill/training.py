@@ -14,7 +14,7 @@ import torch
 
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, DivergedError, unknown
-from vldistill.losses import infonce, soft_infonce
+from vldistill.losses import SOFT_LOSSES, infonce
 from vldistill.randomness import generator, seed_of, seeded
 
 SCHEDULES = {
@@ -37,7 +37,7 @@ class Recipe:
         schedule: ``constant``, ``cosine`` to zero, or ``half`` (a tenth after half the steps).
         dropout: in the heads.
         temperature: of the logits; 0 means the encoder's own.
-        loss: ``infonce``, or ``soft_infonce`` where the set has a similarity matrix.
+        loss: ``infonce``, or where the set has a similarity matrix ``soft_infonce`` (eNCE), ``bce`` or ``wbce``.
     """
 
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {"image": (0.1,), "text": (0.1,)})
@@ -53,8 +53,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ConfigError(unknown("schedule", self.schedule, SCHEDULES))
-        if self.loss not in ("infonce", "soft_infonce"):
-            raise ConfigError(unknown("loss", self.loss, ("infonce", "soft_infonce")))
+        if self.loss not in ("infonce", *SOFT_LOSSES):
+            raise ConfigError(unknown("loss", self.loss, ("infonce", *SOFT_LOSSES)))
         if set(self.rates) != set(SIDES) or not all(self.rates.values()):
             raise ConfigError(f"recipe.rates is {dict(self.rates)}; expected numbers for 'image' and 'text'.")
         bad = {side: r for side, r in self.rates.items() if not all(0 <= x < math.inf for x in r)}
@@ -156,8 +156,8 @@ def fit(
     """
     if len(data) < 2:
         raise ConfigError(f"training needs at least 2 pairs (one alone has no contrast); the data has {len(data)}.")
-    if recipe.loss == "soft_infonce" and data.similarity is None:
-        raise ConfigError("the recipe's loss is soft_infonce, but the set has no similarity matrix.")
+    if recipe.loss in SOFT_LOSSES and data.similarity is None:
+        raise ConfigError(f"the recipe's loss is {recipe.loss}, but the set has no similarity matrix.")
     optimiser = torch.optim.SGD(
         [{"params": list(encoder.trained()[side].values())} for side in SIDES],
         lr=0.0,
@@ -206,6 +206,6 @@ def _loss(
     logits = encoder(images, data.texts.rows(index))
     if recipe.temperature:
         logits = logits / (encoder.logit_scale * recipe.temperature)
-    if recipe.loss == "soft_infonce" and data.similarity is not None:
-        return soft_infonce(logits, data.similarity[index][:, index])
+    if recipe.loss in SOFT_LOSSES and data.similarity is not None:
+        return SOFT_LOSSES[recipe.loss](logits, data.similarity[index][:, index])
     return infonce(logits)

@@ -44,7 +44,8 @@ def cases() -> list[Any]:
     for name, entry in methods().items():
         known = {option.name for option in fields(entry.options)}
         small = {option: value for option, value in SMALL.items() if option in known}
-        found += [pytest.param(setting, Case(name, small), id=f"{name}-{setting}") for setting in ("heads", "full")]
+        settings = sorted(getattr(entry.build(), "settings", {"heads", "full"}), reverse=True)
+        found += [pytest.param(setting, Case(name, small), id=f"{name}-{setting}") for setting in settings]
         for option in sorted(VARIANTS.keys() & known):
             case = Case(name, small | {option: VARIANTS[option]})
             found.append(pytest.param("heads", case, id=f"{name}-{option}"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vldistill.losses import infonce, soft_infonce
+from vldistill.losses import SOFT_LOSSES, bce, infonce, soft_infonce, wbce
 
 
 def random_logits(count: int, seed: int = 0) -> torch.Tensor:
@@ -52,3 +52,26 @@ def test_gradients(check: Callable[..., bool]):
     logits, similarity = random_logits(4).requires_grad_(), random_logits(4, seed=1).sigmoid().requires_grad_()
     assert check(infonce, (logits,))
     assert check(soft_infonce, (logits, similarity))
+    for soft in SOFT_LOSSES.values():
+        assert check(soft, (logits, similarity))
+
+
+def test_binary_cross_entropies_are_their_formulas():
+    logits, similarity = random_logits(5), random_logits(5, seed=1) / 2  # targets outside [0, 1] as learned ones
+    kinds: dict[bool, list[float]] = {True: [], False: []}
+    for z, s in zip(logits.flatten().tolist(), similarity.flatten().tolist()):
+        probability = 1 / (1 + math.exp(-z))
+        kinds[s > 0.5].append(-s * math.log(probability) - (1 - s) * math.log(1 - probability))
+    positives, rest = kinds[True], kinds[False]
+    assert float(bce(logits, similarity)) == pytest.approx(sum(positives + rest) / 25, rel=1e-12)
+    expected = (sum(positives) / len(positives) + sum(rest) / len(rest)) / 2
+    assert float(wbce(logits, similarity)) == pytest.approx(expected, rel=1e-12)
+    target = similarity.clamp(0, 1)
+    torch.testing.assert_close(bce(logits, target), torch.nn.BCEWithLogitsLoss()(logits, target))
+
+
+def test_weighted_cross_entropy_without_positives_or_without_others():
+    logits = torch.full((2, 2), 0.0)
+    assert float(wbce(logits, torch.zeros(2, 2))) == pytest.approx(math.log(2) / 2)
+    assert float(wbce(logits, torch.ones(2, 2))) == pytest.approx(math.log(2) / 2)
+    assert math.isfinite(float(wbce(torch.full((2, 2), 1e4), torch.eye(2))))

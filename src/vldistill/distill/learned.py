@@ -53,6 +53,22 @@ def rate_gradients(state: State, gradients: dict[str, torch.Tensor]) -> dict[str
     }
 
 
+def soft_recipe(state: State, context: Context) -> Recipe:
+    """The published student of LoRS and its successors (arXiv 2406.03793): soft targets, the learned rates, x 0.1 at
+    half; epochs, batch and loss are the method's options."""
+    options = context.options
+    return Recipe(
+        rates={side: (float(rate),) for side, rate in learned_rates(state).items()},
+        epochs=options.student_epochs,
+        batch=options.student_batch,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="half",
+        temperature=context.bench.encoder_config.temperature,
+        loss=options.loss,
+    )
+
+
 def describe_towers(bench: Workbench) -> dict[str, dict[str, Any]]:
     """Towers as a set records them."""
     image, text = bench.image_tower, bench.text_tower

@@ -10,7 +10,7 @@ from vldistill.distill.metagrad import InnerStep
 from vldistill.distill.methods import Context
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError
-from vldistill.losses import infonce, soft_infonce
+from vldistill.losses import SOFT_LOSSES, infonce
 
 
 def inner_loss(
@@ -18,18 +18,32 @@ def inner_loss(
     params: Mapping[str, Mapping[str, torch.Tensor]],
     distilled: Mapping[str, torch.Tensor],
     step: InnerStep,
+    soft_loss: str = "soft_infonce",
 ) -> torch.Tensor:
     """The contrastive loss of ``student`` with ``params`` on the rows of ``step``.
 
     Args:
         distilled: ``images`` and ``texts``, and ``similarity`` (N, N) where soft targets are learned.
+        soft_loss: the loss where there is a similarity; without one it is InfoNCE.
     """
+    images, texts, similarity = rows_of(distilled, step)
+    return contrastive(student(images, texts, params), similarity, soft_loss)
+
+
+def rows_of(
+    distilled: Mapping[str, torch.Tensor], step: InnerStep
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Images, texts and, if there is one, the similarity of the rows of ``step``."""
     images, texts, similarity = distilled["images"], distilled["texts"], distilled.get("similarity")
     if len(step.index) < len(images):
         images, texts = images[step.index], texts[step.index]
         similarity = None if similarity is None else similarity[step.index][:, step.index]
-    logits = student(images, texts, params)
-    return infonce(logits) if similarity is None else soft_infonce(logits, similarity)
+    return images, texts, similarity
+
+
+def contrastive(logits: torch.Tensor, similarity: torch.Tensor | None, soft_loss: str) -> torch.Tensor:
+    """InfoNCE, or ``soft_loss`` where there is a similarity."""
+    return infonce(logits) if similarity is None else SOFT_LOSSES[soft_loss](logits, similarity)
 
 
 def inner_steps(context: Context, count: int, minibatch: int) -> list[InnerStep]:
@@ -41,6 +55,29 @@ def inner_steps(context: Context, count: int, minibatch: int) -> list[InnerStep]
         index = torch.randperm(pairs, generator=draw)[:minibatch] if minibatch else torch.arange(pairs)
         steps.append(InnerStep(t=t, index=index, seed=context.seed_of("inner", t)))
     return steps
+
+
+def walking_steps(context: Context, count: int, minibatch: int, pairs: int) -> list[InnerStep]:
+    """``count`` inner steps that walk through a permutation of ``pairs`` rows; a new one where the rest is too small.
+
+    A minibatch of 0, or one larger than the set, takes all pairs in every step (LoRS, arXiv 2406.03793).
+    """
+    size = min(minibatch, pairs) or pairs
+    draw = context.generator("rows")
+    steps, rest = [], torch.empty(0, dtype=torch.int64)
+    for t in range(count):
+        if len(rest) < size:
+            rest = torch.randperm(pairs, generator=draw)
+        index, rest = rest[:size], rest[size:]
+        index = torch.arange(pairs) if size == pairs else index
+        steps.append(InnerStep(t=t, index=index, seed=context.seed_of("inner", t)))
+    return steps
+
+
+def check_walk(name: str, minibatch: int) -> None:
+    """Refuse a minibatch of :func:`walking_steps` that has no contrast."""
+    if minibatch < 0 or minibatch == 1:
+        raise ConfigError(f"{name} is {minibatch}; expected 0 (all pairs) or at least 2.")
 
 
 def check_minibatch(name: str, minibatch: int, pairs: int) -> None:

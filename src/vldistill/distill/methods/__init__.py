@@ -86,7 +86,10 @@ class Update:
 
 
 class Method(Protocol):
-    """A distillation method. One without ``step`` trains nothing and is exported as it was set up."""
+    """A distillation method. One without ``step`` trains nothing and is exported as it was set up.
+
+    A method for some settings only names them in an attribute ``settings`` and calls :func:`check_setting`.
+    """
 
     needs: frozenset[str]
     """Subset of ``experts``, ``features``, ``real_batches``."""
@@ -106,6 +109,16 @@ class Method(Protocol):
     def export(self, state: State, context: Context) -> DistilledSet:
         """The set as it stands; texts and images are copies."""
         ...
+
+
+def check_setting(method: Any, context: Context) -> None:
+    """Refuse a setting that ``method`` has no meaning in. Raises ConfigError."""
+    if context.bench.setting not in method.settings:
+        raise ConfigError(
+            f"method {context.config.method} works in setting {' or '.join(sorted(method.settings))}, not "
+            f"{context.bench.setting}. Set encoder.setting, with experts of that setting, or choose another method "
+            f"(vldistill ls methods)."
+        )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import export_set, start_variables
 from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient
 from vldistill.distill.methods import Context, State, Update, register
+from vldistill.distill.similarity import similarity_matrix, start_similarity
 from vldistill.distill.start import Start
 from vldistill.distill.student import check_minibatch, inner_loss, inner_steps
 from vldistill.distilled import DistilledSet
@@ -115,9 +116,7 @@ class Bilevel:
         if options.rank:
             count, texts = context.config.pairs, variables["texts"]
             draw = context.at(0).generator("similarity")
-            variables["similarity_diagonal"] = torch.ones(count).to(texts)
-            variables["similarity_left"] = torch.randn(count, options.rank, generator=draw).to(texts)
-            variables["similarity_right"] = torch.zeros(count, options.rank).to(texts)
+            variables |= start_similarity("lowrank", count, options.rank, draw, texts)
         return State(variables)
 
     def step(self, state: State, context: Context) -> Update:
@@ -129,7 +128,7 @@ class Bilevel:
         with torch.enable_grad():
             leaves = {n: v.detach().requires_grad_(True) for n, v in state.variables.items() if n != "images"}
             rates = {side: _rates(leaves[f"log_rate_{side}"], options, count) for side in SIDES}
-            similarity = _similarity(leaves, options)
+            similarity = similarity_matrix(leaves, options.alpha)
         distilled = {"images": encoded.inputs, "texts": leaves["texts"].detach()}
         if similarity is not None:
             distilled["similarity"] = similarity.detach()
@@ -221,7 +220,7 @@ class Bilevel:
             temperature=context.bench.encoder_config.temperature,
             loss="soft_infonce" if options.rank else "infonce",
         )
-        return export_set(state, context, recipe, similarity=_similarity(state.variables, options))
+        return export_set(state, context, recipe, similarity=similarity_matrix(state.variables, options.alpha))
 
 
 def inner_step_count(options: BilevelOptions, iteration: int, iterations: int) -> int:
@@ -266,11 +265,3 @@ def _padded(gradient: torch.Tensor, rates: torch.Tensor, first: int) -> torch.Te
     out = torch.zeros_like(rates)
     out[first : first + len(gradient)] = gradient.to(rates)
     return out
-
-
-def _similarity(variables: dict[str, torch.Tensor], options: BilevelOptions) -> torch.Tensor | None:
-    """S = diag(w) + (alpha / r) L R^T (LoRS, arXiv 2406.03793), (N, N)."""
-    if not options.rank:
-        return None
-    low = variables["similarity_left"] @ variables["similarity_right"].T
-    return torch.diag(variables["similarity_diagonal"]) + options.alpha / options.rank * low

@@ -1,0 +1,108 @@
+"""What trajectory methods share: segments of experts' trajectories, and the gradient of matching one.
+
+bitraj, lors, repblend and ptm differ in what is learned, in the inner loss and in the segments they draw; the
+iteration itself is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from vldistill.distill.encode import encode_learned
+from vldistill.distill.learned import learned_rates, rate_gradients
+from vldistill.distill.matching import REDUCTIONS
+from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient, matching_loss
+from vldistill.distill.methods import Context, State, Update
+from vldistill.distill.similarity import similarity_gradients, similarity_matrix
+from vldistill.encoders.dual import SIDES, Groups
+from vldistill.errors import ConfigError, unknown
+from vldistill.experts.trajectory import Trajectory
+from vldistill.losses import SOFT_LOSSES
+
+Segment = tuple[Groups, Groups]
+
+
+def check_trajectory_options(section: str, options: Any) -> None:
+    """Refuse impossible values of the options that trajectory methods share, where ``options`` has them."""
+    known = vars(options)
+    for name in ("syn_steps", "expert_epochs", "max_start_epoch", "student_epochs", "rank"):
+        if name in known and known[name] < 1:
+            raise ConfigError(f"{section}.{name} is {known[name]}; expected 1 or more.")
+    if options.student_batch < 2:
+        raise ConfigError(f"{section}.student_batch is {options.student_batch}; expected at least 2.")
+    choices = {"estimator": ESTIMATORS, "reduce": REDUCTIONS, "loss": SOFT_LOSSES}
+    for name, allowed in choices.items():
+        if name in known and known[name] not in allowed:
+            raise ConfigError(unknown(name, known[name], allowed))
+
+
+def check_segments(section: str, experts: Sequence[Trajectory], starts: range, length: int) -> None:
+    """Refuse segments of ``length`` epochs from ``starts`` that an expert's snapshots cannot give."""
+    wanted = {epoch for start in starts for epoch in (start, start + length)}
+    for expert in experts:
+        missing = sorted(wanted - set(expert.epochs))
+        if missing:
+            raise ConfigError(
+                f"{section}: segments of {length} epochs that start before epoch {starts.stop} reach epoch "
+                f"{max(wanted)}, but {expert.path.name} has no snapshot of epochs {missing}; it keeps {expert.epochs}. "
+                f"Lower {section}.max_start_epoch or {section}.expert_epochs, or record experts with more epochs."
+            )
+
+
+def draw_segment(context: Context, starts: range, length: int) -> Segment:
+    """A random segment of ``length`` epochs that starts at one of ``starts``: the snapshots at both ends."""
+    draw = context.generator("segment")
+    expert = context.experts[int(torch.randint(len(context.experts), (), generator=draw))]
+    start = starts[int(torch.randint(len(starts), (), generator=draw))]
+    begin, target = expert.segment(start, length)
+    return on_device(context, begin), on_device(context, target)
+
+
+def on_device(context: Context, groups: Groups) -> Groups:
+    """``groups`` on the device of the work."""
+    return {
+        side: {name: tensor.to(context.bench.device) for name, tensor in named.items()}
+        for side, named in groups.items()
+    }
+
+
+def matching_update(
+    state: State,
+    context: Context,
+    segment: Segment,
+    inner: Callable[[Groups, Mapping[str, torch.Tensor], InnerStep], torch.Tensor],
+    steps: Sequence[InnerStep],
+) -> Update:
+    """Run the student along ``steps`` from the segment's start and differentiate its distance to the target.
+
+    Uses ``estimator``, ``reduce`` and, for a learned similarity, ``alpha`` of the method's options.
+    """
+    options = context.options
+    begin, target = segment
+    encoded = encode_learned(context, state.variables["images"])
+    distilled = {"images": encoded.inputs, "texts": state.variables["texts"]}
+    alpha = getattr(options, "alpha", 1.0)
+    similarity = similarity_matrix(state.variables, alpha)
+    if similarity is not None:
+        distilled["similarity"] = similarity
+    found = hypergradient(
+        inner,
+        lambda params: matching_loss(params, begin, target, reduce=options.reduce).value,
+        begin,
+        distilled,
+        learned_rates(state),
+        steps,
+        estimator=options.estimator,
+    )
+    gradients = {
+        "images": encoded.pull(found.distilled["images"]),
+        "texts": found.distilled["texts"],
+        **rate_gradients(state, found.rates),
+    }
+    if similarity is not None:
+        gradients |= similarity_gradients(state.variables, alpha, found.distilled["similarity"])
+    terms = matching_loss(found.params, begin, target).terms
+    return Update(gradients, float(found.value), {f"matching_{side}": float(terms[side]) for side in SIDES})
