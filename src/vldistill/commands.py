@@ -16,8 +16,8 @@ from vldistill.config import Config, RuntimeConfig
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
-from vldistill.distill.methods import Context, find_method
-from vldistill.distill.start import Start, check_count, make_start, nearest_captions
+from vldistill.distill.methods import Context, find_method, starting_pairs
+from vldistill.distill.start import Start, check_count, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import check_target, evaluate_set, quick_score
@@ -93,7 +93,7 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
     context = Context(bench, config.distill, options, recorded)
     method.check(context)
-    begin = make_start(bench, config.distill.start, config.distill.pairs, config.distill.seed)
+    begin = starting_pairs(method, context)
     run.begin(config)
     write_json(folder / "config.json", asked)
     with deferred_stop() as stop_asked:

@@ -209,12 +209,15 @@ class Workbench:
         student = DualEncoder(image, text, 1.0 / self.encoder_config.temperature)
         return student.to(self.device).eval()
 
+    def normalised_features(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frozen features of the train split, standardised and then L2-normalised: images (N, D), captions (M, d)."""
+        images = F.normalize(self.image_standardisation(self._image_table("train").all()), dim=1)
+        return images, F.normalize(self.text_standardisation(self._text_table("train").all()), dim=1)
+
     def joined_features(self) -> np.ndarray:
         """Frozen features of every training pair, both sides L2-normalised and concatenated, (M, D + d) float32."""
-        split = self.split("train")
-        images = F.normalize(self.image_standardisation(self._image_table("train").all()), dim=1)
-        texts = F.normalize(self.text_standardisation(self._text_table("train").all()), dim=1)
-        return torch.cat([images[split.data.caption_image], texts], dim=1).numpy()
+        images, texts = self.normalised_features()
+        return torch.cat([images[self.split("train").data.caption_image], texts], dim=1).numpy()
 
     @cached_property
     def architecture(self) -> DualEncoder:

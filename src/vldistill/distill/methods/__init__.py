@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from vldistill.config import DistillConfig
-from vldistill.distill.start import Start
+from vldistill.distill.start import Start, make_start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
@@ -88,7 +88,8 @@ class Update:
 class Method(Protocol):
     """A distillation method. One without ``step`` trains nothing and is exported as it was set up.
 
-    A method for some settings only names them in an attribute ``settings`` and calls :func:`check_setting`.
+    A method for some settings only names them in an attribute ``settings`` and calls :func:`check_setting`. One that
+    chooses its own starting pairs has ``begin(context) -> Start``.
     """
 
     needs: frozenset[str]
@@ -109,6 +110,14 @@ class Method(Protocol):
     def export(self, state: State, context: Context) -> DistilledSet:
         """The set as it stands; texts and images are copies."""
         ...
+
+
+def starting_pairs(method: Any, context: Context) -> Start:
+    """The pairs that ``method`` starts from: its own choice, or ``distill.start``."""
+    if hasattr(method, "begin"):
+        return method.begin(context)
+    config = context.config
+    return make_start(context.bench, config.start, config.pairs, config.seed)
 
 
 def check_setting(method: Any, context: Context) -> None:
