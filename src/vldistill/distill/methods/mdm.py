@@ -1,0 +1,199 @@
+"""MDM: distribution matching in a merged expert's embedding space (arXiv 2605.23482, CVPR 2026)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from vldistill.distill.encode import encode_learned
+from vldistill.distill.learned import export_set, start_variables
+from vldistill.distill.methods import Context, State, Update, register
+from vldistill.distill.segments import on_device
+from vldistill.distill.start import Start
+from vldistill.distill.student import check_walk
+from vldistill.distilled import DistilledSet
+from vldistill.encoders.dual import SIDES, Groups
+from vldistill.errors import ConfigError
+from vldistill.losses import infonce
+from vldistill.training import Recipe
+
+EDGE = 1e-6  # cosines stay this far from 1 and -1, where arccos has no slope
+
+
+@dataclass(frozen=True)
+class MdmOptions:
+    """Options of merged-expert distribution matching.
+
+    Args:
+        merge: a, how far the merged expert goes from the anchor towards the experts' mean.
+        matching: weight of each of the two kernel distances.
+        sigma: width of the kernel, in radians on the sphere.
+        minibatch: distilled pairs per iteration, at most; 0 takes all.
+        real_batch: real pairs per iteration.
+        first_epoch: of the snapshots that are merged.
+        last_epoch: of the snapshots that are merged; later ones are not used.
+        student_epochs: of the set's own recipe.
+        student_batch: of the set's own recipe.
+    """
+
+    merge: float = 0.5
+    matching: float = 0.8
+    sigma: float = 0.5
+    minibatch: int = 64
+    real_batch: int = 64
+    first_epoch: int = 1
+    last_epoch: int = 10
+    student_epochs: int = 100
+    student_batch: int = 128
+
+    def __post_init__(self) -> None:
+        check_walk("mdm.minibatch", self.minibatch)
+        for name in ("real_batch", "student_batch"):
+            if getattr(self, name) < 2:
+                raise ConfigError(f"mdm.{name} is {getattr(self, name)}; expected at least 2.")
+        if self.student_epochs < 1:
+            raise ConfigError(f"mdm.student_epochs is {self.student_epochs}; expected 1 or more.")
+        if not 0 < self.sigma < float("inf"):
+            raise ConfigError(f"mdm.sigma is {self.sigma}; expected a number above 0.")
+        if not 0 <= self.matching < float("inf") or not 0 <= self.merge < float("inf"):
+            raise ConfigError("mdm.matching and mdm.merge: expected numbers of 0 or more.")
+        if not 0 <= self.first_epoch <= self.last_epoch:
+            raise ConfigError(
+                f"mdm.first_epoch {self.first_epoch} and mdm.last_epoch {self.last_epoch}: expected 0 <= first <= last."
+            )
+
+
+@register("mdm", MdmOptions)
+class MergedDistributionMatching:
+    """Match distributions of real and distilled embeddings in two merged experts; nothing is unrolled (MDM).
+
+    Each iteration merges two random snapshots with a fresh student, and descends the InfoNCE of the distilled pairs
+    plus kernel distances between real and distilled sums and differences of both sides' embeddings.
+    """
+
+    needs = frozenset({"experts", "real_batches"})
+
+    def check(self, context: Context) -> None:
+        """Refuse experts without two snapshots to merge, and more real pairs than there are."""
+        options: MdmOptions = context.options
+        if len(self._snapshots(context)) < 2:
+            raise ConfigError(
+                f"mdm merges two snapshots of epochs {options.first_epoch} to {options.last_epoch}, but the experts "
+                f"keep epochs {sorted({e for expert in context.experts for e in expert.epochs})}. Change "
+                f"mdm.first_epoch or mdm.last_epoch, or record more experts."
+            )
+
+    def setup(self, start: Start, context: Context) -> State:
+        """Images and texts of the start; published from ``distill.start kmeans``. No rates are learned."""
+        variables = start_variables(start, context)
+        return State({name: variables[name] for name in ("images", "texts")})
+
+    def step(self, state: State, context: Context) -> Update:
+        """Merge two experts, and differentiate the loss of a batch of distilled pairs."""
+        options: MdmOptions = context.options
+        student = context.bench.architecture
+        params = self._merged(context)
+        pairs = context.config.pairs
+        rows = torch.randperm(pairs, generator=context.generator("rows"))[: options.minibatch or pairs]
+        encoded = encode_learned(context, state.variables["images"])
+        leaves = {
+            "images": encoded.inputs.detach().requires_grad_(True),
+            "texts": state.variables["texts"].detach().requires_grad_(True),
+        }
+        with torch.no_grad():
+            real = [student.embed(side, inputs, params) for side, inputs in zip(SIDES, self._real_batch(context))]
+        with torch.enable_grad():
+            made = [student.embed("image", leaves["images"][rows], params)]
+            made.append(student.embed("text", leaves["texts"][rows], params))
+            contrast = infonce(student.logits(*made))
+            gaps = [kernel_distance(a, b, options.sigma) for a, b in zip(joined(*made), joined(*real))]
+            loss = contrast + options.matching * (gaps[0] + gaps[1])
+        slopes = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
+        return Update(
+            gradients={"images": encoded.pull(slopes["images"]), "texts": slopes["texts"]},
+            value=float(loss.detach()),
+            logs={
+                "infonce": float(contrast.detach()),
+                "gap_sum": float(gaps[0].detach()),
+                "gap_difference": float(gaps[1].detach()),
+            },
+        )
+
+    def _snapshots(self, context: Context) -> list[tuple[int, int]]:
+        """Every (expert, epoch) that may be merged."""
+        options: MdmOptions = context.options
+        return [
+            (number, epoch)
+            for number, expert in enumerate(context.experts)
+            for epoch in expert.epochs
+            if options.first_epoch <= epoch <= options.last_epoch
+        ]
+
+    def _merged(self, context: Context) -> Groups:
+        """Two different random snapshots merged with a fresh student."""
+        known = self._snapshots(context)
+        chosen = torch.randperm(len(known), generator=context.generator("experts"))[:2]
+        ends = [
+            on_device(context, context.experts[number].snapshot(epoch))
+            for number, epoch in (known[int(i)] for i in chosen)
+        ]
+        anchor = context.bench.student(context.seed_of("anchor")).trained()
+        return merge(anchor, ends[0], ends[1], context.options.merge)
+
+    def _real_batch(self, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and text inputs of random real pairs."""
+        data = context.bench.split("train").data
+        index = torch.randperm(len(data), generator=context.generator("real"))[: context.options.real_batch]
+        return data.images.rows(data.caption_image[index]), data.texts.rows(index)
+
+    def export(self, state: State, context: Context) -> DistilledSet:
+        """The set with the published student: InfoNCE, rates as the configuration gives them, x 0.1 at half."""
+        options: MdmOptions = context.options
+        config = context.config
+        recipe = Recipe(
+            rates={"image": (config.student_rate_image,), "text": (config.student_rate_text,)},
+            epochs=options.student_epochs,
+            batch=options.student_batch,
+            schedule="half",
+            temperature=context.bench.encoder_config.temperature,
+        )
+        return export_set(state, context, recipe)
+
+
+def merge(anchor: Groups, one: Groups, two: Groups, share: float) -> Groups:
+    """theta0 + a t (D1 + D2) / 2 per tensor, with t = 2 cos / (1 + cos), cos the cosine of D1 = one - theta0 and D2.
+
+    A cosine below 0 counts as 0: the two experts then agree on nothing, and the anchor stays.
+    """
+    merged: Groups = {side: {} for side in SIDES}
+    for side in SIDES:
+        for name, start in anchor[side].items():
+            start = start.detach()
+            first, second = one[side][name].to(start) - start, two[side][name].to(start) - start
+            cosine = F.cosine_similarity(first.flatten(), second.flatten(), dim=0).clamp(0, 1)
+            t = 2 * cosine / (1 + cosine)
+            merged[side][name] = start + share * t * (first + second) / 2
+    return merged
+
+
+def joined(images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised sums and differences of embeddings, (B, D) each: u and g of the paper."""
+    return F.normalize(images + texts, dim=1), F.normalize(images - texts, dim=1)
+
+
+def kernel_distance(left: torch.Tensor, right: torch.Tensor, sigma: float) -> torch.Tensor:
+    """sqrt(mean k(A, A) + mean k(B, B) - 2 mean k(A, B)) with k = exp(-arccos(a . b)^2 / (2 sigma^2)).
+
+    Args:
+        left: (A, D) unit rows.
+        right: (B, D) unit rows.
+    """
+
+    def mean(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        angle = torch.arccos((a @ b.T).clamp(-1 + EDGE, 1 - EDGE))
+        return torch.exp(-angle.square() / (2 * sigma**2)).mean()
+
+    square = mean(left, left) + mean(right, right) - 2 * mean(left, right)
+    return square.clamp(min=1e-12).sqrt()
