@@ -34,10 +34,12 @@ class Recipe:
         batch: pairs per step; a smaller set is one batch.
         momentum: of SGD.
         weight_decay: of SGD.
-        schedule: ``constant``, ``cosine`` to zero, or ``half`` (a tenth after half the steps).
+        schedule: ``constant``, ``cosine`` to zero, or ``half`` (a tenth after half the steps of the first phase).
         dropout: in the heads.
         temperature: of the logits; 0 means the encoder's own.
         loss: ``infonce``, or where the set has a similarity matrix ``soft_infonce`` (eNCE), ``bce`` or ``wbce``.
+        phases: sizes of consecutive blocks of pairs that are trained on one after the other, ``epochs`` each; empty
+            is one block of all pairs.
     """
 
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {"image": (0.1,), "text": (0.1,)})
@@ -49,6 +51,7 @@ class Recipe:
     dropout: float = 0.1
     temperature: float = 0.0
     loss: str = "infonce"
+    phases: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -66,6 +69,7 @@ class Recipe:
             ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("dropout", 0 <= self.dropout < 1, "a number in [0, 1)"),
+            ("phases", all(size >= 2 for size in self.phases), "blocks of at least 2 pairs"),
             ("temperature", 0 <= self.temperature < math.inf, "a number above 0, or 0 for the encoder's own"),
         ):
             if not fine:
@@ -73,7 +77,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**asdict(self), "rates": {side: list(rate) for side, rate in self.rates.items()}}
+        plain = {**asdict(self), "rates": {side: list(rate) for side, rate in self.rates.items()}}
+        if not plain.pop("phases"):
+            return plain
+        return plain | {"phases": list(self.phases)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Recipe:
@@ -84,9 +91,15 @@ class Recipe:
                 raise ConfigError(unknown("recipe field", name, known))
         try:
             rates = {side: tuple(float(x) for x in rate) for side, rate in values["rates"].items()}
-            return Recipe(**{**values, "rates": rates})
+            phases = tuple(int(size) for size in values.get("phases", ()))
+            return Recipe(**{**values, "rates": rates, "phases": phases})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"recipe {dict(values)} is malformed ({error}); expected what to_dict gives.") from None
+
+    @property
+    def all_epochs(self) -> int:
+        """Epochs of all phases together."""
+        return self.epochs * max(1, len(self.phases))
 
     def rate(self, side: str, step: int, steps: int) -> float:
         """Learning rate of ``side`` at ``step`` of ``steps``."""
@@ -126,8 +139,12 @@ class TrainingData:
 
 def steps_in(pairs: int, recipe: Recipe) -> int:
     """Steps of one training: a last batch of a single pair is left out, it has no contrast."""
+    return recipe.epochs * sum(_steps_per_epoch(size, recipe) for size in recipe.phases or (pairs,))
+
+
+def _steps_per_epoch(pairs: int, recipe: Recipe) -> int:
     full, rest = divmod(pairs, min(recipe.batch, pairs))
-    return (full + (rest > 1)) * recipe.epochs
+    return full + (rest > 1)
 
 
 def fit(
@@ -158,24 +175,30 @@ def fit(
         raise ConfigError(f"training needs at least 2 pairs (one alone has no contrast); the data has {len(data)}.")
     if recipe.loss in SOFT_LOSSES and data.similarity is None:
         raise ConfigError(f"the recipe's loss is {recipe.loss}, but the set has no similarity matrix.")
+    if recipe.phases and sum(recipe.phases) != len(data):
+        raise ConfigError(f"the recipe's phases {recipe.phases} do not add up to the {len(data)} pairs of the data.")
     optimiser = torch.optim.SGD(
         [{"params": list(encoder.trained()[side].values())} for side in SIDES],
         lr=0.0,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
-    batch = min(recipe.batch, len(data))
-    per_epoch = steps_in(len(data), recipe) // recipe.epochs
-    per_epoch = min(per_epoch, steps_per_epoch) if steps_per_epoch else per_epoch
-    step, steps = 0, per_epoch * recipe.epochs
+    sizes = recipe.phases or (len(data),)
+    whole = [_steps_per_epoch(size, recipe) for size in sizes]
+    per_epoch = [min(count, steps_per_epoch) if steps_per_epoch else count for count in whole]
+    # "half" was published for the first phase: later ones go on at the tenth
+    span = recipe.epochs * (per_epoch[0] if recipe.schedule == "half" else sum(per_epoch))
+    step = 0
     encoder.train()
     with seeded(device, seed, "dropout"):
-        for epoch in range(recipe.epochs):
-            order = torch.randperm(len(data), generator=generator(seed, "order", epoch))
+        for epoch in range(recipe.all_epochs):
+            phase = epoch // recipe.epochs
+            batch = min(recipe.batch, sizes[phase])
+            order = torch.randperm(sizes[phase], generator=generator(seed, "order", epoch)) + sum(sizes[:phase])
             total = torch.zeros((), device=device)
-            for number in range(per_epoch):
+            for number in range(per_epoch[phase]):
                 for group, side in zip(optimiser.param_groups, SIDES):
-                    group["lr"] = recipe.rate(side, step, steps)
+                    group["lr"] = recipe.rate(side, step, span)
                 index = order[number * batch : (number + 1) * batch]
                 loss = _loss(encoder, data, recipe, index, seed_of(seed, "augment", step) if augment else None)
                 optimiser.zero_grad(set_to_none=True)
@@ -185,11 +208,11 @@ def fit(
                 step += 1
                 if on_step:
                     on_step(float(loss.detach()))
-            mean = float(total) / per_epoch
+            mean = float(total) / per_epoch[phase]
             if not math.isfinite(mean):
                 encoder.eval()
                 raise DivergedError(
-                    f"training diverged in epoch {epoch + 1} of {recipe.epochs} (loss {mean}) at rates "
+                    f"training diverged in epoch {epoch + 1} of {recipe.all_epochs} (loss {mean}) at rates "
                     f"{ {side: rate[0] for side, rate in recipe.rates.items()} }; try smaller rates."
                 )
             if on_epoch:

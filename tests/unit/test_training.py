@@ -122,6 +122,54 @@ def test_fit_is_the_loop_by_hand(pairs: int, changes: dict[str, Any], rate_of: A
         torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("schedule", ["half", "cosine"])
+def test_phases_are_trained_one_after_the_other(schedule: str):
+    """As one training: momentum goes on, and half of the first phase ends the full rate (published by PTM)."""
+    data, how = make_data(10), recipe(phases=(6, 4), schedule=schedule)
+    recorded = TrainingData(Recorded(data.images.rows(torch.arange(10))), data.texts, data.caption_image)
+    epochs: list[int] = []
+    found = trained(recorded, how, on_epoch=lambda epoch, loss: epochs.append(epoch))
+    batches = [
+        start + part
+        for phase, (start, size) in enumerate(((0, 6), (6, 4)))
+        for epoch in range(how.epochs)
+        for part in torch.randperm(size, generator=generator(3, "order", phase * how.epochs + epoch)).split(how.batch)
+        if len(part) > 1
+    ]
+    assert isinstance(recorded.images, Recorded) and recorded.images.asked == [rows.tolist() for rows in batches]
+    assert steps_in(10, how) == len(batches) and epochs == list(range(1, 2 * how.epochs + 1))
+    first = sum(int(rows.max()) < 6 for rows in batches)
+    one_by_one = make_encoder()
+    optimiser = torch.optim.SGD(
+        [{"params": list(one_by_one.trained()[side].values())} for side in ("image", "text")],
+        lr=0.0,
+        momentum=how.momentum,
+        weight_decay=how.weight_decay,
+    )
+    for t, rows in enumerate(batches):
+        part = (1 if 2 * t < first else 0.1) if schedule == "half" else (1 + math.cos(math.pi * t / len(batches))) / 2
+        for group, side in zip(optimiser.param_groups, ("image", "text")):
+            group["lr"] = RATES[side][0] * part
+        logits = one_by_one(data.images.rows(data.caption_image[rows]), data.texts.rows(rows))
+        loss = (
+            F.cross_entropy(logits, torch.arange(len(rows))) + F.cross_entropy(logits.T, torch.arange(len(rows)))
+        ) / 2
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    for name, tensor in one_by_one.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_phases_have_to_add_up_and_leave_other_recipes_as_they_were():
+    with pytest.raises(ConfigError, match=r"phases \(6, 3\) do not add up to the 10 pairs"):
+        trained(make_data(10), recipe(phases=(6, 3)))
+    with pytest.raises(ConfigError, match="blocks of at least 2 pairs"):
+        recipe(phases=(6, 1))
+    assert "phases" not in recipe().to_dict()  # records made before there were phases stay equal
+    assert Recipe.from_dict(recipe(phases=(6, 4)).to_dict()) == recipe(phases=(6, 4))
+
+
 def test_a_rate_moves_its_side_alone():
     data = make_data(8)
     found = trained(data, recipe(rates={"image": (0.0,), "text": (0.1,)}))

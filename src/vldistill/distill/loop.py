@@ -116,8 +116,8 @@ class Loop:
         progress.bad_in_a_row = 0
         progress.iteration += 1
         if self.average is not None:
-            for name, variable in self.state.variables.items():
-                self.average[name].lerp_(variable.to(self.average[name].dtype), 1 - self.context.config.ema)
+            for name in update.gradients:  # a variable that rests keeps its average
+                self.average[name].lerp_(self.state.variables[name], 1 - self.context.config.ema)
         rates = {
             name.removeprefix("log_"): float(value.exp())
             for name, value in self.state.variables.items()

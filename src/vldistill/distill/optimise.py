@@ -81,8 +81,8 @@ def _rate(name: str, config: DistillConfig) -> float:
         if config.optimiser == "adam":
             return config.rate_lr
         # Published: eta <- eta - lr d/d eta. On the logarithm, the first such step has this length.
-        start = config.student_rate_image if name.endswith("image") else config.student_rate_text
+        start = config.student_rate_image if "image" in name else config.student_rate_text
         return config.rate_lr / start**2
     if name.startswith("similarity"):
         return config.similarity_lr
-    return config.image_lr if name == "images" else config.text_lr
+    return config.image_lr if name.startswith("images") else config.text_lr

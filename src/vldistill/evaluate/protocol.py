@@ -295,13 +295,13 @@ def _one_student(
     """Train and test by the protocol. Raises DivergedError when the student's loss is not finite."""
     if config.protocol == "last":
         return score_student(bench, train_student(bench, data, recipe, seed), "test")
-    every = max(1, recipe.epochs // config.looks)
+    every = max(1, recipe.all_epochs // config.looks)
     split = "val" if config.protocol == "val-best" else "test"
     best_score, best_state = -1.0, dict[str, torch.Tensor]()
 
     def look(student: DualEncoder, epoch: int) -> None:
         nonlocal best_score, best_state
-        if epoch % every and epoch != recipe.epochs:
+        if epoch % every and epoch != recipe.all_epochs:
             return
         value = score_student(bench, student, split)["mean_recall"]
         if value > best_score:
