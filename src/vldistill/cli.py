@@ -274,6 +274,12 @@ def _inspect(argv: Sequence[str]) -> int:
     return inspect(argv)
 
 
+def _import(argv: Sequence[str]) -> int:
+    from vldistill.importers.command import import_command
+
+    return import_command(argv)
+
+
 def _ls(argv: Sequence[str]) -> int:
     from vldistill.listing import listing
 
@@ -292,6 +298,7 @@ STAGES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "distill": ("distil pairs by a method", _distill),
     "evaluate": ("train fresh students on a set, random:N or full, and test them", _evaluate),
     "inspect": ("show what a data source, an experts folder or a set holds", _inspect),
+    "import": ("read a distilled set or experts that another code published", _import),
     "ls": ("list methods, towers, readers or settings", _ls),
     "demo": ("drawn scenes, offline, from nothing to a table in minutes", _demo),
 }

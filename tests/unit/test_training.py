@@ -126,9 +126,10 @@ def test_fit_is_the_loop_by_hand(pairs: int, changes: dict[str, Any], rate_of: A
 def test_phases_are_trained_one_after_the_other(schedule: str):
     """As one training: momentum goes on, and half of the first phase ends the full rate (published by PTM)."""
     data, how = make_data(10), recipe(phases=(6, 4), schedule=schedule)
-    recorded = TrainingData(Recorded(data.images.rows(torch.arange(10))), data.texts, data.caption_image)
+    texts = Recorded(data.texts.rows(torch.arange(10)))
     epochs: list[int] = []
-    found = trained(recorded, how, on_epoch=lambda epoch, loss: epochs.append(epoch))
+    watched = TrainingData(data.images, texts, data.caption_image)
+    found = trained(watched, how, on_epoch=lambda epoch, loss: epochs.append(epoch))
     batches = [
         start + part
         for phase, (start, size) in enumerate(((0, 6), (6, 4)))
@@ -136,7 +137,7 @@ def test_phases_are_trained_one_after_the_other(schedule: str):
         for part in torch.randperm(size, generator=generator(3, "order", phase * how.epochs + epoch)).split(how.batch)
         if len(part) > 1
     ]
-    assert isinstance(recorded.images, Recorded) and recorded.images.asked == [rows.tolist() for rows in batches]
+    assert texts.asked == [rows.tolist() for rows in batches]
     assert steps_in(10, how) == len(batches) and epochs == list(range(1, 2 * how.epochs + 1))
     first = sum(int(rows.max()) < 6 for rows in batches)
     one_by_one = make_encoder()

@@ -1,0 +1,1 @@
+"""Read what other codes published: distilled sets and expert trajectories. Nothing is ever unpickled freely."""

@@ -1,0 +1,133 @@
+"""Distilled sets of the LoRS code and its descendants (arXiv 2406.03793): one ``distilled_ITERATION.pt``.
+
+The file is a dict: ``image`` (N, 3, S, S) normalised with CLIP's channel moments, ``text`` (N, d) sentence vectors as
+the text tower gives them, ``similarity_params`` (w, L and R, or the matrix), ``similarity_mat`` (N, N), and the learned
+student rates ``syn_lr_img`` and ``syn_lr_txt``. Sets of the founding code hold images, texts and rates alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vldistill import __version__
+from vldistill.distill.learned import describe_towers
+from vldistill.distill.start import nearest_captions
+from vldistill.distilled import DistilledSet
+from vldistill.errors import ArtefactError, ConfigError
+from vldistill.importers.torchfile import read_torch_file
+from vldistill.training import Recipe
+from vldistill.workbench import Workbench
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+NAMES = ("image", "text", "similarity_params", "similarity_mat", "syn_lr_img", "syn_lr_txt")
+
+
+def import_lors(
+    bench: Workbench,
+    path: Path,
+    *,
+    loss: str = "wbce",
+    mean: tuple[float, ...] = CLIP_MEAN,
+    std: tuple[float, ...] = CLIP_STD,
+) -> DistilledSet:
+    """The set in ``path`` for the towers and data of ``bench``.
+
+    Images are brought from the file's normalisation to the tower's, texts from the tower's own vectors to
+    standardised ones. The set's recipe is the published student: ``loss`` with the similarity, 100 epochs of batch
+    128, the learned rates and a tenth of them after half.
+
+    Raises:
+        ArtefactError: a file of another layout, or tensors that do not fit the towers.
+        ConfigError: a setting that the file was not made in, or rates that cannot be trained with.
+    """
+    if bench.setting not in ("full", "heads"):
+        raise ConfigError(f"sets of LoRS are of setting full (or heads), not {bench.setting}; set encoder.setting.")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ConfigError(f"mean {mean} and std {std}: expected three numbers each, one per channel, std above 0.")
+    found = read_torch_file(path, "published set")
+    images, texts = _tensor(found, "image", path, 4), _tensor(found, "text", path, 2)
+    tower, text_tower = bench.image_tower, bench.text_tower
+    if images.shape[1:] != (3, tower.size, tower.size):
+        raise ArtefactError(
+            f"{path}: images are {tuple(images.shape)}; expected (N, 3, {tower.size}, {tower.size}) for image tower "
+            f"{tower.name}. Set encoder.image.size to {images.shape[-1]}."
+        )
+    if texts.shape != (len(images), text_tower.width):
+        raise ArtefactError(
+            f"{path}: texts are {tuple(texts.shape)}; expected ({len(images)}, {text_tower.width}) for text tower "
+            f"{text_tower.name}. Use the text tower that the set was made with (encoder.text.name)."
+        )
+    pixels = images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    own_mean, own_std = (torch.tensor(value).view(3, 1, 1) for value in (tower.mean, tower.std))
+    similarity, floats = _similarity(found, path, len(images))
+    standard = bench.text_standardisation
+    standardisation = {"text_mean": standard.mean, "text_scale": standard.scale}
+    if bench.setting == "heads":
+        image_standard = bench.image_standardisation
+        standardisation |= {"image_mean": image_standard.mean, "image_scale": image_standard.scale}
+    made = DistilledSet(
+        images=(pixels - own_mean) / own_std,
+        texts=standard(texts),
+        recipe=Recipe(
+            rates={"image": (_rate(found, "syn_lr_img", path),), "text": (_rate(found, "syn_lr_txt", path),)},
+            schedule="half",
+            temperature=bench.encoder_config.temperature,
+            loss="infonce" if similarity is None else loss,
+        ),
+        towers=describe_towers(bench),
+        setting=bench.setting,
+        similarity=similarity,
+        standardisation=standardisation,
+        info={
+            "name": path.stem,
+            "method": "imported from a file in the layout of LoRS",
+            "iteration": path.stem.rpartition("_")[2] if path.stem.rpartition("_")[2].isdecimal() else "unknown",
+            "similarity_floats": floats,
+            "data": bench.pixels("train").pairs.fingerprint,
+            "source": bench.data_config.source,
+            "versions": {"vldistill": __version__, "torch": str(torch.__version__)},
+        },
+    )
+    nearest = nearest_captions(bench, made.texts)
+    return made.with_captions(tuple({"start": "", "nearest": caption} for caption in nearest))
+
+
+def _tensor(found: Any, name: str, path: Path, dimensions: int) -> torch.Tensor:
+    value = found.get(name) if isinstance(found, Mapping) else None
+    if not isinstance(value, torch.Tensor) or value.ndim != dimensions:
+        held = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+        raise ArtefactError(
+            f"{path} is not a set in the layout of LoRS: expected a dict with a tensor {name!r} of {dimensions} "
+            f"dimensions among {', '.join(NAMES)}; it holds {held}."
+        )
+    return value.detach().to(torch.float32)
+
+
+def _similarity(found: Mapping[str, Any], path: Path, count: int) -> tuple[torch.Tensor | None, int]:
+    """S (N, N) and how many numbers it is stored in; None and 0 where the set has none."""
+    if "similarity_mat" not in found:
+        return None, 0
+    matrix = _tensor(found, "similarity_mat", path, 2)
+    if matrix.shape != (count, count):
+        raise ArtefactError(f"{path}: similarity_mat is {tuple(matrix.shape)}; expected {(count, count)}.")
+    params = found.get("similarity_params")
+    tensors = [p for p in params if isinstance(p, torch.Tensor)] if isinstance(params, (list, tuple)) else []
+    return matrix, sum(p.numel() for p in tensors) or matrix.numel()
+
+
+def _rate(found: Mapping[str, Any], name: str, path: Path) -> float:
+    try:
+        rate = float(found[name])
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise ArtefactError(f"{path} has no learned rate {name!r}; expected one number.") from None
+    if not 0 < rate < math.inf:
+        raise ConfigError(
+            f"{path}: the learned rate {name} is {rate}, which no student can be trained with: the published update "
+            f"lets rates turn negative. Use a set of an earlier iteration."
+        )
+    return rate
