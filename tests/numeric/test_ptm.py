@@ -19,7 +19,7 @@ from vldistill.losses import wbce
 from vldistill.workbench import Workbench
 
 Ground = tuple[Workbench, list[Trajectory]]
-TWO = {"subsets": (2, 3), "first_starts": (0, 1), "last_starts": (2, 3), "straighten": (2, 3)}
+TWO: dict[str, Any] = {"subsets": (2, 3), "first_starts": (0, 1), "last_starts": (2, 3), "straighten": (2, 3)}
 
 
 @pytest.fixture(scope="module")
