@@ -270,7 +270,7 @@ def test_realising_descends_the_distance_to_the_features(bench: Workbench) -> No
     leaf = state.variables["images"].clone().requires_grad_(True)
     loss = (bench.image_standardisation(bench.image_tower(leaf)) - state.variables["features"]).square().mean()
     assert set(update.gradients) == {"images"} and update.phase == "realise"
-    assert update.value == pytest.approx(float(loss))
+    assert update.value == pytest.approx(loss.item())
     assert update.value == pytest.approx(0.01)
     torch.testing.assert_close(update.gradients["images"], torch.autograd.grad(loss, leaf)[0])
 
