@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,11 @@ def embed(bench: Workbench, params: Mapping[str, torch.Tensor], features: torch.
     return x @ y.T / bench.encoder_config.temperature
 
 
+def add(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum, which is a tensor."""
+    return torch.stack(list(parts)).sum()
+
+
 def tesla(bench, begin, target, leaves, rates, losses, merged: bool) -> dict[str, torch.Tensor]:
     """The published two-pass estimator (TESLA as LoRS uses it), written from its formulas.
 
@@ -113,14 +118,14 @@ def tesla(bench, begin, target, leaves, rates, losses, merged: bool) -> dict[str
         total = {name: total[name] + slope for name, slope in zip(params, slopes)}
         thetas.append({n: p.detach() - eta[n] * slope for (n, p), slope in zip(params.items(), slopes)})
     way = {
-        side: sum((begin[n] - target[n]).square().sum() for n in begin if merged or n.startswith(side))
+        side: add((begin[n] - target[n]).square().sum() for n in begin if merged or n.startswith(side))
         for side in ("image", "text")
     }
     out = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     for loss, theta in zip(losses, thetas):
         params = {name: p.clone().requires_grad_(True) for name, p in theta.items()}
         slopes = torch.autograd.grad(loss(params), list(params.values()), create_graph=True)
-        c = sum(
+        c = add(
             ((eta[n] * (target[n] - begin[n]) + eta[n] ** 2 * total[n]) * g).sum() / way[n.partition(".")[0]]
             for n, g in zip(params, slopes)
         )
@@ -128,11 +133,11 @@ def tesla(bench, begin, target, leaves, rates, losses, merged: bool) -> dict[str
             out[name] = out[name] if slope is None else out[name] + slope
     for side in ("image", "text"):
         rate = rates[side].clone().requires_grad_(True)
-        gap = sum(
+        gap = add(
             (begin[n] - rate * total[n] - target[n]).square().sum() / way[side] for n in begin if n.startswith(side)
         )
         out[f"log_rate_{side}"] = torch.autograd.grad(gap, rate)[0] * rates[side]
-    value = sum((thetas[-1][n] - target[n]).square().sum() / way[n.partition(".")[0]] for n in begin)
+    value = add((thetas[-1][n] - target[n]).square().sum() / way[n.partition(".")[0]] for n in begin)
     return out | {"value": value}
 
 

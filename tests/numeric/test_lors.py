@@ -42,7 +42,7 @@ def published_loss(logits: torch.Tensor, s: torch.Tensor, name: str) -> torch.Te
             total.append(cross)
             kinds[bool(s[i, j] > 0.5)].append(cross)
     if name == "wbce":
-        return sum(torch.stack(part).mean() for part in kinds.values()) / 2
+        return torch.stack([torch.stack(part).mean() for part in kinds.values()]).mean()
     return torch.stack(total).mean()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,9 +111,9 @@ class MatchedPrototypes:
         centres, labels = [], []
         for side, features in zip(SIDES, (images, texts)):
             seed = context.at(0).seed_of("prototypes", side) % 2**32
-            means = MiniBatchKMeans(
-                context.config.pairs, random_state=seed, batch_size=4096, n_init=options.restarts
-            ).fit(features)
+            restarts: Any = options.restarts
+            means = MiniBatchKMeans(context.config.pairs, random_state=seed, batch_size=4096, n_init=restarts)
+            means.fit(features)
             centres.append(means.cluster_centers_)
             labels.append(means.predict(features))
         matched = match_clusters(labels[0][mapping], labels[1], context.config.pairs)

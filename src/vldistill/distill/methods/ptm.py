@@ -138,7 +138,8 @@ class PhasedTeachers:
         options: PtmOptions = context.options
         student = context.bench.architecture
         subsets = _subsets(context)
-        phase = min(context.iteration * len(subsets) // max(context.config.iterations, 1), len(subsets) - 1)
+        done = len(subsets) * context.iteration / max(context.config.iterations, 1)
+        phase = min(int(done), len(subsets) - 1)
         update = matching_update(
             _part(state, context, phase),
             context,
@@ -147,7 +148,7 @@ class PhasedTeachers:
             walking_steps(context, options.syn_steps, options.minibatch, subsets[phase]),
         )
         renamed = {_name(context, name, phase): slope for name, slope in update.gradients.items()}
-        return replace(update, gradients=renamed, logs={**update.logs, "phase": float(phase + 1)})
+        return replace(update, gradients=renamed, phase=f"subset {phase + 1}", progress=min(done - phase, 1.0))
 
     def _segment(self, context: Context, phase: int) -> Segment:
         """A random segment of this phase, of one expert; both sides start at the same epoch unless asked otherwise."""
