@@ -16,7 +16,7 @@ from vldistill.config import Config, RuntimeConfig
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
-from vldistill.distill.methods import Context, find_method, starting_pairs
+from vldistill.distill.methods import Context, check_setting, find_method, starting_pairs
 from vldistill.distill.start import Start, check_count, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
@@ -92,6 +92,7 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
         return folder
     recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
     context = Context(bench, config.distill, options, recorded)
+    check_setting(method, context)
     method.check(context)
     begin = starting_pairs(method, context)
     run.begin(config)
@@ -160,7 +161,7 @@ def _refuse_other(folder: Path, asked: Mapping[str, Any]) -> None:
 
 def _save(bench: Workbench, distilled: DistilledSet, begin: Start, folder: Path) -> None:
     """Write a set with its nearest captions and preview."""
-    nearest = nearest_captions(bench, distilled.texts)
+    nearest = nearest_captions(bench, distilled.text_inputs)
     captions = tuple({"start": start, "nearest": near} for start, near in zip(begin.captions, nearest))
     distilled = distilled.with_captions(captions)
     if distilled.space == "pixels":

@@ -19,6 +19,7 @@ from vldistill.errors import ConfigError, unknown
 SETTINGS = {
     "heads": "both towers frozen; an image head and a text head are trained",
     "full": "the image tower and a text head are trained; the text tower is frozen",
+    "both": "both towers and both heads are trained; distilled texts are input embeddings of the text tower",
 }
 PROTOCOLS = {
     "last": "test the student after its last epoch (the default)",
@@ -147,10 +148,10 @@ class EncoderConfig:
     """The dual encoder and which part of it is trained.
 
     Args:
-        setting: ``heads`` or ``full``; see ``vldistill ls settings``.
+        setting: ``heads``, ``full`` or ``both``; see ``vldistill ls settings``.
         image: the image tower.
         text: the text tower.
-        dim: width of the shared space in setting ``heads`` (in ``full`` it is the image tower's width).
+        dim: width of the shared space where images have a head (in ``full`` it is the image tower's width).
         temperature: of the contrastive logits; the logit scale is 1 / temperature.
     """
 

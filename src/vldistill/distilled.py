@@ -33,7 +33,8 @@ class DistilledSet(Dataset):
     Args:
         images: (N, 3, S, S) normalised with the tower's mean and std; or (N, D) standardised features where
             ``space`` is ``features``.
-        texts: (N, d) standardised sentence vectors of the text tower.
+        texts: (N, d) standardised sentence vectors of the text tower (text space ``sentence``), or (N, L, e) input
+            embeddings of L tokens for a text tower that is trained (``tokens``).
         recipe: how a student is trained on this set.
         towers: ``image`` and ``text``: name, width and weight fingerprint; for the image also size, mean, std.
         setting: what was trained while distilling.
@@ -43,6 +44,7 @@ class DistilledSet(Dataset):
             row of a comparison shares, counted in its own line of the budget.
         captions: for each pair the caption it started from and the nearest real caption now.
         info: method, seed, iteration, data fingerprint, configuration, versions.
+        text_mask: (N, L) 1 for a token and 0 for padding, where texts are tokens.
     """
 
     images: torch.Tensor
@@ -55,6 +57,7 @@ class DistilledSet(Dataset):
     standardisation: Mapping[str, torch.Tensor] = field(default_factory=dict)
     captions: tuple[Mapping[str, str], ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    text_mask: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
@@ -67,6 +70,9 @@ class DistilledSet(Dataset):
         count = len(self.images) if self.images.ndim else 0
         row = (3, image["size"], image["size"]) if self.space == "pixels" else (image["width"],)
         expected = (count, *row), (count, text["width"])
+        if self.text_mask is not None:
+            self._check_tokens(count)
+            expected = expected[0], tuple(self.texts.shape)
         if count < 2 or (tuple(self.images.shape), tuple(self.texts.shape)) != expected:
             raise ArtefactError(
                 f"distilled set: images {tuple(self.images.shape)} and texts {tuple(self.texts.shape)} are not N >= 2 "
@@ -80,6 +86,16 @@ class DistilledSet(Dataset):
             if not bool(torch.isfinite(tensor).all()):
                 raise ArtefactError(f"distilled set: {name} holds NaN or infinity. The set is unusable; make it again.")
 
+    def _check_tokens(self, count: int) -> None:
+        """Refuse tokens and a mask that do not belong together. Raises ArtefactError."""
+        mask = self.text_mask
+        fits = mask is not None and self.texts.ndim == 3 and mask.shape == self.texts.shape[:2] and len(mask) == count
+        if mask is None or not fits or not bool(((mask == 0) | (mask == 1)).all()) or not bool((mask[:, 0] == 1).all()):
+            raise ArtefactError(
+                f"distilled set: texts {tuple(self.texts.shape)} are no tokens (N, L, e) with a mask (N, L) of 0 and 1 "
+                f"that begins with 1."
+            )
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -88,18 +104,31 @@ class DistilledSet(Dataset):
         return self.images[index], self.texts[index]
 
     @property
+    def text_space(self) -> str:
+        """``sentence`` or ``tokens``."""
+        return "sentence" if self.text_mask is None else "tokens"
+
+    @property
+    def text_inputs(self) -> torch.Tensor:
+        """What the text side reads: texts (N, d), or tokens with their mask as the last channel, (N, L, e + 1)."""
+        if self.text_mask is None:
+            return self.texts
+        return torch.cat([self.texts, self.text_mask.to(self.texts).unsqueeze(-1)], dim=-1)
+
+    @property
     def name(self) -> str:
         """Method, pairs and seed, e.g. ``bitraj-100-s0``."""
         return str(self.info.get("name", f"set-{len(self)}"))
 
     @property
     def stored_floats(self) -> int:
-        """Numbers a user has to store for training: images, texts, similarity and learned rates."""
+        """Numbers a user has to store for training: images, texts with their mask, similarity and learned rates."""
         similarity = 0
         if self.similarity is not None:
             similarity = int(self.info.get("similarity_floats") or self.similarity.numel())
         rates = sum(len(rate) for rate in self.recipe.rates.values())
-        return self.images.numel() + self.texts.numel() + similarity + rates
+        mask = 0 if self.text_mask is None else self.text_mask.numel()
+        return self.images.numel() + self.texts.numel() + mask + similarity + rates
 
     @property
     def standardisation_floats(self) -> int:
@@ -109,7 +138,8 @@ class DistilledSet(Dataset):
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every stored tensor by name."""
         named = {"images": self.images, "texts": self.texts, **dict(self.standardisation)}
-        return named if self.similarity is None else {**named, "similarity": self.similarity}
+        optional = {"similarity": self.similarity, "text_mask": self.text_mask}
+        return named | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
     def pixels(self) -> torch.Tensor:
         """The images in [0, 1], (N, 3, S, S), clipped as a screen would. Raises ArtefactError in feature space."""
@@ -161,7 +191,7 @@ class DistilledSet(Dataset):
             "standardisation_floats": self.standardisation_floats,
             "setting": self.setting,
             "space": self.space,
-            "text_space": "sentence",
+            "text_space": self.text_space,
             "recipe": self.recipe.to_dict(),
             "towers": {side: dict(tower) for side, tower in self.towers.items()},
             "info": dict(self.info),
@@ -187,7 +217,7 @@ class DistilledSet(Dataset):
             f"iteration {self.info.get('iteration', 'unknown')} |",
             f"| made for | setting `{self.setting}`, image tower `{image['name']}` at {image.get('size')} px, "
             f"text tower `{text['name']}` |",
-            f"| space | {self.space}; texts are standardised sentence vectors of width {self.texts.shape[1]} |",
+            f"| space | {self.space}; texts are {_describe_texts(self)} |",
             f"| budget | {len(self)} pairs, {self.stored_floats:,} stored floats{similarity}, {human_bytes(size)}; "
             f"{self.standardisation_floats:,} floats of feature standardisation apart |",
             f"| student recipe | loss {recipe.loss}, {recipe.epochs} epochs, batch {recipe.batch}, SGD with momentum "
@@ -225,6 +255,7 @@ class DistilledSet(Dataset):
                 images=tensors["images"],
                 texts=tensors["texts"],
                 similarity=tensors.get("similarity"),
+                text_mask=tensors.get("text_mask"),
                 standardisation={name: tensors[name] for name in STANDARDISATION if name in tensors},
                 recipe=Recipe.from_dict(record["recipe"]),
                 towers=record["towers"],
@@ -255,3 +286,9 @@ class DistilledSet(Dataset):
                 f"{self.name} holds features of the image tower {own['image']['name']!r}, which mean nothing to "
                 f"{other['image']['name']!r}. Use the tower it was made with, or distil pixels."
             )
+
+
+def _describe_texts(distilled: DistilledSet) -> str:
+    if distilled.text_mask is None:
+        return f"standardised sentence vectors of width {distilled.texts.shape[1]}"
+    return f"up to {distilled.texts.shape[1]} input embeddings of width {distilled.texts.shape[2]}, with a mask"

@@ -15,14 +15,15 @@ from vldistill.config import DataConfig, EncoderConfig, expand
 from vldistill.data.cache import DecodedImages, open_images
 from vldistill.data.pairs import Pairs, load_pairs
 from vldistill.data.transforms import augment, to_float
-from vldistill.encoders.dual import DualEncoder, Head
+from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.encoders.features import FeatureTable, Standardisation, encode_images, encode_texts
+from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
 from vldistill.encoders.towers import ImageTower, TextTower, build_image_tower, build_text_tower
 from vldistill.errors import ConfigError
 from vldistill.files import digest
 from vldistill.log import Reporter
 from vldistill.randomness import seeded
-from vldistill.training import TrainingData
+from vldistill.training import Inputs, TrainingData
 
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
 
@@ -120,6 +121,8 @@ class Workbench:
     def check_towers(self) -> None:
         """Build both towers: a name, weights or options that cannot work are refused now."""
         _ = self.image_tower, self.text_tower
+        if self.setting == "both":
+            require_trainable(self.text_tower)
 
     @cached_property
     def image_fingerprint(self) -> str:
@@ -140,7 +143,7 @@ class Workbench:
     @property
     def embedding_width(self) -> int:
         """Width of the shared space."""
-        return self.encoder_config.dim if self.setting == "heads" else self.image_tower.width
+        return self.image_tower.width if self.setting == "full" else self.encoder_config.dim
 
     def pairs(self, split: str) -> Pairs:
         """The pairs of a split, before any picture is decoded."""
@@ -191,7 +194,10 @@ class Workbench:
                 images = self._inputs(self._image_table(name), self.image_standardisation)
             else:
                 images = PixelInputs(pixels.array, self.image_tower, self.device)
-            texts = self._inputs(self._text_table(name), self.text_standardisation)
+            if self.setting == "both":
+                texts = token_inputs(self.text_tower, pixels.pairs.captions, self.device)
+            else:
+                texts = self._inputs(self._text_table(name), self.text_standardisation)
             mapping = torch.from_numpy(np.array(pixels.pairs.caption_image, np.int64))
             self._splits[name] = Split(name, pixels.pairs, pixels, TrainingData(images, texts, mapping))
         return self._splits[name]
@@ -202,6 +208,10 @@ class Workbench:
             text = Head(self.text_tower.width, self.embedding_width, dropout)
             if self.setting == "heads":
                 image = Head(self.image_tower.width, self.embedding_width, dropout)
+            elif self.setting == "both":
+                head = Head(self.image_tower.width, self.embedding_width, dropout)
+                image = with_head(copy.deepcopy(self.image_tower).requires_grad_(True), head)
+                text = with_head(TokenTower(require_trainable(self.text_tower)), text)
             elif self.setting == "full":
                 image = copy.deepcopy(self.image_tower).requires_grad_(True)
             else:
@@ -229,6 +239,20 @@ class Workbench:
         if self.setting != "heads":
             return images
         return self.image_standardisation(self.image_tower(images.to(memory_format=torch.channels_last)))
+
+    def sentence_inputs(self, name: str) -> Inputs:
+        """Standardised sentence vectors of a split's captions, whatever the setting trains on."""
+        if self.setting != "both":
+            return self.split(name).data.texts
+        return self._inputs(self._text_table(name), self.text_standardisation)
+
+    @torch.no_grad()
+    def sentence_vectors(self, texts: torch.Tensor) -> torch.Tensor:
+        """Standardised sentence vectors (N, d) of text inputs: themselves, or what the frozen tower makes of tokens."""
+        if self.setting != "both":
+            return texts
+        tower = TokenTower(require_trainable(self.text_tower)).to(self.device)
+        return self.text_standardisation(torch.cat([tower(part.to(self.device)) for part in texts.split(64)]))
 
     @torch.no_grad()
     def encode_in_batches(self, images: torch.Tensor, batch: int = 64) -> torch.Tensor:

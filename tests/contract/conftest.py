@@ -8,6 +8,7 @@ import pytest
 import torch
 from ground import Ground
 
+from tiny_bert import write_bert
 from vldistill.config import DataConfig, EncoderConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.experts.record import record_experts
 from vldistill.log import Reporter
@@ -21,13 +22,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ground(request: pytest.FixtureRequest, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    text = TextTowerConfig(name="hashing", width=32)
+    if request.param == "both":  # a text tower that can be trained
+        folder = write_bert(tmp_path_factory.mktemp("bert"))
+        text = TextTowerConfig(name=str(folder), pooling="mean", max_tokens=12)
     encoder = EncoderConfig(
         setting=request.param,
         image=ImageTowerConfig(name="convnet", weights="random", size=16, options={"width": 8}),
-        text=TextTowerConfig(name="hashing", width=32),
+        text=text,
         dim=16,
     )
     data = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(cache))
     bench = Workbench(data, encoder, torch.device("cpu"), Reporter(quiet=True))
+    if request.param == "both":  # its methods need no experts
+        return Ground(bench, [])
     config = ExpertsConfig(count=2, epochs=3, batch=64, image_rate=0.05, augment=False)
     return Ground(bench, record_experts(bench, config, tmp_path_factory.mktemp("experts")))

@@ -88,10 +88,10 @@ def describe_towers(bench: Workbench) -> dict[str, dict[str, Any]]:
 def export_set(state: State, context: Context, recipe: Recipe, similarity: torch.Tensor | None = None) -> DistilledSet:
     """The learned tensors as a distilled set, with the (N, N) similarity they give if one is learned."""
     bench, config = context.bench, context.config
-    standardisation = {
-        "text_mean": bench.text_standardisation.mean,
-        "text_scale": bench.text_standardisation.scale,
-    }
+    standardisation: dict[str, torch.Tensor] = {}
+    if bench.setting != "both":
+        standardisation["text_mean"] = bench.text_standardisation.mean
+        standardisation["text_scale"] = bench.text_standardisation.scale
     if bench.setting == "heads":
         standardisation["image_mean"] = bench.image_standardisation.mean
         standardisation["image_scale"] = bench.image_standardisation.scale
@@ -103,6 +103,7 @@ def export_set(state: State, context: Context, recipe: Recipe, similarity: torch
         setting=bench.setting,
         space=config.space,
         similarity=None if similarity is None else similarity.detach().cpu().clone(),
+        text_mask=state.carried["text_mask"].cpu().clone() if bench.setting == "both" else None,
         standardisation=standardisation,
         info={
             "name": set_name(config),

@@ -136,13 +136,17 @@ class Loop:
         recent = self.progress.recent
         if len(recent) >= 5 and update.value > EXPLOSION * max(statistics.median(recent), 1e-12):
             return f"the loss exploded to {update.value:.3g} from about {statistics.median(recent):.3g}"
-        return _not_finite("the gradient of {} is not finite", update.gradients)
+        return _not_finite("the gradient of {} is not finite", update.gradients) or _not_finite(
+            "{} is not finite after this iteration", update.carried
+        )
 
     def _apply(self, update: Update, iteration: int) -> str:
         """Take the step; why it must be undone, empty if it may stay."""
         self._before = _copies(self._moving())
         done = iteration / max(self.context.config.iterations, 1) if update.progress is None else update.progress
         self.optimiser.apply(update.gradients, done, self.progress.scale)
+        for name, value in update.carried.items():
+            self.state.carried[name].copy_(value)
         return _not_finite("{} is not finite after the step", self.state.variables)
 
     def _undo(self, iteration: int, trouble: str) -> None:

@@ -21,13 +21,15 @@ class Start:
 
     Args:
         images: (N, 3, S, S), normalised.
-        texts: (N, d), standardised sentence vectors.
+        texts: (N, d), standardised sentence vectors; in setting ``both`` (N, L, e) input embeddings.
         captions: the N captions the texts come from; empty strings for noise.
+        text_mask: (N, L) 1 for a token and 0 for padding, in setting ``both``.
     """
 
     images: torch.Tensor
     texts: torch.Tensor
     captions: list[str]
+    text_mask: torch.Tensor | None = None
 
 
 def check_count(images: int, pairs: int) -> None:
@@ -66,7 +68,14 @@ def make_start(bench: Workbench, kind: str, count: int, seed: int) -> Start:
         tower = bench.image_tower
         texts = split.data.texts.rows(captions)
         chosen = [split.pairs.captions[int(index)] for index in captions]
-        return Start(to_float(pixels, tower.mean, tower.std).to(bench.device), texts.clone(), chosen)
+        images = to_float(pixels, tower.mean, tower.std).to(bench.device)
+        if bench.setting == "both":
+            return Start(images, texts[..., :-1].clone(), chosen, texts[..., -1].clone())
+        return Start(images, texts.clone(), chosen)
+    if bench.setting == "both":
+        raise ConfigError(
+            "distill.start noise has no meaning in setting both: noise has no tokens. Use real or kmeans."
+        )
     return _noise(bench, count, seed)
 
 
@@ -111,14 +120,15 @@ def _noise(bench: Workbench, count: int, seed: int) -> Start:
 
 @torch.no_grad()
 def nearest_captions(bench: Workbench, texts: torch.Tensor) -> list[str]:
-    """The training caption whose vector is nearest (cosine) to each of ``texts`` (N, d)."""
-    split = bench.split("train")
+    """The training caption whose vector is nearest (cosine) to each of ``texts``, text inputs of the setting."""
+    split, real_texts = bench.split("train"), bench.sentence_inputs("train")
+    texts = bench.sentence_vectors(texts)
     best = torch.full((len(texts),), -2.0, device=bench.device)
     found = torch.zeros(len(texts), dtype=torch.int64, device=bench.device)
     unit = torch.nn.functional.normalize(texts.to(bench.device), dim=1)
-    for start in range(0, len(split.data.texts), 16_384):
-        index = torch.arange(start, min(start + 16_384, len(split.data.texts)))
-        real = torch.nn.functional.normalize(split.data.texts.rows(index), dim=1)
+    for start in range(0, len(real_texts), 16_384):
+        index = torch.arange(start, min(start + 16_384, len(real_texts)))
+        real = torch.nn.functional.normalize(real_texts.rows(index), dim=1)
         score, where = (unit @ real.T).max(1)
         better = score > best
         best, found = torch.where(better, score, best), torch.where(better, where + start, found)

@@ -5,6 +5,7 @@ Shapes: B batch, D embedding width.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
@@ -47,11 +48,17 @@ class Head(nn.Module):
         return self.norm(projected + self.dropout(self.mix(F.gelu(projected))))
 
 
+def with_head(tower: nn.Module, head: Head) -> nn.Sequential:
+    """A trained tower and its head as one side; parameters are named ``tower.*`` and ``head.*``."""
+    return nn.Sequential(OrderedDict(tower=tower, head=head))
+
+
 class DualEncoder(nn.Module):
     """Two trained sides and one logit scale.
 
     What enters a side is whatever stands before its trained part: in setting ``heads`` features of the frozen
-    towers, in ``full`` normalised images and features of the frozen text tower.
+    towers, in ``full`` normalised images and features of the frozen text tower, in ``both`` normalised images and
+    input embeddings of the text tower.
 
     Args:
         image: the trained part of the image side.
@@ -72,6 +79,13 @@ class DualEncoder(nn.Module):
         return {
             group: {name: p for name, p in self.side(group).named_parameters() if p.requires_grad} for group in SIDES
         }
+
+    def tower_and_head(self, group: str) -> dict[bool, list[torch.Tensor]]:
+        """Trained parameters of one side: under False its tower, or all of it; under True the head on a tower."""
+        parts: dict[bool, list[torch.Tensor]] = {}
+        for name, parameter in self.trained()[group].items():
+            parts.setdefault(name.startswith("head."), []).append(parameter)
+        return parts
 
     def load_trained(self, params: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         """Copy ``params`` into the trained parameters. Raises ArtefactError when names or shapes differ."""

@@ -326,12 +326,13 @@ class TransformersTextTower:
                 return_tensors="pt",
             ).to(self.device)
             hidden = self.model(**tokens).last_hidden_state
-            out[index] = self._pool(hidden, tokens["attention_mask"]).float().cpu()
+            out[index] = self.pool(hidden, tokens["attention_mask"]).float().cpu()
             if progress:
                 progress(len(index))
         return out
 
-    def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Sentence vectors (B, width) of token vectors (B, L, width); ``mask`` (B, L) is 0 for padding."""
         if self.pooling == "cls":
             return hidden[:, 0]
         weight = mask.unsqueeze(-1).to(hidden.dtype)

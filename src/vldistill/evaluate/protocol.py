@@ -66,6 +66,11 @@ def check_target(bench: Workbench, target: str | DistilledSet, config: EvaluateC
         target.check_fits(describe_towers(bench))
         if target.space == "features" and bench.setting != "heads":
             raise ConfigError(f"{target.name} holds features; they train heads, not setting {bench.setting!r}.")
+        if (target.text_space == "tokens") != (bench.setting == "both"):
+            raise ConfigError(
+                f"{target.name} holds texts as {target.text_space}, which setting {bench.setting!r} cannot train on: "
+                f"tokens are for setting both, sentence vectors for the others. Judge it in a run of its own setting."
+            )
         return
     if target != "full":
         check_count(bench.pairs("train").count_images, _random_count(target))
@@ -87,10 +92,10 @@ def subject(bench: Workbench, target: str | DistilledSet) -> Subject:
     if target == "full":
         split = bench.split("train")
         floats = split.pairs.count_images * 3 * bench.image_tower.size**2
-        floats += split.pairs.count_captions * bench.text_tower.width
+        floats += split.pairs.count_captions * _floats_per_caption(bench)
         return Subject("full", "full", len(split.data), floats, lambda seed: split.data, None, {})
     count = _random_count(target)
-    floats = count * (3 * bench.image_tower.size**2 + bench.text_tower.width)
+    floats = count * (3 * bench.image_tower.size**2 + _floats_per_caption(bench))
 
     def draw(seed: int) -> TrainingData:
         images, captions = distinct_pairs(bench, count, seed_of("random", seed))
@@ -99,6 +104,11 @@ def subject(bench: Workbench, target: str | DistilledSet) -> Subject:
         return TrainingData(*chosen, torch.arange(count))
 
     return Subject(target, "random", count, floats, draw, None, {})
+
+
+def _floats_per_caption(bench: Workbench) -> int:
+    """What a real caption takes: its sentence vector, or where the text tower is trained its token numbers."""
+    return bench.encoder_config.text.max_tokens if bench.setting == "both" else bench.text_tower.width
 
 
 def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
@@ -113,10 +123,14 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
             images = bench.encode_in_batches(images)
         else:
             images = images.contiguous(memory_format=torch.channels_last)
-    standard = bench.text_standardisation
+    if distilled.text_space == "tokens":
+        texts = distilled.text_inputs
+    else:
+        standard = bench.text_standardisation
+        texts = distilled.restandardised("text", standard.mean, standard.scale)
     data = TrainingData(
         TensorInputs(images),
-        TensorInputs(distilled.restandardised("text", standard.mean, standard.scale).to(bench.device)),
+        TensorInputs(texts.to(bench.device)),
         torch.arange(len(distilled)),
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
     )
@@ -180,17 +194,18 @@ def choose_generic(bench: Workbench, judged: Subject, config: EvaluateConfig) ->
     Heads alone: the whole grid. With a trained tower: the tower's rate at a middle rate of the heads, then the heads'
     rate at the best tower rate. The same grids serve every row. The student of the search has a seed of its own.
     """
+    names = ("towers", "heads") if bench.setting == "both" else ("image", "text")
     trials: list[dict[str, Any]] = []
     data = judged.draw(-1)
     epochs = {"distilled": (config.generic_epochs,), "random": config.subset_epochs, "full": config.full_epochs}
 
     def attempt(pairs: Sequence[tuple[float, float]], epoch_choices: Sequence[int], bar: Any) -> None:
-        for (image, text), count in itertools.product(pairs, epoch_choices):
-            if any(t["rates"] == {"image": image, "text": text} and t["epochs"] == count for t in trials):
+        for pair, count in itertools.product(pairs, epoch_choices):
+            rates = dict(zip(names, pair))
+            if any(t["rates"] == rates and t["epochs"] == count for t in trials):
                 continue
-            recipe = replace(GENERIC, rates={"image": (image,), "text": (text,)}, epochs=count)
-            score = _try_recipe(bench, data, recipe, -1)
-            trials.append({"rates": {"image": image, "text": text}, "epochs": count, "val_mean_recall": score})
+            score = _try_recipe(bench, data, _generic(rates, count), -1)
+            trials.append({"rates": rates, "epochs": count, "val_mean_recall": score})
             bar.advance(1, val=score)
 
     choices = epochs[judged.kind]
@@ -203,12 +218,20 @@ def choose_generic(bench: Workbench, judged: Subject, config: EvaluateConfig) ->
         else:
             head = sorted(config.head_rates)[len(config.head_rates) // 2 - 1]
             attempt([(rate, head) for rate in config.tower_rates], [middle], bar)
-            attempt([(_best(trials)["rates"]["image"], rate) for rate in config.head_rates], [middle], bar)
+            attempt([(_best(trials)["rates"][names[0]], rate) for rate in config.head_rates], [middle], bar)
         rates = _best(trials)["rates"]
-        attempt([(rates["image"], rates["text"])], choices, bar)
+        attempt([(rates[names[0]], rates[names[1]])], choices, bar)
     best = _best(trials)
-    rates = {side: (rate,) for side, rate in best["rates"].items()}
-    return replace(GENERIC, rates=rates, epochs=best["epochs"]), trials
+    return _generic(best["rates"], best["epochs"]), trials
+
+
+def _generic(rates: dict[str, float], epochs: int) -> Recipe:
+    """The generic recipe at rates of the sides, or in setting ``both`` of the towers and of the heads."""
+    if "towers" not in rates:
+        return replace(GENERIC, rates={side: (rate,) for side, rate in rates.items()}, epochs=epochs)
+    towers = (rates["towers"],)
+    factor = rates["heads"] / rates["towers"]
+    return replace(GENERIC, rates={"image": towers, "text": towers}, head_factor=factor, epochs=epochs)
 
 
 def _best(trials: list[dict[str, Any]]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def import_lors(
             "versions": {"vldistill": __version__, "torch": str(torch.__version__)},
         },
     )
-    nearest = nearest_captions(bench, made.texts)
+    nearest = nearest_captions(bench, made.text_inputs)
     return made.with_captions(tuple({"start": "", "nearest": caption} for caption in nearest))
 
 

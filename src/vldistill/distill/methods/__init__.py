@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from vldistill.config import DistillConfig
+from vldistill.config import SETTINGS, DistillConfig
 from vldistill.distill.start import Start, make_start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, unknown
@@ -84,6 +84,7 @@ class Update:
         gradients: by variable name; a variable without one stays as it is.
         value: the outer loss.
         logs: numbers worth logging.
+        carried: new values of carried tensors, by name.
         phase: where a method works in phases, the name of this one: losses of different phases are not compared.
         progress: part of the phase that is done, 0 to 1, for the decay of the outer rates; None is the part of all
             iterations.
@@ -92,6 +93,7 @@ class Update:
     gradients: dict[str, torch.Tensor]
     value: float
     logs: dict[str, float] = field(default_factory=dict)
+    carried: dict[str, torch.Tensor] = field(default_factory=dict)
     phase: str = ""
     progress: float | None = None
 
@@ -99,8 +101,8 @@ class Update:
 class Method(Protocol):
     """A distillation method. One without ``step`` trains nothing and is exported as it was set up.
 
-    A method for some settings only names them in an attribute ``settings`` and calls :func:`check_setting`. One that
-    chooses its own starting pairs has ``begin(context) -> Start``.
+    A method works in every setting with a frozen text tower, or in those that it names in an attribute ``settings``
+    (see :func:`check_setting`). One that chooses its own starting pairs has ``begin(context) -> Start``.
     """
 
     needs: frozenset[str]
@@ -133,9 +135,10 @@ def starting_pairs(method: Any, context: Context) -> Start:
 
 def check_setting(method: Any, context: Context) -> None:
     """Refuse a setting that ``method`` has no meaning in. Raises ConfigError."""
-    if context.bench.setting not in method.settings:
+    allowed = getattr(method, "settings", SETTINGS.keys() - {"both"})
+    if context.bench.setting not in allowed:
         raise ConfigError(
-            f"method {context.config.method} works in setting {' or '.join(sorted(method.settings))}, not "
+            f"method {context.config.method} works in setting {' or '.join(sorted(allowed))}, not "
             f"{context.bench.setting}. Set encoder.setting, with experts of that setting, or choose another method "
             f"(vldistill ls methods)."
         )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vldistill.distill.learned import export_set, soft_recipe, start_variables
-from vldistill.distill.methods import Context, State, Update, check_setting, register
+from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.segments import check_segments, check_trajectory_options, draw_segment, matching_update
 from vldistill.distill.similarity import KINDS, similarity_matrix, start_similarity
 from vldistill.distill.start import Start
@@ -72,9 +72,8 @@ class RepresentationBlending:
     settings = frozenset({"heads"})
 
     def check(self, context: Context) -> None:
-        """Refuse a trained tower, and a segment that no expert's trajectory can hold."""
+        """Refuse a segment that no expert's trajectory can hold."""
         options: RepblendOptions = context.options
-        check_setting(self, context)
         check_segments("repblend", context.experts, range(options.max_start_epoch), options.expert_epochs)
 
     def setup(self, start: Start, context: Context) -> State:

@@ -1,0 +1,91 @@
+"""Text as input embeddings: what a trained text tower reads, and what can be learned of a caption.
+
+Shapes: B batch, L tokens, e width of an input embedding. Text inputs are (B, L, e + 1): embeddings and, last, the mask
+(1 for a token, 0 for padding). The table of input embeddings stays as it was pretrained, so that learned embeddings
+keep their meaning while the tower is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from vldistill.encoders.towers import TextTower, TransformersTextTower
+from vldistill.errors import ConfigError
+
+
+class TokenTower(nn.Module):
+    """A transformers encoder from input embeddings to sentence vectors (B, width).
+
+    Args:
+        tower: whose model is copied; every parameter but the embedding table and the unused pooler is trained.
+    """
+
+    def __init__(self, tower: TransformersTextTower) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(tower.model).requires_grad_(True)
+        self.model.get_input_embeddings().requires_grad_(False)
+        if getattr(self.model, "pooler", None) is not None:
+            self.model.pooler.requires_grad_(False)
+        self.pool = tower.pool
+        self.width = tower.width
+        self.eval()
+
+    def train(self, mode: bool = True) -> TokenTower:
+        """Stay in eval mode: dropout inside a tower is off, as in the image tower."""
+        return super().train(False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Sentence vectors (B, width) of text inputs (B, L, e + 1)."""
+        mask = (inputs[..., -1] > 0.5).long()
+        hidden = self.model(inputs_embeds=inputs[..., :-1], attention_mask=mask).last_hidden_state
+        return self.pool(hidden, mask)
+
+
+class TokenInputs:
+    """Captions as text inputs, looked up when they are asked for.
+
+    Args:
+        ids: (M, L) int64 token numbers, padded.
+        mask: (M, L) 1 for a token, 0 for padding.
+        table: (V, e) input embeddings, on the training device.
+    """
+
+    def __init__(self, ids: torch.Tensor, mask: torch.Tensor, table: torch.Tensor) -> None:
+        self.ids, self.mask, self.table = ids, mask, table
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Text inputs (B, L, e + 1) of rows ``index``, L the longest of them."""
+        mask = self.mask[index.cpu()]
+        longest = int(mask.sum(1).max())
+        ids, mask = self.ids[index.cpu()][:, :longest], mask[:, :longest]
+        embeddings = self.table[ids.to(self.table.device)]
+        return torch.cat([embeddings, mask.to(embeddings).unsqueeze(-1)], dim=-1)
+
+
+def require_trainable(tower: TextTower) -> TransformersTextTower:
+    """``tower``, if it can be trained. Raises ConfigError."""
+    if not isinstance(tower, TransformersTextTower):
+        raise ConfigError(
+            f"setting both trains the text tower, but {tower.name!r} has nothing to train. Set encoder.text.name to an "
+            f"encoder of transformers: a hub name or a local folder."
+        )
+    return tower
+
+
+def token_inputs(tower: TextTower, captions: Sequence[str], device: torch.device) -> TokenInputs:
+    """Text inputs of ``captions`` for ``tower``. Raises ConfigError when it cannot be trained."""
+    model = require_trainable(tower)
+    tokens = model.tokenizer(
+        list(captions), padding=True, truncation=True, max_length=model.max_tokens, return_tensors="pt"
+    )
+    table = model.model.get_input_embeddings().weight.detach().to(device)
+    if model.tokenizer.padding_side != "right":
+        raise ConfigError(f"text tower {tower.name!r} pads on the left; setting both needs padding on the right.")
+    return TokenInputs(tokens["input_ids"], tokens["attention_mask"], table)
