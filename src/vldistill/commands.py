@@ -76,6 +76,7 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     """Distil a set, or go on with it; returns its folder."""
     entry = find_method(config.distill.method)
     method = entry.build()
+    check_setting(method, config.distill.method, config.encoder.setting)
     run.check(config)
     bench = open_bench(config, reporter)
     _check_space(config)
@@ -92,7 +93,6 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
         return folder
     recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
     context = Context(bench, config.distill, options, recorded)
-    check_setting(method, context)
     method.check(context)
     begin = starting_pairs(method, context)
     run.begin(config)

@@ -53,6 +53,7 @@ def _describe_set(folder: Path) -> dict[str, Any]:
         "stored_floats": distilled.stored_floats,
         "bytes": (folder / "set.safetensors").stat().st_size,
         "space": distilled.space,
+        "text_space": distilled.text_space,
         "setting": distilled.setting,
         "images": list(distilled.images.shape),
         "texts": list(distilled.texts.shape),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from ground import Ground
 
-from vldistill.config import DistillConfig, EvaluateConfig
+from vldistill.config import SETTINGS, DistillConfig, EvaluateConfig
 from vldistill.distill.loop import Loop
 from vldistill.distill.methods import Context, Method, State, check_setting, find_method, methods, starting_pairs
 from vldistill.distilled import DistilledSet
@@ -73,7 +73,7 @@ def prepare(ground: Ground, case: Case, **loop: Any) -> tuple[Method, Context, S
     experts = ground.experts if "experts" in method.needs else []
     settings = replace(CONFIG, method=case.name, **case.loop, **loop)
     context = Context(ground.bench, settings, entry.options(**case.options), experts)
-    check_setting(method, context)
+    check_setting(method, case.name, ground.bench.setting)
     method.check(context)
     return method, context, method.setup(starting_pairs(method, context), context)
 
@@ -230,3 +230,13 @@ def test_a_stopped_loop_goes_on_exactly(ground: Ground, case: Case, tmp_path: Pa
     run(tmp_path / "stopped", stop=False)
     straight, stopped = (tmp_path / folder / "set.safetensors" for folder in ("straight", "stopped"))
     assert straight.read_bytes() == stopped.read_bytes()
+
+
+@pytest.mark.parametrize("name", methods())
+def test_a_setting_without_a_meaning_is_refused_by_name(name: str) -> None:
+    method = find_method(name).build()
+    allowed = getattr(method, "settings", SETTINGS.keys() - {"both"})
+    assert allowed and allowed <= SETTINGS.keys()
+    for setting in SETTINGS.keys() - allowed:
+        with pytest.raises(ConfigError, match=f"method {name} works in setting .*, not {setting}"):
+            check_setting(method, name, setting)

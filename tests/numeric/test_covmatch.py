@@ -36,7 +36,7 @@ class DoublePixels(PixelInputs):
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     folder = write_bert(tmp_path_factory.mktemp("bert"))
-    encoder = replace(ENCODER, setting="both", text=TextTowerConfig(name=str(folder), pooling="mean", max_tokens=12))
+    encoder = replace(ENCODER, setting="both", text=TextTowerConfig(name=str(folder), pooling="mean", max_tokens=40))
     data = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(tmp_path_factory.mktemp("cache")))
     made = DoubleBench(data, encoder, torch.device("cpu"), Reporter(quiet=True))
     split = made.split("train")
@@ -50,7 +50,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 def prepared(bench: Workbench, options: CovmatchOptions, **config: Any) -> tuple[Any, Context, State]:
     settings = DistillConfig(method="covmatch", pairs=PAIRS, iterations=8, validate_every=0, **config)
     method, context = CrossCovarianceMatching(), Context(bench, settings, options, iteration=3)
-    check_setting(method, context)
+    check_setting(method, "covmatch", bench.setting)
     state = method.setup(make_start(bench, "real", PAIRS, 0), context)
     state.variables = {name: value.double() for name, value in state.variables.items()}
     return method, context, state

@@ -194,7 +194,7 @@ def choose_generic(bench: Workbench, judged: Subject, config: EvaluateConfig) ->
     Heads alone: the whole grid. With a trained tower: the tower's rate at a middle rate of the heads, then the heads'
     rate at the best tower rate. The same grids serve every row. The student of the search has a seed of its own.
     """
-    names = ("towers", "heads") if bench.setting == "both" else ("image", "text")
+    names: tuple[str, str] = ("towers", "heads") if bench.setting == "both" else ("image", "text")
     trials: list[dict[str, Any]] = []
     data = judged.draw(-1)
     epochs = {"distilled": (config.generic_epochs,), "random": config.subset_epochs, "full": config.full_epochs}

@@ -84,18 +84,18 @@ class Update:
         gradients: by variable name; a variable without one stays as it is.
         value: the outer loss.
         logs: numbers worth logging.
-        carried: new values of carried tensors, by name.
         phase: where a method works in phases, the name of this one: losses of different phases are not compared.
         progress: part of the phase that is done, 0 to 1, for the decay of the outer rates; None is the part of all
             iterations.
+        carried: new values of carried tensors, by name.
     """
 
     gradients: dict[str, torch.Tensor]
     value: float
     logs: dict[str, float] = field(default_factory=dict)
-    carried: dict[str, torch.Tensor] = field(default_factory=dict)
     phase: str = ""
     progress: float | None = None
+    carried: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Method(Protocol):
@@ -133,14 +133,13 @@ def starting_pairs(method: Any, context: Context) -> Start:
     return make_start(context.bench, config.start, config.pairs, config.seed)
 
 
-def check_setting(method: Any, context: Context) -> None:
+def check_setting(method: Any, name: str, setting: str) -> None:
     """Refuse a setting that ``method`` has no meaning in. Raises ConfigError."""
     allowed = getattr(method, "settings", SETTINGS.keys() - {"both"})
-    if context.bench.setting not in allowed:
+    if setting not in allowed:
         raise ConfigError(
-            f"method {context.config.method} works in setting {' or '.join(sorted(allowed))}, not "
-            f"{context.bench.setting}. Set encoder.setting, with experts of that setting, or choose another method "
-            f"(vldistill ls methods)."
+            f"method {name} works in setting {' or '.join(sorted(allowed))}, not {setting}. Set encoder.setting, with "
+            f"experts of that setting if it needs any, or choose another method (vldistill ls methods)."
         )
 
 
