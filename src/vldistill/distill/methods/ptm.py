@@ -159,11 +159,11 @@ class PhasedTeachers:
         start = {side: starts[int(torch.randint(len(starts), (), generator=draw))] for side in SIDES}
         if not options.separate_starts:
             start["text"] = start["image"]
-        begin: Groups = {side: self._snapshot(expert, start[side], options.straighten[phase])[side] for side in SIDES}
-        target: Groups = {
-            side: self._snapshot(expert, start[side] + options.expert_epochs, options.straighten[phase])[side]
-            for side in SIDES
-        }
+        length = options.expert_epochs
+        needed = {start[side] + ahead for side in SIDES for ahead in (0, length)}
+        way = {epoch: self._snapshot(expert, epoch, options.straighten[phase]) for epoch in needed}
+        begin: Groups = {side: way[start[side]][side] for side in SIDES}
+        target: Groups = {side: way[start[side] + length][side] for side in SIDES}
         return on_device(context, begin), on_device(context, target)
 
     def _snapshot(self, expert: Trajectory, epoch: int, last: int) -> Groups:
