@@ -201,7 +201,7 @@ def choose_generic(bench: Workbench, judged: Subject, config: EvaluateConfig) ->
 
     def attempt(pairs: Sequence[tuple[float, float]], epoch_choices: Sequence[int], bar: Any) -> None:
         for pair, count in itertools.product(pairs, epoch_choices):
-            rates = dict(zip(names, pair))
+            rates: dict[str, float] = dict(zip(names, pair))
             if any(t["rates"] == rates and t["epochs"] == count for t in trials):
                 continue
             score = _try_recipe(bench, data, _generic(rates, count), -1)
