@@ -326,7 +326,7 @@ def test_half_a_warm_up_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_diverged_warm_up_names_its_rates(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match="select.warmup_image_rate"):
+    with pytest.raises(DivergedError, match=r"select\.warmup_image_rate"):
         choose_pairs(make_bench(tmp_path), "herding", 4, 0, replace(OPTIONS, warmup_image_rate=1e30))
 
 
