@@ -85,7 +85,7 @@ def _project(table: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
 
 
 def _square_norms(table: torch.Tensor) -> torch.Tensor:
-    return torch.cat([part.float().square_().sum(1) for part in table.split(CHUNK)])
+    return torch.cat([part.float().square().sum(1) for part in table.split(CHUNK)])
 
 
 def first_of_each_image(order: torch.Tensor, caption_image: torch.Tensor, count: int) -> torch.Tensor:
