@@ -45,7 +45,7 @@ def test_a_distillation_starts_from_a_selector(vldistill: Any, run: Path) -> Non
     made, chosen = (DistilledSet.load(run / "sets" / name) for name in ("bitraj-6-s0", "similarity-6-s0"))
     assert [pair["start"] for pair in made.captions] == [pair["start"] for pair in chosen.captions]
     other = vldistill("distill", "--run", run, "--start", "similarity", "--select.warmup_epochs", "2")
-    assert other.code == 2 and "select.warmup_epochs: None there, 2 asked for" in other.err
+    assert other.code == 2 and "{'warmup_epochs': 2} asked for" in other.err
 
 
 @pytest.mark.parametrize(
