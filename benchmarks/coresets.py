@@ -33,6 +33,7 @@ from vldistill.memory import peak_memory
 from vldistill.runs import commit
 from vldistill.select import find_selector, selectors
 from vldistill.select.features import PairFeatures
+from vldistill.select.warmup import open_rows
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OUT = REPOSITORY / "docs/results/select.json"
@@ -46,11 +47,19 @@ BLOCK = 4_096
 class Made:
     """Candidates with features that are read from files."""
 
+    folder: Path
     caption_image: torch.Tensor
     image_captions: list[np.ndarray]
-    towers: PairFeatures
-    student: PairFeatures
     forgotten: torch.Tensor
+
+    @property
+    def student(self) -> PairFeatures:
+        images, texts = (open_rows(self.folder / f"{side}.npy") for side in ("images", "texts"))
+        return PairFeatures(images, texts, self.caption_image)
+
+    @property
+    def towers(self) -> PairFeatures:
+        return self.student
 
 
 def make_features(folder: Path, options: argparse.Namespace) -> None:
@@ -73,11 +82,9 @@ def make_features(folder: Path, options: argparse.Namespace) -> None:
 
 
 def open_features(folder: Path, options: argparse.Namespace) -> Made:
-    images, texts = (torch.from_numpy(np.load(folder / f"{side}.npy", mmap_mode="c")) for side in ("images", "texts"))
     owner = torch.arange(options.images).repeat_interleave(options.each)
-    features = PairFeatures(images, texts, owner)
     forgotten = torch.randint(0, 3, (len(owner),), generator=torch.Generator().manual_seed(1))
-    return Made(owner, list(np.arange(len(owner)).reshape(options.images, -1)), features, features, forgotten)
+    return Made(folder, owner, list(np.arange(len(owner)).reshape(options.images, -1)), forgotten)
 
 
 def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -107,7 +114,8 @@ def own_peak() -> int:
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_memory()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+    return int(found[1]) * 1024 if found else peak_memory()
 
 
 def main() -> None:

@@ -364,7 +364,7 @@ class SelectConfig:
     warmup_seed: int = 0
     gallery: int = 128
     ground_set: int = 20_000
-    cluster_sample: int = 100_000
+    cluster_sample: int = 50_000
 
     def __post_init__(self) -> None:
         _finite(self, "select")

@@ -20,7 +20,7 @@ from vldistill.config import EvaluateConfig, SelectConfig
 from vldistill.data.transforms import to_float
 from vldistill.distill.start import make_start
 from vldistill.distilled import DistilledSet
-from vldistill.errors import ConfigError, DivergedError, Stopped
+from vldistill.errors import ArtefactError, ConfigError, DivergedError, Stopped
 from vldistill.evaluate.protocol import check_target, evaluate_set, subject
 from vldistill.select import WARMUP, choose_pairs, find_selector, selectors
 from vldistill.select import facility as facility_location
@@ -312,6 +312,15 @@ def test_what_needs_no_warm_up_makes_none(bench: Workbench, monkeypatch: pytest.
     monkeypatch.setattr(warming, "fit", lambda *args, **named: pytest.fail("warmed up"))
     images, captions = choose_pairs(bench, name, 8, 0)
     assert torch.equal(bench.split("train").data.caption_image[captions], images)
+
+
+def test_a_damaged_warm_up_is_named(tmp_path: Path) -> None:
+    own = make_bench(tmp_path)
+    choose_pairs(own, "similarity", 4, 0, OPTIONS)
+    [path] = tmp_path.glob("warm-ups/*/texts.npy")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ArtefactError, match=r"texts\.npy cannot be read.*Delete"):
+        choose_pairs(own, "similarity", 4, 0, OPTIONS)
 
 
 def test_half_a_warm_up_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

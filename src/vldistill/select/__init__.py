@@ -28,7 +28,10 @@ WARMUP = ("warmup_epochs", "warmup_batch", "warmup_image_rate", "warmup_text_rat
 
 
 class Candidates(Protocol):
-    """The training pairs a selector chooses among; what is costly is made when it is first asked for."""
+    """The training pairs a selector chooses among; what is costly is made when it is first asked for.
+
+    Features are opened anew each time they are asked for: memory is only taken while a selector holds on to them.
+    """
 
     @property
     def caption_image(self) -> torch.Tensor:

@@ -36,7 +36,12 @@ class PairFeatures:
 
     def joined(self, rows: torch.Tensor) -> torch.Tensor:
         """The joined vectors of some pairs, (B, D + d) float32."""
-        return torch.cat([self.images[self.caption_image[rows]].float(), self.texts[rows].float()], dim=1)
+        out = torch.empty(len(rows), self.images.shape[1] + self.texts.shape[1])
+        images, texts = self.apart(out)
+        for into, part in zip(torch.arange(len(rows)).split(CHUNK), rows.split(CHUNK)):  # nothing large beside ``out``
+            images[into] = self.images[self.caption_image[part]].float()
+            texts[into] = self.texts[part].float()
+        return out
 
     def apart(self, joined: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The image part and the text part of joined vectors (..., D + d)."""

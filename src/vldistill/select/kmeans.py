@@ -23,15 +23,18 @@ def kmeans(candidates: Candidates, count: int, seed: int, options: SelectConfig)
     Centres are fitted to at most ``cluster_sample`` random pairs; the nearest pair is looked for among all. A pair
     whose image is taken leaves its centre to the next nearest one.
     """
+    rows = torch.arange(len(candidates.caption_image))
+    if len(rows) > options.cluster_sample:
+        rows = torch.randperm(len(rows), generator=generator(seed, "clusters"))[: options.cluster_sample]
+    centres = _centres(candidates.towers.joined(rows), count, seed)  # the features of all pairs leave the memory
+    return nearest_distinct(candidates.towers, centres, candidates.image_captions)
+
+
+def _centres(joined: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     from sklearn.cluster import MiniBatchKMeans
 
-    features = candidates.towers
-    rows = torch.arange(len(features))
-    if len(features) > options.cluster_sample:
-        rows = torch.randperm(len(features), generator=generator(seed, "clusters"))[: options.cluster_sample]
-    sample = features.joined(rows).numpy()
-    means = MiniBatchKMeans(count, random_state=seed % 2**32, batch_size=4096, n_init="auto").fit(sample)
-    return nearest_distinct(features, torch.from_numpy(means.cluster_centers_), candidates.image_captions)
+    means = MiniBatchKMeans(count, random_state=seed % 2**32, batch_size=4096, n_init="auto").fit(joined.numpy())
+    return torch.from_numpy(means.cluster_centers_)
 
 
 def nearest_distinct(

@@ -14,7 +14,7 @@ import torch
 
 from vldistill.config import SelectConfig
 from vldistill.encoders.dual import DualEncoder
-from vldistill.errors import DivergedError, Stopped
+from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.files import atomic, digest, require_space, write_json
 from vldistill.randomness import seed_of
 from vldistill.select.features import PairFeatures
@@ -29,17 +29,31 @@ BATCH = 256  # rows embedded at a time
 
 @dataclass(frozen=True, eq=False)
 class WarmUp:
-    """What is left of a warm-up.
+    """What is left of a warm-up, opened when asked for.
 
     Args:
-        images: (N, D) float16 normalised embeddings, memory-mapped.
-        texts: (M, D) likewise.
-        forgotten: (M,) int64, how often each pair was forgotten.
+        folder: where it is kept.
     """
 
-    images: torch.Tensor
-    texts: torch.Tensor
-    forgotten: torch.Tensor
+    folder: Path
+
+    def _rows(self, name: str) -> torch.Tensor:
+        return open_rows(self.folder / f"{name}.npy")
+
+    @property
+    def images(self) -> torch.Tensor:
+        """Normalised embeddings of the images, (N, D) float16, memory-mapped."""
+        return self._rows("images")
+
+    @property
+    def texts(self) -> torch.Tensor:
+        """Normalised embeddings of the captions, (M, D) float16, memory-mapped."""
+        return self._rows("texts")
+
+    @property
+    def forgotten(self) -> torch.Tensor:
+        """How often each pair was forgotten, (M,) int64."""
+        return self._rows("forgotten")
 
 
 def warmup_recipe(options: SelectConfig) -> Recipe:
@@ -86,11 +100,16 @@ def warm_up(bench: Workbench, image_captions: list[np.ndarray], options: SelectC
             with atomic(folder / f"{name}.npy") as temporary, temporary.open("wb") as handle:
                 np.save(handle, values)
         write_json(folder / NOTE, key)
-    return WarmUp(*(_mapped(folder / f"{name}.npy") for name in ("images", "texts", "forgotten")))
+    return WarmUp(folder)
 
 
-def _mapped(path: Path) -> torch.Tensor:
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c": torch wants memory it might write; the file stays
+def open_rows(path: Path) -> torch.Tensor:
+    """An array of a .npy file, memory-mapped until nothing refers to it. Raises ArtefactError when it is damaged."""
+    try:
+        rows = np.load(path, mmap_mode="c")  # "c": torch wants memory it might write; the file stays as it is
+    except (OSError, EOFError, ValueError) as error:
+        raise ArtefactError(f"warm-up: {path} cannot be read ({error}). Delete {path.parent}.") from None
+    return torch.from_numpy(rows)
 
 
 def _train(
