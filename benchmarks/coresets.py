@@ -54,11 +54,13 @@ class Made:
 
     @property
     def student(self) -> PairFeatures:
+        """Opened anew, as a warm-up in the cache is."""
         images, texts = (open_rows(self.folder / f"{side}.npy") for side in ("images", "texts"))
         return PairFeatures(images, texts, self.caption_image)
 
     @property
     def towers(self) -> PairFeatures:
+        """The same features: only their size matters here."""
         return self.student
 
 
