@@ -68,8 +68,10 @@ class PairFeatures:
 
     def agreement(self) -> torch.Tensor:
         """The scalar product u_i . t_j within each pair, (M,) float32; both sides need one width."""
-        parts = [self.images[self.caption_image[r]].float().mul_(self.texts[r].float()).sum(1) for r in self.chunks()]
-        return torch.cat(parts)
+        out = torch.empty(len(self))  # filled in place: small results between large ones would split up the heap
+        for rows in self.chunks():
+            out[rows] = self.images[self.caption_image[rows]].float().mul_(self.texts[rows].float()).sum(1)
+        return out
 
     def square_norms(self) -> torch.Tensor:
         """|[u_i; t_j]|^2 of all pairs, (M,) float32: 2 up to the rounding of float16."""
@@ -90,7 +92,10 @@ def _project(table: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
 
 
 def _square_norms(table: torch.Tensor) -> torch.Tensor:
-    return torch.cat([part.float().square().sum(1) for part in table.split(CHUNK)])
+    out = torch.empty(len(table))
+    for into, part in zip(out.split(CHUNK), table.split(CHUNK)):
+        into.copy_(part.float().square().sum(1))
+    return out
 
 
 def first_of_each_image(order: torch.Tensor, caption_image: torch.Tensor, count: int) -> torch.Tensor:
