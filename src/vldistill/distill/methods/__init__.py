@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from vldistill.config import SETTINGS, DistillConfig
+from vldistill.config import SETTINGS, DistillConfig, SelectConfig
 from vldistill.distill.start import Start, make_start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, unknown
@@ -125,12 +125,12 @@ class Method(Protocol):
         ...
 
 
-def starting_pairs(method: Any, context: Context) -> Start:
+def starting_pairs(method: Any, context: Context, select: SelectConfig | None = None) -> Start:
     """The pairs that ``method`` starts from: its own choice, or ``distill.start``."""
     if hasattr(method, "begin"):
         return method.begin(context)
     config = context.config
-    return make_start(context.bench, config.start, config.pairs, config.seed)
+    return make_start(context.bench, config.start, config.pairs, config.seed, select)
 
 
 def check_setting(method: Any, name: str, setting: str) -> None:

@@ -12,10 +12,11 @@ from scipy.optimize import linear_sum_assignment
 from vldistill.data.transforms import to_float
 from vldistill.distill.learned import export_set
 from vldistill.distill.methods import Context, State, register
-from vldistill.distill.start import Start, check_count
+from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
+from vldistill.select import check_count
 from vldistill.training import Recipe
 
 
@@ -99,8 +100,8 @@ class MatchedPrototypes:
 
     def _features(self, context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """L2-normalised frozen features: images (N, D), captions (M, d), and the image of each caption (M,)."""
-        images, texts = context.bench.normalised_features()
-        return images.numpy(), texts.numpy(), context.bench.split("train").data.caption_image.numpy()
+        images, texts = context.bench.unit_features()
+        return images.float().numpy(), texts.float().numpy(), context.bench.split("train").data.caption_image.numpy()
 
     def _prototypes(self, context: Context) -> tuple[np.ndarray, np.ndarray, list[torch.Tensor], list[torch.Tensor]]:
         """Matched centres (K, D) and (K, d), and the rows of images and of captions in each cluster."""
