@@ -112,6 +112,7 @@ class Loop:
             return {}
         if update.phase != progress.phase:
             progress.phase, progress.recent = update.phase, []
+            self.optimiser.restart()
         if trouble := self._trouble(update) or self._apply(update, iteration):
             self._undo(iteration, trouble)
             return {}
