@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vldistill.config import Config, RuntimeConfig
+from vldistill.data.pairs import SPLITS
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
@@ -72,8 +73,24 @@ def experts(run: Run, config: Config, reporter: Reporter) -> None:
     reporter.info(f"{len(recorded)} experts in {run.experts}")
 
 
-def distill(run: Run, config: Config, reporter: Reporter) -> Path:
-    """Distil a set, or go on with it; returns its folder."""
+def encode(run: Run, config: Config, reporter: Reporter) -> None:
+    """Decode the images and encode what the frozen towers see, once, into the cache that every run shares."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    for split in SPLITS:
+        bench.pairs(split)
+    bench.check_towers()
+    run.begin(config)
+    try:
+        for split in SPLITS:
+            bench.split(split)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; finished shards are kept. The same command goes on.") from None
+    reporter.info(f"decoded images and features are in {bench.cache}")
+
+
+def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None) -> Path:
+    """Distil a set, or go on with it; returns its folder. ``experts_from`` is another run that has the experts."""
     entry = find_method(config.distill.method)
     method = entry.build()
     run.check(config)
@@ -90,7 +107,8 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
         run.begin(config)  # refuses a contradiction
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
-    recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
+    place = Run(experts_from) if experts_from else run
+    recorded = open_experts(bench, place.experts) if "experts" in method.needs else []
     context = Context(bench, config.distill, options, recorded)
     method.check(context)
     begin = make_start(bench, config.distill.start, config.distill.pairs, config.distill.seed)
@@ -180,7 +198,7 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     run.check(config)
     bench = open_bench(config, reporter)
     judged = target if target == "full" or target.startswith("random:") else DistilledSet.load(target)
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         bench.pairs(split)
     bench.check_towers()
     check_target(bench, judged, config.evaluate)
@@ -196,9 +214,28 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     return result
 
 
+def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+    """Mean recall on val of one student trained on a set, as the outer loop looks at it; test stays closed."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    distilled = DistilledSet.load(target)
+    check_target(bench, distilled, config.evaluate)
+    run.begin(config)
+    began = time.monotonic()
+    try:
+        value = quick_score(bench, distilled, config.evaluate)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; a look at val is short and starts anew. The same command does it.") from None
+    seconds = round(time.monotonic() - began, 2)
+    result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
+    write_json(run.results / f"{distilled.name}-val.json", result | {"environment": environment()})
+    run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
+    return result
+
+
 def remove_run(folder: Path) -> None:
     """Delete a run folder (used by ``demo`` to start from nothing)."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["METRICS", "distill", "evaluate", "experts", "open_bench", "remove_run"]
+__all__ = ["METRICS", "distill", "encode", "evaluate", "experts", "open_bench", "remove_run", "score"]

@@ -86,6 +86,8 @@ class Loop:
                 iteration = self.progress.iteration
                 if iteration in config.keep:
                     self.save(self._export(self._shown(), iteration), iteration)
+                if self._time_is_up():
+                    last = min(last, iteration)
                 if self._due(config.validate_every, iteration, last):
                     self._validate(iteration)
                 if iteration >= last:
@@ -138,7 +140,7 @@ class Loop:
     def _apply(self, update: Update, iteration: int) -> str:
         """Take the step; why it must be undone, empty if it may stay."""
         self._before = _copies(self._moving())
-        self.optimiser.apply(update.gradients, iteration, self.progress.scale)
+        self.optimiser.apply(update.gradients, max(iteration, self._iterations_by_time()), self.progress.scale)
         return _not_finite("{} is not finite after the step", self.state.variables)
 
     def _undo(self, iteration: int, trouble: str) -> None:
@@ -194,9 +196,21 @@ class Loop:
             "looks": progress.looks,
             "val_mean_recall": progress.best_score if progress.looks else None,
             "undone_steps": progress.undone,
+            "iterations": progress.iteration,
             "seconds": round(self._seconds(), 1),
         }
         return replace(distilled, info={**distilled.info, "selection": selection})
+
+    def _iterations_by_time(self) -> float:
+        """The iteration whose part of the whole is the part of the minutes that is over; 0 without a limit."""
+        config = self.context.config
+        if not config.minutes:
+            return 0.0
+        return config.iterations * min(self._seconds() / (60 * config.minutes), 1.0)
+
+    def _time_is_up(self) -> bool:
+        config = self.context.config
+        return config.minutes > 0 and self._iterations_by_time() >= config.iterations
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began

@@ -30,8 +30,8 @@ class OuterOptimiser:
             else:
                 self.optimisers[name] = torch.optim.Adam([variable], lr=self.rates[name])
 
-    def apply(self, gradients: Mapping[str, torch.Tensor], iteration: int, scale: float) -> None:
-        """One update of every variable with a gradient; ``scale`` multiplies all rates."""
+    def apply(self, gradients: Mapping[str, torch.Tensor], iteration: float, scale: float) -> None:
+        """One update of every variable with a gradient; ``scale`` multiplies all rates, ``iteration`` decays them."""
         factor = scale * decay_factor(self.config, iteration)
         for name, gradient in gradients.items():
             variable = self.variables[name]
@@ -68,7 +68,7 @@ class OuterOptimiser:
                 }
 
 
-def decay_factor(config: DistillConfig, iteration: int) -> float:
+def decay_factor(config: DistillConfig, iteration: float) -> float:
     """The part of the outer rates that is left in ``iteration``."""
     progress = iteration / max(config.iterations, 1)
     if config.decay == "cosine":
