@@ -21,7 +21,7 @@ import torch
 from vldistill.config import Config, expand
 from vldistill.data.pairs import SPLITS
 from vldistill.errors import VldistillError
-from vldistill.evaluate.cells import Cell, failure, finished
+from vldistill.evaluate.cells import Cell, failure, finished, shared_experts
 from vldistill.experts.record import bytes_per_expert, expert_path, expert_recipe
 from vldistill.files import human_bytes
 from vldistill.log import Reporter
@@ -202,7 +202,8 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
     """The plan of a comparison as text, and what would stop it."""
     lines = [f"plan of `vldistill compare` in {run}: {len(cells)} cells, {workers} at a time"]
     groups: dict[str, Estimate] = {}
-    experts: dict[str, Estimate] = {}
+    experts: set[str] = set()
+    shared = shared_experts(cells)
     problems: list[str] = []
     seconds, disk = 0.0, 0
     for cell in cells:
@@ -212,9 +213,10 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
             lines += [f"  {line}" for line in estimate.describe()]
             seconds += estimate.encode_seconds if estimate.ready else 0.0
         estimate = groups[cell.data_group]
-        for group, config in cell.expert_groups.items():
+        for group in cell.expert_groups:
             if group not in experts and estimate.ready:
-                recorded = experts[group] = estimate.of(config)
+                experts.add(group)
+                recorded = estimate.of(shared[group])
                 each, missing, count = recorded.experts_bytes(run / "experts" / group)
                 disk += each * missing
                 needed = missing * recorded.expert_seconds()

@@ -91,9 +91,19 @@ class Cell:
         return {expert_group(self, config): config for config in self.configs} if self.needs_experts else {}
 
 
+def shared_experts(cells: Sequence[Cell]) -> dict[str, Config]:
+    """The experts that cells need together, by folder name: of each kind as many as the most demanding cell takes."""
+    groups: dict[str, Config] = {}
+    for cell in cells:
+        for group, config in cell.expert_groups.items():
+            if group not in groups or config.experts.count > groups[group].experts.count:
+                groups[group] = config
+    return groups
+
+
 def expert_group(cell: Cell, config: Config) -> str:
-    """The folder name of the experts that ``config`` needs."""
-    parts = digest(_data(config), asdict(config.encoder), asdict(config.experts))
+    """The folder name of the experts that ``config`` needs, whatever their number."""
+    parts = digest(_data(config), asdict(config.encoder), asdict(replace(config.experts, count=1)))
     return f"{cell.setting}-{cell.towers}-{parts[:6]}"
 
 
@@ -186,10 +196,7 @@ def _trial(cell: Cell, number: int, config: Config, run: Path, folder: Path, lau
     place = folder / f"trial-{number}"
     limit = cell.trial_minutes or config.distill.minutes
     tried = replace(config, distill=replace(config.distill, minutes=limit))
-    options = {name: value for name, _, value in differences(to_plain(cell.configs[0]), to_plain(config))}
-    if number == 1:  # what the others change, as the first has it
-        others = {name for other in cell.configs for name, _, _ in differences(to_plain(config), to_plain(other))}
-        options = {name: _lookup(to_plain(config), name) for name in sorted(others)}
+    options = {name: _lookup(to_plain(config), name) for name in _tried_options(cell)}
     record: dict[str, Any] = {"options": options, "val_mean_recall": None}
     try:
         made = _distilled(cell, tried, run, place, launch)
@@ -201,6 +208,12 @@ def _trial(cell: Cell, number: int, config: Config, run: Path, folder: Path, lau
         return record | made | {"val_mean_recall": read_json(found[0], "look at val")["val_mean_recall"]}
     except CellFailed as failed:
         return record | {"error": str(failed)}
+
+
+def _tried_options(cell: Cell) -> list[str]:
+    """The dotted names of the options in which the trials differ."""
+    first, *others = map(to_plain, cell.configs)
+    return sorted({name for other in others for name, _, _ in differences(first, other)})
 
 
 def _lookup(plain: Mapping[str, Any], name: str) -> Any:

@@ -19,7 +19,16 @@ import yaml
 
 from vldistill.config import expand
 from vldistill.errors import ConfigError, Stopped
-from vldistill.evaluate.cells import Cell, CellFailed, Launch, expert_group, failure, finished, run_cell, write_config
+from vldistill.evaluate.cells import (
+    Cell,
+    CellFailed,
+    Launch,
+    failure,
+    finished,
+    run_cell,
+    shared_experts,
+    write_config,
+)
 from vldistill.evaluate.published import data_of, published
 from vldistill.evaluate.sweep import Sweep, merged, nested, read_sweep
 from vldistill.evaluate.workers import Job, Workers, cores, only_one
@@ -204,13 +213,14 @@ def _run(asked: Asked, workers: Workers, reporter: Reporter) -> None:
 def _jobs(cells: Sequence[Cell], run: Path, launch: Launch, failed: Mapping[str, str]) -> list[Job]:
     """Jobs in order: what cells share comes first, and is made once."""
     jobs: dict[str, Job] = {}
+    experts = shared_experts(cells)
     for cell in cells:
         encode = f"encode {cell.data_group}"
         jobs.setdefault(encode, Job(encode, partial(_encode, cell, run, launch)))
         needs = [encode]
-        for group, config in cell.expert_groups.items():
+        for group in cell.expert_groups:
             name = f"experts {group}"
-            work = partial(_experts, run / "experts" / group, config, launch)
+            work = partial(_experts, run / "experts" / group, experts[group], launch)
             jobs.setdefault(name, Job(name, work, (encode,)))
             needs.append(name)
         name = f"cell {cell.id}"
@@ -231,10 +241,9 @@ def _experts(place: Path, config: Any, launch: Launch) -> None:
 
 
 def _cell(cell: Cell, run: Path, launch: Launch, failed: Mapping[str, str]) -> None:
-    groups = {f"experts {expert_group(cell, config)}" for config in cell.configs} if cell.needs_experts else set()
-    broken = groups.intersection(failed)
+    broken = sorted({f"experts {group}" for group in cell.expert_groups}.intersection(failed))
     if broken:
-        why = f"{sorted(broken)[0]} failed: {failed[sorted(broken)[0]]}"
+        why = f"{broken[0]} failed: {failed[broken[0]]}"
         write_json(run / "cells" / cell.id / "failed.json", {"cell": cell.id, "row": cell.row, "error": why})
         raise CellFailed(why)
     run_cell(cell, run, launch)

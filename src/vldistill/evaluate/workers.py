@@ -15,6 +15,7 @@ from typing import Any
 
 from vldistill.errors import ConfigError, Stopped
 from vldistill.evaluate.cells import CellFailed
+from vldistill.interrupts import deferred_stop
 
 POLL_SECONDS = 0.2
 TAIL = 3  # lines of a log that are shown where a command said nothing better
@@ -48,7 +49,7 @@ class Workers:
     threads: int
     lock: int | None = None
     _live: set[subprocess.Popen] = field(default_factory=set)
-    _stopping: bool = False
+    stopping: bool = field(default=False, init=False)
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def launch(self, words: Sequence[str], log: Path) -> None:
@@ -67,7 +68,7 @@ class Workers:
             out.flush()
             begin = out.tell()
             with self._guard:
-                if self._stopping:
+                if self.stopping:
                     raise Stopped("stopped")
                 process = subprocess.Popen(
                     command,
@@ -84,14 +85,14 @@ class Workers:
                 self._live.discard(process)
         if code == 0:
             return
-        if code == 3 or self._stopping:
+        if code == 3 or self.stopping:
             raise Stopped("stopped")
         raise CellFailed(f"`vldistill {words[0]}` {_ending(code)}: {_last_words(log, begin)}")
 
     def stop(self) -> int:
         """Ask every process to stop, and start no other one; returns how many are asked."""
         with self._guard:
-            self._stopping = True
+            self.stopping = True
             for process in self._live:
                 with suppress(OSError):
                     process.terminate()
@@ -111,13 +112,14 @@ class Workers:
             Stopped: after a Ctrl-C, once all processes have ended.
         """
         waiting, running = list(jobs), dict[Future, Job]()
-        names = {job.name for job in jobs}
-        open_names, asked = set(names), 0
-        with ThreadPoolExecutor(max_workers=self.count) as pool:
+        open_names, pressed = {job.name for job in jobs}, 0
+        with ThreadPoolExecutor(max_workers=self.count) as pool, deferred_stop() as stop_asked:
             while waiting or running:
                 try:
+                    if stop_asked() and not self.stopping:
+                        self.stop()
                     for job in [job for job in waiting if not open_names.intersection(job.needs)]:
-                        if len(running) < self.count and not self._stopping:
+                        if len(running) < self.count and not self.stopping:
                             running[pool.submit(job.work)] = job
                             waiting.remove(job)
                     ended, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
@@ -125,14 +127,15 @@ class Workers:
                         job = running.pop(future)
                         open_names.discard(job.name)
                         done(job, future.exception())
-                    if self._stopping and not running:
+                    if self.stopping and not running:
                         break
-                except KeyboardInterrupt:
-                    asked += 1
-                    count = self.stop() if asked < 3 else self.kill()
-                    if asked == 1:
-                        print(f"stopping {count} processes; once more stops them at once", file=sys.stderr, flush=True)
-        if self._stopping:
+                except KeyboardInterrupt:  # the second time, and any after it
+                    pressed += 1
+                    if pressed == 1:
+                        self.stop()  # told twice, a process stops in the middle of its step
+                    else:
+                        self.kill()
+        if self.stopping:
             raise Stopped("stopped; finished cells are kept and begun ones go on from where they are.")
 
 

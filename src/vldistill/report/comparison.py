@@ -104,7 +104,7 @@ def comparison_markdown(rows: Sequence[Mapping[str, Any]], failures: Mapping[str
     header, lines = _cells(rows)
     text = [markdown(header, lines), "", _legend(rows), ""]
     if failures:
-        text += [f"{len(failures)} cells failed:", "", *(f"- `{name}`: {why}" for name, why in failures.items()), ""]
+        text += [f"{len(failures)} failed:", "", *(f"- `{name}`: {why}" for name, why in failures.items()), ""]
     return "\n".join(text)
 
 
