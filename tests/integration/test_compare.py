@@ -98,7 +98,7 @@ def test_a_sweep_becomes_one_table_and_a_failure_stays_alone(
     assert images["chosen"] == best["options"]
     with (run / "table.csv").open() as handle:
         assert [row["row"] for row in csv.DictReader(handle)] == [row["row"] for row in table["rows"]]
-    assert (run / "table.tex").read_text().count(r"\\") == 5 and done.out == (run / "table.md").read_text()
+    assert (run / "table.tex").read_text().count(r"\\") == 5 and done.out.endswith((run / "table.md").read_text())
 
     here.calls.clear()  # once more: what is finished stays, what failed is tried again
     again = vldistill("compare", "--config", sweep(), "--run", run)

@@ -112,7 +112,7 @@ class Workers:
             Stopped: after a Ctrl-C, once all processes have ended.
         """
         waiting, running = list(jobs), dict[Future, Job]()
-        open_names, pressed = {job.name for job in jobs}, 0
+        open_names, pressed, stopped = {job.name for job in jobs}, 0, False
         with ThreadPoolExecutor(max_workers=self.count) as pool, deferred_stop() as stop_asked:
             while waiting or running:
                 try:
@@ -126,6 +126,7 @@ class Workers:
                     for future in ended:
                         job = running.pop(future)
                         open_names.discard(job.name)
+                        stopped = stopped or isinstance(future.exception(), Stopped)
                         done(job, future.exception())
                     if self.stopping and not running:
                         break
@@ -135,7 +136,7 @@ class Workers:
                         self.stop()  # told twice, a process stops in the middle of its step
                     else:
                         self.kill()
-        if self.stopping:
+        if stopped or self.stopping:
             raise Stopped("stopped; finished cells are kept and begun ones go on from where they are.")
 
 
