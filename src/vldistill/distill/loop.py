@@ -37,6 +37,7 @@ class Progress:
     bad_in_a_row: int = 0
     undone: int = 0
     recent: list[float] = field(default_factory=list)
+    phase: str = ""
     best_score: float = -math.inf
     best_iteration: int = -1
     looks: int = 0
@@ -86,7 +87,7 @@ class Loop:
                 iteration = self.progress.iteration
                 if iteration in config.keep:
                     self.save(self._export(self._shown(), iteration), iteration)
-                if self._time_is_up():
+                if self._part_of_time() >= 1:
                     last = min(last, iteration)
                 if self._due(config.validate_every, iteration, last):
                     self._validate(iteration)
@@ -111,6 +112,8 @@ class Loop:
         except NonFiniteError as error:
             self._undo(iteration, str(error))
             return {}
+        if update.phase != progress.phase:
+            progress.phase, progress.recent = update.phase, []
         if trouble := self._trouble(update) or self._apply(update, iteration):
             self._undo(iteration, trouble)
             return {}
@@ -140,7 +143,8 @@ class Loop:
     def _apply(self, update: Update, iteration: int) -> str:
         """Take the step; why it must be undone, empty if it may stay."""
         self._before = _copies(self._moving())
-        self.optimiser.apply(update.gradients, max(iteration, self._iterations_by_time()), self.progress.scale)
+        done = iteration / max(self.context.config.iterations, 1) if update.progress is None else update.progress
+        self.optimiser.apply(update.gradients, max(done, self._part_of_time()), self.progress.scale)
         return _not_finite("{} is not finite after the step", self.state.variables)
 
     def _undo(self, iteration: int, trouble: str) -> None:
@@ -201,16 +205,10 @@ class Loop:
         }
         return replace(distilled, info={**distilled.info, "selection": selection})
 
-    def _iterations_by_time(self) -> float:
-        """The iteration whose part of the whole is the part of the minutes that is over; 0 without a limit."""
-        config = self.context.config
-        if not config.minutes:
-            return 0.0
-        return config.iterations * min(self._seconds() / (60 * config.minutes), 1.0)
-
-    def _time_is_up(self) -> bool:
-        config = self.context.config
-        return config.minutes > 0 and self._iterations_by_time() >= config.iterations
+    def _part_of_time(self) -> float:
+        """The part of the minutes that is over, 0 to 1; 0 without a limit."""
+        minutes = self.context.config.minutes
+        return min(self._seconds() / (60 * minutes), 1.0) if minutes else 0.0
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
