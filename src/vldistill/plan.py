@@ -266,5 +266,6 @@ def human_time(seconds: float) -> str:
     """Seconds as a rough time: plans are not measurements."""
     for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 1.5 * size:
-            return f"about {seconds / size:.2g} {unit}"
+            count = seconds / size
+            return f"about {count:.0f} {unit}" if count >= 10 else f"about {count:.1f} {unit}"
     return f"about {max(seconds, 1):.0f} s"

@@ -196,7 +196,8 @@ def test_a_dry_run_shows_every_cell_and_writes_nothing(vldistill: Any, sweep: An
 
 def test_real_processes_stop_on_a_ctrl_c_and_go_on(config: Path, sweep: Any, tmp_path: Path) -> None:
     run = tmp_path / "board"
-    methods = {"bitraj": {"options": {"distill.iterations": 10_000, "distill.validate_every": 0}}}
+    long = {"distill.iterations": 10_000, "distill.validate_every": 0, "bilevel.real_batch": 16, "bilevel.steps": 2}
+    methods = {"bilevel": {"options": long}}
     path = sweep(methods=methods, targets=[])
     words = [sys.executable, "-m", "vldistill.cli", "compare", "--config", str(path), "--run", str(run)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

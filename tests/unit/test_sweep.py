@@ -9,8 +9,9 @@ import yaml
 
 from vldistill.errors import ConfigError
 from vldistill.evaluate.cells import shared_experts
+from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.smoke import shrunken
-from vldistill.evaluate.sweep import Sweep, merged, nested, read_sweep
+from vldistill.evaluate.sweep import Sweep, read_sweep
 
 BASE = {
     "data": {"source": "scenes:train=40,val=20,test=20"},
@@ -87,6 +88,18 @@ def test_an_image_section_of_towers_replaces_the_bases_whole(sweep: Any) -> None
     assert own.data_group != other.data_group
 
 
+def test_a_target_may_be_limited_too(sweep: Any) -> None:
+    targets = {"random": {"settings": "heads"}, "herding": {"pairs": [8], "settings": ["full"]}, "full": None}
+    cells = sweep(pairs=[6, 8], settings=["heads", "full"], targets=targets).cells()
+    assert [(cell.setting, cell.name) for cell in cells] == [
+        ("heads", "random:6"),
+        ("heads", "random:8"),
+        ("heads", "full"),
+        ("full", "herding:8"),
+        ("full", "full"),
+    ]
+
+
 def test_every_method_gets_the_same_number_of_trials(sweep: Any) -> None:
     grid = {"distill.image_lr": [0.01, 0.03, 0.1], "distill.text_lr": [0.01, 0.03]}
     methods = {"bitraj": {}, "bilevel": {"grid": {"bilevel.steps": [5, 10, 20, 40]}}}
@@ -133,6 +146,8 @@ def test_experts_are_shared_whatever_their_number(sweep: Any) -> None:
         ({"methods": ["bitraj"], "grid": {"distill.image_lr": 3}}, "grid is .*expected lists"),
         ({"methods": ["bitraj"], "minutes": -1}, "minutes is -1"),
         ({"targets": "full"}, "targets is 'full'; expected a list"),
+        ({"targets": {"random": {"seeds": [1]}}}, "unknown key 'seeds'"),
+        ({"targets": {"random": {"settings": "hed"}}}, "unknown settings 'hed'"),
         ({"methods": [], "targets": []}, "nothing to compare"),
         ({"base": "configs/scene.yaml"}, "Did you mean scenes.yaml"),
     ],

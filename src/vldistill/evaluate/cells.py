@@ -4,6 +4,7 @@ A cell is independent of every other one: :func:`run_cell` gets the cell, the co
 runs a command, and leaves ``result.json`` in the cell's folder, atomically. Whoever can run a command somewhere (a
 process here, a task on a cluster with the same file system) can run cells.
 
+    RUN/encode/GROUP/       notes of decoding and encoding the data; the cache has what was made
     RUN/experts/GROUP/      a run folder with the experts that all cells of one setting, towers and data share
     RUN/cells/ID/trial-1/   a run folder per option that is tried; made/ has the set that is judged in judged-*/
     RUN/cells/ID/log.txt    what the commands said

@@ -1,6 +1,6 @@
 """``vldistill compare``: a sweep file becomes one table, cell by cell, in processes of their own.
 
-The run folder holds ``experts/`` and ``cells/`` (see :mod:`vldistill.evaluate.cells`) and the table as ``table.md``,
+The run folder holds ``experts/`` and ``cells/`` (see evaluate/cells.py) and the table as ``table.md``,
 ``table.tex``, ``table.csv`` and ``table.json``. A cell that is finished is not done again, one that failed is tried
 again, and a cell's name changes with whatever its answer depends on: a sweep file can grow in place.
 """
@@ -29,10 +29,12 @@ from vldistill.evaluate.cells import (
     shared_experts,
     write_config,
 )
+from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.published import data_of, published
-from vldistill.evaluate.sweep import Sweep, merged, nested, read_sweep
+from vldistill.evaluate.sweep import Sweep, read_sweep
 from vldistill.evaluate.workers import Job, Workers, cores, only_one
 from vldistill.files import write_json, write_text
+from vldistill.helptext import KeptLines
 from vldistill.log import Reporter
 from vldistill.report.comparison import (
     comparison_csv,
@@ -107,7 +109,12 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
 
     from vldistill.evaluate import sweep as sweeps
 
-    parser = ArgumentParser(prog="vldistill compare", description=f"{__doc__}\n{sweeps.__doc__}", exit_on_error=True)
+    parser = ArgumentParser(
+        prog="vldistill compare",
+        description=f"{__doc__}\n{sweeps.__doc__}",
+        epilog="Any option of a stage holds for every cell, e.g. --data.source photos/ --evaluate.seeds 3.",
+        formatter_class=KeptLines,
+    )
     parser.add_argument("--config", type=str, required=True, help="the sweep file")
     parser.add_argument("--run", type=str, required=True, help="the comparison's folder")
     parser.add_argument("--base", type=str, default=None, help="another base configuration than the sweep's")
@@ -230,7 +237,7 @@ def _jobs(cells: Sequence[Cell], run: Path, launch: Launch, failed: Mapping[str,
 
 
 def _encode(cell: Cell, run: Path, launch: Launch) -> None:
-    place = run / "experts" / f"encode-{cell.data_group}"
+    place = run / "encode" / cell.data_group
     config = write_config(place.with_suffix(".yaml"), cell.configs[0])
     launch(["encode", "--config", str(config), "--run", str(place)], place.with_suffix(".log"))
 

@@ -24,9 +24,10 @@ import yaml
 from vldistill.config import Config
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError
+from vldistill.evaluate.options import merged, nested, resolved
 from vldistill.evaluate.protocol import check_target, evaluate_set
-from vldistill.evaluate.sweep import merged, nested, resolved
 from vldistill.files import digest, read_json, write_json, write_text
+from vldistill.helptext import KeptLines
 from vldistill.log import Reporter
 from vldistill.report.tables import markdown, spread
 from vldistill.runs import Run, environment, to_plain
@@ -39,7 +40,7 @@ def cross(argv: Sequence[str]) -> int:
     from vldistill.cli import packaged_config, parse
 
     def extend(parser: Any) -> None:
-        parser.description = __doc__
+        parser.description, parser.formatter_class = __doc__, KeptLines
         parser.add_argument("--set", type=str, required=True, help="a set's folder")
         parser.add_argument("--towers", type=str, required=True, help="YAML: encoder sections by name")
         parser.add_argument(

@@ -1,4 +1,4 @@
-"""A sweep file: methods x pairs x settings x towers x seeds, and targets, as a list of cells. Nothing is run here.
+"""A sweep file: methods x pairs x settings x towers x seeds, and targets, become cells.
 
     base: configs/flickr8k_heads.yaml       # what every cell shares: any configuration of `vldistill distill`
     set: {evaluate: {seeds: 5}}             # options over the base, nested or dotted
@@ -16,17 +16,16 @@
     trial_minutes: 2                        # of each trial; the best is then distilled anew for `minutes`
     grid: {distill.image_lr: [0.01, 0.03], distill.text_lr: [0.01, 0.03]}   # or `grid` in a method
 
-A method may have its own ``options``, ``by_pairs``, ``grid``, ``pairs``, ``settings``, ``towers`` and ``seeds``.
+A method may have its own ``options``, ``by_pairs``, ``grid``, ``pairs``, ``settings``, ``towers`` and ``seeds``; a
+target (``targets: {random: {settings: heads, pairs: [100]}, full: {}}``) its own ``pairs``, ``settings``, ``towers``.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,15 @@ import yaml
 from vldistill.config import Config
 from vldistill.errors import ConfigError, unknown
 from vldistill.evaluate.cells import Cell
+from vldistill.evaluate.options import merged, nested, resolved
 from vldistill.evaluate.smoke import PAIRS, shrunken
-from vldistill.files import digest
 from vldistill.randomness import generator
 
 KEYS = (
     *("base", "set", "pairs", "seeds", "settings", "towers", "methods", "targets"),
     *("minutes", "trials", "trial_minutes", "grid"),
 )
+TARGET_KEYS = ("pairs", "settings", "towers")
 METHOD_KEYS = ("method", "options", "by_pairs", "grid", "pairs", "settings", "towers", "seeds")
 WHOLE = ("image", "text")  # sections of `encoder` that an entry of `towers` replaces: options of one tower fit no other
 
@@ -59,7 +59,7 @@ class Sweep:
         settings: options by setting.
         towers: options of section ``encoder`` by name.
         methods: entries by label.
-        targets: what is judged beside the methods.
+        targets: what is judged beside the methods, with the budgets, settings and towers it is limited to.
         minutes: of a distillation, by pairs; None holds for every other budget.
         trial_minutes: of a trial; 0 means the same as ``minutes``.
         trials: options tried per method; 0 leaves it to each grid.
@@ -74,7 +74,7 @@ class Sweep:
     settings: Mapping[str, Mapping[str, Any]]
     towers: Mapping[str, Mapping[str, Any]]
     methods: Mapping[str, Mapping[str, Any]]
-    targets: tuple[str, ...]
+    targets: Mapping[str, Mapping[str, Any]]
     minutes: Mapping[int | None, float] = field(default_factory=dict)
     trial_minutes: float = 0.0
     trials: int = 0
@@ -85,7 +85,7 @@ class Sweep:
         """Every cell, validated, in the order of the table. Raises ConfigError for the first that cannot work."""
         found: dict[str, Cell] = {}
         for setting, towers in itertools.product(self.settings, self.towers):
-            for target in self._targets():
+            for target in self._targets(setting, towers):
                 cell = self._target_cell(target, setting, towers)
                 found[cell.id] = cell
             for label, entry in self.methods.items():
@@ -96,12 +96,14 @@ class Sweep:
                         found[cell.id] = cell
         return list(found.values())
 
-    def _targets(self) -> Iterator[str]:
-        for target in self.targets:
+    def _targets(self, setting: str, towers: str) -> Iterator[str]:
+        for target, limits in self.targets.items():
+            if setting not in limits.get("settings", [setting]) or towers not in limits.get("towers", [towers]):
+                continue
             if target == "full" or ":" in target or "/" in target:
                 yield target
             else:
-                yield from (f"{target}:{pairs}" for pairs in self.pairs)
+                yield from (f"{target}:{pairs}" for pairs in limits.get("pairs", self.pairs))
 
     def _shared(self, setting: str, towers: str) -> dict[str, Any]:
         options = merged(self.base, {"encoder": {"setting": setting}}, self.settings[setting])
@@ -114,9 +116,12 @@ class Sweep:
 
     def shrunk(self) -> Sweep:
         """The smoke test of this sweep: one small budget, every method, setting and towers."""
-        targets = [re.sub(r":\d+$", f":{PAIRS}", target) for target in self.targets]
+        targets = {
+            re.sub(r":\d+$", f":{PAIRS}", target): {**limits, "pairs": (PAIRS,)}
+            for target, limits in self.targets.items()
+        }
         methods = {label: {**entry, "pairs": (PAIRS,)} for label, entry in self.methods.items()}
-        small = replace(self, pairs=(PAIRS,), seeds=self.seeds[:1], targets=tuple(dict.fromkeys(targets)))
+        small = replace(self, pairs=(PAIRS,), seeds=self.seeds[:1], targets=targets)
         return replace(small, methods=methods, minutes={}, trial_minutes=0.0, smoke=True)
 
     def _target_cell(self, target: str, setting: str, towers: str) -> Cell:
@@ -156,51 +161,6 @@ class Sweep:
         return [nested(point) for point in points]
 
 
-def nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"distill.image_lr": 1}`` as ``{"distill": {"image_lr": 1}}``; nested ones stay as they are."""
-    out: dict[str, Any] = {}
-    for name, value in options.items():
-        head, _, tail = str(name).partition(".")
-        part = nested({tail: value}) if tail else nested(value) if isinstance(value, Mapping) else value
-        out = merged(out, {head: part})
-    return out
-
-
-def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested options over each other; the later wins."""
-    out: dict[str, Any] = {}
-    for part in parts:
-        for name, value in part.items():
-            old = out.get(name)
-            out[name] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return out
-
-
-@cache
-def _parser() -> tuple[Any, list[str]]:
-    from vldistill.cli import build_parser
-
-    parser, names, _ = build_parser("distill", None)
-    return parser, names
-
-
-_RESOLVED: dict[str, Config] = {}
-
-
-def resolved(options: Mapping[str, Any], where: str) -> Config:
-    """The configuration that nested ``options`` give. Raises ConfigError naming ``where`` they stand."""
-    key = digest(options)
-    if key not in _RESOLVED:
-        parser, names = _parser()
-        try:
-            built = parser.instantiate(parser.parse_object(dict(options)))
-        except (ArgumentError, ConfigError) as error:
-            raise ConfigError(f"{where}: {error}") from None
-        sections = {field.name: built[field.name] for field in fields(Config) if field.name != "methods"}
-        _RESOLVED[key] = Config(**sections, methods={name: built[name] for name in names})
-    return _RESOLVED[key]
-
-
 def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None, base: str | None = None) -> Sweep:
     """Read and check a sweep file.
 
@@ -226,9 +186,7 @@ def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None, base: str
         label: _method(label, entry, path, settings, towers)
         for label, entry in _named(raw.get("methods", []), f"{path}: methods", dotted=False).items()
     }
-    targets = raw.get("targets", ["random", "full"])
-    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise ConfigError(f"{path}: targets is {targets!r}; expected a list such as [random, full, 'random:1000'].")
+    targets = _targets(raw.get("targets", ["random", "full"]), path, settings, towers)
     if not methods and not targets:
         raise ConfigError(f"{path}: neither methods nor targets; there is nothing to compare.")
     minutes = raw.get("minutes", {})
@@ -245,7 +203,7 @@ def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None, base: str
         settings=settings,
         towers=towers,
         methods=methods,
-        targets=tuple(targets),
+        targets=targets,
         minutes={key: float(value) for key, value in minutes.items()},
         trial_minutes=float(short),
         trials=int(trials),
@@ -327,6 +285,33 @@ def _method(
     out["by_pairs"] = {pairs: _options(part, f"{where}.by_pairs.{pairs}") for pairs, part in by_pairs.items()}
     if "grid" in entry:
         out["grid"] = _grid(entry["grid"], f"{where}.grid")
+    return out | _limits(entry, where, settings, towers)
+
+
+def _targets(
+    value: Any, path: Path, settings: Mapping[str, Any], towers: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    if isinstance(value, list) and all(isinstance(target, str) for target in value):
+        value = dict.fromkeys(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path}: targets is {value!r}; expected a list such as [random, full, 'random:1000'].")
+    out = {}
+    for target, limits in value.items():
+        where = f"{path}: targets.{target}"
+        if limits is not None and not isinstance(limits, Mapping):
+            raise ConfigError(f"{where} is {limits!r}; expected some of {', '.join(TARGET_KEYS)}.")
+        for name in limits or {}:
+            if name not in TARGET_KEYS:
+                raise ConfigError(f"{where}: {unknown('key', name, TARGET_KEYS)}")
+        out[str(target)] = _limits(limits or {}, where, settings, towers)
+    return out
+
+
+def _limits(
+    entry: Mapping[str, Any], where: str, settings: Mapping[str, Any], towers: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a row is limited to."""
+    out: dict[str, Any] = {}
     for name, least in (("pairs", 2), ("seeds", 0)):
         if name in entry:
             out[name] = _numbers(entry[name], f"{where}.{name}", least)
