@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from vldistill.training import Recipe, steps_in
 from vldistill.workbench import Workbench
 
 ADJOINT = 6  # first-order steps that one step of the exact backward sweep counts as
+TIMED = ("heads", "full", "lora")  # settings whose step is measured: images or their features, and sentence vectors
 MEASURED_BATCH = 8  # images of the measured step of a trained tower; larger batches are scaled from it
 
 
@@ -110,6 +111,17 @@ class Estimate:
         with torch.no_grad():
             return _best_of(lambda: tower(images)) / MEASURED_BATCH * sum(images for images, _ in self.counts.values())
 
+    @property
+    def timed(self) -> bool:
+        """Whether times can be told."""
+        return self.ready and self.config.encoder.setting in TIMED
+
+    def said_time(self, seconds: Callable[[], float]) -> str:
+        """The line about the time."""
+        if not self.timed:
+            return f"expected time: not known for setting {self.config.encoder.setting}"
+        return f"expected time: {human_time(seconds())} on {self.bench.device}, looks at val apart"
+
     def training_seconds(self, pairs: int, recipe: Recipe, steps_per_epoch: int = 0) -> float:
         """Seconds to train one student or expert."""
         steps = steps_in(pairs, recipe)
@@ -183,8 +195,7 @@ def stage_plan(stage: str, config: Config, run: Path) -> tuple[str, list[str]]:
         lines.append(
             f"experts: {count}, {count - missing} done; {human_bytes(each)} each, {_disk(each * missing, run)}"
         )
-        seconds = missing * estimate.expert_seconds() + estimate.encode_seconds
-        lines.append(f"expected time: {human_time(seconds)} on {estimate.bench.device}")
+        lines.append(estimate.said_time(lambda: missing * estimate.expert_seconds() + estimate.encode_seconds))
     elif estimate.ready:
         distill = config.distill
         image = 3 * estimate.bench.image_tower.size**2
@@ -193,8 +204,7 @@ def stage_plan(stage: str, config: Config, run: Path) -> tuple[str, list[str]]:
         lines.append(f"{distill.method}: {distill.pairs} pairs, {distill.iterations} iterations{limit}")
         # the set, its preview's pictures, and a checkpoint: variables, two moments, the best, the ones before
         lines.append(f"{numbers:,} learned numbers, {_disk(4 * numbers * (7 + len(distill.keep)), run)}")
-        seconds = estimate.distill_seconds(config) + estimate.encode_seconds
-        lines.append(f"expected time: {human_time(seconds)} on {estimate.bench.device}, without looks at val")
+        lines.append(estimate.said_time(lambda: estimate.distill_seconds(config) + estimate.encode_seconds))
     return "\n".join(lines), estimate.problems
 
 
@@ -211,7 +221,7 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
             estimate = groups[cell.data_group] = Estimate(cell.configs[0])
             problems += [text for text in estimate.problems if text not in problems]
             lines += [f"  {line}" for line in estimate.describe()]
-            seconds += estimate.encode_seconds if estimate.ready else 0.0
+            seconds += estimate.encode_seconds if estimate.timed else 0.0
         estimate = groups[cell.data_group]
         for group in cell.expert_groups:
             if group not in experts and estimate.ready:
@@ -219,7 +229,7 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
                 recorded = estimate.of(shared[group])
                 each, missing, count = recorded.experts_bytes(run / "experts" / group)
                 disk += each * missing
-                needed = missing * recorded.expert_seconds()
+                needed = missing * recorded.expert_seconds() if recorded.timed else 0.0
                 seconds += needed
                 lines.append(f"  experts {group}: {count}, {count - missing} done, {human_time(needed)}")
     lines.append("cells:")
@@ -229,7 +239,9 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
         lines.append(f"  {cell.id}: {state}")
     lines.append(f"experts: {_disk(disk, run)}")
     if not problems:
-        lines.append(f"expected time: {human_time(seconds / workers)} with {workers} at a time")
+        unknown = sorted({e.config.encoder.setting for e in groups.values() if not e.timed})
+        apart = f", without setting {', '.join(unknown)}" if unknown else ""
+        lines.append(f"expected time: {human_time(seconds / workers)} with {workers} at a time{apart}")
     return "\n".join(lines), problems
 
 
@@ -238,7 +250,7 @@ def _cell_plan(cell: Cell, run: Path, estimate: Estimate) -> tuple[str, float]:
     if finished(cell, run) is not None:
         return "done", 0.0
     failed = f", failed the last time: {why}" if (why := failure(cell, run)) else ""
-    if not estimate.ready:
+    if not estimate.timed:
         return f"to do{failed}", 0.0
     seconds = estimate.judging_seconds(cell.configs[0], cell.pairs)
     if cell.kind == "method":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -158,9 +158,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
 
 
 def _with_pairs(sweep: Sweep, text: str) -> Sweep:
-    """The sweep with other budgets, also where a method has its own."""
-    from dataclasses import replace
-
+    """The sweep with other budgets, also where a row has its own."""
     try:
         pairs = tuple(int(word) for word in text.split(","))
     except ValueError:
@@ -168,7 +166,8 @@ def _with_pairs(sweep: Sweep, text: str) -> Sweep:
     if min(pairs) < 2:
         raise ConfigError(f"--pairs is {text!r}; expected at least 2 pairs (one alone has no contrast).")
     methods = {label: {**entry, "pairs": pairs} for label, entry in sweep.methods.items()}
-    return replace(sweep, pairs=pairs, methods=methods)
+    targets = {name: {**limits, "pairs": pairs} for name, limits in sweep.targets.items()}
+    return replace(sweep, pairs=pairs, methods=methods, targets=targets)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
