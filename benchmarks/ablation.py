@@ -93,7 +93,9 @@ def main() -> None:
             continue
         row = run_variant(asked, name, {**plan["base"], **(own or {})})
         rows.append(row | {"options": own or {}})
-        print(f"{name}: val {row['val']['mean']:.2f} +- {row['val']['std']:.2f}, {row['distill_seconds']} s", flush=True)
+        print(
+            f"{name}: val {row['val']['mean']:.2f} +- {row['val']['std']:.2f}, {row['distill_seconds']} s", flush=True
+        )
         report = {"command": " ".join(["python", *sys.argv]), "split": "val", "students": asked.seeds}
         report |= {"base": plan["base"], "environment": environment(), "rows": rows}
         write_json(asked.out, report)

@@ -44,7 +44,11 @@ def cross(argv: Sequence[str]) -> int:
         parser.add_argument("--set", type=str, required=True, help="a set's folder")
         parser.add_argument("--towers", type=str, required=True, help="YAML: encoder sections by name")
         parser.add_argument(
-            "--also", type=str, nargs="*", default=["random", "full"], help="other rows; random is as many pairs"
+            "--also",
+            type=str,
+            nargs="*",
+            default=["random", "full"],
+            help="other rows; a bare selector, e.g. random, chooses as many pairs",
         )
 
     config, given = parse("cross", argv, extend)
@@ -52,7 +56,7 @@ def cross(argv: Sequence[str]) -> int:
     run, reporter = Run(Path(given.run)), Reporter(quiet=given.quiet)
     run.check(config)
     towers = read_towers(Path(packaged_config(given.towers)), config)
-    targets = [distilled, *(f"random:{len(distilled)}" if name == "random" else name for name in given.also)]
+    targets = [distilled, *(_counted(name, len(distilled)) for name in given.also)]
     matrix = Matrix(run.folder / "cross", towers, targets, reporter)
     run.begin(config)
     try:
@@ -61,6 +65,11 @@ def cross(argv: Sequence[str]) -> int:
         raise Stopped("stopped; finished cells of the matrix are kept. The same command goes on.") from None
     print(matrix.write(distilled.name), end="")
     return 4 if matrix.failed else 0
+
+
+def _counted(target: str, pairs: int) -> str:
+    """``random`` as ``random:100``; ``full`` and what has a number stay as they are."""
+    return target if target == "full" or ":" in target else f"{target}:{pairs}"
 
 
 def read_towers(path: Path, config: Config) -> dict[str, Config]:
@@ -116,8 +125,8 @@ class Matrix:
                     try:
                         bench = bench or open_bench(config, self.reporter)
                         bench.check_towers()
-                        check_target(bench, target, config.evaluate)
-                        result = evaluate_set(bench, target, config.evaluate)
+                        check_target(bench, target, config.evaluate, config.select)
+                        result = evaluate_set(bench, target, config.evaluate, config.select)
                     except VldistillError as error:
                         self.failed[name, column] = str(error)
                         self.reporter.warn(f"{name} on {column}: {error}")
@@ -131,7 +140,7 @@ class Matrix:
         content = (
             target if isinstance(target, str) else digest(*(t.numpy().tobytes() for t in target.tensors().values()))
         )
-        key = digest(config.data.source, plain["encoder"], plain["evaluate"], content)
+        key = digest(config.data.source, plain["encoder"], plain["evaluate"], plain["select"], content)
         return self.folder / column / f"{name_of(target).replace(':', '-')}-{key[:6]}.json"
 
     def write(self, name: str) -> str:
