@@ -43,13 +43,8 @@ def cross(argv: Sequence[str]) -> int:
         parser.description, parser.formatter_class = __doc__, KeptLines
         parser.add_argument("--set", type=str, required=True, help="a set's folder")
         parser.add_argument("--towers", type=str, required=True, help="YAML: encoder sections by name")
-        parser.add_argument(
-            "--also",
-            type=str,
-            nargs="*",
-            default=["random", "full"],
-            help="other rows; a bare selector, e.g. random, chooses as many pairs",
-        )
+        about = "other rows; a bare selector such as random chooses as many pairs"
+        parser.add_argument("--also", type=str, nargs="*", default=["random", "full"], help=about)
 
     config, given = parse("cross", argv, extend)
     distilled = DistilledSet.load(given.set)
