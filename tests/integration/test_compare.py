@@ -214,3 +214,34 @@ def test_real_processes_stop_on_a_ctrl_c_and_go_on(config: Path, sweep: Any, tmp
     log = next(iter(run.glob("cells/*/log.txt"))).read_text()
     assert "everything is saved" in log and "going on" not in log
     shutil.rmtree(run)
+
+
+def test_experts_of_another_run_are_used_and_too_few_are_refused(
+    vldistill: Any, config: Path, run: Path, tmp_path: Path
+) -> None:
+    last = ["--quiet", "--distill.validate_every", "0"]  # not the best on val, which may be the start
+    asked = ["distill", "--config", config, "--run", tmp_path / "new", "--experts_from", run, *last]
+    few = vldistill(*asked, "--experts.count", "5")
+    assert few.code == 2 and "experts.count is 5" in few.err and "has 2 experts" in few.err
+    assert not (tmp_path / "new").exists()
+    assert vldistill(*asked).code == 0
+    assert vldistill("distill", "--run", run, *last).code == 0
+    name = Path("sets") / "bitraj-6-s0" / "set.safetensors"
+    assert (tmp_path / "new" / name).read_bytes() == (run / name).read_bytes()  # the same experts, the same set
+    fewer = vldistill(*asked[:4], tmp_path / "one", *asked[5:], "--experts.count", "1")
+    assert fewer.code == 0 and (tmp_path / "one" / name).read_bytes() != (run / name).read_bytes()
+
+
+def test_a_look_at_val_leaves_test_closed(vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vldistill.workbench import Workbench
+
+    assert vldistill("distill", "--run", run, "--quiet").code == 0
+    real = Workbench.split
+    seen: list[str] = []
+    monkeypatch.setattr(Workbench, "split", lambda bench, name: seen.append(name) or real(bench, name))
+    made = run / "sets" / "bitraj-6-s0"
+    done = vldistill("evaluate", "--run", run, "--set", made, "--val_only", "--json")
+    found = json.loads(done.out)
+    assert done.code == 0 and 0 < found["val_mean_recall"] <= 100
+    assert set(seen) == {"val"} or set(seen) == {"train", "val"}
+    assert [path.name for path in (run / "results").iterdir()] == ["bitraj-6-s0-val.json"]
