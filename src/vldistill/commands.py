@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from vldistill.config import Config, RuntimeConfig, SelectConfig
+from vldistill.data.pairs import SPLITS
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
@@ -23,6 +24,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import check_target, chosen_subset, evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
+from vldistill.experts.trajectory import Trajectory
 from vldistill.files import read_json, write_json
 from vldistill.interrupts import deferred_stop
 from vldistill.log import Reporter
@@ -75,8 +77,27 @@ def experts(run: Run, config: Config, reporter: Reporter) -> None:
     reporter.info(f"{len(recorded)} experts in {run.experts}")
 
 
-def distill(run: Run, config: Config, reporter: Reporter) -> Path:
-    """Distil a set, or go on with it; returns its folder."""
+def encode(run: Run, config: Config, reporter: Reporter) -> None:
+    """Decode the images and encode what the frozen towers see, once, into the cache that every run shares."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    for split in SPLITS:
+        bench.pairs(split)
+    bench.check_towers()
+    run.begin(config)
+    try:
+        for split in SPLITS:
+            bench.split(split)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; finished shards are kept. The same command goes on.") from None
+    reporter.info(f"decoded images and features are in {bench.cache}")
+
+
+def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None) -> Path:
+    """Distil a set, or go on with it; returns its folder.
+
+    ``experts_from`` is another run that has the experts; the first ``experts.count`` of them are used.
+    """
     entry = find_method(config.distill.method)
     method = entry.build()
     run.check(config)
@@ -94,7 +115,10 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
         run.begin(config)  # refuses a contradiction
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
-    recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
+    place = Run(experts_from) if experts_from else run
+    recorded = open_experts(bench, place.experts) if "experts" in method.needs else []
+    if experts_from:
+        recorded = _first_experts(recorded, config.experts.count, experts_from)
     context = Context(bench, config.distill, options, recorded)
     method.check(context)
     begin = make_start(bench, config.distill.start, config.distill.pairs, config.distill.seed, config.select)
@@ -124,6 +148,16 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
     reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
     return folder
+
+
+def _first_experts(recorded: list[Trajectory], count: int, place: Path) -> list[Trajectory]:
+    """The first ``count`` experts of another run. Raises ConfigError when it has fewer."""
+    if 0 < len(recorded) < count:
+        raise ConfigError(
+            f"experts.count is {count}, but {place} has {len(recorded)} experts. Ask for {len(recorded)} or fewer, or "
+            f"record more there with `vldistill experts --run {place} --experts.count {count}`."
+        )
+    return recorded[:count]
 
 
 def _check_space(config: Config) -> None:
@@ -227,7 +261,7 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     judged = target if named else DistilledSet.load(target)
     if isinstance(judged, str) and judged != "full":
         chosen_subset(judged)
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         bench.pairs(split)
     bench.check_towers()
     check_target(bench, judged, config.evaluate, config.select)
@@ -243,9 +277,28 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     return result
 
 
+def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+    """Mean recall on val of one student trained on a set, as the outer loop looks at it; test stays closed."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    distilled = DistilledSet.load(target)
+    check_target(bench, distilled, config.evaluate)
+    run.begin(config)
+    began = time.monotonic()
+    try:
+        value = quick_score(bench, distilled, config.evaluate)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; a look at val is short and starts anew. The same command does it.") from None
+    seconds = round(time.monotonic() - began, 2)
+    result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
+    write_json(run.results / f"{distilled.name}-val.json", result | {"environment": environment()})
+    run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
+    return result
+
+
 def remove_run(folder: Path) -> None:
     """Delete a run folder (used by ``demo`` to start from nothing)."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["METRICS", "distill", "evaluate", "experts", "open_bench", "remove_run", "select"]
+__all__ = ["METRICS", "distill", "encode", "evaluate", "experts", "open_bench", "remove_run", "score", "select"]

@@ -226,6 +226,8 @@ class DistillConfig:
         pairs: number of distilled pairs.
         seed: seed of the start and of every draw.
         iterations: outer iterations.
+        minutes: end after so many minutes of distilling, if the iterations are not done by then; rates decay over
+            whichever is nearer its end. 0 is no limit. Such a set depends on the machine's speed.
         start: ``real`` pairs with distinct images, the real pairs that a selector chooses (``kmeans``, ``herding``,
             ...; see ``vldistill ls selectors``), or ``noise``.
         space: what is learned on the image side: ``pixels``, or ``features`` of the frozen image tower (setting
@@ -254,6 +256,7 @@ class DistillConfig:
     pairs: int = 100
     seed: int = 0
     iterations: int = 2000
+    minutes: float = 0.0
     start: str = "real"
     space: Literal["pixels", "features"] = "pixels"
     augment: tuple[str, ...] = ()
@@ -286,7 +289,8 @@ class DistillConfig:
                 "distill.checkpoint_every": self.checkpoint_every,
             }
         )
-        for name in ("image_lr", "feature_lr", "text_lr", "rate_lr", "similarity_lr", "clip", "validate_every"):
+        rates = ("image_lr", "feature_lr", "text_lr", "rate_lr", "similarity_lr")
+        for name in (*rates, "clip", "validate_every", "minutes"):
             _require(getattr(self, name) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
         wrong = [iteration for iteration in self.keep if not 0 <= iteration <= self.iterations]
         _require(not wrong, "distill.keep", wrong, f"iterations from 0 to {self.iterations}")
@@ -306,6 +310,8 @@ class EvaluateConfig:
         head_rates: rates to choose from, on val, for heads.
         tower_rates: rates to choose from, on val, for trained towers.
         looks: checks of ``val-best`` and ``test-best-legacy`` in one training.
+        text_map: for a set made with another text tower: ``none`` refuses it, ``ridge`` maps its sentence vectors by a
+            ridge regression fitted on training captions, and the result says so.
     """
 
     protocol: str = "last"
@@ -317,6 +323,7 @@ class EvaluateConfig:
     head_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     tower_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
     looks: int = 10
+    text_map: Literal["none", "ridge"] = "none"
 
     def __post_init__(self) -> None:
         _finite(self, "evaluate")

@@ -22,6 +22,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
+from vldistill.evaluate.spaces import mapped_texts
 from vldistill.memory import peak_memory
 from vldistill.randomness import seed_of
 from vldistill.select import check_count, check_ground, choose_pairs, find_selector
@@ -66,7 +67,7 @@ def check_target(
         ArtefactError: a set of other towers.
     """
     if isinstance(target, DistilledSet):
-        target.check_fits(describe_towers(bench))
+        target.check_fits(describe_towers(bench), other_text=config.text_map == "ridge")
         if target.space == "features" and bench.setting != "heads":
             raise ConfigError(f"{target.name} holds features; they train heads, not setting {bench.setting!r}.")
         if not target.is_coreset:
@@ -135,16 +136,22 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
             images = bench.encode_in_batches(images)
         else:
             images = images.contiguous(memory_format=torch.channels_last)
-    standard = bench.text_standardisation
+    standard, text_map = bench.text_standardisation, None
+    if distilled.towers["text"]["fingerprint"] == towers["text"]["fingerprint"]:
+        texts = distilled.restandardised("text", standard.mean, standard.scale)
+    else:
+        texts, text_map = mapped_texts(distilled, bench)
     data = TrainingData(
         TensorInputs(images),
-        TensorInputs(distilled.restandardised("text", standard.mean, standard.scale).to(bench.device)),
+        TensorInputs(texts.to(bench.device)),
         torch.arange(len(distilled)),
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
     )
     details: dict[str, Any] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
     if distilled.towers["image"]["fingerprint"] != towers["image"]["fingerprint"]:
         details["made_with_image_tower"] = distilled.towers["image"]["name"]
+    if text_map is not None:
+        details["text_map"] = dict(text_map)
     if distilled.setting != bench.setting:
         details["made_in_setting"] = distilled.setting
     if distilled.info.get("data") not in (None, bench.pixels("train").pairs.fingerprint):
