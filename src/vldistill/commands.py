@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.config import Config, RuntimeConfig
+from vldistill.config import Config, DistillConfig, RuntimeConfig
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
@@ -27,7 +27,7 @@ from vldistill.interrupts import deferred_stop
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
 from vldistill.report.figures import draw_pairs
-from vldistill.runs import Run, differences, environment
+from vldistill.runs import Run, differences, environment, with_defaults
 from vldistill.workbench import Workbench
 
 
@@ -85,7 +85,7 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
     asked = _asked(config, options)
-    _refuse_other(folder, asked)
+    _refuse_other(folder, asked, _asked(Config(distill=DistillConfig(config.distill.method)), type(options)()))
     if (folder / "set.json").exists():
         run.begin(config)  # refuses a contradiction
         reporter.info(f"{folder} is finished already; nothing to do")
@@ -146,10 +146,11 @@ def _asked(config: Config, options: Any) -> dict[str, Any]:
     }
 
 
-def _refuse_other(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Refuse a set's folder that was begun with another configuration."""
+def _refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse a set's folder that was begun with another configuration; what it lacks had its default then."""
     note = folder / "config.json"
-    found = list(differences(read_json(note, "set configuration"), asked)) if note.exists() else []
+    old = read_json(note, "set configuration") if note.exists() else asked
+    found = list(differences(with_defaults(old, defaults) if isinstance(old, Mapping) else old, asked))
     if found:
         shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)
         raise ConfigError(
