@@ -90,10 +90,11 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
         run.begin(config)  # refuses a contradiction
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
-    recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
+    recorded = open_experts(bench, run.experts, config.distill.experts) if "experts" in method.needs else []
     context = Context(bench, config.distill, options, recorded)
     method.check(context)
-    begin = make_start(bench, config.distill.start, config.distill.pairs, config.distill.seed)
+    image, text = config.distill.starts
+    begin = make_start(bench, image, config.distill.pairs, config.distill.seed, text)
     run.begin(config)
     write_json(folder / "config.json", asked)
     with deferred_stop() as stop_asked:
@@ -155,7 +156,7 @@ def _refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str,
         shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)
         raise ConfigError(
             f"{folder} was begun with another configuration:\n{shown}\n"
-            f"Use another --seed or --run, give the settings it was begun with, or delete the folder."
+            f"Use another --seed, --label or --run, give the settings it was begun with, or delete the folder."
         )
 
 

@@ -258,8 +258,15 @@ class DistillConfig:
         pairs: number of distilled pairs.
         seed: seed of the start and of every draw.
         iterations: outer iterations.
+        label: added to the set's name, to keep variants side by side in one run.
+        learn: what is learned beside the student rates: ``both`` sides, or the ``image`` or the ``text`` side alone
+            while the other stays as it started.
         start: ``real`` pairs with distinct images, ``kmeans`` (the real pairs nearest to the centres of as many
-            clusters), or ``noise``.
+            clusters), ``herding`` (real pairs whose mean stays nearest to that of all), or ``noise``.
+        start_image: start of the images; empty is ``start``. Where both sides are real, they stay pairs: ``real`` then
+            means a photo of the chosen caption, or a caption drawn for the chosen photo.
+        start_text: start of the texts likewise.
+        experts: number of recorded experts to draw from, the first ones; 0 is all.
         space: what is learned on the image side: ``pixels``, or ``features`` of the frozen image tower (setting
             ``heads`` only; such a set fits that tower alone).
         augment: differentiable augmentation of the learned images, drawn anew in every iteration: any of
@@ -284,7 +291,12 @@ class DistillConfig:
     pairs: int = 100
     seed: int = 0
     iterations: int = 2000
-    start: Literal["real", "kmeans", "noise"] = "real"
+    label: str = ""
+    learn: Literal["both", "image", "text"] = "both"
+    start: Literal["real", "kmeans", "herding", "noise"] = "real"
+    start_image: Literal["", "real", "kmeans", "herding", "noise"] = ""
+    start_text: Literal["", "real", "kmeans", "herding", "noise"] = ""
+    experts: int = 0
     space: Literal["pixels", "features"] = "pixels"
     augment: tuple[str, ...] = ()
     optimiser: Literal["adam", "sgd"] = "adam"
@@ -317,8 +329,22 @@ class DistillConfig:
         )
         for name in ("image_lr", "text_lr", "rate_lr", "similarity_lr", "clip", "validate_every"):
             _require(getattr(self, name) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
+        _require(self.experts >= 0, "distill.experts", self.experts, "0 (all) or more")
+        fine = re.fullmatch(r"[\w.-]{0,80}", self.label, re.ASCII) is not None
+        _require(fine, "distill.label", self.label, "letters, digits, '_', '.' and '-', at most 80")
+        image, text = self.starts
+        if image != text and not {"real", "noise"} & {image, text}:
+            raise ConfigError(
+                f"distill starts images from {image} and texts from {text}, which choose different pairs: an image and "
+                f"a text that do not belong together are no pair. Use one of them, or real or noise on one side."
+            )
         wrong = [iteration for iteration in self.keep if not 0 <= iteration <= self.iterations]
         _require(not wrong, "distill.keep", wrong, f"iterations from 0 to {self.iterations}")
+
+    @property
+    def starts(self) -> tuple[str, str]:
+        """Where images and texts start."""
+        return self.start_image or self.start, self.start_text or self.start
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Bench
 from torch import nn
 
+from conftest import Bench
 from vldistill.config import DistillConfig, EvaluateConfig, ExpertsConfig, ImageTowerConfig, LoraConfig
 from vldistill.distill.methods import Context, find_method
 from vldistill.distill.start import make_start
@@ -36,7 +36,7 @@ def empty(name: str) -> ImageTower:
     import timm
 
     with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
+        model: Any = timm.create_model(name, num_classes=0)
     return ImageTower(model, name, int(model.num_features), 224, (0.5,) * 3, (0.5,) * 3)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from vldistill.config import DistillConfig
 
+FIXED = {"image": "texts", "text": "images", "both": None}  # what stays as it started, by distill.learn
 RATE_BOUNDS = (1e-6, 1e6)  # of learned student rates: beyond, one wild gradient would end at 0 or infinity
 
 
@@ -31,9 +32,11 @@ class OuterOptimiser:
                 self.optimisers[name] = torch.optim.Adam([variable], lr=self.rates[name])
 
     def apply(self, gradients: Mapping[str, torch.Tensor], iteration: int, scale: float) -> None:
-        """One update of every variable with a gradient; ``scale`` multiplies all rates."""
+        """One update of every learned variable with a gradient; ``scale`` multiplies all rates."""
         factor = scale * decay_factor(self.config, iteration)
         for name, gradient in gradients.items():
+            if name == FIXED[self.config.learn]:
+                continue
             variable = self.variables[name]
             if self.config.clip:
                 gradient = gradient * (self.config.clip / gradient.norm().clamp(min=self.config.clip))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,25 +50,44 @@ def distinct_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tenso
     check_count(pairs.count_images, count)
     draw = generator(seed, "pairs")
     images = torch.randperm(pairs.count_images, generator=draw)[:count]
+    return images, _captions_of(bench, images, draw)
+
+
+def _captions_of(bench: Workbench, images: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    """A caption row drawn for each of the image rows (N,), (N,) int64."""
     captions = []
     for image in images.tolist():
-        own = pairs.image_captions[image]
+        own = bench.pixels("train").pairs.image_captions[image]
         captions.append(int(own[int(torch.randint(len(own), (), generator=draw))]))
-    return images, torch.tensor(captions)
+    return torch.tensor(captions)
 
 
-def make_start(bench: Workbench, kind: str, count: int, seed: int) -> Start:
-    """Starting pairs of one kind; the same arguments give the same pairs."""
-    split = bench.split("train")
-    if kind in ("real", "kmeans"):
-        choose = distinct_pairs if kind == "real" else central_pairs
-        images, captions = choose(bench, count, seed)
-        pixels = torch.from_numpy(split.pixels.array[images.numpy()])
-        tower = bench.image_tower
-        texts = split.data.texts.rows(captions)
-        chosen = [split.pairs.captions[int(index)] for index in captions]
-        return Start(to_float(pixels, tower.mean, tower.std).to(bench.device), texts.clone(), chosen)
-    return _noise(bench, count, seed)
+def make_start(bench: Workbench, kind: str, count: int, seed: int, text_kind: str = "") -> Start:
+    """Starting pairs; the same arguments give the same pairs.
+
+    Args:
+        kind: a name of :data:`CHOOSERS`, or ``noise``.
+        text_kind: of the texts, where it is another one. Real sides stay pairs: beside another choice, ``real``
+            images are those of the chosen captions, and ``real`` captions are drawn for the chosen images.
+
+    Raises:
+        ConfigError: more pairs than images.
+    """
+    text_kind = text_kind or kind
+    if "noise" in (kind, text_kind):
+        images, texts = (
+            _noise(bench, count, seed) if side == "noise" else make_start(bench, side, count, seed)
+            for side in (kind, text_kind)
+        )
+        return Start(images.images, texts.texts, texts.captions)
+    images, captions = CHOOSERS[text_kind if kind == "real" else kind](bench, count, seed)
+    if text_kind == "real" != kind:
+        captions = _captions_of(bench, images, generator(seed, "captions"))
+    split, tower = bench.split("train"), bench.image_tower
+    pixels = torch.from_numpy(split.pixels.array[images.numpy()])
+    texts = split.data.texts.rows(captions)
+    chosen = [split.pairs.captions[int(index)] for index in captions]
+    return Start(to_float(pixels, tower.mean, tower.std).to(bench.device), texts.clone(), chosen)
 
 
 def central_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,6 +114,35 @@ def central_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor
                 captions.append(int(row))
                 break
     return torch.tensor(images), torch.tensor(captions)
+
+
+def herded_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Real pairs chosen one by one so that their mean stays nearest to that of all pairs (herding, ICML 2009).
+
+    In joined features, as :func:`central_pairs`; images are distinct. Nothing is drawn: ``seed`` changes nothing.
+    Image rows (N,) and caption rows (N,), both int64.
+    """
+    check_count(bench.pixels("train").pairs.count_images, count)
+    mapping = bench.split("train").data.caption_image.numpy()
+    joined = bench.joined_features()
+    mean, squares = joined.mean(0, dtype=np.float64).astype(np.float32), (joined**2).sum(1)
+    total, free = np.zeros_like(mean), np.ones(len(joined), bool)
+    rows = []
+    for chosen in range(1, count + 1):
+        wanted = chosen * mean - total  # the sum of `chosen` pairs should be chosen * mean: what lacks to it
+        row = int(np.argmin(np.where(free, squares - 2 * joined @ wanted, np.inf)))
+        rows.append(row)
+        total += joined[row]
+        free[mapping == mapping[row]] = False
+    return torch.from_numpy(mapping[rows]), torch.tensor(rows)
+
+
+CHOOSERS: dict[str, Callable[[Workbench, int, int], tuple[torch.Tensor, torch.Tensor]]] = {
+    "real": distinct_pairs,
+    "kmeans": central_pairs,
+    "herding": herded_pairs,
+}
+"""How real starting pairs are chosen, by name: (workbench, count, seed) to image rows and caption rows."""
 
 
 def _noise(bench: Workbench, count: int, seed: int) -> Start:

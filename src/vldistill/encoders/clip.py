@@ -123,6 +123,7 @@ def _build(name: str, weights: str, options: Mapping[str, Any], size: int, side:
             pretrained_text=False,
             force_quick_gelu=quick,
             force_image_size=size or None,
+            device=torch.get_default_device(),
             **_merged(library.get_model_config(model_name), options, size),
         )
     except BUILD_ERRORS as error:

@@ -146,8 +146,8 @@ def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
     with _Spy() as spy:
         expected = layer(probe)
     same = getattr(layer, "same_pad", False)
-    kind = Conv2dSame if same else nn.Conv2d
-    plain = kind(
+    kind: type[nn.Conv2d] = Conv2dSame if same else nn.Conv2d
+    plain: nn.Conv2d = kind(
         layer.in_channels,
         layer.out_channels,
         layer.kernel_size,  # pyright: ignore[reportArgumentType]

@@ -389,12 +389,14 @@ def _load_transformer(where: str, weights: str, options: Mapping[str, Any]) -> t
     config.update(dict(options))
     if weights == "random":
         return tokenizer, AutoModel.from_config(config, **local).float().eval(), []
-    if weights == "hub":
-        given: dict[str, Any] = {"pretrained_model_name_or_path": where, "use_safetensors": True}
-    else:
+    kind: Any = AutoModel
+    given: dict[str, Any] = {"pretrained_model_name_or_path": where, "use_safetensors": True}
+    if weights != "hub":
+        with torch.device("meta"):  # nothing is drawn: what the file lacks is as random as it is from the hub
+            kind = type(AutoModel.from_config(config, **local))  # AutoModel itself insists on a folder
         tensors = read_weights(Path(expand(weights)), "text tower weights")
         given = {"pretrained_model_name_or_path": None, "state_dict": tensors}
-    model, found = AutoModel.from_pretrained(config=config, output_loading_info=True, **given, **local)
+    model, found = kind.from_pretrained(config=config, output_loading_info=True, **given, **local)
     # Pooled output is not used here, and many encoders are published without it.
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     return tokenizer, model.float().eval(), missing
