@@ -227,7 +227,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     import open_clip
 
     base: Any = open_clip.get_model_config("ViT-B-32")
-    sides = {part: {**base[part], **CLIP_SMALL[part]} for part in ("vision_cfg", "text_cfg")}
+    sides: dict[str, Any] = {part: {**base[part], **CLIP_SMALL[part]} for part in ("vision_cfg", "text_cfg")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(8)
         model = open_clip.create_model("ViT-B-32", embed_dim=12, **sides).eval()
