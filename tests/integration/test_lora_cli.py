@@ -45,6 +45,14 @@ def test_experts_distil_evaluate_with_adapters(vldistill: Any, tmp_path: Path) -
     done = vldistill("distill", "--run", run, "--method", "bitraj", "--learn", "image", "--label", "image-only",
                      "--distill.start_text", "herding", "--distill.experts", "1")  # fmt: skip
     assert done.code == 0, done.err
+    note = run / "sets" / "bitraj-3-s0" / "config.json"  # as a set begun before these options existed
+    old = json.loads(note.read_text())
+    for name in ("learn", "label", "start_image", "experts"):
+        del old["distill"][name]
+    note.write_text(json.dumps(old))
+    assert "finished already" in vldistill("distill", "--run", run, "--method", "bitraj").err
+    differing = vldistill("distill", "--run", run, "--method", "bitraj", "--learn", "text")
+    assert differing.code == 2 and "distill.learn: 'both' there, 'text' asked for" in differing.err
     names = sorted(path.name for path in (run / "sets").iterdir())
     assert names == ["bilevel-3-s0", "bitraj-3-s0", "bitraj-3-s0-image-only"]
     made = DistilledSet.load(run / "sets" / "bitraj-3-s0-image-only")

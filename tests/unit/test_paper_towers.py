@@ -148,9 +148,14 @@ def save_text_model(kind: str, folder: Path) -> Path:
         tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
         model_input_names=names, model_max_length=32,
     ).save_pretrained(folder)  # fmt: skip
-    common = {"vocab_size": len(vocabulary), "max_position_embeddings": 32}
+    common: dict[str, Any] = {"vocab_size": len(vocabulary), "max_position_embeddings": 32}
     if kind == "bert":
-        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        sizes: dict[str, Any] = {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+        }
         model: Any = transformers.BertForMaskedLM(transformers.BertConfig(**common, **sizes))
     else:
         sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
