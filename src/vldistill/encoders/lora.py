@@ -146,7 +146,7 @@ def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
     with _Spy() as spy:
         expected = layer(probe)
     same = getattr(layer, "same_pad", False)
-    kind: type[nn.Conv2d] = Conv2dSame if same else nn.Conv2d
+    kind: Any = Conv2dSame if same else nn.Conv2d
     plain: nn.Conv2d = kind(
         layer.in_channels,
         layer.out_channels,
