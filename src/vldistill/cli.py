@@ -33,7 +33,10 @@ ALIASES = {
         for name in ("method", "pairs", "seed", "iterations", "label", "start", "learn", "keep", "optimiser")
     },
     "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes")},
+    "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},
 }
+
+SECTIONS = ("runtime", "data", "encoder", "experts", "distill", "evaluate", "select")
 
 USAGE = """\
 usage: vldistill STAGE [--config FILE] [--run FOLDER] [--section.option VALUE ...]
@@ -155,10 +158,7 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     parser.add_argument("--config", action="config", help="YAML file; options on the command line win")
     parser.add_argument("--run", type=str, default=None, help="the run folder")
     parser.add_argument("--quiet", action="store_true", help="warnings only")
-    sections: dict[str, type] = {
-        name: getattr(configs, f"{name.capitalize()}Config")
-        for name in ("runtime", "data", "encoder", "experts", "distill", "evaluate")
-    }
+    sections: dict[str, type] = {name: getattr(configs, f"{name.capitalize()}Config") for name in SECTIONS}
     sections |= {name: entry.options for name, entry in methods().items()}
     for name, cls in sections.items():
         parser.add_class_arguments(cls, name)
@@ -202,7 +202,7 @@ def parse(
     if namespace.run is None:
         raise ConfigError(f"vldistill {stage} needs --run FOLDER, e.g. --run runs/first.")
     built = parser.instantiate(namespace)
-    sections = {name: built[name] for name in ("runtime", "data", "encoder", "experts", "distill", "evaluate")}
+    sections = {name: built[name] for name in SECTIONS}
     return Config(**sections, methods={name: built[name] for name in method_names}), namespace
 
 
@@ -257,9 +257,21 @@ def _distill(argv: Sequence[str]) -> int:
     return DONE
 
 
+def _select(argv: Sequence[str]) -> int:
+    config, rest = parse("select", argv)
+    from vldistill import commands
+    from vldistill.log import Reporter
+    from vldistill.runs import Run
+
+    print(commands.select(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet)))
+    return DONE
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     def extend(parser: ArgumentParser) -> None:
-        parser.add_argument("--set", type=str, required=True, help="a set's folder, random:N, or full")
+        parser.add_argument(
+            "--set", type=str, required=True, help="a set's folder, SELECTOR:N such as random:N, or full"
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     config, rest = parse("evaluate", argv, extend)
@@ -300,9 +312,10 @@ def _demo(argv: Sequence[str]) -> int:
 STAGES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "experts": ("train experts on the real data and keep their trajectories", _experts),
     "distill": ("distil pairs by a method", _distill),
-    "evaluate": ("train fresh students on a set, random:N or full, and test them", _evaluate),
+    "select": ("choose real pairs by a selector (a coreset)", _select),
+    "evaluate": ("train fresh students on a set, SELECTOR:N or full, and test them", _evaluate),
     "inspect": ("show what a data source, an experts folder or a set holds", _inspect),
-    "ls": ("list methods, towers, readers or settings", _ls),
+    "ls": ("list methods, selectors, towers, readers, settings or configs", _ls),
     "demo": ("drawn scenes, offline, from nothing to a table in minutes", _demo),
 }
 

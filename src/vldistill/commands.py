@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -12,15 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.config import Config, DistillConfig, RuntimeConfig
+from vldistill.config import Config, DistillConfig, RuntimeConfig, SelectConfig
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
 from vldistill.distill.methods import Context, find_method
-from vldistill.distill.start import Start, check_count, make_start, nearest_captions
+from vldistill.distill.start import Start, check_start, make_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
-from vldistill.evaluate.protocol import check_target, evaluate_set, quick_score
+from vldistill.evaluate.protocol import check_target, chosen_subset, evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
 from vldistill.files import read_json, write_json
 from vldistill.interrupts import deferred_stop
@@ -28,6 +29,8 @@ from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
 from vldistill.report.figures import draw_pairs
 from vldistill.runs import Run, differences, environment, with_defaults
+from vldistill.select import check_count, check_ground, find_selector, selectors
+from vldistill.select.coreset import coreset_name, save_coreset
 from vldistill.workbench import Workbench
 
 
@@ -79,12 +82,14 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     run.check(config)
     bench = open_bench(config, reporter)
     _check_space(config)
+    for kind in config.distill.starts:
+        check_start(kind, config.distill.pairs, config.select)
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     if config.distill.validate_every:
         bench.pairs("val")
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
-    asked = _asked(config, options)
+    asked = _asked(config, options) | _asked_of_start(config)
     _refuse_other(folder, asked, _asked(Config(distill=DistillConfig(config.distill.method)), type(options)()))
     if (folder / "set.json").exists():
         run.begin(config)  # refuses a contradiction
@@ -94,7 +99,7 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     context = Context(bench, config.distill, options, recorded)
     method.check(context)
     image, text = config.distill.starts
-    begin = make_start(bench, image, config.distill.pairs, config.distill.seed, text)
+    begin = make_start(bench, image, config.distill.pairs, config.distill.seed, config.select, text)
     run.begin(config)
     write_json(folder / "config.json", asked)
     with deferred_stop() as stop_asked:
@@ -147,6 +152,18 @@ def _asked(config: Config, options: Any) -> dict[str, Any]:
     }
 
 
+def _asked_of_start(config: Config) -> dict[str, Any]:
+    """The selectors' options that shaped the start and differ from the defaults: a set that was begun before an option
+    existed is still the same set.
+    """
+    changed: dict[str, Any] = {}
+    for entry in (selectors().get(kind) for kind in config.distill.starts):
+        if entry is not None:
+            usual = entry.options(SelectConfig())
+            changed |= {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
+    return {"select": changed} if changed else {}
+
+
 def _refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Refuse a set's folder that was begun with another configuration; what it lacks had its default then."""
     note = folder / "config.json"
@@ -177,18 +194,49 @@ def _bytes(pixels: torch.Tensor) -> np.ndarray:
     return (pixels * 255).round().to(torch.uint8).numpy()
 
 
-def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
-    """Judge a set, ``random:N`` or ``full``; the result is written to the run's results and returned."""
+def select(run: Run, config: Config, reporter: Reporter) -> Path:
+    """Choose real pairs, and write them as a set of the run; returns its folder."""
+    asked = config.select
+    entry = find_selector(asked.method)
+    check_ground(asked.method, asked.pairs, asked)
     run.check(config)
     bench = open_bench(config, reporter)
-    judged = target if target == "full" or target.startswith("random:") else DistilledSet.load(target)
+    check_count(bench.pairs("train").count_images, asked.pairs)
+    folder = run.sets / coreset_name(asked)
+    note = {"select": {"method": asked.method, "pairs": asked.pairs, "seed": asked.seed} | entry.options(asked)}
+    _refuse_other(folder, note)
+    bench.check_towers()
+    run.begin(config)
+    if (folder / "set.json").exists():
+        reporter.info(f"{folder} is finished already; nothing to do")
+        return folder
+    began = time.monotonic()
+    write_json(folder / "config.json", note)
+    try:
+        coreset = save_coreset(bench, asked, folder)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; a finished warm-up is kept. The same command goes on.") from None
+    seconds = round(time.monotonic() - began, 2)
+    run.log(stage="select", set=folder.name, seconds=seconds, peak_memory_bytes=peak_memory())
+    reporter.info(f"{len(coreset)} pairs, {coreset.stored_floats:,} stored floats in {folder}")
+    return folder
+
+
+def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+    """Judge a set, ``SELECTOR:N`` or ``full``; the result is written to the run's results and returned."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    named = target == "full" or (re.fullmatch(r"\w\w+:[^/\\]*", target) and not Path(target).exists())
+    judged = target if named else DistilledSet.load(target)
+    if isinstance(judged, str) and judged != "full":
+        chosen_subset(judged)
     for split in ("train", "val", "test"):
         bench.pairs(split)
     bench.check_towers()
-    check_target(bench, judged, config.evaluate)
+    check_target(bench, judged, config.evaluate, config.select)
     run.begin(config)
     try:
-        result = evaluate_set(bench, judged, config.evaluate)
+        result = evaluate_set(bench, judged, config.evaluate, config.select)
     except KeyboardInterrupt:
         raise Stopped("stopped; an evaluation is short and starts anew. The same command does it.") from None
     protocol = "" if result["protocol"] == "last" else f"-{result['protocol']}"
@@ -203,4 +251,4 @@ def remove_run(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["METRICS", "distill", "evaluate", "experts", "open_bench", "remove_run"]
+__all__ = ["METRICS", "distill", "evaluate", "experts", "open_bench", "remove_run", "select"]

@@ -261,8 +261,8 @@ class DistillConfig:
         label: added to the set's name, to keep variants side by side in one run.
         learn: what is learned beside the student rates: ``both`` sides, or the ``image`` or the ``text`` side alone
             while the other stays as it started.
-        start: ``real`` pairs with distinct images, ``kmeans`` (the real pairs nearest to the centres of as many
-            clusters), ``herding`` (real pairs whose mean stays nearest to that of all), or ``noise``.
+        start: ``real`` pairs with distinct images, the real pairs that a selector chooses (``kmeans``, ``herding``,
+            ...; see ``vldistill ls selectors``), or ``noise``.
         start_image: start of the images; empty is ``start``. Where both sides are real, they stay pairs: ``real`` then
             means a photo of the chosen caption, or a caption drawn for the chosen photo.
         start_text: start of the texts likewise.
@@ -295,9 +295,9 @@ class DistillConfig:
     iterations: int = 2000
     label: str = ""
     learn: Literal["both", "image", "text"] = "both"
-    start: Literal["real", "kmeans", "herding", "noise"] = "real"
-    start_image: Literal["", "real", "kmeans", "herding", "noise"] = ""
-    start_text: Literal["", "real", "kmeans", "herding", "noise"] = ""
+    start: str = "real"
+    start_image: str = ""
+    start_text: str = ""
     experts: int = 0
     space: Literal["pixels", "features"] = "pixels"
     augment: tuple[str, ...] = ()
@@ -395,6 +395,44 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class SelectConfig:
+    """How selectors choose real pairs: for ``select``, ``evaluate --set SELECTOR:N`` and ``distill.start SELECTOR``.
+
+    Args:
+        method: the selector of ``vldistill select``; see ``vldistill ls selectors``.
+        pairs: number of pairs it chooses, all of distinct images.
+        seed: of the selectors that draw; the others choose the same pairs with any seed.
+        warmup_epochs: passes over all captions of the student whose space, or whose forgetting, is used.
+        warmup_batch: pairs per step of the warm-up.
+        warmup_image_rate: SGD rate of its image side (constant, without momentum, decay and augmentation).
+        warmup_text_rate: SGD rate of its text side likewise.
+        warmup_seed: of its weights, order and galleries; one warm-up serves all seeds and selectors.
+        gallery: pairs among which a pair has to be found to count as learned (``forgetting``).
+        ground_set: pairs of distinct images that ``facility`` draws, to cover them and to choose among them.
+        cluster_sample: most pairs that the centres of ``kmeans`` are fitted to.
+    """
+
+    method: str = "herding"
+    pairs: int = 100
+    seed: int = 0
+    warmup_epochs: int = 5
+    warmup_batch: int = 128
+    warmup_image_rate: float = 0.1
+    warmup_text_rate: float = 0.1
+    warmup_seed: int = 0
+    gallery: int = 128
+    ground_set: int = 20_000
+    cluster_sample: int = 50_000
+
+    def __post_init__(self) -> None:
+        _finite(self, "select")
+        names = ("warmup_epochs", "warmup_image_rate", "warmup_text_rate", "ground_set", "cluster_sample")
+        _positive(**{f"select.{name}": getattr(self, name) for name in names})
+        for name in ("pairs", "warmup_batch", "gallery"):
+            _require(getattr(self, name) >= 2, f"select.{name}", getattr(self, name), "at least 2 pairs")
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything a run can be told; ``methods`` holds each method's own options by name."""
 
@@ -404,4 +442,5 @@ class Config:
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     methods: dict[str, Any] = field(default_factory=dict)

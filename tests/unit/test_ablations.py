@@ -13,13 +13,14 @@ import pytest
 import torch
 from tiny import DISTILL, copies, make_bench, make_experts, make_loop
 
-from vldistill.config import DistillConfig
+from vldistill.config import DistillConfig, SelectConfig
 from vldistill.distill.learned import set_name
 from vldistill.distill.methods.bitraj import BitrajOptions
-from vldistill.distill.start import CHOOSERS, distinct_pairs, herded_pairs, make_start
+from vldistill.distill.start import make_start
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.experts.record import open_experts
 from vldistill.experts.trajectory import Trajectory
+from vldistill.select import choose_pairs
 from vldistill.workbench import Workbench
 
 
@@ -44,7 +45,7 @@ def distil(bench: Workbench, experts: list[Trajectory], folder: Path, config: Di
     """The loop after a distillation, with the start that it had."""
     options = {"syn_steps": 2, "student_epochs": 2, **options}
     loop = make_loop(bench, experts, folder, config, options=BitrajOptions(**options))
-    start = make_start(bench, config.starts[0], config.pairs, config.seed, config.starts[1])
+    start = make_start(bench, config.starts[0], config.pairs, config.seed, None, config.starts[1])
     loop.run(start)
     return loop, start
 
@@ -83,6 +84,7 @@ def test_one_side_learned_goes_on_after_a_stop(bench: Workbench, experts: list[T
 
 # --- where each side starts ---------------------------------------------------------------------------------------
 
+SELECTORS = {"real": "random", "kmeans": "kmeans", "herding": "herding"}
 KINDS = ("real", "kmeans", "herding", "noise")
 
 
@@ -103,9 +105,9 @@ def allowed(image: str, text: str) -> bool:
 def test_each_side_starts_as_asked_and_real_sides_are_pairs(image: Any, text: Any, bench: Workbench) -> None:
     config = DistillConfig(pairs=5, seed=2, start_image=image, start_text=text)
     assert config.starts == (image, text)
-    start = make_start(bench, *config.starts[:1], 5, 2, config.starts[1])
+    start = make_start(bench, config.starts[0], 5, 2, None, config.starts[1])
     pairs, found = bench.pairs("train"), rows_of(bench, start.images)
-    choice = {kind: CHOOSERS[kind](bench, 5, 2)[0].tolist() for kind in CHOOSERS}
+    choice = {kind: choose_pairs(bench, name, 5, 2, SelectConfig())[0].tolist() for kind, name in SELECTORS.items()}
     if image == "noise":
         assert found == [-1] * 5
         assert torch.equal(start.images, make_start(bench, "noise", 5, 2).images)
@@ -128,30 +130,6 @@ def test_one_start_means_both_sides() -> None:
 def test_two_choices_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="images from kmeans and texts from herding, which choose different pairs"):
         DistillConfig(start="kmeans", start_text="herding")
-
-
-@pytest.mark.parametrize("count", [1, 7, 40])
-def test_herding_against_brute_force(count: int, bench: Workbench) -> None:
-    joined = bench.joined_features().astype(np.float64)
-    mapping = bench.pairs("train").caption_image
-    mean, chosen = joined.mean(0), list[int]()
-    for _ in range(count):
-        free = [row for row in range(len(joined)) if mapping[row] not in mapping[chosen]]
-        gaps = [np.linalg.norm(joined[[*chosen, row]].mean(0) - mean) for row in free]
-        chosen.append(free[int(np.argmin(gaps))])
-    images, captions = herded_pairs(bench, count, seed=0)
-    assert captions.tolist() == chosen and images.tolist() == mapping[chosen].tolist()
-    assert torch.equal(herded_pairs(bench, count, seed=9)[1], captions)
-
-
-def test_herding_stays_near_the_mean_of_all(bench: Workbench) -> None:
-    joined = bench.joined_features()
-
-    def gap(rows: torch.Tensor) -> float:
-        return float(np.linalg.norm(joined[rows.numpy()].mean(0) - joined.mean(0)))
-
-    ours = gap(herded_pairs(bench, 10, 0)[1])
-    assert ours < 0.7 * min(gap(distinct_pairs(bench, 10, seed)[1]) for seed in range(10))
 
 
 # --- how much is used ---------------------------------------------------------------------------------------------
