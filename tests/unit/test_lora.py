@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import nn
 
-from conftest import Bench
 from vldistill.config import DistillConfig, EvaluateConfig, ExpertsConfig, ImageTowerConfig, LoraConfig
 from vldistill.distill.methods import Context, find_method
 from vldistill.distill.start import make_start
@@ -21,6 +20,9 @@ from vldistill.encoders.towers import ImageTower, build_image_tower
 from vldistill.errors import ConfigError
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.experts.record import record_experts
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Bench
 
 DEFAULT = LoraConfig().patterns
 VIT = ImageTowerConfig(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from conftest import Bench
 from vldistill.cli import main
 from vldistill.config import DistillConfig, EvaluateConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distill.methods import Context, find_method
@@ -22,6 +21,9 @@ from vldistill.errors import ArtefactError, ConfigError, MissingExtraError
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.experts.record import record_experts
 from vldistill.workbench import Workbench
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Bench
 
 CPU = torch.device("cpu")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
