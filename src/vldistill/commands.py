@@ -164,11 +164,11 @@ def _asked_of_start(config: Config) -> dict[str, Any]:
     return {"select": changed} if changed else {}
 
 
-def _refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def _refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
     """Refuse a set's folder that was begun with another configuration; what it lacks had its default then."""
     note = folder / "config.json"
     old = read_json(note, "set configuration") if note.exists() else asked
-    found = list(differences(with_defaults(old, defaults) if isinstance(old, Mapping) else old, asked))
+    found = list(differences(with_defaults(old, defaults or {}) if isinstance(old, Mapping) else old, asked))
     if found:
         shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)
         raise ConfigError(
