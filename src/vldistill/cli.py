@@ -12,8 +12,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from vldistill import __version__
 from vldistill.errors import ConfigError, Stopped, VldistillError, unknown
@@ -28,7 +29,8 @@ TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  
 
 ALIASES = {
     "distill": {
-        name: f"distill.{name}" for name in ("method", "pairs", "seed", "iterations", "start", "keep", "optimiser")
+        name: f"distill.{name}"
+        for name in ("method", "pairs", "seed", "iterations", "label", "start", "learn", "keep", "optimiser")
     },
     "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes")},
     "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},
@@ -142,8 +144,6 @@ def _value(name: str, value: str, lists: Sequence[str]) -> str:
 
 def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], list[str]]:
     """The parser of a stage, the methods' names, and the options that take lists."""
-    from dataclasses import fields
-
     from jsonargparse import ArgumentParser
 
     from vldistill import config as configs
@@ -166,8 +166,18 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     sections |= {name: entry.options for name, entry in methods().items()}
     for name, cls in sections.items():
         parser.add_class_arguments(cls, name)
-    lists = [f"{s}.{f.name}" for s, cls in sections.items() for f in fields(cls) if str(f.type).startswith("tuple")]
-    return parser, list(methods()), lists
+    return parser, list(methods()), [name for section, cls in sections.items() for name in _lists(cls, section)]
+
+
+def _lists(cls: type, prefix: str) -> list[str]:
+    """The options of a section that take lists, those of nested sections too."""
+    found: list[str] = []
+    for name, kind in get_type_hints(cls).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            found += _lists(kind, f"{prefix}.{name}")
+        elif get_origin(kind) is tuple:
+            found.append(f"{prefix}.{name}")
+    return found
 
 
 def parse(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.config import Config, RuntimeConfig, SelectConfig
+from vldistill.config import Config, DistillConfig, RuntimeConfig, SelectConfig
 from vldistill.data.pairs import SPLITS
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
@@ -30,7 +30,7 @@ from vldistill.interrupts import deferred_stop
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
 from vldistill.report.figures import draw_pairs
-from vldistill.runs import Run, differences, environment
+from vldistill.runs import Run, differences, environment, with_defaults
 from vldistill.select import check_count, check_ground, find_selector, selectors
 from vldistill.select.coreset import coreset_name, save_coreset
 from vldistill.workbench import Workbench
@@ -103,25 +103,27 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
     run.check(config)
     bench = open_bench(config, reporter)
     _check_space(config)
-    check_start(config.distill.start, config.distill.pairs, config.select)
+    for kind in config.distill.starts:
+        check_start(kind, config.distill.pairs, config.select)
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     if config.distill.validate_every:
         bench.pairs("val")
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
     asked = _asked(config, options) | _asked_of_start(config)
-    _refuse_other(folder, asked)
+    _refuse_other(folder, asked, _asked(Config(distill=DistillConfig(config.distill.method)), type(options)()))
     if (folder / "set.json").exists():
         run.begin(config)  # refuses a contradiction
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
     place = Run(experts_from) if experts_from else run
-    recorded = open_experts(bench, place.experts) if "experts" in method.needs else []
-    if experts_from:
+    recorded = open_experts(bench, place.experts, config.distill.experts) if "experts" in method.needs else []
+    if experts_from and not config.distill.experts:
         recorded = _first_experts(recorded, config.experts.count, experts_from)
     context = Context(bench, config.distill, options, recorded)
     method.check(context)
-    begin = make_start(bench, config.distill.start, config.distill.pairs, config.distill.seed, config.select)
+    image, text = config.distill.starts
+    begin = make_start(bench, image, config.distill.pairs, config.distill.seed, config.select, text)
     run.begin(config)
     write_json(folder / "config.json", asked)
     with deferred_stop() as stop_asked:
@@ -185,26 +187,27 @@ def _asked(config: Config, options: Any) -> dict[str, Any]:
 
 
 def _asked_of_start(config: Config) -> dict[str, Any]:
-    """The selector's options that shaped the start and differ from the defaults: a set that was begun before an option
+    """The selectors' options that shaped the start and differ from the defaults: a set that was begun before an option
     existed is still the same set.
     """
-    entry = selectors().get(config.distill.start)
-    if entry is None:
-        return {}
-    usual = entry.options(SelectConfig())
-    changed = {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
+    changed: dict[str, Any] = {}
+    for entry in (selectors().get(kind) for kind in config.distill.starts):
+        if entry is not None:
+            usual = entry.options(SelectConfig())
+            changed |= {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
     return {"select": changed} if changed else {}
 
 
-def _refuse_other(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Refuse a set's folder that was begun with another configuration."""
+def _refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+    """Refuse a set's folder that was begun with another configuration; what it lacks had its default then."""
     note = folder / "config.json"
-    found = list(differences(read_json(note, "set configuration"), asked)) if note.exists() else []
+    old = read_json(note, "set configuration") if note.exists() else asked
+    found = list(differences(with_defaults(old, defaults or {}) if isinstance(old, Mapping) else old, asked))
     if found:
         shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)
         raise ConfigError(
             f"{folder} was begun with another configuration:\n{shown}\n"
-            f"Use another --seed or --run, give the settings it was begun with, or delete the folder."
+            f"Use another --seed, --label or --run, give the settings it was begun with, or delete the folder."
         )
 
 

@@ -44,7 +44,9 @@ def cases() -> list[Any]:
     for name, entry in methods().items():
         known = {option.name for option in fields(entry.options)}
         small = {option: value for option, value in SMALL.items() if option in known}
-        found += [pytest.param(setting, Case(name, small), id=f"{name}-{setting}") for setting in ("heads", "full")]
+        found += [
+            pytest.param(setting, Case(name, small), id=f"{name}-{setting}") for setting in ("heads", "full", "lora")
+        ]
         for option in sorted(VARIANTS.keys() & known):
             case = Case(name, small | {option: VARIANTS[option]})
             found.append(pytest.param("heads", case, id=f"{name}-{option}"))
