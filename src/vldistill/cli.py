@@ -281,6 +281,12 @@ def _ls(argv: Sequence[str]) -> int:
     return DONE
 
 
+def _report(argv: Sequence[str]) -> int:
+    from vldistill.report.command import report
+
+    return report(argv)
+
+
 def _demo(argv: Sequence[str]) -> int:
     from vldistill.demo import demo
 
@@ -291,6 +297,7 @@ STAGES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "experts": ("train experts on the real data and keep their trajectories", _experts),
     "distill": ("distil pairs by a method", _distill),
     "evaluate": ("train fresh students on a set, random:N or full, and test them", _evaluate),
+    "report": ("one offline HTML file about a run, or several compared", _report),
     "inspect": ("show what a data source, an experts folder or a set holds", _inspect),
     "ls": ("list methods, towers, readers or settings", _ls),
     "demo": ("drawn scenes, offline, from nothing to a table in minutes", _demo),

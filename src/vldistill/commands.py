@@ -26,7 +26,7 @@ from vldistill.files import read_json, write_json
 from vldistill.interrupts import deferred_stop
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
-from vldistill.report.figures import draw_pairs
+from vldistill.report.sheets import draw_pairs
 from vldistill.runs import Run, differences, environment
 from vldistill.workbench import Workbench
 
