@@ -68,7 +68,8 @@ def experts(run: Run, config: Config, reporter: Reporter) -> None:
         done = len(list(run.experts.glob("expert-*.safetensors")))
         raise Stopped(f"stopped; {done} finished experts are kept. The same command goes on.") from None
     seconds = round(time.monotonic() - began, 2)
-    run.log(stage="experts", count=len(recorded), seconds=seconds, losses=[e.note["losses"] for e in recorded])
+    losses = [expert.note["losses"] for expert in recorded]
+    run.log(stage="experts", count=len(recorded), seconds=seconds, losses=losses, peak_memory_bytes=peak_memory())
     reporter.info(f"{len(recorded)} experts in {run.experts}")
 
 

@@ -30,13 +30,13 @@ def budget_chart(runs: Sequence[RunRecord]) -> FigureView | None:
         lines.setdefault(name, {})[float(row.told("pairs"))] = (figure["mean"], figure["std"])
     if len({pairs for line in lines.values() for pairs in line}) < 2:
         return None
-    full = [row.mean for row in rows if row.kind == "full"]
+    full = {f"{row.run}: full" if len(runs) > 1 else "full": row.mean for row in rows if row.kind == "full"}
     figure = curves(
         {name: [(x, line[x][0]) for x in sorted(line)] for name, line in lines.items()},
         errors={name: [line[x][1] for x in sorted(line)] for name, line in lines.items()},
         xlabel="pairs",
         ylabel="mean recall on test, %",
-        levels={"full": max(full)} if full else None,
+        levels=full,
         size=SMALL,
         log_x=True,
     )
@@ -61,10 +61,11 @@ def training_charts(runs: Sequence[RunRecord]) -> list[FigureView]:
 
     recall = "val_mean_recall"
     rates = lines(iteration, "rate_image", ", image") | lines(iteration, "rate_text", ", text")
+    loss = "Methods have losses of their own."
     asked = (
         ("Recall against time", lines(minutes, recall), "minutes", "mean recall on val, %", ""),
         ("Recall against iterations", lines(iteration, recall), "outer iteration", "mean recall on val, %", ""),
-        ("Loss of the method", lines(iteration, "value"), "outer iteration", "loss", "Different methods have different losses."),
+        ("Loss of the method", lines(iteration, "value"), "outer iteration", "loss", loss),
         ("Learned student rates", rates, "outer iteration", "learning rate", ""),
         ("Experts", _expert_losses(runs), "epoch", "training loss", "Mean over the experts of a run."),
     )  # fmt: skip

@@ -90,7 +90,8 @@ def curves(
             _logarithmic(axes, axis, values)
     _label(axes, xlabel, ylabel)
     if len(series) > 1:
-        _legend(axes, [one_line(name) for name in series], size[0])
+        rows = _legend(axes, [one_line(name) for name in series], size[0])
+        figure.set_size_inches(size[0], size[1] + 0.17 * max(0, rows - 2))  # many names take nothing from the lines
     if title:
         figure.suptitle(one_line(title, 80), x=0.01, ha="left", fontsize=12, weight="bold", color=INK, parse_math=False)
     return figure
@@ -160,11 +161,11 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     text = re.sub(r"<[^>]+>", lambda tag: _rewritten(tag[0], name), text)
     head, rest = text.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
-    return f'<svg {box[0] if box else ""} role="img" aria-label={quoteattr(label)}>{rest}'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box[0] if box else ""} role="img" aria-label={quoteattr(label)}>{rest}'
 
 
 def _rewritten(tag: str, name: str) -> str:
-    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    tag = re.sub(r'\bid="', f'id="{name}-', tag).replace("xlink:href", "href")
     tag = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", tag)
     tag = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", tag)
     for colour, variable in THEME.items():
@@ -184,12 +185,13 @@ def _label(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set_ylabel(one_line(ylabel), color=INK, parse_math=False)
 
 
-def _legend(axes: Axes, names: Sequence[str], width: float) -> None:
-    """Above the axes, in as many columns as fit into ``width`` inches."""
+def _legend(axes: Axes, names: Sequence[str], width: float) -> int:
+    """Above the axes, in as many columns as fit into ``width`` inches; returns the number of rows."""
     ncols = min(4, max(1, int(width * 12.5) // (8 + max(len(name) for name in names))))
     legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, frameon=False, borderaxespad=0.2)
     for text in legend.get_texts():
         text.set(color=INK, fontsize=9, parse_math=False)
+    return math.ceil(len(names) / ncols)
 
 
 def _logarithmic(axes: Axes, axis: str, values: Sequence[float]) -> None:
@@ -236,6 +238,8 @@ def _frame(axes: Axes, series: Mapping[str, Points], reference: Mapping[str, flo
     margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     axes.set_ylim(low if low == 0 else low - margin, high + margin)
     axes.margins(x=0.02)
+    if all(float(x).is_integer() for points in series.values() for x, _ in points if math.isfinite(x)):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=FAINT, labelsize=9, length=0)

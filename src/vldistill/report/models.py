@@ -112,11 +112,13 @@ class Query:
         row: of the browser's images (photo -> captions) or captions (caption -> photos).
         answers: by student, the top five.
         ranks: by student, the rank of the best right answer, from 1.
+        own: of a caption, the row of its own photo.
     """
 
     row: int
     answers: Sequence[Sequence[Hit]]
     ranks: Sequence[int]
+    own: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,11 @@ class BrowserView:
         """Plain values for the page's script."""
 
         def plain(queries: Sequence[Query]) -> list[dict[str, Any]]:
-            return [
-                {
-                    "q": query.row,
-                    "a": [[[h.row, int(h.right)] for h in hits] for hits in query.answers],
-                    "r": query.ranks,
-                }
-                for query in queries
-            ]
+            found = []
+            for query in queries:
+                answers = [[[hit.row, int(hit.right)] for hit in hits] for hits in query.answers]
+                found.append({"q": query.row, "a": answers, "r": query.ranks, "own": query.own})
+            return found
 
         return {
             "students": [student.name for student in self.students],

@@ -88,7 +88,7 @@ def share_of_full(row: Row, rows: Iterable[Row]) -> float | None:
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
-    """The distilled row with the highest mean recall: by the generic recipe and an unbiased protocol if there is one."""
+    """The distilled row with the highest mean recall, by the generic recipe and an unbiased protocol if it can be."""
     distilled = [row for row in rows if row.kind == "distilled"]
     return max(
         distilled,
@@ -125,12 +125,14 @@ def result_table(runs: Sequence[RunRecord]) -> Table | None:
     columns = [("run", "", False)] if len(runs) > 1 else []
     columns += [("set", "distilled set, random:N real pairs, or the full data", False), ("recipe", "", False)]
     columns += [(COLUMN.get(key, key), "", key == "seeds") for key in differing]
-    columns += [("pairs", "", True), ("floats", "numbers to store: images, texts, similarity, rates", True)]
-    columns += [(title, _meaning(title), True) for title in TITLES]
     columns += [
+        (TITLES[0], _meaning(TITLES[0]), True),
         ("× random", "mean recall over that of as many random pairs", True),
         ("of full", "share of the full data's mean recall", True),
+        ("pairs", "", True),
+        ("floats", "numbers to store: images, texts, similarity, rates", True),
     ]
+    columns += [(title, _meaning(title), True) for title in TITLES[1:]]
     top = max(row.mean for row in rows)
     best = best_row(rows)
     body = [_result_cells(row, rows, differing, len(runs) > 1, top, row is best) for row in rows]
@@ -153,21 +155,24 @@ def _result_cells(
     for key in differing:
         value = row.told(key)
         cells.append(Cell(_short(value), value if isinstance(value, int | float) else str(value)))
+    times, share = gain(row, rows), share_of_full(row, rows)
+    shown = [_recall_cell(row, name, top, best) for name in METRICS]
+    cells.append(shown[0])
+    cells.append(Cell("–") if times is None or row.kind == "random" else Cell(f"{times:.1f} ×", times))
+    cells.append(Cell("–") if share is None or row.kind == "full" else Cell(f"{share:.0%}".replace("%", " %"), share))
     for key in ("pairs", "stored_floats"):
         value = row.told(key)
         cells.append(Cell("–") if value is None else Cell(_compact(value), float(value)))
-    for name in METRICS:
-        figure = row.figures.get(name)
-        if figure is None:
-            cells.append(Cell("–"))
-            continue
-        share = figure["mean"] / top if name == "mean_recall" and top > 0 else None
-        small = f"± {figure['std']:.1f}"
-        cells.append(Cell(f"{figure['mean']:.1f}", figure["mean"], small, share, strong=name == "mean_recall" and best))
-    times, share = gain(row, rows), share_of_full(row, rows)
-    cells.append(Cell("–") if times is None or row.kind == "random" else Cell(f"{times:.1f} ×", times))
-    cells.append(Cell("–") if share is None or row.kind == "full" else Cell(f"{share:.0%}".replace("%", " %"), share))
-    return cells
+    return cells + shown[1:]
+
+
+def _recall_cell(row: Row, name: str, top: float, best: bool) -> Cell:
+    figure = row.figures.get(name)
+    if figure is None:
+        return Cell("–")
+    main = name == METRICS[0]
+    share = figure["mean"] / top if main and top > 0 else None
+    return Cell(f"{figure['mean']:.1f}", figure["mean"], f"± {figure['std']:.1f}", share, strong=main and best)
 
 
 def _compact(value: float) -> str:
@@ -195,7 +200,7 @@ def _shared_notes(rows: Sequence[Row], values: Mapping[str, set[str]]) -> list[s
     said += [f"chance {' or '.join(chance)}"] if chance else []
     notes = [_sentence("; ".join(said))]
     if any(row.recipe == "own" for row in rows):
-        notes.append("own is the recipe a set carries; generic is one recipe for every row, its rates chosen on val.")
+        notes.append("Recipes: own is the one a set carries; generic is one for every row, its rates chosen on val.")
     if LEGACY in values["protocol"]:
         notes.append(f"{LEGACY} reports the best epoch on test: biased, only to compare with published rows.")
     return notes
@@ -260,8 +265,9 @@ def _costs(run: RunRecord) -> Iterable[tuple[str, str, float | None, float | Non
     if experts or run.disk["experts"]:
         seconds = sum(float(event.get("seconds") or 0) for event in experts) if experts else None
         count = experts[-1].get("count") if experts else None
-        yield "experts", f"{count} experts" if count else "", seconds, None, run.disk["experts"] or None
-    memory = {event.get("set"): event.get("peak_memory_bytes") for event in run.events}
+        peak = max((event.get("peak_memory_bytes") or 0 for event in experts), default=0) or None
+        yield "experts", f"{count} experts" if count else "", seconds, peak, run.disk["experts"] or None
+    memory = {e.get("set"): e.get("peak_memory_bytes") for e in run.events if e.get("stage") == "distill"}
     for item in run.sets:
         if item.finished:
             selection = (item.record.get("info") or {}).get("selection") or {}

@@ -21,7 +21,7 @@
   const system = matchMedia("(prefers-color-scheme: dark)");
   const root = document.documentElement;
   const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
-  const showTheme = () => theme.setAttribute("aria-pressed", String(dark()));
+  const showTheme = () => { theme.textContent = dark() ? "Light theme" : "Dark theme"; };
   try {
     const kept = localStorage.getItem("vldistill-theme");
     if (kept === "light" || kept === "dark") root.dataset.theme = kept;
@@ -64,7 +64,7 @@
       if (id === first) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
     }
-  }, { rootMargin: "-64px 0px -45% 0px" });
+  }, { rootMargin: "-16px 0px -45% 0px" });
   for (const section of all("main section")) watcher.observe(section);
 
   // Enlarging: one dialog; what it walks through is given when it opens.
@@ -174,7 +174,7 @@
       return { title: name, body: [make("div", { class: "alone" }, image(row), side)] };
     };
     const image = (row, alt = "") => {
-      const picture = make("img", { src: images[row][1], alt, loading: "lazy" });
+      const picture = make("img", { src: images[row][1], alt });
       const sharpen = () => { if (picture.naturalWidth && picture.naturalWidth <= 64) picture.classList.add("sharp"); };
       picture.addEventListener("load", sharpen);
       return picture;
@@ -203,10 +203,10 @@
     };
     const card = (way, query) => {
       const ask = make("p", { class: "ask" });
-      if (way === "byCaption") ask.append(make("span", { dir: "auto" }, captions[query.q]));
+      if (way === "byCaption") ask.append(thumb([query.own], 0, false), make("span", { dir: "auto" }, captions[query.q]));
       else ask.append(thumb([query.q], 0, false));
       const answers = query.a.map((hits, student) => answer(way, hits, query.r[student], student));
-      return make("article", { class: "query" }, ask, make("div", { class: "answers" }, ...answers));
+      return make("article", { class: way === "byImage" ? "query photo" : "query" }, ask, make("div", { class: "answers" }, ...answers));
     };
     const wordsIn = (way, query) => plain(
       way === "byCaption" ? captions[query.q] : images[query.q][2].map((caption) => captions[caption]).join(" "),

@@ -18,6 +18,7 @@ from vldistill.errors import ConfigError
 RECIPES = ("generic", "own")
 METRICS = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
 IDENTITY = ("cell", "row", "seed", "set", "setting", "protocol", "image_tower", "text_tower", "pairs")
+TOLD = ("environment", "making")  # mappings around an evaluation that say something of it
 DEPTH = 4  # levels below a JSON file's top at which an evaluation is looked for
 
 
@@ -207,7 +208,7 @@ def _evaluations(value: Any, inherited: Mapping[str, Any], depth: int) -> Iterat
             yield from _evaluations(item, inherited, depth - 1)
     if not isinstance(value, dict):
         return
-    plain = {key: item for key, item in value.items() if not isinstance(item, dict | list) or key == "environment"}
+    plain = {key: item for key, item in value.items() if not isinstance(item, dict | list) or key in TOLD}
     if isinstance(value.get("set"), str) and any(_figures(value.get(recipe)) for recipe in RECIPES):
         yield {**inherited, **value}
     elif depth:

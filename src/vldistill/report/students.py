@@ -165,6 +165,7 @@ def _view(
     image_of, own = test.pairs.caption_image, test.pairs.image_captions
     by_caption, by_image = queries
     photos = sorted({row for a in answers for top in a["by_caption"]["top"] for row in top} | set(by_image))
+    photos = sorted({*photos, *(int(image_of[row]) for row in by_caption)})
     captions = {row for a in answers for top in a["by_image"]["top"] for row in top} | set(by_caption)
     captions = sorted(captions | {int(row) for photo in photos for row in own[photo]})
     photo_at, caption_at = ({row: at for at, row in enumerate(rows)} for rows in (photos, captions))
@@ -178,7 +179,10 @@ def _view(
                 hits = [[Hit(photo_at[photo], int(image_of[row]) == photo) for photo in top] for top in tops]
             else:
                 hits = [[Hit(caption_at[caption], int(image_of[caption]) == row) for caption in top] for top in tops]
-            found.append(Query((caption_at if way == "by_caption" else photo_at)[row], hits, ranks))
+            if way == "by_caption":
+                found.append(Query(caption_at[row], hits, ranks, photo_at[int(image_of[row])]))
+            else:
+                found.append(Query(photo_at[row], hits, ranks))
         return found
 
     array = test.pixels.array
