@@ -161,7 +161,8 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     text = re.sub(r"<[^>]+>", lambda tag: _rewritten(tag[0], name), text)
     head, rest = text.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {box[0] if box else ""} role="img" aria-label={quoteattr(label)}>{rest}'
+    space = 'xmlns="http://www.w3.org/2000/svg"'
+    return f'<svg {space} {box[0] if box else ""} role="img" aria-label={quoteattr(label)}>{rest}'
 
 
 def _rewritten(tag: str, name: str) -> str:
