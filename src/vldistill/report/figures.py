@@ -83,7 +83,7 @@ def curves(
     figure, axes = _figure(size)
     reference = {name: y for name, y in (levels or {}).items() if math.isfinite(y)}
     _draw_lines(axes, series, errors or {})
-    _frame(axes, series, reference)
+    _frame(axes, series, reference, 0.22 / size[1])
     for wanted, axis, column in ((log_x, "x", 0), (log_y, "y", 1)):
         values = [point[column] for points in series.values() for point in points if math.isfinite(point[column])]
         if wanted and values and min(values) > 0:
@@ -229,8 +229,8 @@ def _draw_lines(axes: Axes, series: Mapping[str, Points], errors: Mapping[str, S
             axes.errorbar(*table.T, yerr=errors[name], fmt="none", ecolor=colour, elinewidth=1.0, capsize=2, zorder=3)
 
 
-def _frame(axes: Axes, series: Mapping[str, Points], reference: Mapping[str, float]) -> None:
-    """Limits, grid and spines, and the reference levels with their names beside the right edge."""
+def _frame(axes: Axes, series: Mapping[str, Points], reference: Mapping[str, float], gap: float) -> None:
+    """Limits, grid and spines, and the reference levels with names beside the right edge, ``gap`` of it apart."""
     values = [y for points in series.values() for _, y in points if math.isfinite(y)]
     values += reference.values()
     low, high = min(values, default=0.0), max(values, default=1.0)
@@ -248,11 +248,11 @@ def _frame(axes: Axes, series: Mapping[str, Points], reference: Mapping[str, flo
     axes.spines["bottom"].set_color(RULE)
     bottom, top = axes.get_ylim()
     names = sorted(reference, key=lambda name: reference[name])
-    heights = _spread([(reference[name] - bottom) / (top - bottom) for name in names], 0.05)
+    heights = _spread([(reference[name] - bottom) / (top - bottom) for name in names], gap)
     for name, height in zip(names, heights):
         axes.axhline(reference[name], color=FAINT, linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
         axes.text(
-            1.01, height, f"{one_line(name)}  {reference[name]:.3g}", transform=axes.transAxes, parse_math=False,
+            1.01, height, f"{one_line(name, 24)}  {reference[name]:.3g}", transform=axes.transAxes, parse_math=False,
             ha="left", va="center", fontsize=9, color=FAINT,
         )  # fmt: skip
 
