@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.files import write_text
-from vldistill.report.tables import evaluation_text
+from vldistill.report.tables import evaluation_text, markdown, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end table -->)", re.DOTALL)
@@ -25,12 +25,70 @@ def study_table(study: dict[str, Any]) -> str:
     return f"{table}\n\nTest split, {note}. Commit `{study['environment']['commit']}`, command\n`{study['command']}`.\n"
 
 
+def gradient_table(result: dict[str, Any]) -> str:
+    """Estimators beside ``unrolled``: one row per tower and number of inner steps."""
+    header = ["tower", "pairs", "pixels", "T", "estimator", "time / unrolled", "activations", "activations / unrolled"]
+    rows = []
+    for row in result["rows"]:
+        if not row["seconds"]:
+            continue
+        key = f"{row['estimator']}_over_unrolled/{row['model']}/T{row['steps']}"
+        ratios = [result["ratios"].get(f"{kind}_{key}") for kind in ("time", "activations")]
+        time, memory = [f"{ratio:.2f}" if ratio else "" for ratio in ratios]
+        size = f"{row['activation_bytes'][0] / 1e9:.2f} GB"
+        told = [str(row[name]) for name in ("model", "pairs", "size", "steps", "estimator")]
+        rows.append([*told, time, size, memory])
+    note = f"{result['dtype']}, {result['device']}, {result['threads']} thread(s); ratios are medians within one run"
+    return f"{markdown(header, rows)}\n\n{note}. Commit `{result['commit'][:12]}`, command\n`{result['command']}`.\n"
+
+
+def ablation_table(result: dict[str, Any]) -> str:
+    """Variants on val."""
+    rows = [
+        [row["variant"], ", ".join(f"{k}={v}" for k, v in row["options"].items()), spread(row["val"]),
+         f"{row['distill_seconds']:.0f}"]
+        for row in result["rows"]
+    ]  # fmt: skip
+    table = markdown(["variant", "differs in", "mean recall on val", "seconds"], rows)
+    base = ", ".join(f"{name}={value}" for name, value in result["base"].items())
+    return (
+        f"{table}\n\nGeneric recipe, {result['students']} students, mean ± standard deviation in percent; base: {base}. "
+        f"Commit `{result['environment']['commit']}`, command\n`{result['command']}`.\n"
+    )
+
+
+def retrieval_table(result: dict[str, Any]) -> str:
+    """The ranking against the per-row one."""
+    rival = result["per_row"]
+    rows = [
+        ["per-row `argsort`", f"{rival['product_seconds']:.2f} s", f"{rival['total_seconds']:.2f} s", ""],
+        ["`retrieval_ranks`", f"{result['bare_product_seconds']:.2f} s", f"{result['seconds']:.2f} s",
+         f"{result['extra_bytes'] / 1e6:.0f} MB"],
+    ]  # fmt: skip
+    table = markdown(["", "the matrix product alone", "all", "extra memory"], rows)
+    shares = {entry["name"]: entry["value"] for entry in result["targets"]}
+    return (
+        f"{table}\n\n{result['images']:,} images, {result['captions']:,} captions, {result['dim']}-d, both directions, "
+        f"{result['threads']} thread(s): {shares['ratio_with_product']:.3f} of the time with the product, "
+        f"{shares['ratio_of_ranking_beyond_product']:.3f} of what is not product. Commit "
+        f"`{result['commit'][:12]}`, command\n`{result['command']}`.\n"
+    )
+
+
+def table_of(result: dict[str, Any]) -> str:
+    """The table that fits what ``result`` holds."""
+    if "per_row" in result:
+        return retrieval_table(result)
+    kinds = {"estimator": gradient_table, "variant": ablation_table}
+    return next((make for key, make in kinds.items() if key in result["rows"][0]), study_table)(result)
+
+
 def filled(text: str, results: Path) -> str:
     """``text`` with every table made anew."""
 
     def fill(match: re.Match[str]) -> str:
         study = json.loads((results / f"{match['name']}.json").read_text(encoding="utf-8"))
-        return f"{match[1]}{study_table(study)}{match[3]}"
+        return f"{match[1]}{table_of(study)}{match[3]}"
 
     return TABLE.sub(fill, text)
 

@@ -234,6 +234,8 @@ class DistillConfig:
             ``flip``, ``shift``, ``colour``.
         optimiser: ``adam``, or ``sgd`` as published.
         image_lr: outer rate of the images (in units of the normalised input).
+        feature_lr: outer rate of learned features, where a method learns them on the way to pixels (in units of
+            standardised features).
         text_lr: outer rate of the texts.
         rate_lr: outer rate of the learned student rates.
         similarity_lr: outer rate of a learned similarity.
@@ -257,6 +259,7 @@ class DistillConfig:
     augment: tuple[str, ...] = ()
     optimiser: Literal["adam", "sgd"] = "adam"
     image_lr: float = 0.03
+    feature_lr: float = 0.05
     text_lr: float = 0.03
     rate_lr: float = 0.01
     similarity_lr: float = 0.01
@@ -283,7 +286,7 @@ class DistillConfig:
                 "distill.checkpoint_every": self.checkpoint_every,
             }
         )
-        for name in ("image_lr", "text_lr", "rate_lr", "similarity_lr", "clip", "validate_every"):
+        for name in ("image_lr", "feature_lr", "text_lr", "rate_lr", "similarity_lr", "clip", "validate_every"):
             _require(getattr(self, name) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
         wrong = [iteration for iteration in self.keep if not 0 <= iteration <= self.iterations]
         _require(not wrong, "distill.keep", wrong, f"iterations from 0 to {self.iterations}")

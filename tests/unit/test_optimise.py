@@ -65,7 +65,7 @@ def test_a_learned_rate_stays_positive_and_finite(optimiser: str, slope: float) 
     moved = variables()
     outer = OuterOptimiser(moved, replace(CONFIG, optimiser=optimiser, rate_lr=10.0))
     for iteration in range(5):
-        outer.apply({"log_rate_image": torch.tensor(slope, dtype=torch.float64)}, iteration, scale=1.0)
+        outer.apply({"log_rate_image": torch.tensor(slope, dtype=torch.float64)}, iteration / 10, scale=1.0)
         rate = float(moved["log_rate_image"].exp().to(torch.float32))
         assert 0.99 * RATE_BOUNDS[0] <= rate <= 1.01 * RATE_BOUNDS[1]
 
@@ -87,7 +87,7 @@ def test_momentum_is_torchs_own() -> None:
         slope = gradients(iteration)["texts"]
         velocity = 0.5 * velocity + slope
         reference -= 0.5 * velocity
-        outer.apply({"texts": slope}, iteration, scale=1.0)
+        outer.apply({"texts": slope}, iteration / 10, scale=1.0)
     torch.testing.assert_close(moved["texts"], reference)
 
 
@@ -112,13 +112,13 @@ def test_clipping_leaves_a_zero_gradient_alone() -> None:
 
 def test_decay() -> None:
     none, cosine, linear = (replace(CONFIG, decay=decay) for decay in ("none", "cosine", "linear"))
-    assert [decay_factor(none, i) for i in (0, 5, 9)] == [1.0, 1.0, 1.0]
-    assert [decay_factor(linear, i) for i in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
-    assert [decay_factor(cosine, i) for i in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
-    assert decay_factor(cosine, 1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 10)))
+    assert [decay_factor(none, done) for done in (0, 0.5, 0.9)] == [1.0, 1.0, 1.0]
+    assert [decay_factor(linear, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
+    assert [decay_factor(cosine, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
+    assert decay_factor(cosine, 0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 10)))
     moved = variables()
     before, slope = moved["texts"].clone(), gradients()["texts"]
-    OuterOptimiser(moved, linear).apply({"texts": slope}, 5, scale=1.0)
+    OuterOptimiser(moved, linear).apply({"texts": slope}, 0.5, scale=1.0)
     torch.testing.assert_close(before - moved["texts"], 0.5 * CONFIG.text_lr * slope)
 
 
@@ -127,14 +127,14 @@ def test_the_state_goes_round_by_name(config: DistillConfig) -> None:
     moved = variables()
     outer = OuterOptimiser(moved, config)
     for iteration in range(3):
-        outer.apply(gradients(iteration), iteration, scale=1.0)
+        outer.apply(gradients(iteration), iteration / 10, scale=1.0)
     saved, there = copies(outer.state_dict()), copies(moved)
     other = OuterOptimiser(there, config)
     other.load_state_dict(saved)
     assert same(other.state_dict(), saved)
     for iteration in range(3, 6):
-        outer.apply(gradients(iteration), iteration, scale=1.0)
-        other.apply(gradients(iteration), iteration, scale=1.0)
+        outer.apply(gradients(iteration), iteration / 10, scale=1.0)
+        other.apply(gradients(iteration), iteration / 10, scale=1.0)
     assert same(moved, there) and same(outer.state_dict(), other.state_dict())
     assert not same(outer.state_dict(), saved) or not saved  # what was saved is not the live state
 

@@ -37,6 +37,7 @@ class Progress:
     bad_in_a_row: int = 0
     undone: int = 0
     recent: list[float] = field(default_factory=list)
+    phase: str = ""
     best_score: float = -math.inf
     best_iteration: int = -1
     looks: int = 0
@@ -109,6 +110,8 @@ class Loop:
         except NonFiniteError as error:
             self._undo(iteration, str(error))
             return {}
+        if update.phase != progress.phase:
+            progress.phase, progress.recent = update.phase, []
         if trouble := self._trouble(update) or self._apply(update, iteration):
             self._undo(iteration, trouble)
             return {}
@@ -138,7 +141,8 @@ class Loop:
     def _apply(self, update: Update, iteration: int) -> str:
         """Take the step; why it must be undone, empty if it may stay."""
         self._before = _copies(self._moving())
-        self.optimiser.apply(update.gradients, iteration, self.progress.scale)
+        done = iteration / max(self.context.config.iterations, 1) if update.progress is None else update.progress
+        self.optimiser.apply(update.gradients, done, self.progress.scale)
         return _not_finite("{} is not finite after the step", self.state.variables)
 
     def _undo(self, iteration: int, trouble: str) -> None:

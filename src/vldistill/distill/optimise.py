@@ -30,9 +30,14 @@ class OuterOptimiser:
             else:
                 self.optimisers[name] = torch.optim.Adam([variable], lr=self.rates[name])
 
-    def apply(self, gradients: Mapping[str, torch.Tensor], iteration: int, scale: float) -> None:
-        """One update of every variable with a gradient; ``scale`` multiplies all rates."""
-        factor = scale * decay_factor(self.config, iteration)
+    def apply(self, gradients: Mapping[str, torch.Tensor], progress: float, scale: float) -> None:
+        """One update of every variable with a gradient.
+
+        Args:
+            progress: part of the iterations that is done, 0 to 1; the rates decay with it.
+            scale: multiplies all rates.
+        """
+        factor = scale * decay_factor(self.config, progress)
         for name, gradient in gradients.items():
             variable = self.variables[name]
             if self.config.clip:
@@ -68,9 +73,8 @@ class OuterOptimiser:
                 }
 
 
-def decay_factor(config: DistillConfig, iteration: int) -> float:
-    """The part of the outer rates that is left in ``iteration``."""
-    progress = iteration / max(config.iterations, 1)
+def decay_factor(config: DistillConfig, progress: float) -> float:
+    """The part of the outer rates that is left when ``progress`` (0 to 1) of the iterations are done."""
     if config.decay == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     return 1.0 - progress if config.decay == "linear" else 1.0
@@ -85,4 +89,6 @@ def _rate(name: str, config: DistillConfig) -> float:
         return config.rate_lr / start**2
     if name.startswith("similarity"):
         return config.similarity_lr
+    if name == "features":
+        return config.feature_lr
     return config.image_lr if name == "images" else config.text_lr

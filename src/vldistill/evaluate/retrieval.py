@@ -29,7 +29,7 @@ class Ranks(NamedTuple):
 
 
 @torch.no_grad()
-def retrieval_ranks(images: Tensor, captions: Tensor, caption_image: Tensor, *, chunk_bytes: int = 16 * 2**20) -> Ranks:
+def retrieval_ranks(images: Tensor, captions: Tensor, caption_image: Tensor, *, chunk_bytes: int = 3 * 2**20) -> Ranks:
     """Rank all captions for every image, and all images for every caption, by inner product.
 
     A tie counts against the match, so a student that maps everything to one point ranks last, not first.
@@ -73,13 +73,13 @@ def retrieval_ranks(images: Tensor, captions: Tensor, caption_image: Tensor, *, 
     pair_row = torch.cat([caption_image, image_twin[caption_image]])
     pair_column = torch.cat([caption_twin, torch.arange(len(captions), device=captions.device)])
     tiles = _Tiles(images, captions, pair_row, pair_column, chunk_bytes)
-    own = tiles.pair_scores()
+    own = images.new_empty(len(pair_row))
     own_caption, own_image = own.chunk(2)
-    best = own.new_full((len(images),), -torch.inf).scatter_reduce_(0, caption_image, own_caption, "amax")
-
+    best = own.new_full((len(images),), -torch.inf)
     above_best = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     above_own = torch.zeros(len(captions), dtype=torch.int64, device=images.device)
-    for rows, columns, scores, hits in tiles.scores(own):
+
+    def count(rows: slice, columns: slice, scores: Tensor, hits: Tensor) -> None:
         torch.ge(scores, best[rows, None], out=hits)
         if caption_weight is not None:
             hits.mul_(caption_weight[columns])
@@ -88,13 +88,26 @@ def retrieval_ranks(images: Tensor, captions: Tensor, caption_image: Tensor, *, 
         if image_weight is not None:
             hits.mul_(image_weight[rows, None])
         above_own[columns] += hits.sum(0).long()
+
+    captions_of = torch.bincount(caption_image, minlength=len(images))
+    whole: set[tuple[int, int]] = set()
+    for corner, here, tile in tiles.with_pairs(own):
+        rows, _, scores, _ = tile
+        to_text = here[here < len(captions)]
+        best.scatter_reduce_(0, caption_image[to_text], own_caption[to_text], "amax")
+        # Every pair of these rows and columns is in this tile: it can be counted without computing it again.
+        if len(to_text) == int(captions_of[rows].sum()) and len(here) - len(to_text) == scores.shape[1]:
+            count(*tile)
+            whole.add(corner)
+    for tile in tiles.except_for(whole, own):
+        count(*tile)
     matches = torch.zeros_like(above_best)
     matches.scatter_add_(0, caption_image, (own_caption >= best[caption_image]).long())
     return Ranks(above_best - matches, above_own - 1)
 
 
 def retrieval_metrics(
-    images: Tensor, captions: Tensor, caption_image: Tensor, *, chunk_bytes: int = 16 * 2**20
+    images: Tensor, captions: Tensor, caption_image: Tensor, *, chunk_bytes: int = 3 * 2**20
 ) -> dict[str, float]:
     """Recalls in percent: ``tr1, tr5, tr10, ir1, ir5, ir10`` and their mean, ``mean_recall``.
 
@@ -143,6 +156,10 @@ def _with_mean(recalls: dict[str, float]) -> dict[str, float]:
     return recalls | {"mean_recall": math.fsum(recalls.values()) / len(recalls)}
 
 
+_Tile = tuple[slice, slice, Tensor, Tensor]
+"""Rows, columns, scores, and scratch of that shape; valid until the next tile is computed."""
+
+
 class _Tiles:
     """The N x M score matrix as a grid of products, each computed by the same call wherever it is needed.
 
@@ -164,18 +181,19 @@ class _Tiles:
         self.buffers = images.new_empty(2, self.height * self.width)
         self.pairs_in = self._pairs_by_tile()
 
-    def pair_scores(self) -> Tensor:
-        """The score of every pair."""
-        found = self.images.new_empty(len(self.pair_row))
+    def with_pairs(self, known: Tensor) -> Iterator[tuple[tuple[int, int], Tensor, _Tile]]:
+        """Every tile with pairs: its corner, their indices, and the tile; their scores are written to ``known``."""
         for (top, left), here in self.pairs_in.items():
-            scores = self._product(top, left)[2]
-            found[here] = scores[self.pair_row[here] - top, self.pair_column[here] - left]
-        return found
+            tile = self._product(top, left)
+            known[here] = tile[2][self.pair_row[here] - top, self.pair_column[here] - left]
+            yield (top, left), here, tile
 
-    def scores(self, known: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        """Yield (rows, columns, scores, scratch of that shape) of every tile, with ``known`` at the pairs."""
+    def except_for(self, done: set[tuple[int, int]], known: Tensor) -> Iterator[_Tile]:
+        """Every tile whose corner is not ``done``, with ``known`` at the pairs."""
         for top in range(0, len(self.images), self.height):
             for left in range(0, len(self.captions), self.width):
+                if (top, left) in done:
+                    continue
                 rows, columns, scores, scratch = self._product(top, left)
                 here = self.pairs_in.get((top, left))
                 if here is not None:  # the same numbers already, unless a library rounds from call to call
@@ -191,7 +209,7 @@ class _Tiles:
         corners = [(t // across * self.height, t % across * self.width) for t in tiles.tolist()]
         return dict(zip(corners, order.split(counts.tolist())))
 
-    def _product(self, top: int, left: int) -> tuple[slice, slice, Tensor, Tensor]:
+    def _product(self, top: int, left: int) -> _Tile:
         """(rows, columns, scores, scratch) of the tile with this corner, valid until the next call."""
         rows, columns = slice(top, top + self.height), slice(left, left + self.width)
         some_images, some_captions = self.images[rows], self.captions[columns]

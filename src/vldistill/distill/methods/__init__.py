@@ -78,11 +78,22 @@ class State:
 
 @dataclass(frozen=True)
 class Update:
-    """The result of one step: gradients by variable name, the outer loss, and numbers worth logging."""
+    """The result of one step.
+
+    Args:
+        gradients: by variable name; a variable without one stays as it is.
+        value: the outer loss.
+        logs: numbers worth logging.
+        phase: where a method works in phases, the name of this one: losses of different phases are not compared.
+        progress: part of the phase that is done, 0 to 1, for the decay of the outer rates; None is the part of all
+            iterations.
+    """
 
     gradients: dict[str, torch.Tensor]
     value: float
     logs: dict[str, float] = field(default_factory=dict)
+    phase: str = ""
+    progress: float | None = None
 
 
 class Method(Protocol):

@@ -1,0 +1,105 @@
+"""Distil variants of one configuration and compare them on val; the test split stays closed.
+
+    python benchmarks/ablation.py --config configs/flickr8k_heads.yaml --run runs/ablation \\
+        --variants benchmarks/bilevel_ablation.yaml --out docs/results/bilevel_ablation.json
+
+The file of variants has ``base``: options that every variant gets, and ``variants``: a name and its own options each.
+Every variant is distilled in a run folder of its own, then judged by the generic recipe: its rate is chosen on val by
+one student, and mean and standard deviation on val are of others. What is there already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vldistill import DistilledSet, commands
+from vldistill.cli import main as vldistill
+from vldistill.cli import parse
+from vldistill.evaluate.protocol import choose_generic, score_student, subject, train_student
+from vldistill.files import read_json, write_json
+from vldistill.log import Reporter
+from vldistill.runs import environment
+
+
+def words(options: dict[str, Any]) -> list[str]:
+    """Options of a YAML mapping as command-line words."""
+    return [word for name, value in options.items() for word in (f"--{name}", json.dumps(value).strip('"'))]
+
+
+def val_recalls(run: Path, folder: Path, seeds: int) -> dict[str, Any]:
+    """Mean recall on val of ``seeds`` students by the generic recipe."""
+    config, _ = parse("evaluate", ["--run", str(run)])
+    bench = commands.open_bench(config, Reporter(quiet=True))
+    judged = subject(bench, DistilledSet.load(folder))
+    recipe, trials = choose_generic(bench, judged, config.evaluate)
+    scores = [
+        score_student(bench, train_student(bench, judged.draw(seed), recipe, seed), "val")["mean_recall"]
+        for seed in range(seeds)
+    ]
+    return {
+        "val": {"mean": statistics.mean(scores), "std": statistics.stdev(scores)},
+        "rate": recipe.rates["image"][0],
+        "trials": trials,
+        "stored_floats": judged.stored_floats,
+    }
+
+
+def run_variant(asked: argparse.Namespace, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Distil and judge one variant, or read what was found before."""
+    run = asked.run / name
+    found = run / "ablation.json"
+    if found.exists():
+        return read_json(found, "ablation row")
+    began = time.monotonic()
+    config = [] if (run / "config.yaml").exists() else ["--config", asked.config, *words(options)]
+    code = vldistill(["distill", *config, "--run", str(run)])
+    if code:
+        sys.exit(code)
+    (folder,) = (run / "sets").iterdir()
+    info = DistilledSet.load(folder).info
+    row = {
+        "variant": name,
+        "options": options,
+        "distill_seconds": info["selection"]["seconds"],
+        "iteration": info["iteration"],
+        **val_recalls(run, folder, asked.seeds),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    write_json(found, row)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--variants", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", help="names of variants; all without it")
+    parser.add_argument("--seeds", type=int, default=3, help="students per variant")
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    plan = yaml.safe_load(asked.variants.read_text(encoding="utf-8"))
+    rows = []
+    for name, own in plan["variants"].items():
+        if asked.only and name not in asked.only:
+            continue
+        row = run_variant(asked, name, {**plan["base"], **(own or {})})
+        rows.append(row | {"options": own or {}})
+        print(
+            f"{name}: val {row['val']['mean']:.2f} +- {row['val']['std']:.2f}, {row['distill_seconds']} s", flush=True
+        )
+        report = {"command": " ".join(["python", *sys.argv]), "split": "val", "students": asked.seeds}
+        report |= {"base": plan["base"], "environment": environment(), "rows": rows}
+        write_json(asked.out, report)
+
+
+if __name__ == "__main__":
+    main()
