@@ -20,6 +20,7 @@ from vldistill.cli import main
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distilled import DistilledSet
 from vldistill.log import Reporter
+from vldistill.report.gallery import view_set
 from vldistill.report.neighbours import nearest, principal_plane, starting_pairs
 from vldistill.report.records import read_run
 from vldistill.report.students import MOST_STEPS, choose_queries, quick_recipe
@@ -291,3 +292,20 @@ def test_a_start_is_shown_only_if_it_is_the_start(vldistill: Any, run: Path):
     wrong = replace(distilled, captions=tuple({"start": "else", "nearest": ""} for _ in range(6)))
     assert starting_pairs(bench, wrong) == (None, starting_pairs(bench, wrong)[1])
     assert "cannot be made again" in starting_pairs(bench, wrong)[1]
+
+
+def test_a_learned_similarity_is_drawn_and_a_set_alone_tells_what_it_carries(vldistill: Any, run: Path):
+    from dataclasses import replace
+
+    assert vldistill("distill", "--run", run).code == 0
+    distilled = DistilledSet.load(run / "sets" / "bitraj-6-s0")
+    learned = replace(distilled, similarity=torch.eye(6) * 0.5 + 0.25)
+    view = view_set("r", learned, None, "one", 1_000_000, "No data here.")
+    (figure,) = view.figures
+    assert figure.title == "learned similarity" and "data:image/png" in figure.svg
+    assert figure.note == "Mean on the diagonal 0.75, elsewhere 0.25."
+    assert view.notes == ["No data here."]
+    for pair, caption in zip(view.pairs, distilled.captions, strict=True):
+        assert pair.after.startswith("data:image/webp") and not pair.before
+        assert (pair.caption, pair.nearest_after[0].text) == (caption["start"], caption["nearest"])
+        assert pair.image_change is None and pair.text_change is None

@@ -231,6 +231,8 @@ def _draw_lines(axes: Axes, series: Mapping[str, Points], errors: Mapping[str, S
 
 def _frame(axes: Axes, series: Mapping[str, Points], reference: Mapping[str, float], gap: float) -> None:
     """Limits, grid and spines, and the reference levels with names beside the right edge, ``gap`` of it apart."""
+    from matplotlib.ticker import MaxNLocator
+
     values = [y for points in series.values() for _, y in points if math.isfinite(y)]
     values += reference.values()
     low, high = min(values, default=0.0), max(values, default=1.0)
@@ -240,7 +242,7 @@ def _frame(axes: Axes, series: Mapping[str, Points], reference: Mapping[str, flo
     axes.set_ylim(low if low == 0 else low - margin, high + margin)
     axes.margins(x=0.02)
     if all(float(x).is_integer() for points in series.values() for x, _ in points if math.isfinite(x)):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=FAINT, labelsize=9, length=0)
