@@ -170,9 +170,11 @@ def test_the_change_is_around_grey_and_its_gain_fills_the_range():
     after[0, 0] += 10
     after[1, :, :4] -= 20
     factor = change_gain(before, after)
-    assert factor == pytest.approx(127 / 20)
+    assert factor == pytest.approx(42 / ((100 / 3 + 400 / 2) / 2) ** 0.5)
     change = change_pictures(before, after, factor)
-    assert change[0, 0, 0, 0] == round(128 + 10 * factor) and change[1, 0, 0, 0] == 1 and change[1, 0, 7, 0] == 128
+    assert change[0, 0, 0, 0] == round(128 + 10 * factor) and change[1, 0, 7, 0] == 128
+    assert change[1, 0, 0, 0] == round(128 - 20 * factor)
+    assert change_pictures(before, after, 64.0)[1, 0, 0, 0] == 0, "clipped, not wrapped"
     assert change_sizes(before, after) == pytest.approx([10 / 3**0.5, 20 / 2**0.5])
     assert change_gain(before, before) == 1.0
 

@@ -49,15 +49,16 @@ def to_bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def change_gain(before: np.ndarray, after: np.ndarray) -> float:
-    """The factor that makes the 99th percentile of the change fill half of the range; 1 where nothing changed.
+    """The factor that makes the root mean square change a third of the range around grey; 1 where nothing changed.
+
+    Measured over all pictures, so that they can be compared; only what is above three times the mean is clipped.
 
     Args:
         before: (N, 3, S, S) uint8.
         after: likewise.
     """
-    moved = np.abs(after.astype(np.int16) - before.astype(np.int16))
-    size = float(np.percentile(moved, 99)) or float(moved.max())
-    return min(64.0, max(0.5, 127.0 / size)) if size else 1.0
+    size = float(np.sqrt((change_sizes(before, after) ** 2).mean()))
+    return min(64.0, max(0.5, 42.0 / size)) if size else 1.0
 
 
 def change_pictures(before: np.ndarray, after: np.ndarray, gain: float) -> np.ndarray:
