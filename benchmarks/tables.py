@@ -52,7 +52,8 @@ def ablation_table(result: dict[str, Any]) -> str:
     table = markdown(["variant", "differs in", "mean recall on val", "seconds"], rows)
     base = ", ".join(f"{name}={value}" for name, value in result["base"].items())
     return (
-        f"{table}\n\nGeneric recipe, {result['students']} students, mean ± standard deviation in percent; base: {base}. "
+        f"{table}\n\nGeneric recipe, {result['students']} students, mean ± standard deviation in percent; base: "
+        f"{base}. "
         f"Commit `{result['environment']['commit']}`, command\n`{result['command']}`.\n"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -12,22 +13,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.config import Config, RuntimeConfig
+from vldistill.config import Config, RuntimeConfig, SelectConfig
+from vldistill.data.pairs import SPLITS
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
 from vldistill.distill.methods import Context, find_method
-from vldistill.distill.start import Start, check_count, make_start, nearest_captions
+from vldistill.distill.start import Start, check_start, make_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
-from vldistill.evaluate.protocol import check_target, evaluate_set, quick_score
+from vldistill.evaluate.protocol import check_target, chosen_subset, evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
+from vldistill.experts.trajectory import Trajectory
 from vldistill.files import read_json, write_json
 from vldistill.interrupts import deferred_stop
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
 from vldistill.report.sheets import draw_pairs
 from vldistill.runs import Run, differences, environment
+from vldistill.select import check_count, check_ground, find_selector, selectors
+from vldistill.select.coreset import coreset_name, save_coreset
 from vldistill.workbench import Workbench
 
 
@@ -73,28 +78,51 @@ def experts(run: Run, config: Config, reporter: Reporter) -> None:
     reporter.info(f"{len(recorded)} experts in {run.experts}")
 
 
-def distill(run: Run, config: Config, reporter: Reporter) -> Path:
-    """Distil a set, or go on with it; returns its folder."""
+def encode(run: Run, config: Config, reporter: Reporter) -> None:
+    """Decode the images and encode what the frozen towers see, once, into the cache that every run shares."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    for split in SPLITS:
+        bench.pairs(split)
+    bench.check_towers()
+    run.begin(config)
+    try:
+        for split in SPLITS:
+            bench.split(split)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; finished shards are kept. The same command goes on.") from None
+    reporter.info(f"decoded images and features are in {bench.cache}")
+
+
+def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None) -> Path:
+    """Distil a set, or go on with it; returns its folder.
+
+    ``experts_from`` is another run that has the experts; the first ``experts.count`` of them are used.
+    """
     entry = find_method(config.distill.method)
     method = entry.build()
     run.check(config)
     bench = open_bench(config, reporter)
     _check_space(config)
+    check_start(config.distill.start, config.distill.pairs, config.select)
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     if config.distill.validate_every:
         bench.pairs("val")
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
-    asked = _asked(config, options)
+    asked = _asked(config, options) | _asked_of_start(config)
     _refuse_other(folder, asked)
     if (folder / "set.json").exists():
         run.begin(config)  # refuses a contradiction
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
-    recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
+    place = Run(experts_from) if experts_from else run
+    recorded = open_experts(bench, place.experts) if "experts" in method.needs else []
+    if experts_from:
+        recorded = _first_experts(recorded, config.experts.count, experts_from)
     context = Context(bench, config.distill, options, recorded)
     method.check(context)
-    begin = make_start(bench, config.distill.start, config.distill.pairs, config.distill.seed)
+    begin = make_start(bench, config.distill.start, config.distill.pairs, config.distill.seed, config.select)
     run.begin(config)
     write_json(folder / "config.json", asked)
     with deferred_stop() as stop_asked:
@@ -123,6 +151,16 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     return folder
 
 
+def _first_experts(recorded: list[Trajectory], count: int, place: Path) -> list[Trajectory]:
+    """The first ``count`` experts of another run. Raises ConfigError when it has fewer."""
+    if 0 < len(recorded) < count:
+        raise ConfigError(
+            f"experts.count is {count}, but {place} has {len(recorded)} experts. Ask for {len(recorded)} or fewer, or "
+            f"record more there with `vldistill experts --run {place} --experts.count {count}`."
+        )
+    return recorded[:count]
+
+
 def _check_space(config: Config) -> None:
     """Refuse combinations of space, setting and augmentation that have no meaning."""
     for kind in config.distill.augment:
@@ -145,6 +183,18 @@ def _asked(config: Config, options: Any) -> dict[str, Any]:
         section: {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         for section, values in sections.items()
     }
+
+
+def _asked_of_start(config: Config) -> dict[str, Any]:
+    """The selector's options that shaped the start and differ from the defaults: a set that was begun before an option
+    existed is still the same set.
+    """
+    entry = selectors().get(config.distill.start)
+    if entry is None:
+        return {}
+    usual = entry.options(SelectConfig())
+    changed = {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
+    return {"select": changed} if changed else {}
 
 
 def _refuse_other(folder: Path, asked: Mapping[str, Any]) -> None:
@@ -176,18 +226,49 @@ def _bytes(pixels: torch.Tensor) -> np.ndarray:
     return (pixels * 255).round().to(torch.uint8).numpy()
 
 
-def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
-    """Judge a set, ``random:N`` or ``full``; the result is written to the run's results and returned."""
+def select(run: Run, config: Config, reporter: Reporter) -> Path:
+    """Choose real pairs, and write them as a set of the run; returns its folder."""
+    asked = config.select
+    entry = find_selector(asked.method)
+    check_ground(asked.method, asked.pairs, asked)
     run.check(config)
     bench = open_bench(config, reporter)
-    judged = target if target == "full" or target.startswith("random:") else DistilledSet.load(target)
-    for split in ("train", "val", "test"):
+    check_count(bench.pairs("train").count_images, asked.pairs)
+    folder = run.sets / coreset_name(asked)
+    note = {"select": {"method": asked.method, "pairs": asked.pairs, "seed": asked.seed} | entry.options(asked)}
+    _refuse_other(folder, note)
+    bench.check_towers()
+    run.begin(config)
+    if (folder / "set.json").exists():
+        reporter.info(f"{folder} is finished already; nothing to do")
+        return folder
+    began = time.monotonic()
+    write_json(folder / "config.json", note)
+    try:
+        coreset = save_coreset(bench, asked, folder)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; a finished warm-up is kept. The same command goes on.") from None
+    seconds = round(time.monotonic() - began, 2)
+    run.log(stage="select", set=folder.name, seconds=seconds, peak_memory_bytes=peak_memory())
+    reporter.info(f"{len(coreset)} pairs, {coreset.stored_floats:,} stored floats in {folder}")
+    return folder
+
+
+def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+    """Judge a set, ``SELECTOR:N`` or ``full``; the result is written to the run's results and returned."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    named = target == "full" or (re.fullmatch(r"\w\w+:[^/\\]*", target) and not Path(target).exists())
+    judged = target if named else DistilledSet.load(target)
+    if isinstance(judged, str) and judged != "full":
+        chosen_subset(judged)
+    for split in SPLITS:
         bench.pairs(split)
     bench.check_towers()
-    check_target(bench, judged, config.evaluate)
+    check_target(bench, judged, config.evaluate, config.select)
     run.begin(config)
     try:
-        result = evaluate_set(bench, judged, config.evaluate)
+        result = evaluate_set(bench, judged, config.evaluate, config.select)
     except KeyboardInterrupt:
         raise Stopped("stopped; an evaluation is short and starts anew. The same command does it.") from None
     protocol = "" if result["protocol"] == "last" else f"-{result['protocol']}"
@@ -197,9 +278,28 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     return result
 
 
+def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+    """Mean recall on val of one student trained on a set, as the outer loop looks at it; test stays closed."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    distilled = DistilledSet.load(target)
+    check_target(bench, distilled, config.evaluate)
+    run.begin(config)
+    began = time.monotonic()
+    try:
+        value = quick_score(bench, distilled, config.evaluate)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; a look at val is short and starts anew. The same command does it.") from None
+    seconds = round(time.monotonic() - began, 2)
+    result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
+    write_json(run.results / f"{distilled.name}-val.json", result | {"environment": environment()})
+    run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
+    return result
+
+
 def remove_run(folder: Path) -> None:
     """Delete a run folder (used by ``demo`` to start from nothing)."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["METRICS", "distill", "evaluate", "experts", "open_bench", "remove_run"]
+__all__ = ["METRICS", "distill", "encode", "evaluate", "experts", "open_bench", "remove_run", "score", "select"]

@@ -226,8 +226,10 @@ class DistillConfig:
         pairs: number of distilled pairs.
         seed: seed of the start and of every draw.
         iterations: outer iterations.
-        start: ``real`` pairs with distinct images, ``kmeans`` (the real pairs nearest to the centres of as many
-            clusters), or ``noise``.
+        minutes: end after so many minutes of distilling, if the iterations are not done by then; rates decay over
+            whichever is nearer its end. 0 is no limit. Such a set depends on the machine's speed.
+        start: ``real`` pairs with distinct images, the real pairs that a selector chooses (``kmeans``, ``herding``,
+            ...; see ``vldistill ls selectors``), or ``noise``.
         space: what is learned on the image side: ``pixels``, or ``features`` of the frozen image tower (setting
             ``heads`` only; such a set fits that tower alone).
         augment: differentiable augmentation of the learned images, drawn anew in every iteration: any of
@@ -254,7 +256,8 @@ class DistillConfig:
     pairs: int = 100
     seed: int = 0
     iterations: int = 2000
-    start: Literal["real", "kmeans", "noise"] = "real"
+    minutes: float = 0.0
+    start: str = "real"
     space: Literal["pixels", "features"] = "pixels"
     augment: tuple[str, ...] = ()
     optimiser: Literal["adam", "sgd"] = "adam"
@@ -286,7 +289,8 @@ class DistillConfig:
                 "distill.checkpoint_every": self.checkpoint_every,
             }
         )
-        for name in ("image_lr", "feature_lr", "text_lr", "rate_lr", "similarity_lr", "clip", "validate_every"):
+        rates = ("image_lr", "feature_lr", "text_lr", "rate_lr", "similarity_lr")
+        for name in (*rates, "clip", "validate_every", "minutes"):
             _require(getattr(self, name) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
         wrong = [iteration for iteration in self.keep if not 0 <= iteration <= self.iterations]
         _require(not wrong, "distill.keep", wrong, f"iterations from 0 to {self.iterations}")
@@ -306,6 +310,8 @@ class EvaluateConfig:
         head_rates: rates to choose from, on val, for heads.
         tower_rates: rates to choose from, on val, for trained towers.
         looks: checks of ``val-best`` and ``test-best-legacy`` in one training.
+        text_map: for a set made with another text tower: ``none`` refuses it, ``ridge`` maps its sentence vectors by a
+            ridge regression fitted on training captions, and the result says so.
     """
 
     protocol: str = "last"
@@ -317,6 +323,7 @@ class EvaluateConfig:
     head_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     tower_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
     looks: int = 10
+    text_map: Literal["none", "ridge"] = "none"
 
     def __post_init__(self) -> None:
         _finite(self, "evaluate")
@@ -337,6 +344,44 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class SelectConfig:
+    """How selectors choose real pairs: for ``select``, ``evaluate --set SELECTOR:N`` and ``distill.start SELECTOR``.
+
+    Args:
+        method: the selector of ``vldistill select``; see ``vldistill ls selectors``.
+        pairs: number of pairs it chooses, all of distinct images.
+        seed: of the selectors that draw; the others choose the same pairs with any seed.
+        warmup_epochs: passes over all captions of the student whose space, or whose forgetting, is used.
+        warmup_batch: pairs per step of the warm-up.
+        warmup_image_rate: SGD rate of its image side (constant, without momentum, decay and augmentation).
+        warmup_text_rate: SGD rate of its text side likewise.
+        warmup_seed: of its weights, order and galleries; one warm-up serves all seeds and selectors.
+        gallery: pairs among which a pair has to be found to count as learned (``forgetting``).
+        ground_set: pairs of distinct images that ``facility`` draws, to cover them and to choose among them.
+        cluster_sample: most pairs that the centres of ``kmeans`` are fitted to.
+    """
+
+    method: str = "herding"
+    pairs: int = 100
+    seed: int = 0
+    warmup_epochs: int = 5
+    warmup_batch: int = 128
+    warmup_image_rate: float = 0.1
+    warmup_text_rate: float = 0.1
+    warmup_seed: int = 0
+    gallery: int = 128
+    ground_set: int = 20_000
+    cluster_sample: int = 50_000
+
+    def __post_init__(self) -> None:
+        _finite(self, "select")
+        names = ("warmup_epochs", "warmup_image_rate", "warmup_text_rate", "ground_set", "cluster_sample")
+        _positive(**{f"select.{name}": getattr(self, name) for name in names})
+        for name in ("pairs", "warmup_batch", "gallery"):
+            _require(getattr(self, name) >= 2, f"select.{name}", getattr(self, name), "at least 2 pairs")
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything a run can be told; ``methods`` holds each method's own options by name."""
 
@@ -346,4 +391,5 @@ class Config:
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     methods: dict[str, Any] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from vldistill.training import Recipe
 
 FORMAT = 1
 SPACES = ("pixels", "features")
+CORESET = "coreset"  # info["kind"] of a set of real pairs that were chosen, not learned
 STANDARDISATION = ("image_mean", "image_scale", "text_mean", "text_scale")
 IMAGE_TOWER = ("name", "width", "fingerprint", "size", "mean", "std")
 TEXT_TOWER = ("name", "width", "fingerprint")
@@ -93,12 +94,17 @@ class DistilledSet(Dataset):
         return str(self.info.get("name", f"set-{len(self)}"))
 
     @property
+    def is_coreset(self) -> bool:
+        """Whether the pairs are real ones that were chosen: nothing was learned, the recipe least of all."""
+        return self.info.get("kind") == CORESET
+
+    @property
     def stored_floats(self) -> int:
         """Numbers a user has to store for training: images, texts, similarity and learned rates."""
         similarity = 0
         if self.similarity is not None:
             similarity = int(self.info.get("similarity_floats") or self.similarity.numel())
-        rates = sum(len(rate) for rate in self.recipe.rates.values())
+        rates = 0 if self.is_coreset else sum(len(rate) for rate in self.recipe.rates.values())
         return self.images.numel() + self.texts.numel() + similarity + rates
 
     @property
@@ -179,20 +185,24 @@ class DistilledSet(Dataset):
         lines = [
             f"# {self.name}",
             "",
-            f"{len(self)} distilled image-caption pairs made by `vldistill`: train on them as on real pairs.",
+            f"{len(self)} real image-caption pairs chosen by `vldistill`, images scaled to the tower's size."
+            if self.is_coreset
+            else f"{len(self)} distilled image-caption pairs made by `vldistill`: train on them as on real pairs.",
             "",
             "| | |",
             "|---|---|",
-            f"| method | {self.info.get('method', 'unknown')}, seed {self.info.get('seed', 'unknown')}, "
-            f"iteration {self.info.get('iteration', 'unknown')} |",
+            f"| {'selector' if self.is_coreset else 'method'} | {self.info.get('method', 'unknown')}, "
+            f"seed {self.info.get('seed', 'unknown')}"
+            + ("" if self.is_coreset else f", iteration {self.info.get('iteration', 'unknown')}")
+            + " |",
             f"| made for | setting `{self.setting}`, image tower `{image['name']}` at {image.get('size')} px, "
             f"text tower `{text['name']}` |",
             f"| space | {self.space}; texts are standardised sentence vectors of width {self.texts.shape[1]} |",
             f"| budget | {len(self)} pairs, {self.stored_floats:,} stored floats{similarity}, {human_bytes(size)}; "
             f"{self.standardisation_floats:,} floats of feature standardisation apart |",
-            f"| student recipe | loss {recipe.loss}, {recipe.epochs} epochs, batch {recipe.batch}, SGD with momentum "
-            f"{recipe.momentum} and weight decay {recipe.weight_decay}, schedule {recipe.schedule}, "
-            f"first rates {rates} |",
+            f"| {'generic' if self.is_coreset else 'student'} recipe | loss {recipe.loss}, {recipe.epochs} epochs, "
+            f"batch {recipe.batch}, SGD with momentum {recipe.momentum} and weight decay {recipe.weight_decay}, "
+            f"schedule {recipe.schedule}, first rates {rates} |",
             f"| data | fingerprint {self.info.get('data', 'unknown')}, train split |",
             "",
             "```python",
@@ -202,7 +212,9 @@ class DistilledSet(Dataset):
             "image, text = pairs[0]",
             "```",
             "",
-            "Learned pictures are made of the real ones: the terms of the real data apply to them too.",
+            "These are pictures and captions of the real data: its terms apply to them."
+            if self.is_coreset
+            else "Learned pictures are made of the real ones: the terms of the real data apply to them too.",
             "",
         ]
         return "\n".join(lines)
@@ -236,19 +248,21 @@ class DistilledSet(Dataset):
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise ArtefactError(f"{folder}/set.json lacks or garbles something ({error}). Distil again.") from None
 
-    def check_fits(self, towers: Mapping[str, Mapping[str, Any]]) -> None:
+    def check_fits(self, towers: Mapping[str, Mapping[str, Any]], *, other_text: bool = False) -> None:
         """Refuse towers this set cannot be used with.
 
-        The text tower has to be the very same: texts are vectors of its output. Another image tower is fine for
-        pixels (that is the cross-architecture question), not for features.
+        The text tower has to be the very same, because texts are vectors of its output, unless ``other_text`` says
+        that they will be mapped. Another image tower is fine for pixels (that is the cross-architecture question), not
+        for features.
         """
         own, other = self.towers, towers
-        if own["text"]["fingerprint"] != other["text"]["fingerprint"]:
+        if own["text"]["fingerprint"] != other["text"]["fingerprint"] and not other_text:
             raise ArtefactError(
                 f"{self.name} holds sentence vectors of the text tower {own['text']['name']!r} "
                 f"(width {own['text']['width']}, fingerprint {own['text']['fingerprint']}), not of "
                 f"{other['text']['name']!r} (width {other['text']['width']}, fingerprint "
-                f"{other['text']['fingerprint']}). Use the tower it was made with."
+                f"{other['text']['fingerprint']}). Use the tower it was made with, or map the vectors: "
+                f"--evaluate.text_map ridge."
             )
         if self.space == "features" and own["image"]["fingerprint"] != other["image"]["fingerprint"]:
             raise ArtefactError(

@@ -60,7 +60,7 @@ def _describe_set(folder: Path) -> dict[str, Any]:
     distilled = DistilledSet.load(folder)
     image, text = distilled.towers["image"], distilled.towers["text"]
     return {
-        "kind": "distilled set",
+        "kind": "coreset" if distilled.is_coreset else "distilled set",
         "name": distilled.name,
         "pairs": len(distilled),
         "stored_floats": distilled.stored_floats,

@@ -1,4 +1,4 @@
-"""``vldistill ls methods|towers|readers|settings|configs``: what there is to choose from."""
+"""``vldistill ls methods|selectors|towers|readers|settings|configs``: what there is to choose from."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ def _methods(pattern: str) -> list[tuple[str, str]]:
     for name, entry in methods().items():
         options = ", ".join(f"{field.name}={getattr(entry.options(), field.name)}" for field in fields(entry.options))
         rows.append((name, f"{entry.summary} Options: {options}."))
+    return rows
+
+
+def _selectors(pattern: str) -> list[tuple[str, str]]:
+    from vldistill.select import WARMUP, selectors
+
+    rows = []
+    for name, entry in selectors().items():
+        seed = "New pairs for each seed." if entry.drawn else "The same pairs for every seed."
+        shared = ["select.warmup_*"] if set(WARMUP) <= set(entry.reads) else []
+        options = ", ".join(shared + [f"select.{option}" for option in entry.reads if option not in WARMUP])
+        rows.append((name, f"{entry.summary} {seed}{f' Options: {options}.' if options else ''}"))
     return rows
 
 
@@ -73,6 +85,7 @@ def _configs(pattern: str) -> list[tuple[str, str]]:
 
 KINDS: dict[str, Callable[[str], list[tuple[str, str]]]] = {
     "methods": _methods,
+    "selectors": _selectors,
     "towers": _towers,
     "readers": _readers,
     "settings": _settings,

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.cluster import MiniBatchKMeans
 from torch.func import functional_call
 
 from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
@@ -16,7 +15,7 @@ from vldistill.distill.augment import make_view
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.methods import Context, State
 from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, phase_of, real_batch
-from vldistill.distill.start import central_pairs, make_start
+from vldistill.distill.start import make_start
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError
 from vldistill.log import Reporter
@@ -195,18 +194,6 @@ def test_views_are_differentiable_and_drawn_from_the_generator() -> None:
     assert make_view([], generator(1)) is None
     with pytest.raises(ConfigError, match="Did you mean flip"):
         make_view(["flop"], generator(1))
-
-
-def test_central_pairs_are_the_nearest_to_their_centres(tmp_path: Path) -> None:
-    bench = Workbench(data_config(tmp_path), ENCODER, torch.device("cpu"), Reporter(quiet=True))
-    images, captions = central_pairs(bench, PAIRS, 0)
-    assert len(set(images.tolist())) == PAIRS
-    assert torch.equal(bench.split("train").data.caption_image[captions], images)
-    joined = bench.joined_features()
-    means = MiniBatchKMeans(PAIRS, random_state=0, batch_size=4096, n_init="auto").fit(joined)
-    nearest = [int(((joined - centre) ** 2).sum(1).argmin()) for centre in means.cluster_centers_]
-    assert captions[0] == nearest[0]
-    assert len(set(nearest) & set(captions.tolist())) >= PAIRS - 1
 
 
 @pytest.mark.parametrize(

@@ -145,3 +145,13 @@ def test_an_empty_state_is_a_fresh_start() -> None:
     outer.apply(gradients(), 0, scale=1.0)
     outer.load_state_dict({})
     assert outer.state_dict() == {}
+
+
+def test_restarting_forgets_the_moments() -> None:
+    moved = variables()
+    outer = OuterOptimiser(moved, replace(CONFIG, optimiser="adam"))
+    outer.apply(gradients(), 0, scale=1.0)
+    before, slopes = copies(moved), {name: 1e-3 * slope for name, slope in gradients(1).items()}
+    outer.restart()
+    outer.apply(slopes, 0, scale=1.0)  # with the old moments, so small a gradient would hardly move anything
+    torch.testing.assert_close(moved["images"], before["images"] - 2.0 * slopes["images"].sign(), rtol=0.05, atol=0.05)

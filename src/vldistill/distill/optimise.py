@@ -50,6 +50,11 @@ class OuterOptimiser:
             if name.startswith("log_rate_"):
                 variable.clamp_(math.log(RATE_BOUNDS[0]), math.log(RATE_BOUNDS[1]))
 
+    def restart(self) -> None:
+        """Forget all moments: gradients of another phase have another size."""
+        for optimiser in self.optimisers.values():
+            optimiser.state.clear()
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Moments and step counts as ``name/key``."""
         out: dict[str, torch.Tensor] = {}

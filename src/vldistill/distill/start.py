@@ -1,4 +1,4 @@
-"""Where a distilled set starts: real pairs with distinct images, or noise."""
+"""Where a distilled set starts: real pairs with distinct images, a selector's choice of them, or noise."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vldistill.config import SelectConfig
 from vldistill.data.transforms import to_float
-from vldistill.errors import ConfigError
+from vldistill.errors import ConfigError, unknown
 from vldistill.randomness import generator
+from vldistill.select import check_count, check_ground, choose_pairs, selectors
+from vldistill.select.random import draw_captions
 from vldistill.workbench import Workbench
 
 NOISE_SAMPLE = 1000  # real images whose channel moments shape the noise
@@ -30,15 +33,6 @@ class Start:
     captions: list[str]
 
 
-def check_count(images: int, pairs: int) -> None:
-    """Refuse more pairs than there are images. Raises ConfigError."""
-    if pairs > images:
-        raise ConfigError(
-            f"{pairs} pairs were asked for, but the train split has {images} images, "
-            f"and the pairs of one set have distinct images. Ask for {images} or fewer."
-        )
-
-
 def distinct_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw ``count`` training pairs with distinct images: image rows (N,) and caption rows (N,), both int64.
 
@@ -47,53 +41,33 @@ def distinct_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tenso
     """
     pairs = bench.pixels("train").pairs
     check_count(pairs.count_images, count)
-    draw = generator(seed, "pairs")
-    images = torch.randperm(pairs.count_images, generator=draw)[:count]
-    captions = []
-    for image in images.tolist():
-        own = pairs.image_captions[image]
-        captions.append(int(own[int(torch.randint(len(own), (), generator=draw))]))
-    return images, torch.tensor(captions)
+    captions = draw_captions(pairs.image_captions, count, seed)
+    return torch.from_numpy(pairs.caption_image[captions.numpy()]), captions
 
 
-def make_start(bench: Workbench, kind: str, count: int, seed: int) -> Start:
-    """Starting pairs of one kind; the same arguments give the same pairs."""
+def check_start(kind: str, count: int, select: SelectConfig) -> None:
+    """Refuse a kind of start that does not exist, or a selector that cannot give ``count`` pairs."""
+    if kind in ("real", "noise"):
+        return
+    if kind not in selectors():
+        raise ConfigError(unknown("distill.start", kind, ("real", "noise", *selectors())))
+    check_ground(kind, count, select)
+
+
+def make_start(bench: Workbench, kind: str, count: int, seed: int, select: SelectConfig | None = None) -> Start:
+    """Starting pairs: ``real``, ``noise``, or what a selector chooses; the same arguments give the same pairs."""
+    select = select or SelectConfig()
+    check_start(kind, count, select)
     split = bench.split("train")
-    if kind in ("real", "kmeans"):
-        choose = distinct_pairs if kind == "real" else central_pairs
-        images, captions = choose(bench, count, seed)
+    if kind != "noise":
+        name = "random" if kind == "real" else kind
+        images, captions = choose_pairs(bench, name, count, seed, select)
         pixels = torch.from_numpy(split.pixels.array[images.numpy()])
         tower = bench.image_tower
         texts = split.data.texts.rows(captions)
         chosen = [split.pairs.captions[int(index)] for index in captions]
         return Start(to_float(pixels, tower.mean, tower.std).to(bench.device), texts.clone(), chosen)
     return _noise(bench, count, seed)
-
-
-def central_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The real pair nearest to each k-means centre of joined features, K = ``count`` (MDM, arXiv 2605.23482).
-
-    Features of both sides are L2-normalised and concatenated; a pair whose image is taken leaves its centre to the
-    next nearest one. Image rows (N,) and caption rows (N,), both int64.
-    """
-    from sklearn.cluster import MiniBatchKMeans
-
-    distinct_pairs(bench, count, seed)  # the same refusal of more pairs than images
-    mapping = bench.split("train").data.caption_image
-    joined = bench.joined_features()
-    means = MiniBatchKMeans(count, random_state=seed % 2**32, batch_size=4096, n_init="auto").fit(joined)
-    images, captions = [], []
-    taken: set[int] = set()
-    for centre in means.cluster_centers_:
-        distance = ((joined - centre) ** 2).sum(1)
-        for row in np.argsort(distance, kind="stable"):
-            image = int(mapping[row])
-            if image not in taken:
-                taken.add(image)
-                images.append(image)
-                captions.append(int(row))
-                break
-    return torch.tensor(images), torch.tensor(captions)
 
 
 def _noise(bench: Workbench, count: int, seed: int) -> Start:

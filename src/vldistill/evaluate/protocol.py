@@ -7,6 +7,7 @@ at the end (protocol ``last``), unless the protocol's name says otherwise.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -15,15 +16,16 @@ from typing import Any
 
 import torch
 
-from vldistill.config import EvaluateConfig
+from vldistill.config import EvaluateConfig, SelectConfig
 from vldistill.distill.learned import describe_towers
-from vldistill.distill.start import check_count, distinct_pairs
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
+from vldistill.evaluate.spaces import mapped_texts
 from vldistill.memory import peak_memory
 from vldistill.randomness import seed_of
+from vldistill.select import check_count, check_ground, choose_pairs, find_selector
 from vldistill.training import Recipe, TrainingData, fit
 from vldistill.workbench import Split, TensorInputs, Workbench
 
@@ -37,10 +39,10 @@ class Subject:
 
     Args:
         name: as the user gave it.
-        kind: ``distilled``, ``random`` or ``full``.
+        kind: ``distilled``, ``subset`` (real pairs, chosen or random) or ``full``.
         pairs: number of pairs (captions, for ``full``).
         stored_floats: numbers to store.
-        draw: the training data for a seed; random pairs differ by seed, the others do not.
+        draw: the training data for a seed; what a selector draws differs by seed, the rest does not.
         own: the set's own recipe, if it has one.
         details: provenance for the result.
     """
@@ -54,34 +56,44 @@ class Subject:
     details: dict[str, Any]
 
 
-def check_target(bench: Workbench, target: str | DistilledSet, config: EvaluateConfig) -> None:
+def check_target(
+    bench: Workbench, target: str | DistilledSet, config: EvaluateConfig, select: SelectConfig | None = None
+) -> None:
     """Refuse what cannot be judged on this workbench before anything is decoded, encoded or trained.
 
     Raises:
-        ConfigError: an unknown kind of target, more pairs than images, no recipe to train by, features for a
+        ConfigError: an unknown target or selector, more pairs than images, no recipe to train by, features for a
             trained tower.
         ArtefactError: a set of other towers.
     """
     if isinstance(target, DistilledSet):
-        target.check_fits(describe_towers(bench))
+        target.check_fits(describe_towers(bench), other_text=config.text_map == "ridge")
         if target.space == "features" and bench.setting != "heads":
             raise ConfigError(f"{target.name} holds features; they train heads, not setting {bench.setting!r}.")
-        return
-    if target != "full":
-        check_count(bench.pairs("train").count_images, _random_count(target))
+        if not target.is_coreset:
+            return
+    elif target != "full":
+        name, count = chosen_subset(target)
+        check_ground(name, count, select or SelectConfig())
+        check_count(bench.pairs("train").count_images, count)
     if "generic" not in config.recipes:
-        raise ConfigError(f"{target} has no recipe of its own; add generic to evaluate.recipes.")
+        name = target if isinstance(target, str) else target.name
+        raise ConfigError(f"{name} has no recipe of its own; add generic to evaluate.recipes.")
 
 
-def _random_count(target: str) -> int:
-    kind, _, number = target.partition(":")
-    if kind != "random" or not number.isdecimal() or int(number) < 2:
-        raise ConfigError(f"set {target!r}: expected a set's folder, random:N with N of 2 or more, or full.")
-    return int(number)
+def chosen_subset(target: str) -> tuple[str, int]:
+    """Selector and count of a target such as ``random:100`` or ``kcenter:100``. Raises ConfigError."""
+    name, colon, number = target.partition(":")
+    if not colon or not number.isdecimal() or int(number) < 2:
+        raise ConfigError(
+            f"set {target!r}: expected a set's folder, SELECTOR:N such as random:N with N of 2 or more, or full."
+        )
+    find_selector(name)
+    return name, int(number)
 
 
-def subject(bench: Workbench, target: str | DistilledSet) -> Subject:
-    """Understand ``random:N``, ``full`` or a distilled set. Raises ConfigError or ArtefactError with the remedy."""
+def subject(bench: Workbench, target: str | DistilledSet, select: SelectConfig | None = None) -> Subject:
+    """Understand ``SELECTOR:N``, ``full`` or a set. Raises ConfigError or ArtefactError with the remedy."""
     if isinstance(target, DistilledSet):
         return _distilled(bench, target)
     if target == "full":
@@ -89,16 +101,27 @@ def subject(bench: Workbench, target: str | DistilledSet) -> Subject:
         floats = split.pairs.count_images * 3 * bench.image_tower.size**2
         floats += split.pairs.count_captions * bench.text_tower.width
         return Subject("full", "full", len(split.data), floats, lambda seed: split.data, None, {})
-    count = _random_count(target)
+    return _subset(bench, target, select or SelectConfig())
+
+
+def _subset(bench: Workbench, target: str, select: SelectConfig) -> Subject:
+    """Real pairs: anew for each seed where the selector draws, else chosen once."""
+    name, count = chosen_subset(target)
+    entry = find_selector(name)
     floats = count * (3 * bench.image_tower.size**2 + bench.text_tower.width)
 
+    @functools.lru_cache(maxsize=1)
+    def choose(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return choose_pairs(bench, name, count, seed_of(name, seed), select)
+
     def draw(seed: int) -> TrainingData:
-        images, captions = distinct_pairs(bench, count, seed_of("random", seed))
+        images, captions = choose(seed if entry.drawn else 0)
         data = bench.split("train").data
         chosen = TensorInputs(data.images.rows(images)), TensorInputs(data.texts.rows(captions))
         return TrainingData(*chosen, torch.arange(count))
 
-    return Subject(target, "random", count, floats, draw, None, {})
+    details = {"selector": name, "new_pairs_for_each_student": entry.drawn, "select": entry.options(select)}
+    return Subject(target, "subset", count, floats, draw, None, details)
 
 
 def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
@@ -113,22 +136,29 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
             images = bench.encode_in_batches(images)
         else:
             images = images.contiguous(memory_format=torch.channels_last)
-    standard = bench.text_standardisation
+    standard, text_map = bench.text_standardisation, None
+    if distilled.towers["text"]["fingerprint"] == towers["text"]["fingerprint"]:
+        texts = distilled.restandardised("text", standard.mean, standard.scale)
+    else:
+        texts, text_map = mapped_texts(distilled, bench)
     data = TrainingData(
         TensorInputs(images),
-        TensorInputs(distilled.restandardised("text", standard.mean, standard.scale).to(bench.device)),
+        TensorInputs(texts.to(bench.device)),
         torch.arange(len(distilled)),
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
     )
     details: dict[str, Any] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
     if distilled.towers["image"]["fingerprint"] != towers["image"]["fingerprint"]:
         details["made_with_image_tower"] = distilled.towers["image"]["name"]
+    if text_map is not None:
+        details["text_map"] = dict(text_map)
     if distilled.setting != bench.setting:
         details["made_in_setting"] = distilled.setting
     if distilled.info.get("data") not in (None, bench.pixels("train").pairs.fingerprint):
         details["made_from_data"] = distilled.info["data"]
+    kind, own = ("subset", None) if distilled.is_coreset else ("distilled", distilled.recipe)
     name, floats = distilled.name, distilled.stored_floats
-    return Subject(name, "distilled", len(distilled), floats, lambda seed: data, distilled.recipe, details)
+    return Subject(name, kind, len(distilled), floats, lambda seed: data, own, details)
 
 
 @torch.no_grad()
@@ -182,7 +212,7 @@ def choose_generic(bench: Workbench, judged: Subject, config: EvaluateConfig) ->
     """
     trials: list[dict[str, Any]] = []
     data = judged.draw(-1)
-    epochs = {"distilled": (config.generic_epochs,), "random": config.subset_epochs, "full": config.full_epochs}
+    epochs = {"distilled": (config.generic_epochs,), "subset": config.subset_epochs, "full": config.full_epochs}
 
     def attempt(pairs: Sequence[tuple[float, float]], epoch_choices: Sequence[int], bar: Any) -> None:
         for (image, text), count in itertools.product(pairs, epoch_choices):
@@ -231,7 +261,9 @@ def quick_score(bench: Workbench, distilled: DistilledSet, config: EvaluateConfi
     return _try_recipe(bench, judged.draw(0), judged.own, -1)
 
 
-def evaluate_set(bench: Workbench, target: str | DistilledSet, config: EvaluateConfig) -> dict[str, Any]:
+def evaluate_set(
+    bench: Workbench, target: str | DistilledSet, config: EvaluateConfig, select: SelectConfig | None = None
+) -> dict[str, Any]:
     """Train ``config.seeds`` students on ``target`` by each recipe and test them.
 
     Returns:
@@ -240,8 +272,8 @@ def evaluate_set(bench: Workbench, target: str | DistilledSet, config: EvaluateC
         recipe); ``chance``, ``seconds`` and ``peak_memory_bytes`` of this process.
     """
     began = time.monotonic()
-    check_target(bench, target, config)
-    judged = subject(bench, target)
+    check_target(bench, target, config, select)
+    judged = subject(bench, target, select)
     result: dict[str, Any] = {
         "set": judged.name,
         "setting": bench.setting,

@@ -24,7 +24,9 @@ def budget_chart(runs: Sequence[RunRecord]) -> FigureView | None:
             continue
         details = row.told("details")
         method = details.get("method") if isinstance(details, Mapping) else None
-        name = "random pairs" if row.kind == "random" else f"{method or row.label}, {row.recipe}"
+        name = f"{method or row.label}, {row.recipe}"
+        if row.kind in ("random", "subset"):
+            name = f"{row.set.partition(':')[0]} pairs"
         name = f"{row.run}: {name}" if len(runs) > 1 else name
         figure = row.figures["mean_recall"]
         lines.setdefault(name, {})[float(row.told("pairs"))] = (figure["mean"], figure["std"])

@@ -91,14 +91,14 @@ def _extras(
     from vldistill.distilled import DistilledSet
     from vldistill.report.gallery import view_set
 
-    bench, notes = _open_bench(run, reporter)
+    bench, select, notes = _open_bench(run, reporter)
     trouble = notes[0] if notes else ""
     views: list[SetView] = []
     loaded: list[tuple[DistilledSet, SetRecord]] = []
     for index, item in enumerate(finished):
         try:
             distilled = DistilledSet.load(item.folder)
-            views.append(view_set(run.name, distilled, bench, f"set{number}-{index}", set_bytes, trouble))
+            views.append(view_set(run.name, distilled, bench, f"set{number}-{index}", set_bytes, trouble, select))
             loaded.append((distilled, item))
         except VldistillError as error:
             reporter.warn(str(error))
@@ -113,17 +113,17 @@ def _open_bench(run: RunRecord, reporter: Reporter):
     from vldistill.commands import open_bench
 
     if not run.config:
-        return None, [f"{run.name} has no configuration: only what its sets carry themselves is shown."]
+        return None, None, [f"{run.name} has no configuration: only what its sets carry themselves is shown."]
     try:
         config, _ = parse("evaluate", ["--run", str(run.folder)])
         bench = open_bench(config, reporter)
         bench.pairs("train")
         bench.check_towers()
-        return bench, []
+        return bench, config.select, []
     except (VldistillError, ImportError, OSError) as error:
         reporter.warn(f"{run.name}: its data or towers cannot be had here ({error})")
         why = f"The data or towers of {run.name} could not be had when this report was made"
-        return None, [f"{why}: no pictures before, no nearest photos, no maps, no students. {error}"]
+        return None, None, [f"{why}: no pictures before, no nearest photos, no maps, no students. {error}"]
 
 
 def _browser(run: RunRecord, bench, loaded, options: ReportOptions, budget: int) -> BrowserView | None:

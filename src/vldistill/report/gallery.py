@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from vldistill.config import SelectConfig
 from vldistill.distilled import DistilledSet
 from vldistill.report.figures import heat_map, inline_svg
 from vldistill.report.models import FigureView, Near, PairView, SetView
@@ -27,7 +28,13 @@ PHOTO_SIDE = 96  # of real photos beside a pair, pixels
 
 
 def view_set(
-    run: str, distilled: DistilledSet, bench: Workbench | None, name: str, budget: int, trouble: str = ""
+    run: str,
+    distilled: DistilledSet,
+    bench: Workbench | None,
+    name: str,
+    budget: int,
+    trouble: str = "",
+    select: SelectConfig | None = None,
 ) -> SetView:
     """Everything the page shows of a set.
 
@@ -38,11 +45,12 @@ def view_set(
         name: unique in the report, of letters, digits and ``-``.
         budget: bytes of the page that its pictures may take.
         trouble: why there is no bench.
+        select: of the run, for a start that a selector chose.
 
     Raises:
         VldistillError: the set does not fit the towers of the run.
     """
-    place = places(bench, distilled) if bench else None
+    place = places(bench, distilled, select) if bench else None
     trouble = trouble or (place.trouble if place else "")
     figures = maps(bench, distilled, place, name) if bench and place else []
     if distilled.similarity is not None:

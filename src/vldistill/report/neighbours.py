@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vldistill.config import SelectConfig
 from vldistill.distill.start import Start, make_start
-from vldistill.distilled import DistilledSet
+from vldistill.distilled import CORESET, DistilledSet
 from vldistill.errors import VldistillError
 from vldistill.evaluate.protocol import subject
 from vldistill.randomness import generator
@@ -43,13 +44,13 @@ class Places:
     trouble: str = ""
 
 
-def places(bench: Workbench, distilled: DistilledSet) -> Places:
+def places(bench: Workbench, distilled: DistilledSet, select: SelectConfig | None = None) -> Places:
     """Features of a set and of its start.
 
     Raises:
         VldistillError: the set does not fit the towers of the run.
     """
-    start, trouble = starting_pairs(bench, distilled)
+    start, trouble = starting_pairs(bench, distilled, select)
     data = subject(bench, distilled).draw(0)
     rows = torch.arange(len(distilled))
     images = frozen_features(bench, data.images.rows(rows)) if bench.setting != "heads" else data.images.rows(rows)
@@ -66,15 +67,19 @@ def frozen_features(bench: Workbench, images: torch.Tensor, batch: int = 64) -> 
     return torch.cat(parts)
 
 
-def starting_pairs(bench: Workbench, distilled: DistilledSet) -> tuple[Start | None, str]:
-    """The pairs a set started from, made again from its configuration; or None and the reason."""
+def starting_pairs(
+    bench: Workbench, distilled: DistilledSet, select: SelectConfig | None = None
+) -> tuple[Start | None, str]:
+    """The pairs a set started from, made again from its configuration and the run's ``select``; or None and why."""
+    if distilled.info.get("kind") == CORESET:
+        return None, "These are real pairs that a selector chose: nothing was learned, so there is no before."
     asked = distilled.info.get("config", {}).get("distill", {})
     if not {"start", "pairs", "seed"} <= asked.keys():
         return None, "The set does not say where it started."
     if distilled.info.get("data") != bench.pixels("train").pairs.fingerprint:
         return None, "The set was made from other data than the run's, so the pictures before are not known."
     try:
-        start = make_start(bench, asked["start"], asked["pairs"], asked["seed"])
+        start = make_start(bench, asked["start"], asked["pairs"], asked["seed"], select)
     except VldistillError as error:
         return None, f"Its start cannot be made again: {error}"
     told = [str(caption.get("start", "")) for caption in distilled.captions]

@@ -52,8 +52,11 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """``full``, ``random`` or ``distilled``."""
-        return self.set if self.set == "full" else "random" if self.set.startswith("random:") else "distilled"
+        """``distilled``, ``random``, ``subset`` (of another selector) or ``full``."""
+        name, colon, _ = self.set.partition(":")
+        if self.set == "full" or not colon:
+            return "full" if self.set == "full" else "distilled"
+        return "random" if name == "random" else "subset"
 
     def told(self, key: str) -> Any:
         """A value of the evaluation, None where it does not say."""
@@ -189,7 +192,11 @@ def _read_set(folder: Path, run: str, notes: list[str]) -> SetRecord:
 
 def _read_rows(folder: Path, run: str, notes: list[str]) -> list[Row]:
     """Every evaluation of the run, or of the cells of a comparison, each once; the newest file wins."""
-    paths = [*(folder / "results").rglob("*.json"), *folder.glob("cells/*/result.json")]
+    paths = [
+        *(folder / "results").rglob("*.json"),
+        *folder.glob("cells/*/result.json"),
+        *folder.glob("cross/**/*.json"),
+    ]
     paths = paths or [path for path in folder.glob("*.json") if path.name != "env.json"]
     found: dict[tuple[Any, ...], Row] = {}
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
@@ -227,7 +234,7 @@ def _figures(value: Any) -> dict[str, dict[str, float]] | None:
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    kind = ("distilled", "random", "full").index(row.kind)
+    kind = ("distilled", "subset", "random", "full").index(row.kind)
     return kind, row.told("pairs") or 0, row.set, RECIPES.index(row.recipe), str(row.told("protocol"))
 
 

@@ -1,0 +1,48 @@
+"""The training pairs of a workbench as candidates."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from vldistill.config import SelectConfig
+from vldistill.select.features import PairFeatures
+from vldistill.select.warmup import WarmUp, warm_up
+from vldistill.workbench import Workbench
+
+
+class TrainingCandidates:
+    """See :class:`vldistill.select.Candidates`.
+
+    Args:
+        bench: towers, features and splits.
+        options: of the warm-up.
+    """
+
+    def __init__(self, bench: Workbench, options: SelectConfig) -> None:
+        self.bench, self.options = bench, options
+        pairs = bench.pixels("train").pairs
+        self.caption_image = torch.from_numpy(np.array(pairs.caption_image, np.int64))
+        self.image_captions: list[np.ndarray] = pairs.image_captions
+
+    @property
+    def towers(self) -> PairFeatures:
+        """Standardised features of the frozen towers, each side L2-normalised, in float16."""
+        images, texts = self.bench.unit_features()
+        return PairFeatures(images, texts, self.caption_image)
+
+    @cached_property
+    def _warm(self) -> WarmUp:
+        return warm_up(self.bench, self.image_captions, self.options)
+
+    @property
+    def student(self) -> PairFeatures:
+        """Normalised embeddings of a student after the warm-up."""
+        return PairFeatures(self._warm.images, self._warm.texts, self.caption_image)
+
+    @property
+    def forgotten(self) -> torch.Tensor:
+        """How often each pair was forgotten in the warm-up."""
+        return self._warm.forgotten

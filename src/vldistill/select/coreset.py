@@ -1,0 +1,74 @@
+"""A choice of real pairs as a set: the same folder as a distilled one, and the names of what was chosen."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from vldistill import __version__
+from vldistill.config import SelectConfig
+from vldistill.data.transforms import to_float
+from vldistill.distill.learned import describe_towers
+from vldistill.distilled import CORESET, DistilledSet
+from vldistill.files import write_json
+from vldistill.report.sheets import draw_contact_sheet
+from vldistill.select import choose_pairs, find_selector
+from vldistill.training import Recipe
+from vldistill.workbench import Workbench
+
+
+def coreset_name(options: SelectConfig) -> str:
+    """The folder name of a coreset: selector, pairs and seed."""
+    return f"{options.method}-{options.pairs}-s{options.seed}"
+
+
+def save_coreset(bench: Workbench, options: SelectConfig, folder: Path) -> DistilledSet:
+    """Choose pairs and write them as a set with a preview, and ``pairs.json``: image names and captions.
+
+    Pixels are the decoded real ones at the tower's size. A coreset has learned no recipe: the one it carries is the
+    generic one at common rates, and evaluation tunes rates and epochs on val as for all real pairs.
+    """
+    images, captions = choose_pairs(bench, options.method, options.pairs, options.seed, options)
+    split = bench.split("train")
+    chosen = [split.pairs.captions[int(row)] for row in captions]
+    pixels = split.pixels.array[images.numpy()]
+    entry, tower = find_selector(options.method), bench.image_tower
+    standard = {"text_mean": bench.text_standardisation.mean, "text_scale": bench.text_standardisation.scale}
+    if bench.setting == "heads":
+        standard["image_mean"] = bench.image_standardisation.mean
+        standard["image_scale"] = bench.image_standardisation.scale
+    coreset = DistilledSet(
+        images=to_float(torch.from_numpy(pixels), tower.mean, tower.std),
+        texts=split.data.texts.rows(captions).detach().cpu().clone(),
+        recipe=Recipe(),
+        towers=describe_towers(bench),
+        setting=bench.setting,
+        standardisation=standard,
+        captions=tuple({"start": caption, "nearest": caption} for caption in chosen),
+        info={
+            "name": coreset_name(options),
+            "kind": CORESET,
+            "method": options.method,
+            "seed": options.seed,
+            "seed_matters": entry.drawn,
+            "data": split.pairs.fingerprint,
+            "source": bench.data_config.source,
+            "config": {"encoder": asdict(bench.encoder_config), "select": entry.options(options)},
+            "versions": {
+                "vldistill": __version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+        },
+    )
+    rows = [
+        {"image": split.pairs.images.names[image], "caption": caption, "image_row": image, "caption_row": row}
+        for image, row, caption in zip(images.tolist(), captions.tolist(), chosen)
+    ]
+    write_json(folder / "pairs.json", {"method": options.method, "seed": options.seed, "pairs": rows})
+    draw_contact_sheet(pixels, chosen, folder / "preview.png", title=coreset.name)
+    coreset.save(folder)
+    return coreset

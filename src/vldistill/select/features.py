@@ -1,0 +1,107 @@
+"""Features of all training pairs, held once per image and once per caption, and never joined in memory.
+
+A pair (i, j) of image i and caption j has the joined vector [u_i; t_j]. COCO has 113,000 images and 565,000 captions:
+joined in float32 that is 2.3 GB, apart in float16 0.7 GB. Everything the selectors need is a projection of all pairs,
+which falls apart into one of the images and one of the captions.
+
+Shapes: N images, M captions, D and d the two widths, B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+CHUNK = 1024  # rows turned into float32 at a time: they stay in a core's cache (measured: 0.08 s per 680,000 rows)
+
+
+@dataclass(frozen=True, eq=False)
+class PairFeatures:
+    """Features of every training pair.
+
+    Args:
+        images: (N, D), L2-normalised rows in float16 or float32; may be memory-mapped.
+        texts: (M, d) likewise.
+        caption_image: (M,) int64, the image of each caption.
+    """
+
+    images: torch.Tensor
+    texts: torch.Tensor
+    caption_image: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def joined(self, rows: torch.Tensor) -> torch.Tensor:
+        """The joined vectors of some pairs, (B, D + d) float32."""
+        out = torch.empty(len(rows), self.images.shape[1] + self.texts.shape[1])
+        images, texts = self.apart(out)
+        for into, part in zip(torch.arange(len(rows)).split(CHUNK), rows.split(CHUNK)):  # nothing large beside ``out``
+            images[into] = self.images[self.caption_image[part]].float()
+            texts[into] = self.texts[part].float()
+        return out
+
+    def apart(self, joined: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The image part and the text part of joined vectors (..., D + d)."""
+        return joined[..., : self.images.shape[1]], joined[..., self.images.shape[1] :]
+
+    def chunks(self, size: int = CHUNK) -> Iterator[torch.Tensor]:
+        """All rows in order, ``size`` at a time."""
+        return iter(torch.arange(len(self)).split(size))
+
+    def project(self, image_direction: torch.Tensor, text_direction: torch.Tensor) -> torch.Tensor:
+        """The scalar products u_i . a + t_j . b of all pairs, (M,) float32, with directions a (D,) and b (d,)."""
+        return _project(self.images, image_direction)[self.caption_image] + _project(self.texts, text_direction)
+
+    def mean(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The image part (D,) and the text part (d,) of the mean pair: an image counts once for each caption."""
+        weights = torch.bincount(self.caption_image, minlength=len(self.images)).double()
+        image = torch.zeros(self.images.shape[1], dtype=torch.float64)
+        text = torch.zeros(self.texts.shape[1], dtype=torch.float64)
+        for part, weight in zip(self.images.split(CHUNK), weights.split(CHUNK)):
+            image += weight @ part.double()
+        for part in self.texts.split(CHUNK):
+            text += part.double().sum(0)
+        return (image / len(self)).float(), (text / len(self)).float()
+
+    def agreement(self) -> torch.Tensor:
+        """The scalar product u_i . t_j within each pair, (M,) float32; both sides need one width."""
+        out = torch.empty(len(self))  # filled in place: small results between large ones would split up the heap
+        for rows in self.chunks():
+            out[rows] = self.images[self.caption_image[rows]].float().mul_(self.texts[rows].float()).sum(1)
+        return out
+
+    def square_norms(self) -> torch.Tensor:
+        """|[u_i; t_j]|^2 of all pairs, (M,) float32: 2 up to the rounding of float16."""
+        return _square_norms(self.images)[self.caption_image] + _square_norms(self.texts)
+
+
+def _project(table: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """``table`` (rows, width) @ ``direction`` (width,) in float32, through one small buffer."""
+    direction = direction.float()
+    out = torch.empty(len(table))
+    buffer = torch.empty(min(CHUNK, len(table)), table.shape[1])
+    for start in range(0, len(table), CHUNK):
+        part = table[start : start + CHUNK]
+        rows = buffer[: len(part)]
+        rows.copy_(part)  # into memory used again: fresh pages would cost more than the product
+        torch.mv(rows, direction, out=out[start : start + CHUNK])
+    return out
+
+
+def _square_norms(table: torch.Tensor) -> torch.Tensor:
+    out = torch.empty(len(table))
+    for into, part in zip(out.split(CHUNK), table.split(CHUNK)):
+        into.copy_(part.float().square().sum(1))
+    return out
+
+
+def first_of_each_image(order: torch.Tensor, caption_image: torch.Tensor, count: int) -> torch.Tensor:
+    """The first ``count`` rows of ``order`` (M,) that are the first of their image, (count,) int64."""
+    images = caption_image[order]
+    first = torch.full((int(caption_image.max()) + 1,), len(order)).scatter_reduce(
+        0, images, torch.arange(len(order)), reduce="amin"
+    )
+    return order[first.sort().values[:count]]

@@ -1,0 +1,17 @@
+"""Similarity-score filtering: keep the pairs whose two sides agree most, as web-scale data are cleaned."""
+
+from __future__ import annotations
+
+import torch
+
+from vldistill.config import SelectConfig
+from vldistill.select import WARMUP, Candidates, register
+from vldistill.select.features import first_of_each_image
+
+
+@register("similarity", drawn=False, reads=WARMUP)
+def similarity(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
+    """The pairs whose image and text agree most (cosine) in a warmed-up student's space, each image's best caption."""
+    features = candidates.student
+    order = features.agreement().argsort(descending=True, stable=True)
+    return first_of_each_image(order, features.caption_image, count)

@@ -1,0 +1,143 @@
+"""The warm-up: one student trained for a few epochs on the real pairs, its embeddings, and what it forgot meanwhile.
+
+It is the costly part of most selectors, so it is kept in the cache: ``herding:100`` and ``kcenter:200`` share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vldistill.config import SelectConfig
+from vldistill.encoders.dual import DualEncoder
+from vldistill.errors import ArtefactError, DivergedError, Stopped
+from vldistill.files import atomic, digest, require_space, write_json
+from vldistill.randomness import seed_of
+from vldistill.select.features import PairFeatures
+from vldistill.select.forgetting import count_forgotten, found, galleries
+from vldistill.training import Recipe, TrainingData, fit, steps_in
+from vldistill.workbench import Workbench
+
+FORMAT = 1
+NOTE = "note.json"  # written last: a folder without it is not finished
+BATCH = 256  # rows embedded at a time
+
+
+@dataclass(frozen=True, eq=False)
+class WarmUp:
+    """What is left of a warm-up, opened when asked for.
+
+    Args:
+        folder: where it is kept.
+    """
+
+    folder: Path
+
+    def _rows(self, name: str) -> torch.Tensor:
+        return open_rows(self.folder / f"{name}.npy")
+
+    @property
+    def images(self) -> torch.Tensor:
+        """Normalised embeddings of the images, (N, D) float16, memory-mapped."""
+        return self._rows("images")
+
+    @property
+    def texts(self) -> torch.Tensor:
+        """Normalised embeddings of the captions, (M, D) float16, memory-mapped."""
+        return self._rows("texts")
+
+    @property
+    def forgotten(self) -> torch.Tensor:
+        """How often each pair was forgotten, (M,) int64."""
+        return self._rows("forgotten")
+
+
+def warmup_recipe(options: SelectConfig) -> Recipe:
+    """As experts are trained: plain SGD at a constant rate."""
+    return Recipe(
+        rates={"image": (options.warmup_image_rate,), "text": (options.warmup_text_rate,)},
+        epochs=options.warmup_epochs,
+        batch=options.warmup_batch,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        dropout=0.0,
+    )
+
+
+def warm_up(bench: Workbench, image_captions: list[np.ndarray], options: SelectConfig) -> WarmUp:
+    """The warm-up of this data, encoder and options: from the cache, or trained now.
+
+    Raises:
+        DivergedError: the student's loss is not finite.
+        Stopped: on Ctrl-C; nothing is kept of a half warm-up.
+    """
+    recipe = warmup_recipe(options)
+    key = {
+        "format": FORMAT,
+        "data": bench.pixels("train").pairs.fingerprint,
+        "encoder": bench.fingerprint,
+        "recipe": recipe.to_dict(),
+        "seed": options.warmup_seed,
+        "gallery": options.gallery,
+    }
+    folder = bench.cache / "warm-ups" / digest(key)
+    if not (folder / NOTE).exists():
+        count = len(image_captions) + sum(map(len, image_captions))
+        require_space(bench.cache, count * bench.embedding_width * 2, "the warm-up's embeddings")
+        groups = galleries(image_captions, options.gallery, options.warmup_seed)
+        try:
+            made = _train(bench, groups, recipe, seed_of(options.warmup_seed, "warm-up"))
+        except DivergedError as error:
+            raise DivergedError(f"warm-up: {error} They are select.warmup_image_rate and _text_rate.") from None
+        except KeyboardInterrupt:
+            raise Stopped("stopped in the warm-up, which starts anew. The same command does it.") from None
+        for name, values in zip(("images", "texts", "forgotten"), made):
+            with atomic(folder / f"{name}.npy") as temporary, temporary.open("wb") as handle:
+                np.save(handle, values)
+        write_json(folder / NOTE, key)
+    return WarmUp(folder)
+
+
+def open_rows(path: Path) -> torch.Tensor:
+    """An array of a .npy file, memory-mapped until nothing refers to it. Raises ArtefactError when it is damaged."""
+    try:
+        rows = np.load(path, mmap_mode="c")  # "c": torch wants memory it might write; the file stays as it is
+    except (OSError, EOFError, ValueError) as error:
+        raise ArtefactError(f"warm-up: {path} cannot be read ({error}). Delete {path.parent}.") from None
+    return torch.from_numpy(rows)
+
+
+def _train(
+    bench: Workbench, groups: list[torch.Tensor], recipe: Recipe, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Train the student; its embeddings (N, D) and (M, D) float16, and the counts (M,) int64."""
+    data = bench.split("train").data
+    student = bench.student(seed)
+    images = torch.empty(len(data.images), bench.embedding_width, dtype=torch.float16)
+    texts = torch.empty(len(data.texts), bench.embedding_width, dtype=torch.float16)
+    features = PairFeatures(images, texts, data.caption_image)
+    seen = []
+    steps = steps_in(len(data), recipe)
+    with bench.reporter.progress(f"warm-up of {recipe.epochs} epochs", steps) as bar:
+
+        def after_epoch(epoch: int, loss: float) -> None:
+            embed_into(student, data, images, texts)
+            seen.append(found(features, groups))
+            bar.advance(steps // recipe.epochs, loss=loss, found=100 * float(seen[-1].float().mean()))
+
+        fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=after_epoch)
+    return images.numpy(), texts.numpy(), count_forgotten(torch.stack(seen)).numpy()
+
+
+@torch.no_grad()
+def embed_into(student: DualEncoder, data: TrainingData, images: torch.Tensor, texts: torch.Tensor) -> None:
+    """Fill ``images`` (N, D) and ``texts`` (M, D) with the student's normalised embeddings."""
+    for side, inputs, out in (("image", data.images, images), ("text", data.texts, texts)):
+        rows: Callable[..., torch.Tensor] = inputs.rows
+        for part in torch.arange(len(out)).split(BATCH):
+            out[part] = student.embed(side, rows(part)).to("cpu", torch.float16)

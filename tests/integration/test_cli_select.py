@@ -1,0 +1,72 @@
+"""Coresets from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vldistill.distilled import DistilledSet
+
+
+def test_a_coreset_is_chosen_kept_shown_and_judged(vldistill: Any, config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = vldistill("select", "--config", config, "--run", run, "--method", "kcenter", "--pairs", "6")
+    assert done.code == 0, done.err
+    folder = run / "sets" / "kcenter-6-s0"
+    assert done.out.strip() == str(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md", "config.json", "pairs.json", "preview.png", "set.json", "set.safetensors",
+    }  # fmt: skip
+    names = [pair["image"] for pair in json.loads((folder / "pairs.json").read_text())["pairs"]]
+    assert len(set(names)) == len(DistilledSet.load(folder)) == 6
+    before = (folder / "set.safetensors").stat().st_mtime_ns
+    again = vldistill("select", "--run", run, "--method", "kcenter", "--pairs", "6")
+    assert again.code == 0 and "nothing to do" in again.err
+    assert (folder / "set.safetensors").stat().st_mtime_ns == before
+    other = vldistill("select", "--run", run, "--method", "kcenter", "--pairs", "6", "--select.warmup_epochs", "2")
+    assert other.code == 2 and "select.warmup_epochs: 5 there, 2 asked for" in other.err
+    shown = json.loads(vldistill("inspect", folder, "--json").out)
+    assert shown["kind"] == "coreset"
+    results = [
+        json.loads(vldistill("evaluate", "--run", run, "--set", target, "--json").out)
+        for target in ("kcenter:6", folder)
+    ]
+    assert [row["set"] for row in results] == ["kcenter:6", "kcenter-6-s0"]
+    assert all(row["own"] is None and row["stored_floats"] == 6 * (3 * 16 * 16 + 32) for row in results)
+    assert (run / "results" / "kcenter-6.json").is_file() and (run / "results" / "kcenter-6-s0.json").is_file()
+
+
+def test_a_distillation_starts_from_a_selector(vldistill: Any, run: Path) -> None:
+    assert vldistill("distill", "--run", run, "--start", "similarity").code == 0
+    assert vldistill("select", "--run", run, "--method", "similarity", "--pairs", "6").code == 0
+    made, chosen = (DistilledSet.load(run / "sets" / name) for name in ("bitraj-6-s0", "similarity-6-s0"))
+    assert [pair["start"] for pair in made.captions] == [pair["start"] for pair in chosen.captions]
+    other = vldistill("distill", "--run", run, "--start", "similarity", "--select.warmup_epochs", "2")
+    assert other.code == 2 and "{'warmup_epochs': 2} asked for" in other.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate", "--set", "hording:6"], "unknown selector 'hording'. Did you mean herding"),
+        (["evaluate", "--set", "kcenter:41"], "has 40 images"),
+        (["select", "--method", "k_center"], "unknown selector 'k_center'. Did you mean kcenter"),
+        (["select", "--pairs", "41"], "has 40 images"),
+        (["select", "--pairs", "1"], "select.pairs is 1; expected at least 2 pairs"),
+        (["select", "--method", "facility", "--pairs", "9", "--select.ground_set", "8"], "select.ground_set is 8"),
+        (["distill", "--start", "kmean"], "unknown distill.start 'kmean'. Did you mean kmeans"),
+    ],
+)
+def test_wrong_use_is_refused(vldistill: Any, config: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    done = vldistill(*words, "--config", config, "--run", tmp_path / "new")
+    assert done.code == 2 and said in done.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_selectors_are_listed(vldistill: Any) -> None:
+    listed = vldistill("ls", "selectors").out
+    assert "herding" in listed and "select.ground_set" in listed and "The same pairs for every seed" in listed
+    assert vldistill("ls", "selectors", "k*").out.count("\n") == 2
