@@ -56,6 +56,13 @@ def test_gains_compare_with_random_pairs_of_the_same_number_and_setting(tmp_path
     assert top is not None and [value for value, _, _ in top.figures] == ["12.0 %", "4.0 ×", "25 %", "20"]
 
 
+def test_real_pairs_of_a_selector_are_no_distilled_row(tmp_path: Path):
+    run = read_run(run_of(tmp_path / "r", result("herding:20", 30.0), result("random:20", 3.0)), "r")
+    assert [row.kind for row in run.rows] == ["subset", "random"]
+    assert headline([run]) is None, "only a distilled set leads"
+    assert gain(run.rows[0], run.rows) == pytest.approx(10.0)
+
+
 def test_what_differs_is_a_column_and_never_a_ratio(tmp_path: Path):
     other = result("random:20", 1.0, setting="full")
     legacy = result("m-20-s0", 99.0, protocol="test-best-legacy")
