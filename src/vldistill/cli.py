@@ -346,6 +346,12 @@ def _ls(argv: Sequence[str]) -> int:
     return DONE
 
 
+def _report(argv: Sequence[str]) -> int:
+    from vldistill.report.command import report
+
+    return report(argv)
+
+
 def _compare(argv: Sequence[str]) -> int:
     from vldistill.evaluate.compare import compare
 
@@ -372,6 +378,7 @@ STAGES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "compare": ("a sweep of methods, budgets, settings, towers and seeds as one table", _compare),
     "cross": ("one set on a list of towers, as one matrix", _cross),
     "encode": ("decode and encode the data once, ahead of the other stages", _encode),
+    "report": ("one offline HTML file about a run, or several compared", _report),
     "inspect": ("show what a data source, an experts folder or a set holds", _inspect),
     "ls": ("list methods, selectors, towers, readers, settings or configs", _ls),
     "demo": ("drawn scenes, offline, from nothing to a table in minutes", _demo),

@@ -29,7 +29,7 @@ from vldistill.files import read_json, write_json
 from vldistill.interrupts import deferred_stop
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
-from vldistill.report.figures import draw_pairs
+from vldistill.report.sheets import draw_pairs
 from vldistill.runs import Run, differences, environment, with_defaults
 from vldistill.select import check_count, check_ground, find_selector, selectors
 from vldistill.select.coreset import coreset_name, save_coreset
@@ -73,7 +73,8 @@ def experts(run: Run, config: Config, reporter: Reporter) -> None:
         done = len(list(run.experts.glob("expert-*.safetensors")))
         raise Stopped(f"stopped; {done} finished experts are kept. The same command goes on.") from None
     seconds = round(time.monotonic() - began, 2)
-    run.log(stage="experts", count=len(recorded), seconds=seconds, losses=[e.note["losses"] for e in recorded])
+    losses = [expert.note["losses"] for expert in recorded]
+    run.log(stage="experts", count=len(recorded), seconds=seconds, losses=losses, peak_memory_bytes=peak_memory())
     reporter.info(f"{len(recorded)} experts in {run.experts}")
 
 

@@ -115,9 +115,9 @@ class Run:
             )
 
     def log(self, **event: Any) -> None:
-        """Append one event to ``metrics.jsonl``."""
+        """Append one event to ``metrics.jsonl``, with the time and the command."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event})
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command(), **event})
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
 
