@@ -12,8 +12,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from vldistill import __version__
 from vldistill.errors import ConfigError, Stopped, VldistillError, unknown
@@ -28,7 +29,8 @@ TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  
 
 ALIASES = {
     "distill": {
-        name: f"distill.{name}" for name in ("method", "pairs", "seed", "iterations", "start", "keep", "optimiser")
+        name: f"distill.{name}"
+        for name in ("method", "pairs", "seed", "iterations", "label", "start", "learn", "keep", "optimiser")
     },
     "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes")},
     "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},
@@ -45,7 +47,8 @@ stages:
 {stages}
 
 Every stage has its own --help and --print_config. A run folder remembers its configuration, so only the
-first stage needs --config. Exit codes: 0 done, 2 wrong use or input, 3 stopped and resumable, 1 a bug.
+first stage needs --config. Exit codes: 0 done, 2 wrong use or input, 3 stopped and resumable, 4 some cells
+of a comparison failed, 1 a bug.
 """
 
 
@@ -99,14 +102,17 @@ def _stop_on_sigterm() -> None:
 
 
 def packaged_config(path: str) -> str:
-    """``path``, or the file of that name that comes with the package, e.g. ``configs/scenes.yaml``."""
-    own = Path(__file__).parent / "configs" / Path(path).name
+    """``path``, or the file of that name that comes with the package, e.g. ``configs/paper/flickr30k.yaml``."""
+    folder = Path(__file__).parent / "configs"
     if Path(path).is_file():
         return path
+    parts = Path(path).parts
+    own = folder.joinpath(*parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:])
     if own.is_file():
         return str(own)
-    known = [file.name for file in own.parent.glob("*.yaml")]
-    raise ConfigError(f"--config: {path} does not exist. " + unknown("packaged configuration", Path(path).name, known))
+    known = [str(file.relative_to(folder)) for file in folder.glob("**/*.yaml")]
+    name = own.relative_to(folder)
+    raise ConfigError(f"--config: {path} does not exist. " + unknown("packaged configuration", name, known))
 
 
 def rewrite(stage: str, argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
@@ -138,8 +144,6 @@ def _value(name: str, value: str, lists: Sequence[str]) -> str:
 
 def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], list[str]]:
     """The parser of a stage, the methods' names, and the options that take lists."""
-    from dataclasses import fields
-
     from jsonargparse import ArgumentParser
 
     from vldistill import config as configs
@@ -162,8 +166,18 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     sections |= {name: entry.options for name, entry in methods().items()}
     for name, cls in sections.items():
         parser.add_class_arguments(cls, name)
-    lists = [f"{s}.{f.name}" for s, cls in sections.items() for f in fields(cls) if str(f.type).startswith("tuple")]
-    return parser, list(methods()), lists
+    return parser, list(methods()), [name for section, cls in sections.items() for name in _lists(cls, section)]
+
+
+def _lists(cls: type, prefix: str) -> list[str]:
+    """The options of a section that take lists, those of nested sections too."""
+    found: list[str] = []
+    for name, kind in get_type_hints(cls).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            found += _lists(kind, f"{prefix}.{name}")
+        elif get_origin(kind) is tuple:
+            found.append(f"{prefix}.{name}")
+    return found
 
 
 def parse(
@@ -227,8 +241,24 @@ def _run_config(argv: Sequence[str]) -> str | None:
     return str(path) if path and path.is_file() else None
 
 
+def _add_dry_run(parser: ArgumentParser) -> None:
+    parser.add_argument("--dry_run", action="store_true", help="validate, show plan, disk and expected time, and end")
+
+
+def _plan(stage: str, config: Config, rest: Any) -> int:
+    from vldistill.plan import stage_plan
+
+    text, problems = stage_plan(stage, config, Path(rest.run))
+    print(text)
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return DONE
+
+
 def _experts(argv: Sequence[str]) -> int:
-    config, rest = parse("experts", argv)
+    config, rest = parse("experts", argv, _add_dry_run)
+    if rest.dry_run:
+        return _plan("experts", config, rest)
     from vldistill import commands
     from vldistill.log import Reporter
     from vldistill.runs import Run
@@ -237,13 +267,30 @@ def _experts(argv: Sequence[str]) -> int:
     return DONE
 
 
-def _distill(argv: Sequence[str]) -> int:
-    config, rest = parse("distill", argv)
+def _encode(argv: Sequence[str]) -> int:
+    config, rest = parse("encode", argv)
     from vldistill import commands
     from vldistill.log import Reporter
     from vldistill.runs import Run
 
-    print(commands.distill(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet)))
+    commands.encode(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet))
+    return DONE
+
+
+def _distill(argv: Sequence[str]) -> int:
+    def extend(parser: ArgumentParser) -> None:
+        parser.add_argument("--experts_from", type=str, default=None, help="another run folder that has the experts")
+        _add_dry_run(parser)
+
+    config, rest = parse("distill", argv, extend)
+    if rest.dry_run:
+        return _plan("distill", config, rest)
+    from vldistill import commands
+    from vldistill.log import Reporter
+    from vldistill.runs import Run
+
+    experts_from = Path(rest.experts_from) if rest.experts_from else None
+    print(commands.distill(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet), experts_from))
     return DONE
 
 
@@ -263,6 +310,9 @@ def _evaluate(argv: Sequence[str]) -> int:
             "--set", type=str, required=True, help="a set's folder, SELECTOR:N such as random:N, or full"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
+        parser.add_argument(
+            "--val_only", action="store_true", help="one student's mean recall on val; test stays closed"
+        )
 
     config, rest = parse("evaluate", argv, extend)
     from vldistill import commands
@@ -270,8 +320,11 @@ def _evaluate(argv: Sequence[str]) -> int:
     from vldistill.report.tables import evaluation_text
     from vldistill.runs import Run
 
-    result = commands.evaluate(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet), rest.set)
-    if rest.json:
+    judge = commands.score if rest.val_only else commands.evaluate
+    result = judge(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet), rest.set)
+    if rest.val_only and not rest.json:
+        print(f"{result['set']}: mean recall on val {result['val_mean_recall']:.2f}")
+    elif rest.json:
         import json
 
         print(json.dumps(result))
@@ -299,6 +352,24 @@ def _ls(argv: Sequence[str]) -> int:
     return DONE
 
 
+def _report(argv: Sequence[str]) -> int:
+    from vldistill.report.command import report
+
+    return report(argv)
+
+
+def _compare(argv: Sequence[str]) -> int:
+    from vldistill.evaluate.compare import compare
+
+    return compare(argv)
+
+
+def _cross(argv: Sequence[str]) -> int:
+    from vldistill.evaluate.cross import cross
+
+    return cross(argv)
+
+
 def _demo(argv: Sequence[str]) -> int:
     from vldistill.demo import demo
 
@@ -310,6 +381,10 @@ STAGES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "distill": ("distil pairs by a method", _distill),
     "select": ("choose real pairs by a selector (a coreset)", _select),
     "evaluate": ("train fresh students on a set, SELECTOR:N or full, and test them", _evaluate),
+    "compare": ("a sweep of methods, budgets, settings, towers and seeds as one table", _compare),
+    "cross": ("one set on a list of towers, as one matrix", _cross),
+    "encode": ("decode and encode the data once, ahead of the other stages", _encode),
+    "report": ("one offline HTML file about a run, or several compared", _report),
     "inspect": ("show what a data source, an experts folder or a set holds", _inspect),
     "import": ("read a distilled set or experts that another code published", _import),
     "ls": ("list methods, selectors, towers, readers, settings or configs", _ls),

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.config import Config, RuntimeConfig, SelectConfig
+from vldistill.config import Config, DistillConfig, RuntimeConfig, SelectConfig
+from vldistill.data.pairs import SPLITS
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
@@ -23,12 +24,13 @@ from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import check_target, chosen_subset, evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
+from vldistill.experts.trajectory import Trajectory
 from vldistill.files import read_json, write_json
 from vldistill.interrupts import deferred_stop
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
-from vldistill.report.figures import draw_pairs
-from vldistill.runs import Run, differences, environment
+from vldistill.report.sheets import draw_pairs
+from vldistill.runs import Run, differences, environment, with_defaults
 from vldistill.select import check_count, check_ground, find_selector, selectors
 from vldistill.select.coreset import coreset_name, save_coreset
 from vldistill.workbench import Workbench
@@ -71,31 +73,55 @@ def experts(run: Run, config: Config, reporter: Reporter) -> None:
         done = len(list(run.experts.glob("expert-*.safetensors")))
         raise Stopped(f"stopped; {done} finished experts are kept. The same command goes on.") from None
     seconds = round(time.monotonic() - began, 2)
-    run.log(stage="experts", count=len(recorded), seconds=seconds, losses=[e.note["losses"] for e in recorded])
+    losses = [expert.note["losses"] for expert in recorded]
+    run.log(stage="experts", count=len(recorded), seconds=seconds, losses=losses, peak_memory_bytes=peak_memory())
     reporter.info(f"{len(recorded)} experts in {run.experts}")
 
 
-def distill(run: Run, config: Config, reporter: Reporter) -> Path:
-    """Distil a set, or go on with it; returns its folder."""
+def encode(run: Run, config: Config, reporter: Reporter) -> None:
+    """Decode the images and encode what the frozen towers see, once, into the cache that every run shares."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    for split in SPLITS:
+        bench.pairs(split)
+    bench.check_towers()
+    run.begin(config)
+    try:
+        for split in SPLITS:
+            bench.split(split)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; finished shards are kept. The same command goes on.") from None
+    reporter.info(f"decoded images and features are in {bench.cache}")
+
+
+def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None) -> Path:
+    """Distil a set, or go on with it; returns its folder.
+
+    ``experts_from`` is another run that has the experts; the first ``experts.count`` of them are used.
+    """
     entry = find_method(config.distill.method)
     method = entry.build()
     check_setting(method, config.distill.method, config.encoder.setting)
     run.check(config)
     bench = open_bench(config, reporter)
     _check_space(config)
-    check_start(config.distill.start, config.distill.pairs, config.select)
+    for kind in config.distill.starts:
+        check_start(kind, config.distill.pairs, config.select)
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     if config.distill.validate_every:
         bench.pairs("val")
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
     asked = _asked(config, options) | _asked_of_start(config)
-    _refuse_other(folder, asked)
+    _refuse_other(folder, asked, _asked(Config(distill=DistillConfig(config.distill.method)), type(options)()))
     if (folder / "set.json").exists():
         run.begin(config)  # refuses a contradiction
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
-    recorded = open_experts(bench, run.experts) if "experts" in method.needs else []
+    place = Run(experts_from) if experts_from else run
+    recorded = open_experts(bench, place.experts, config.distill.experts) if "experts" in method.needs else []
+    if experts_from and not config.distill.experts:
+        recorded = _first_experts(recorded, config.experts.count, experts_from)
     context = Context(bench, config.distill, options, recorded)
     method.check(context)
     begin = starting_pairs(method, context, config.select)
@@ -127,6 +153,16 @@ def distill(run: Run, config: Config, reporter: Reporter) -> Path:
     return folder
 
 
+def _first_experts(recorded: list[Trajectory], count: int, place: Path) -> list[Trajectory]:
+    """The first ``count`` experts of another run. Raises ConfigError when it has fewer."""
+    if 0 < len(recorded) < count:
+        raise ConfigError(
+            f"experts.count is {count}, but {place} has {len(recorded)} experts. Ask for {len(recorded)} or fewer, or "
+            f"record more there with `vldistill experts --run {place} --experts.count {count}`."
+        )
+    return recorded[:count]
+
+
 def _check_space(config: Config) -> None:
     """Refuse combinations of space, setting and augmentation that have no meaning."""
     for kind in config.distill.augment:
@@ -152,26 +188,27 @@ def _asked(config: Config, options: Any) -> dict[str, Any]:
 
 
 def _asked_of_start(config: Config) -> dict[str, Any]:
-    """The selector's options that shaped the start and differ from the defaults: a set that was begun before an option
+    """The selectors' options that shaped the start and differ from the defaults: a set that was begun before an option
     existed is still the same set.
     """
-    entry = selectors().get(config.distill.start)
-    if entry is None:
-        return {}
-    usual = entry.options(SelectConfig())
-    changed = {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
+    changed: dict[str, Any] = {}
+    for entry in (selectors().get(kind) for kind in config.distill.starts):
+        if entry is not None:
+            usual = entry.options(SelectConfig())
+            changed |= {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
     return {"select": changed} if changed else {}
 
 
-def _refuse_other(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Refuse a set's folder that was begun with another configuration."""
+def _refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+    """Refuse a set's folder that was begun with another configuration; what it lacks had its default then."""
     note = folder / "config.json"
-    found = list(differences(read_json(note, "set configuration"), asked)) if note.exists() else []
+    old = read_json(note, "set configuration") if note.exists() else asked
+    found = list(differences(with_defaults(old, defaults or {}) if isinstance(old, Mapping) else old, asked))
     if found:
         shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)
         raise ConfigError(
             f"{folder} was begun with another configuration:\n{shown}\n"
-            f"Use another --seed or --run, give the settings it was begun with, or delete the folder."
+            f"Use another --seed, --label or --run, give the settings it was begun with, or delete the folder."
         )
 
 
@@ -228,7 +265,7 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     judged = target if named else DistilledSet.load(target)
     if isinstance(judged, str) and judged != "full":
         chosen_subset(judged)
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         bench.pairs(split)
     bench.check_towers()
     check_target(bench, judged, config.evaluate, config.select)
@@ -244,9 +281,28 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     return result
 
 
+def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+    """Mean recall on val of one student trained on a set, as the outer loop looks at it; test stays closed."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    distilled = DistilledSet.load(target)
+    check_target(bench, distilled, config.evaluate)
+    run.begin(config)
+    began = time.monotonic()
+    try:
+        value = quick_score(bench, distilled, config.evaluate)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; a look at val is short and starts anew. The same command does it.") from None
+    seconds = round(time.monotonic() - began, 2)
+    result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
+    write_json(run.results / f"{distilled.name}-val.json", result | {"environment": environment()})
+    run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
+    return result
+
+
 def remove_run(folder: Path) -> None:
     """Delete a run folder (used by ``demo`` to start from nothing)."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["METRICS", "distill", "evaluate", "experts", "open_bench", "remove_run", "select"]
+__all__ = ["METRICS", "distill", "encode", "evaluate", "experts", "open_bench", "remove_run", "score", "select"]

@@ -19,6 +19,7 @@ from vldistill.errors import ConfigError, unknown
 SETTINGS = {
     "heads": "both towers frozen; an image head and a text head are trained",
     "full": "the image tower and a text head are trained; the text tower is frozen",
+    "lora": "low-rank adapters of the image tower and a text head are trained; the text tower is frozen",
     "both": "both towers and both heads are trained; distilled texts are input embeddings of the text tower",
 }
 PROTOCOLS = {
@@ -95,8 +96,8 @@ class ImageTowerConfig:
     """The image tower.
 
     Args:
-        name: ``convnet`` or any name of timm, also ``hf-hub:owner/model``.
-        weights: ``hub`` (downloaded by timm), ``random``, or the path of a .safetensors file.
+        name: ``convnet``, any name of timm, also ``hf-hub:owner/model``, ``resnet18_gn``, or ``open_clip:MODEL``.
+        weights: ``hub`` (downloaded), ``random``, or the path of a .safetensors file.
         size: input side in pixels; 0 means the tower's own.
         options: keyword arguments for the constructor, e.g. ``{pad_type: same}``.
         mean: channel means of the input in [0, 1]; empty means the tower's own.
@@ -126,21 +127,50 @@ class TextTowerConfig:
     """The text tower.
 
     Args:
-        name: ``hashing``, or a model of transformers: a hub name or a local folder.
-        weights: ``hub`` (the name's own weights, downloaded or local) or ``random``.
-        pooling: how token vectors become a sentence vector.
+        name: ``hashing``, a model of transformers (a hub name or a local folder), or ``open_clip:MODEL``.
+        weights: ``hub`` (the name's own weights, downloaded or local), ``random``, or the path of a .safetensors file.
+        pooling: how token vectors become a sentence vector (CLIP has its own).
         max_tokens: longer captions are cut.
         width: dimensions of the ``hashing`` tower; other towers have their own.
+        options: changes of the network's configuration, e.g. ``{num_hidden_layers: 6}`` with random weights.
+        seed: seed of random weights.
     """
 
     name: str = "hashing"
-    weights: Literal["hub", "random"] = "hub"
+    weights: str = "hub"
     pooling: Literal["cls", "mean"] = "cls"
     max_tokens: int = 64
     width: int = 512
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         _positive(**{"encoder.text.max_tokens": self.max_tokens, "encoder.text.width": self.width})
+        fine = self.weights in ("hub", "random") or self.weights.endswith(".safetensors")
+        _require(fine, "encoder.text.weights", self.weights, "hub, random, or the path of a .safetensors file")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The adapters of setting ``lora`` (arXiv 2106.09685).
+
+    Args:
+        patterns: which linear layers and convolutions of the image tower get an adapter: patterns of their full
+            dotted path or of its last parts, e.g. ``attn.proj`` or ``stages.3.*.conv2``. The default means timm's
+            vision transformers; other towers name their own.
+        rank: inner width of an adapter.
+        alpha: an adapter is scaled by alpha / rank.
+    """
+
+    patterns: tuple[str, ...] = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    rank: int = 8
+    alpha: float = 16.0
+
+    def __post_init__(self) -> None:
+        _finite(self, "encoder.lora")
+        fine = bool(self.patterns) and all(isinstance(pattern, str) and pattern for pattern in self.patterns)
+        _require(fine, "encoder.lora.patterns", self.patterns, "one or more patterns of module paths")
+        _positive(**{"encoder.lora.rank": self.rank, "encoder.lora.alpha": self.alpha})
 
 
 @dataclass(frozen=True)
@@ -148,11 +178,12 @@ class EncoderConfig:
     """The dual encoder and which part of it is trained.
 
     Args:
-        setting: ``heads``, ``full`` or ``both``; see ``vldistill ls settings``.
+        setting: ``heads``, ``full``, ``lora`` or ``both``; see ``vldistill ls settings``.
         image: the image tower.
         text: the text tower.
-        dim: width of the shared space where images have a head (in ``full`` it is the image tower's width).
+        dim: width of the shared space where images have a head (elsewhere it is the image tower's width).
         temperature: of the contrastive logits; the logit scale is 1 / temperature.
+        lora: the adapters of setting ``lora``.
     """
 
     setting: str = "heads"
@@ -160,6 +191,7 @@ class EncoderConfig:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     dim: int = 512
     temperature: float = 0.07
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         _finite(self, "encoder")
@@ -227,8 +259,17 @@ class DistillConfig:
         pairs: number of distilled pairs.
         seed: seed of the start and of every draw.
         iterations: outer iterations.
+        minutes: end after so many minutes of distilling, if the iterations are not done by then; rates decay over
+            whichever is nearer its end. 0 is no limit. Such a set depends on the machine's speed.
+        label: added to the set's name, to keep variants side by side in one run.
+        learn: what is learned beside the student rates: ``both`` sides, or the ``image`` or the ``text`` side alone
+            while the other stays as it started.
         start: ``real`` pairs with distinct images, the real pairs that a selector chooses (``kmeans``, ``herding``,
             ...; see ``vldistill ls selectors``), or ``noise``.
+        start_image: start of the images; empty is ``start``. Where both sides are real, they stay pairs: ``real`` then
+            means a photo of the chosen caption, or a caption drawn for the chosen photo.
+        start_text: start of the texts likewise.
+        experts: number of recorded experts to draw from, the first ones; 0 is all.
         space: what is learned on the image side: ``pixels``, or ``features`` of the frozen image tower (setting
             ``heads`` only; such a set fits that tower alone).
         augment: differentiable augmentation of the learned images, drawn anew in every iteration: any of
@@ -255,7 +296,13 @@ class DistillConfig:
     pairs: int = 100
     seed: int = 0
     iterations: int = 2000
+    minutes: float = 0.0
+    label: str = ""
+    learn: Literal["both", "image", "text"] = "both"
     start: str = "real"
+    start_image: str = ""
+    start_text: str = ""
+    experts: int = 0
     space: Literal["pixels", "features"] = "pixels"
     augment: tuple[str, ...] = ()
     optimiser: Literal["adam", "sgd"] = "adam"
@@ -287,10 +334,25 @@ class DistillConfig:
                 "distill.checkpoint_every": self.checkpoint_every,
             }
         )
-        for name in ("image_lr", "feature_lr", "text_lr", "rate_lr", "similarity_lr", "clip", "validate_every"):
+        rates = ("image_lr", "feature_lr", "text_lr", "rate_lr", "similarity_lr")
+        for name in (*rates, "clip", "validate_every", "minutes"):
             _require(getattr(self, name) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
+        _require(self.experts >= 0, "distill.experts", self.experts, "0 (all) or more")
+        fine = re.fullmatch(r"[\w.-]{0,80}", self.label, re.ASCII) is not None
+        _require(fine, "distill.label", self.label, "letters, digits, '_', '.' and '-', at most 80")
+        image, text = self.starts
+        if image != text and not {"real", "noise"} & {image, text}:
+            raise ConfigError(
+                f"distill starts images from {image} and texts from {text}, which choose different pairs: an image and "
+                f"a text that do not belong together are no pair. Use one of them, or real or noise on one side."
+            )
         wrong = [iteration for iteration in self.keep if not 0 <= iteration <= self.iterations]
         _require(not wrong, "distill.keep", wrong, f"iterations from 0 to {self.iterations}")
+
+    @property
+    def starts(self) -> tuple[str, str]:
+        """Where images and texts start."""
+        return self.start_image or self.start, self.start_text or self.start
 
 
 @dataclass(frozen=True)
@@ -307,6 +369,8 @@ class EvaluateConfig:
         head_rates: rates to choose from, on val, for heads.
         tower_rates: rates to choose from, on val, for trained towers.
         looks: checks of ``val-best`` and ``test-best-legacy`` in one training.
+        text_map: for a set made with another text tower: ``none`` refuses it, ``ridge`` maps its sentence vectors by a
+            ridge regression fitted on training captions, and the result says so.
     """
 
     protocol: str = "last"
@@ -318,6 +382,7 @@ class EvaluateConfig:
     head_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     tower_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
     looks: int = 10
+    text_map: Literal["none", "ridge"] = "none"
 
     def __post_init__(self) -> None:
         _finite(self, "evaluate")

@@ -1,4 +1,4 @@
-"""``vldistill demo``: drawn scenes, offline, from nothing to a table, a preview and a curve."""
+"""``vldistill demo``: drawn scenes, offline, from nothing to a table, a preview and a report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.evaluate.protocol import METRICS as RECALLS
 from vldistill.files import write_json
 from vldistill.log import Reporter
+from vldistill.report.command import ReportOptions, write_report
 from vldistill.report.figures import draw_curves
 from vldistill.report.tables import evaluation_text
 from vldistill.runs import Run, environment
@@ -44,7 +45,9 @@ def demo(argv: Sequence[str]) -> int:
         f"gain over random pairs x {summary['gain_over_random']:.1f}, "
         f"{summary['share_of_full']:.0%} of the full data's mean recall, {summary['seconds']} s"
     )
-    for path in (run.folder / "results.json", folder / "preview.png", run.folder / "curve.png"):
+    reporter.info("the report: everything above as one page, with the pairs and what students find")
+    page = write_report([run.folder], None, ReportOptions(), reporter)
+    for path in (run.folder / "results.json", folder / "preview.png", run.folder / "curve.png", page):
         print(path)
     return 0
 

@@ -279,19 +279,21 @@ class DistilledSet(Dataset):
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise ArtefactError(f"{folder}/set.json lacks or garbles something ({error}). Distil again.") from None
 
-    def check_fits(self, towers: Mapping[str, Mapping[str, Any]]) -> None:
+    def check_fits(self, towers: Mapping[str, Mapping[str, Any]], *, other_text: bool = False) -> None:
         """Refuse towers this set cannot be used with.
 
-        The text tower has to be the very same: texts are vectors of its output. Another image tower is fine for
-        pixels (that is the cross-architecture question), not for features.
+        The text tower has to be the very same, because texts are vectors of its output, unless ``other_text`` says
+        that they will be mapped. Another image tower is fine for pixels (that is the cross-architecture question), not
+        for features.
         """
         own, other = self.towers, towers
-        if own["text"]["fingerprint"] != other["text"]["fingerprint"]:
+        if own["text"]["fingerprint"] != other["text"]["fingerprint"] and not other_text:
             raise ArtefactError(
                 f"{self.name} holds sentence vectors of the text tower {own['text']['name']!r} "
                 f"(width {own['text']['width']}, fingerprint {own['text']['fingerprint']}), not of "
                 f"{other['text']['name']!r} (width {other['text']['width']}, fingerprint "
-                f"{other['text']['fingerprint']}). Use the tower it was made with."
+                f"{other['text']['fingerprint']}). Use the tower it was made with, or map the vectors: "
+                f"--evaluate.text_map ridge."
             )
         if self.space == "features" and own["image"]["fingerprint"] != other["image"]["fingerprint"]:
             raise ArtefactError(

@@ -14,6 +14,10 @@ class ConfigError(VldistillError):
     """A setting, option or combination of them that cannot work."""
 
 
+class MissingExtraError(VldistillError, ImportError):
+    """An optional package that is not installed; the message names the command that installs it."""
+
+
 class DataError(VldistillError):
     """A data source that is missing, broken, or of the wrong kind."""
 

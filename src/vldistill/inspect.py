@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from vldistill.errors import ArtefactError, DataError
+from vldistill.errors import ArtefactError, ConfigError, DataError
 from vldistill.files import human_bytes
 from vldistill.log import Reporter
+
+SHEET_PICTURES = 40
 
 
 def inspect(argv: Sequence[str]) -> int:
@@ -20,8 +22,13 @@ def inspect(argv: Sequence[str]) -> int:
     parser = ArgumentParser(prog="vldistill inspect", description=__doc__)
     parser.add_argument("path", type=str, help="a data source, a run, its experts folder, or a set")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--sheet", type=str, default=None, help="of a data source: the contact sheet, a .png file; default in the cache"
+    )
     asked = parser.parse_args(list(argv))
-    found = describe(asked.path, Reporter(quiet=asked.json))
+    if asked.sheet and not asked.sheet.lower().endswith(".png"):
+        raise ConfigError(f"--sheet is {asked.sheet!r}; expected a name that ends in .png.")
+    found = describe(asked.path, Reporter(quiet=asked.json), asked.sheet)
     if asked.json:
         print(json.dumps(found, ensure_ascii=False))
     else:
@@ -29,8 +36,14 @@ def inspect(argv: Sequence[str]) -> int:
     return 2 if found.get("broken") else 0
 
 
-def describe(path: str, reporter: Reporter) -> dict[str, Any]:
-    """What stands at ``path``, as plain values; ``broken`` lists what could not be read."""
+def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[str, Any]:
+    """What stands at ``path``, as plain values; ``broken`` lists what could not be read.
+
+    Args:
+        path: a data source, a run, its experts folder, or a set.
+        reporter: where progress goes.
+        sheet: of a data source, where its contact sheet is drawn; by default in the cache folder.
+    """
     folder = Path(path)
     if (folder / "set.json").is_file():
         return _describe_set(folder)
@@ -38,7 +51,7 @@ def describe(path: str, reporter: Reporter) -> dict[str, Any]:
         return _describe_experts(folder)
     if (folder / "config.yaml").is_file():
         return _describe_run(folder)
-    return _describe_source(path, reporter)
+    return _describe_source(path, reporter, sheet)
 
 
 def _describe_set(folder: Path) -> dict[str, Any]:
@@ -111,7 +124,7 @@ def _describe_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def _describe_source(source: str, reporter: Reporter) -> dict[str, Any]:
+def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict[str, Any]:
     from vldistill.config import expand
     from vldistill.data.pairs import load_pairs, source_summary
 
@@ -143,8 +156,49 @@ def _describe_source(source: str, reporter: Reporter) -> dict[str, Any]:
         counts["words_per_caption"] = round(sum(words) / len(words), 1)
         counts["fingerprint"] = pairs.fingerprint
         counts["example"] = pairs.captions[0]
+    drawn = _contact_sheet(source, [name for name, c in summary["splits"].items() if c["images"]], sheet, reporter)
     common = dict(sorted(sizes.items(), key=lambda item: -item[1])[:5])
-    return {"kind": "data source", **summary, "image_sizes": common, "distinct_sizes": len(sizes), "broken": broken}
+    return {"kind": "data source", **summary, "image_sizes": common, "distinct_sizes": len(sizes)} | {
+        "contact_sheet": drawn,
+        "broken": broken,
+    }
+
+
+def _contact_sheet(source: str, splits: Sequence[str], sheet: str | None, reporter: Reporter) -> str | None:
+    """Draw pictures spread over the first split, each over one of its captions; returns the file, None without any."""
+    import numpy as np
+
+    from vldistill.config import DataConfig, expand
+    from vldistill.data.pairs import load_pairs
+    from vldistill.report.pictures import TILE
+    from vldistill.report.sheets import draw_contact_sheet
+
+    if not splits:
+        return None
+    pairs = load_pairs(source, splits[0])
+    images, captions = [], []
+    wanted = min(SHEET_PICTURES, pairs.count_images)
+    for number in range(wanted):
+        index = pairs.count_images * number // wanted
+        try:
+            image = pairs.images.read(index, TILE).convert("RGB").resize((TILE, TILE))
+        except DataError:
+            continue  # it stands in the list of broken ones
+        images.append(np.asarray(image).transpose(2, 0, 1))
+        captions.append(pairs.captions[int(pairs.image_captions[index][0])])
+    if not images:
+        return None
+    name = f"contact-{splits[0]}-{pairs.fingerprint}.png"
+    path = Path(sheet) if sheet else Path(expand(DataConfig().cache)) / "sheets" / name
+    title = f"{Path(source).name}, {splits[0]}: {len(images)} of {pairs.count_images:,} pictures"
+    try:
+        draw_contact_sheet(np.stack(images), captions, path, title=title)
+    except OSError as error:
+        if sheet:
+            raise ConfigError(f"--sheet {sheet} cannot be written ({error.strerror or error}).") from None
+        reporter.warn(f"no contact sheet: {path} cannot be written ({error.strerror or error}); see --sheet")
+        return None
+    return str(path)
 
 
 def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:

@@ -48,15 +48,17 @@ def _selectors(pattern: str) -> list[tuple[str, str]]:
 
 
 def _towers(pattern: str) -> list[tuple[str, str]]:
-    from vldistill.encoders.towers import OFFLINE_IMAGE_TOWERS, OFFLINE_TEXT_TOWERS
+    from vldistill.encoders.towers import NAMED_IMAGE_TOWERS, OFFLINE_IMAGE_TOWERS, OFFLINE_TEXT_TOWERS
 
     rows = [(name, f"image tower: {about}") for name, about in OFFLINE_IMAGE_TOWERS.items()]
+    rows += [(name, f"image tower: timm's {base} with {about}") for name, (base, about) in NAMED_IMAGE_TOWERS.items()]
     rows += [(name, f"text tower: {about}") for name, about in OFFLINE_TEXT_TOWERS.items()]
     if pattern == "*":
         rows.append(
             ("NAME", "image tower: any of timm's models; list them with a pattern, e.g. vldistill ls towers '*nf*'")
         )
         rows.append(("NAME or FOLDER", "text tower: any encoder of transformers, from the hub or a local folder"))
+        rows.append(("open_clip:MODEL", "image or text tower: a side of CLIP, e.g. open_clip:ViT-B-32 (extra clip)"))
     else:
         import timm
 

@@ -99,6 +99,7 @@ class Run:
         return old
 
     def _refuse_other(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        old = with_defaults(old, to_plain(Config()))  # options newer than the run had their default then
         fixed = {name: old.get(name) for name in FIXED}, {name: new.get(name) for name in FIXED}
         differing = [
             f"  {name}: {before!r} in the run, {after!r} asked for"
@@ -114,9 +115,9 @@ class Run:
             )
 
     def log(self, **event: Any) -> None:
-        """Append one event to ``metrics.jsonl``."""
+        """Append one event to ``metrics.jsonl``, with the time and the command."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event})
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command(), **event})
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
 
@@ -126,6 +127,15 @@ def to_plain(config: Config) -> dict[str, Any]:
     plain = asdict(config)
     methods = plain.pop("methods")
     return json.loads(json.dumps({**plain, **methods}))
+
+
+def with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` with what it lacks, on any level, taken from ``defaults``."""
+    filled = dict(defaults) | dict(given)
+    for name, value in given.items():
+        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping):
+            filled[name] = with_defaults(value, defaults[name])
+    return filled
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -17,6 +17,7 @@ from vldistill.data.pairs import Pairs, load_pairs
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.encoders.features import FeatureTable, Standardisation, encode_images, encode_texts
+from vldistill.encoders.lora import adapter_targets, add_adapters
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
 from vldistill.encoders.towers import ImageTower, TextTower, build_image_tower, build_text_tower
 from vldistill.errors import ConfigError
@@ -126,10 +127,12 @@ class Workbench:
         return build_text_tower(self.encoder_config.text, self.device)
 
     def check_towers(self) -> None:
-        """Build both towers: a name, weights or options that cannot work are refused now."""
+        """Build both towers: a name, weights, options or adapters that cannot work are refused now."""
         _ = self.image_tower, self.text_tower
         if self.setting == "both":
             require_trainable(self.text_tower)
+        if self.setting == "lora":
+            adapter_targets(self.image_tower.model, self.encoder_config.lora.patterns)
 
     @cached_property
     def image_fingerprint(self) -> str:
@@ -145,12 +148,15 @@ class Workbench:
     def fingerprint(self) -> str:
         """Hash of everything that decides what a trained parameter means."""
         config = self.encoder_config
-        return digest(self.image_fingerprint, self.text_fingerprint, config.setting, config.dim, config.temperature)
+        lora = config.lora
+        adapters = (list(lora.patterns), lora.rank, lora.alpha) if self.setting == "lora" else ()
+        towers = self.image_fingerprint, self.text_fingerprint
+        return digest(*towers, config.setting, config.dim, config.temperature, *adapters)
 
     @property
     def embedding_width(self) -> int:
         """Width of the shared space."""
-        return self.image_tower.width if self.setting == "full" else self.encoder_config.dim
+        return self.encoder_config.dim if self.setting in ("heads", "both") else self.image_tower.width
 
     def pairs(self, split: str) -> Pairs:
         """The pairs of a split, before any picture is decoded."""
@@ -210,7 +216,7 @@ class Workbench:
         return self._splits[name]
 
     def student(self, seed: int, dropout: float = 0.0) -> DualEncoder:
-        """A fresh dual encoder: random heads by ``seed``, trained towers at their starting weights."""
+        """A fresh dual encoder: random heads and adapters by ``seed``, trained towers at their starting weights."""
         with seeded(torch.device("cpu"), seed, "student"):
             text = Head(self.text_tower.width, self.embedding_width, dropout)
             if self.setting == "heads":
@@ -221,6 +227,9 @@ class Workbench:
                 text = with_head(TokenTower(require_trainable(self.text_tower)), text)
             elif self.setting == "full":
                 image = copy.deepcopy(self.image_tower).requires_grad_(True)
+            elif self.setting == "lora":
+                lora = self.encoder_config.lora
+                image = add_adapters(copy.deepcopy(self.image_tower), lora.patterns, lora.rank, lora.alpha)
             else:
                 raise ConfigError(f"setting {self.setting!r} has no student yet.")
         student = DualEncoder(image, text, 1.0 / self.encoder_config.temperature)

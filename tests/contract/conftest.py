@@ -9,7 +9,7 @@ import torch
 from ground import Ground
 
 from tiny_bert import write_bert
-from vldistill.config import DataConfig, EncoderConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
+from vldistill.config import DataConfig, EncoderConfig, ExpertsConfig, ImageTowerConfig, LoraConfig, TextTowerConfig
 from vldistill.experts.record import record_experts
 from vldistill.log import Reporter
 from vldistill.workbench import Workbench
@@ -31,6 +31,7 @@ def ground(request: pytest.FixtureRequest, cache: Path, tmp_path_factory: pytest
         image=ImageTowerConfig(name="convnet", weights="random", size=16, options={"width": 8}),
         text=text,
         dim=16,
+        lora=LoraConfig(patterns=("layers.*",), rank=2),
     )
     data = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(cache))
     bench = Workbench(data, encoder, torch.device("cpu"), Reporter(quiet=True))

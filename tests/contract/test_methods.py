@@ -51,7 +51,7 @@ def cases() -> list[Any]:
     for name, entry in methods().items():
         known = {option.name for option in fields(entry.options)}
         small = {option: value for option, value in SMALL.items() if option in known}
-        settings = sorted(getattr(entry.build(), "settings", {"heads", "full"}), reverse=True)
+        settings = sorted(getattr(entry.build(), "settings", {"heads", "full", "lora"}), reverse=True)
         found += [pytest.param(setting, Case(name, small), id=f"{name}-{setting}") for setting in settings]
         home = "heads" if "heads" in settings else settings[0]
         for option in sorted(VARIANTS.keys() & known):

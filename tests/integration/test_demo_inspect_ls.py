@@ -43,6 +43,8 @@ def test_the_demo_ends_with_a_table_and_its_files(vldistill: Any, config: Path, 
     for name in ("curve.png", "sets/bitraj-6-s0/preview.png"):
         with Image.open(run / name) as picture:
             assert picture.width > 200
+    assert done.out.splitlines()[-1] == str(run / "report.html")
+    assert "Retrieval browser" in (run / "report.html").read_text(encoding="utf-8")
     again = vldistill("demo", "--config", config, "--run", run)
     assert again.code == 0 and "nothing to do" in again.err
 

@@ -270,7 +270,7 @@ def test_realising_descends_the_distance_to_the_features(bench: Workbench) -> No
     ],
 )
 def test_phases_that_cannot_be_are_refused(
-    bench: Workbench, options: dict[str, int], config: dict[str, Any], said: str
+    bench: Workbench, options: dict[str, Any], config: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         prepared(bench, BilevelOptions(steps=4, real_batch=8, **options), **config)

@@ -10,16 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from vldistill.report.figures import (
-    CAPTION_LINES,
-    _font,
-    _side,
-    _spread,
-    _wrap,
-    draw_contact_sheet,
-    draw_curves,
-    draw_pairs,
-)
+from vldistill.report.figures import _spread, draw_curves
+from vldistill.report.lettering import CAPTION_LINES, font, wrapped
+from vldistill.report.pictures import whole_side
+from vldistill.report.sheets import draw_contact_sheet, draw_pairs
 
 HARD_CAPTIONS = [
     "",
@@ -67,7 +61,7 @@ def test_pairs_show_both_pictures_sharply(tmp_path: Path):
     draw_pairs(before, after, [("a dog", "a cat")] * 3, tmp_path / "p.png", columns=2, title="Three")
     sheet = colours(tmp_path / "p.png")
     for picture in (*before, *after):
-        assert contains(sheet, picture, _side(8) // 8)
+        assert contains(sheet, picture, whole_side(8) // 8)
 
 
 @pytest.mark.parametrize("with_before", [True, False])
@@ -137,20 +131,20 @@ def test_a_failed_drawing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("text", HARD_CAPTIONS)
 @pytest.mark.parametrize("width", [40, 192, 600])
 def test_wrapped_lines_fit(text: str, width: int):
-    lines = _wrap(text, width)
+    lines = wrapped(text, width)
     assert len(lines) <= CAPTION_LINES
-    assert all(0 < _font(13).getlength(line) <= width for line in lines)
+    assert all(0 < font(13).getlength(line) <= width for line in lines)
 
 
 def test_wrapping_keeps_every_word_and_cuts_with_an_ellipsis():
     text = "A black and white dog is running in a grassy garden ."
-    lines = _wrap(text, 120)
+    lines = wrapped(text, 120)
     assert " ".join(lines) == text
     assert lines[-1] != "."
-    assert "".join(_wrap("x" * 60, 192)) == "x" * 60
-    assert _wrap("x" * 10_000, 192)[-1].endswith("…")
-    assert _wrap("word " * 2000, 192)[-1].endswith("…")
-    assert _wrap("", 192) == _wrap("\n\u200d", 192) == []
+    assert "".join(wrapped("x" * 60, 192)) == "x" * 60
+    assert wrapped("x" * 10_000, 192)[-1].endswith("…")
+    assert wrapped("word " * 2000, 192)[-1].endswith("…")
+    assert wrapped("", 192) == wrapped("\n\u200d", 192) == []
 
 
 def lively() -> dict[str, list[tuple[float, float]]]:

@@ -376,3 +376,16 @@ def test_a_thread_cannot_be_interrupted() -> None:
     thread.start()
     thread.join()
     assert answers == [False]
+
+
+def test_minutes_end_a_distillation_and_rates_decay_with_the_time(bench: Workbench, tmp_path: Path) -> None:
+    config = replace(SGD, iterations=10**6, minutes=0.005, decay="linear", image_lr=1e-6, text_lr=1e-6)
+    loop = make_loop(bench, [], tmp_path, config, method=Stub())
+    distilled = loop.run(start_of(bench, config))
+    selection = distilled.info["selection"]
+    assert 0 < selection["iterations"] < 10**5 and selection["seconds"] >= 0.3
+    assert distilled.info["iteration"] == selection["iterations"]
+    start = start_of(bench, config).texts
+    moved = float((start - distilled.texts).abs().mean()) / 1e-6  # without decay: the sum of the gradients
+    gradients = sum(0.1 + 0.01 * iteration for iteration in range(selection["iterations"]))
+    assert 0.1 < moved / gradients < 0.9  # a rate that falls with the time to 0, not with a millionth per iteration

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from vldistill import runs
-from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ExpertsConfig
+from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ExpertsConfig, LoraConfig
 from vldistill.distill.methods.bitraj import BitrajOptions
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.runs import Run, command, commit, differences, environment, to_plain
+from vldistill.runs import Run, command, commit, differences, environment, to_plain, with_defaults
 
 CONFIG = Config(data=DataConfig(source="scenes:train=40"), methods={"bitraj": BitrajOptions(syn_steps=3)})
 
@@ -130,3 +130,21 @@ def test_the_commit_is_that_of_a_checkout_of_this_library_only(tmp_path: Path, m
     assert found is not None and len(found) == 12
     source.write_text("changed")
     assert commit() == f"{found}+changes"
+
+
+def test_a_run_from_before_an_option_existed_goes_on(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.begin(CONFIG)
+    old = yaml.safe_load(run.config_path.read_text())
+    del old["encoder"]["lora"], old["encoder"]["text"]["options"], old["experts"]["snapshots"]
+    run.config_path.write_text(yaml.safe_dump(old))
+    run.begin(CONFIG)
+    with pytest.raises(ConfigError, match=r"encoder\.lora\.rank: 8 in the run, 4 asked for"):
+        run.begin(replace(CONFIG, encoder=EncoderConfig(lora=LoraConfig(rank=4))))
+
+
+def test_defaults_fill_what_is_missing_only() -> None:
+    defaults = {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {}}
+    given = {"b": {"c": 5, "d": None}, "f": {"own": 1}, "more": 0}
+    assert with_defaults(given, defaults) == {"a": 1, "b": {"c": 5, "d": None}, "f": {"own": 1}, "more": 0}
+    assert with_defaults({}, defaults) == defaults

@@ -128,5 +128,5 @@ def export_set(state: State, context: Context, recipe: Recipe, similarity: torch
 
 
 def set_name(config: DistillConfig) -> str:
-    """The folder name of a set: method, pairs and seed."""
-    return f"{config.method}-{config.pairs}-s{config.seed}"
+    """The folder name of a set: method, pairs, seed, and the label if there is one."""
+    return f"{config.method}-{config.pairs}-s{config.seed}" + (f"-{config.label}" if config.label else "")

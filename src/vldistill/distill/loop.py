@@ -87,6 +87,8 @@ class Loop:
                 iteration = self.progress.iteration
                 if iteration in config.keep:
                     self.save(self._export(self._shown(), iteration), iteration)
+                if self._part_of_time() >= 1:
+                    last = min(last, iteration)
                 if self._due(config.validate_every, iteration, last):
                     self._validate(iteration)
                 if iteration >= last:
@@ -112,6 +114,7 @@ class Loop:
             return {}
         if update.phase != progress.phase:
             progress.phase, progress.recent = update.phase, []
+            self.optimiser.restart()
         if trouble := self._trouble(update) or self._apply(update, iteration):
             self._undo(iteration, trouble)
             return {}
@@ -144,7 +147,7 @@ class Loop:
         """Take the step; why it must be undone, empty if it may stay."""
         self._before = _copies(self._moving())
         done = iteration / max(self.context.config.iterations, 1) if update.progress is None else update.progress
-        self.optimiser.apply(update.gradients, done, self.progress.scale)
+        self.optimiser.apply(update.gradients, max(done, self._part_of_time()), self.progress.scale)
         for name, value in update.carried.items():
             self.state.carried[name].copy_(value)
         return _not_finite("{} is not finite after the step", self.state.variables)
@@ -202,9 +205,15 @@ class Loop:
             "looks": progress.looks,
             "val_mean_recall": progress.best_score if progress.looks else None,
             "undone_steps": progress.undone,
+            "iterations": progress.iteration,
             "seconds": round(self._seconds(), 1),
         }
         return replace(distilled, info={**distilled.info, "selection": selection})
+
+    def _part_of_time(self) -> float:
+        """The part of the minutes that is over, 0 to 1; 0 without a limit."""
+        minutes = self.context.config.minutes
+        return min(self._seconds() / (60 * minutes), 1.0) if minutes else 0.0
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began

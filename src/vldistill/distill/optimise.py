@@ -9,6 +9,7 @@ import torch
 
 from vldistill.config import DistillConfig
 
+FIXED = {"both": (), "image": ("texts",), "text": ("images", "features")}  # stays as it started, by distill.learn
 RATE_BOUNDS = (1e-6, 1e6)  # of learned student rates: beyond, one wild gradient would end at 0 or infinity
 
 
@@ -31,7 +32,7 @@ class OuterOptimiser:
                 self.optimisers[name] = torch.optim.Adam([variable], lr=self.rates[name])
 
     def apply(self, gradients: Mapping[str, torch.Tensor], progress: float, scale: float) -> None:
-        """One update of every variable with a gradient.
+        """One update of every learned variable with a gradient.
 
         Args:
             progress: part of the iterations that is done, 0 to 1; the rates decay with it.
@@ -39,6 +40,8 @@ class OuterOptimiser:
         """
         factor = scale * decay_factor(self.config, progress)
         for name, gradient in gradients.items():
+            if name in FIXED[self.config.learn]:
+                continue
             variable = self.variables[name]
             if self.config.clip:
                 gradient = gradient * (self.config.clip / gradient.norm().clamp(min=self.config.clip))
@@ -49,6 +52,11 @@ class OuterOptimiser:
             variable.grad = None
             if name.startswith("log_rate_"):
                 variable.clamp_(math.log(RATE_BOUNDS[0]), math.log(RATE_BOUNDS[1]))
+
+    def restart(self) -> None:
+        """Forget all moments: gradients of another phase have another size."""
+        for optimiser in self.optimisers.values():
+            optimiser.state.clear()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Moments and step counts as ``name/key``."""

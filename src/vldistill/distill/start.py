@@ -56,27 +56,47 @@ def check_start(kind: str, count: int, select: SelectConfig) -> None:
     check_ground(kind, count, select)
 
 
-def make_start(bench: Workbench, kind: str, count: int, seed: int, select: SelectConfig | None = None) -> Start:
-    """Starting pairs: ``real``, ``noise``, or what a selector chooses; the same arguments give the same pairs."""
-    select = select or SelectConfig()
-    check_start(kind, count, select)
-    split = bench.split("train")
-    if kind != "noise":
-        name = "random" if kind == "real" else kind
-        images, captions = choose_pairs(bench, name, count, seed, select)
-        pixels = torch.from_numpy(split.pixels.array[images.numpy()])
-        tower = bench.image_tower
-        texts = split.data.texts.rows(captions)
-        chosen = [split.pairs.captions[int(index)] for index in captions]
-        images = to_float(pixels, tower.mean, tower.std).to(bench.device)
-        if bench.setting == "both":
-            return Start(images, texts[..., :-1].clone(), chosen, texts[..., -1].clone())
-        return Start(images, texts.clone(), chosen)
+def make_start(
+    bench: Workbench, kind: str, count: int, seed: int, select: SelectConfig | None = None, text_kind: str = ""
+) -> Start:
+    """Starting pairs: ``real``, ``noise``, or what a selector chooses; the same arguments give the same pairs.
+
+    Args:
+        select: options of selectors.
+        text_kind: start of the texts, where it is another one. Real sides stay pairs: beside a selector, ``real``
+            images are those of the chosen captions, and ``real`` captions are drawn for the chosen images.
+    """
+    select, text_kind = select or SelectConfig(), text_kind or kind
+    for side in (kind, text_kind):
+        check_start(side, count, select)
+    if bench.setting == "both" and "noise" in (kind, text_kind):
+        raise ConfigError("distill.start noise has no tokens, which setting both needs. Use real or kmeans.")
+    if kind == text_kind == "noise":
+        return _noise(bench, count, seed)
+    if "noise" in (kind, text_kind):
+        images, texts = (make_start(bench, side, count, seed, select) for side in (kind, text_kind))
+        return Start(images.images, texts.texts, texts.captions)
+    name = text_kind if kind == "real" else kind
+    images, captions = choose_pairs(bench, "random" if name == "real" else name, count, seed, select)
+    if text_kind == "real" != kind:
+        captions = _captions_of(bench, images, generator(seed, "captions"))
+    split, tower = bench.split("train"), bench.image_tower
+    pixels = torch.from_numpy(split.pixels.array[images.numpy()])
+    texts = split.data.texts.rows(captions)
+    chosen = [split.pairs.captions[int(index)] for index in captions]
+    shown = to_float(pixels, tower.mean, tower.std).to(bench.device)
     if bench.setting == "both":
-        raise ConfigError(
-            "distill.start noise has no meaning in setting both: noise has no tokens. Use real or kmeans."
-        )
-    return _noise(bench, count, seed)
+        return Start(shown, texts[..., :-1].clone(), chosen, texts[..., -1].clone())
+    return Start(shown, texts.clone(), chosen)
+
+
+def _captions_of(bench: Workbench, images: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    """A caption row drawn for each of the image rows (N,), (N,) int64."""
+    captions = []
+    for image in images.tolist():
+        own = bench.pixels("train").pairs.image_captions[image]
+        captions.append(int(own[int(torch.randint(len(own), (), generator=draw))]))
+    return torch.tensor(captions)
 
 
 def _noise(bench: Workbench, count: int, seed: int) -> Start:

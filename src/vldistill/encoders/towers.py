@@ -7,6 +7,7 @@ captions to sentence vectors (M, width) and is always frozen here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,10 @@ from vldistill.errors import ArtefactError, ConfigError, unknown
 from vldistill.files import digest, read_tensors
 
 OFFLINE_IMAGE_TOWERS = {"convnet": "3 blocks of convolution, instance norm, ReLU and pooling; needs no download"}
+NAMED_IMAGE_TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet18_gn": ("resnet18", {"norm_layer": "groupnorm"}),
+}
+"""Networks of timm with options that have a name of their own here; nobody publishes weights for them."""
 OFFLINE_TEXT_TOWERS = {"hashing": "hashed words and word pairs (scikit-learn); needs no download"}
 
 ProgressHook = Callable[[int], None]
@@ -128,6 +133,10 @@ def build_image_tower(config: ImageTowerConfig) -> ImageTower:
     """Build the image tower a user asked for. Raises ConfigError or ArtefactError with the remedy."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed every GPU as well
+        if config.name.startswith("open_clip:"):
+            from vldistill.encoders.clip import clip_image_tower
+
+            return clip_image_tower(config)
         return _convnet(config) if config.name == "convnet" else _timm(config)
 
 
@@ -139,7 +148,7 @@ def _convnet(config: ImageTowerConfig) -> ImageTower:
     except BUILD_ERRORS as error:
         raise ConfigError(
             f"image tower 'convnet' could not be built at {size} px with encoder.image.options {config.options}: "
-            f"{_first_line(error)} It takes width and depth, and 2**depth pixels or more."
+            f"{first_line(error)} It takes width and depth, and 2**depth pixels or more."
         ) from error
     if config.weights not in ("hub", "random"):
         _load_weights(model, Path(expand(config.weights)), ())
@@ -153,6 +162,8 @@ def _timm(config: ImageTowerConfig) -> ImageTower:
     from timm.data.config import resolve_model_data_config
 
     name, options = expand(config.name), config.options
+    if name in NAMED_IMAGE_TOWERS:
+        return _named(config)
     if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
         raise ConfigError(unknown_tower(name))
     try:
@@ -160,7 +171,7 @@ def _timm(config: ImageTowerConfig) -> ImageTower:
     except BUILD_ERRORS as error:
         raise ConfigError(
             f"image tower {name!r} could not be built with weights={config.weights!r} and options={options}: "
-            f"{_first_line(error)} Check the options, or set encoder.image.weights to a .safetensors file "
+            f"{first_line(error)} Check the options, or set encoder.image.weights to a .safetensors file "
             f"or to 'random' when the hub cannot be reached."
         ) from error
     if config.weights not in ("hub", "random"):
@@ -179,11 +190,24 @@ def _timm(config: ImageTowerConfig) -> ImageTower:
         width = _output_width(model, size)
     except BUILD_ERRORS as error:
         raise ConfigError(
-            f"image tower {name!r} does not take images of {size} px with options={options}: {_first_line(error)} "
+            f"image tower {name!r} does not take images of {size} px with options={options}: {first_line(error)} "
             f"Its own size is {native} px: set encoder.image.size to 0 or, where the network has that option, "
             f"add img_size: {size} to encoder.image.options."
         ) from error
     return ImageTower(model, name, width, size, config.mean or own["mean"], config.std or own["std"], options)
+
+
+def _named(config: ImageTowerConfig) -> ImageTower:
+    """A network of timm that has a name of its own here."""
+    base, options = NAMED_IMAGE_TOWERS[config.name]
+    if config.weights == "hub":
+        raise ConfigError(
+            f"image tower {config.name!r} has no published weights; set encoder.image.weights to 'random' or to a "
+            f".safetensors file."
+        )
+    tower = _timm(replace(config, name=base, options={**options, **config.options}))
+    tower.name = config.name
+    return tower
 
 
 @torch.no_grad()
@@ -200,19 +224,25 @@ def unknown_tower(name: str) -> str:
     """The message for a name that neither timm nor this library knows."""
     import timm
 
-    return unknown("image tower", name, [*OFFLINE_IMAGE_TOWERS, *timm.list_models()]).split(" Known:")[0] + (
+    known = [*OFFLINE_IMAGE_TOWERS, *NAMED_IMAGE_TOWERS, *timm.list_models()]
+    return unknown("image tower", name, known).split(" Known:")[0] + (
         " See `vldistill ls towers` and timm.list_models()."
     )
 
 
-def _load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
-    """Load a safetensors file strictly, leaving out the classifier that pooled features do not need."""
+def read_weights(path: Path, what: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file by name. Raises ArtefactError for other formats and damaged files."""
     if path.suffix != ".safetensors":
         raise ArtefactError(
             f"weights {path}: only .safetensors files are read, because other formats can run code. "
             f"Convert it with safetensors.torch.save_file."
         )
-    weights, _ = read_tensors(path, "image tower weights")
+    return read_tensors(path, what)[0]
+
+
+def _load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
+    """Load a safetensors file strictly, leaving out the classifier that pooled features do not need."""
+    weights = read_weights(path, "image tower weights")
     weights = {
         name: value for name, value in weights.items() if not name.startswith(tuple(f"{c}." for c in classifier))
     }
@@ -228,7 +258,8 @@ def _load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> 
     model.load_state_dict(weights)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, as a sentence."""
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__).rstrip(".") + "."
 
@@ -267,24 +298,26 @@ class TransformersTextTower:
         logging.disable_progress_bar()  # loading takes a second; our own bars show what takes minutes
 
         self.name, self.pooling, self.max_tokens, self.batch = config.name, config.pooling, config.max_tokens, batch
+        self.options = dict(config.options)
         where = expand(config.name)
         if (where.startswith((".", "/")) or where.count("/") > 1) and not Path(where).is_dir():
             raise ConfigError(f"text tower {where!r}: no such folder. Give a local folder or a hub name.")
         try:
             with torch.random.fork_rng(devices=[]):
                 # Random weights, and a pooler that the file lacks, are the same in every process: they are hashed.
-                torch.default_generator.manual_seed(0)
-                self.tokenizer, self.model, missing = _load_transformer(where, config.weights)
+                torch.default_generator.manual_seed(config.seed)
+                self.tokenizer, self.model, missing = _load_transformer(where, config.weights, config.options)
         except (*BUILD_ERRORS, SafetensorError) as error:
             raise ConfigError(
-                f"text tower {where!r} could not be loaded: {_first_line(error)} "
+                f"text tower {where!r} could not be loaded: {first_line(error)} "
                 f"Give a hub name that can be reached, a folder with config.json, tokenizer and "
                 f"model.safetensors, or 'hashing', which needs no download."
             ) from error
         if missing:
             raise ConfigError(
                 f"text tower {where!r}: its weights lack {len(missing)} tensors {missing[:2]}, which would stay "
-                f"random. Its config.json and model.safetensors do not belong together; fetch the model again."
+                f"random. Its config.json and model.safetensors do not belong together; fetch the model again, or "
+                f"check encoder.text.weights and encoder.text.options."
             )
         self.device = torch.device("cpu")
         self.width = self._check(where)
@@ -305,7 +338,7 @@ class TransformersTextTower:
             self.encode(["a", "a " * self.max_tokens])
         except BUILD_ERRORS as error:
             raise ConfigError(
-                f"text tower {where!r} cannot encode captions of {self.max_tokens} tokens: {_first_line(error)} "
+                f"text tower {where!r} cannot encode captions of {self.max_tokens} tokens: {first_line(error)} "
                 f"Expected an encoder of transformers such as BERT, with a padding token and room for "
                 f"encoder.text.max_tokens."
             ) from error
@@ -339,21 +372,32 @@ class TransformersTextTower:
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
 
     def fingerprint(self) -> str:
-        """Depends on the weights, the vocabulary, the pooling and the cut."""
+        """Depends on the weights, the vocabulary, the pooling, the cut, and options if there are any."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
-        return digest(weights_digest(self.model), vocabulary, self.pooling, self.max_tokens)
+        options = (self.options,) if self.options else ()
+        return digest(weights_digest(self.model), vocabulary, self.pooling, self.max_tokens, *options)
 
 
-def _load_transformer(where: str, weights: str) -> tuple[Any, Any, list[str]]:
+def _load_transformer(where: str, weights: str, options: Mapping[str, Any]) -> tuple[Any, Any, list[str]]:
     """Tokenizer, model in float32 and eval mode, and the names of tensors that its file should have but lacks."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     local: dict[str, Any] = {"trust_remote_code": False}  # never run code of a repository, and never ask to
     tokenizer = AutoTokenizer.from_pretrained(where, **local)
+    config = AutoConfig.from_pretrained(where, **local)
+    if strange := [name for name in options if not hasattr(config, name)]:
+        raise ValueError(f"its configuration has no {strange}")
+    config.update(dict(options))
     if weights == "random":
-        model = AutoModel.from_config(AutoConfig.from_pretrained(where, **local), **local)
-        return tokenizer, model.float().eval(), []
-    model, found = AutoModel.from_pretrained(where, use_safetensors=True, output_loading_info=True, **local)
+        return tokenizer, AutoModel.from_config(config, **local).float().eval(), []
+    kind: Any = AutoModel
+    given: dict[str, Any] = {"pretrained_model_name_or_path": where, "use_safetensors": True}
+    if weights != "hub":
+        with torch.device("meta"):  # nothing is drawn: what the file lacks is as random as it is from the hub
+            kind = type(AutoModel.from_config(config, **local))  # AutoModel itself insists on a folder
+        tensors = read_weights(Path(expand(weights)), "text tower weights")
+        given = {"pretrained_model_name_or_path": None, "state_dict": tensors}
+    model, found = kind.from_pretrained(config=config, output_loading_info=True, **given, **local)
     # Pooled output is not used here, and many encoders are published without it.
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     return tokenizer, model.float().eval(), missing
@@ -363,4 +407,10 @@ def build_text_tower(config: TextTowerConfig, device: torch.device) -> TextTower
     """Build the text tower a user asked for. Raises ConfigError with the remedy."""
     if config.name == "hashing":
         return HashingTextTower(config.width)
+    if config.name.startswith("open_clip:"):
+        from vldistill.encoders.clip import ClipTextTower
+
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed)
+            return ClipTextTower(config, device)
     return TransformersTextTower(config, device)

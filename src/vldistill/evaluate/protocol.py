@@ -22,6 +22,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
+from vldistill.evaluate.spaces import mapped_texts
 from vldistill.memory import peak_memory
 from vldistill.randomness import seed_of
 from vldistill.select import check_count, check_ground, choose_pairs, find_selector
@@ -66,13 +67,17 @@ def check_target(
         ArtefactError: a set of other towers.
     """
     if isinstance(target, DistilledSet):
-        target.check_fits(describe_towers(bench))
+        target.check_fits(describe_towers(bench), other_text=config.text_map == "ridge")
         if target.space == "features" and bench.setting != "heads":
             raise ConfigError(f"{target.name} holds features; they train heads, not setting {bench.setting!r}.")
         if (target.text_space == "tokens") != (bench.setting == "both"):
             raise ConfigError(
                 f"{target.name} holds texts as {target.text_space}, which setting {bench.setting!r} cannot train on: "
                 f"tokens are for setting both, sentence vectors for the others. Judge it in a run of its own setting."
+            )
+        if bench.setting == "both" and target.towers["text"]["fingerprint"] != bench.text_fingerprint:
+            raise ConfigError(
+                f"{target.name} holds input embeddings of another text tower; use the one it was made with."
             )
         if not target.is_coreset:
             return
@@ -145,11 +150,14 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
             images = bench.encode_in_batches(images)
         else:
             images = images.contiguous(memory_format=torch.channels_last)
+    text_map = None
     if distilled.text_space == "tokens":
         texts = distilled.text_inputs
-    else:
+    elif distilled.towers["text"]["fingerprint"] == towers["text"]["fingerprint"]:
         standard = bench.text_standardisation
         texts = distilled.restandardised("text", standard.mean, standard.scale)
+    else:
+        texts, text_map = mapped_texts(distilled, bench)
     data = TrainingData(
         TensorInputs(images),
         TensorInputs(texts.to(bench.device)),
@@ -159,6 +167,8 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
     details: dict[str, Any] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
     if distilled.towers["image"]["fingerprint"] != towers["image"]["fingerprint"]:
         details["made_with_image_tower"] = distilled.towers["image"]["name"]
+    if text_map is not None:
+        details["text_map"] = dict(text_map)
     if distilled.setting != bench.setting:
         details["made_in_setting"] = distilled.setting
     if distilled.info.get("data") not in (None, bench.pixels("train").pairs.fingerprint):

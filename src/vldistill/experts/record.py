@@ -155,11 +155,22 @@ def _finished(trained: Groups, wanted: Mapping[str, Any], path: Path, reporter: 
     return expert
 
 
-def open_experts(bench: Workbench, folder: Path) -> list[Trajectory]:
-    """All experts of a run, checked against the workbench. Raises ArtefactError with the remedy."""
+def open_experts(bench: Workbench, folder: Path, count: int = 0) -> list[Trajectory]:
+    """The first ``count`` experts of a run (0: all), checked against the workbench.
+
+    Raises:
+        ArtefactError: no experts, or experts of something else; with the remedy.
+        ConfigError: fewer than ``count``.
+    """
     paths = sorted(folder.glob("expert-*.safetensors"))
     if not paths:
         raise ArtefactError(f"{folder} holds no experts. Run `vldistill experts` first.")
+    if count > len(paths):
+        raise ConfigError(
+            f"distill.experts is {count}, but {folder} holds {len(paths)} experts. Ask for {len(paths)} or fewer, or "
+            f"record more: `vldistill experts --experts.count {count}`."
+        )
+    paths = paths[:count] if count else paths
     experts = [Trajectory(path) for path in paths]
     trained = bench.student(0).trained()
     data = bench.pixels("train").pairs.fingerprint

@@ -14,7 +14,7 @@ from vldistill.data.transforms import to_float
 from vldistill.distill.learned import describe_towers
 from vldistill.distilled import CORESET, DistilledSet
 from vldistill.files import write_json
-from vldistill.report.figures import draw_contact_sheet
+from vldistill.report.sheets import draw_contact_sheet
 from vldistill.select import choose_pairs, find_selector
 from vldistill.training import Recipe
 from vldistill.workbench import Workbench

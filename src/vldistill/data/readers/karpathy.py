@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from vldistill.data.collection import Collection
 from vldistill.data.jsonfile import describe, kind, load_json
+from vldistill.data.places import find_images, looked_in, safe_name
 from vldistill.data.readers import reader
-from vldistill.data.stores import FileImages, Place, TarIndex, find_in_tars, tar_index
+from vldistill.data.readers.blip import is_blip
+from vldistill.data.stores import FileImages
 from vldistill.errors import DataError
 
 SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -17,7 +18,8 @@ SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 def _matches(source: str) -> bool:
     path = Path(source).expanduser()
-    return path.suffix == ".json" or (path.is_dir() and next(path.glob("*.json"), None) is not None)
+    some = path.suffix == ".json" or (path.is_dir() and next(path.glob("*.json"), None) is not None)
+    return some and not is_blip(source)
 
 
 @reader("karpathy", matches=_matches)
@@ -43,8 +45,8 @@ def read(source: str) -> Collection:
         _unique("filename", names[-1], seen["filename"], index, where)
         if "imgid" in entry:
             _unique("imgid", _identity(entry["imgid"], "imgid", where), seen["imgid"], index, where)
-    places = _places(path.parent, names)
-    looked = ", ".join([str(path.parent), "its images/", *(tar.name for tar in _tars(path.parent))])
+    places = find_images(path.parent, [(name,) for name in names])
+    looked = looked_in(path.parent)
     missing = {index: looked for index, place in enumerate(places) if place is None}
     return Collection(source, FileImages(tuple(names), tuple(places)), captions, splits, missing)
 
@@ -101,13 +103,7 @@ def _name(entry: dict[str, Any], where: str) -> str:
         raise DataError(f"{where}: filename is {found}; expected a text such as 'photo.jpg'.")
     if not isinstance(folder, str):
         raise DataError(f"{where}: filepath is {kind(folder)}; expected a text such as 'train2014'.")
-    name = PurePath(folder, filename)
-    inside = not name.is_absolute() and ".." not in name.parts and name.parts
-    if not inside or any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in str(name)):
-        raise DataError(
-            f"{where}: the path {str(name)!r} is refused; expected a relative path inside the source's folder."
-        )
-    return name.as_posix()
+    return safe_name(where, folder, filename)
 
 
 def _split(entry: dict[str, Any], where: str) -> str:
@@ -149,29 +145,3 @@ def _unique(key: str, value: object, seen: dict[Any, int], index: int, where: st
             f"Remove the duplicate from the json."
         )
     seen[value] = index
-
-
-def _tars(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.tar") if path.is_file())
-
-
-def _places(folder: Path, names: Iterable[str]) -> list[Place | None]:
-    """Where each image is: in the folder, in its images/, or in a tar; None when nowhere. Tars are listed if needed."""
-    tars: list[TarIndex] | None = None
-    places: list[Place | None] = []
-    for name in names:
-        path = next((path for path in (folder / name, folder / "images" / name) if _is_file(path)), None)
-        if path is not None:
-            places.append(Place(path))
-            continue
-        if tars is None:
-            tars = [tar_index(tar) for tar in _tars(folder)]
-        places.append(find_in_tars(name, tars))
-    return places
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name longer than the file system takes
-        return False

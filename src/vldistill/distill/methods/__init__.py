@@ -130,7 +130,8 @@ def starting_pairs(method: Any, context: Context, select: SelectConfig | None = 
     if hasattr(method, "begin"):
         return method.begin(context)
     config = context.config
-    return make_start(context.bench, config.start, config.pairs, config.seed, select)
+    image, text = config.starts
+    return make_start(context.bench, image, config.pairs, config.seed, select, text)
 
 
 def check_setting(method: Any, name: str, setting: str) -> None:

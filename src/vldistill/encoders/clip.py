@@ -1,0 +1,156 @@
+"""Either side of CLIP through open_clip, the extra ``clip``: ``open_clip:ViT-B-32`` or ``open_clip:ViT-B-32.TAG``.
+
+Features are CLIP's own embeddings, before their normalisation: both sides have the width of its shared space.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vldistill.config import ImageTowerConfig, TextTowerConfig, expand
+from vldistill.encoders.towers import BUILD_ERRORS, ImageTower, ProgressHook, first_line, read_weights, weights_digest
+from vldistill.errors import ArtefactError, ConfigError, MissingExtraError, unknown
+from vldistill.files import digest
+
+PREFIX = "open_clip:"
+DEFAULT_TAG = "openai"
+
+
+def clip_image_tower(config: ImageTowerConfig) -> ImageTower:
+    """The image side. Raises ConfigError, ArtefactError or MissingExtraError with the remedy."""
+    model, note = _build(config.name, config.weights, config.options, config.size, "image")
+    visual = model.visual
+    own: Mapping[str, Any] = visual.preprocess_cfg
+    size = visual.image_size[0] if isinstance(visual.image_size, Sequence) else int(visual.image_size)
+    visual.eval()
+    with torch.no_grad():
+        width = visual(torch.zeros(1, 3, size, size)).shape[1]
+    mean, std = config.mean or own["mean"], config.std or own["std"]
+    return ImageTower(visual, config.name, width, size, mean, std, {**config.options, **note})
+
+
+class ClipTextTower:
+    """The text side; captions pass as CLIP was trained, with its own tokens, pooling and projection."""
+
+    def __init__(self, config: TextTowerConfig, device: torch.device, batch: int = 256) -> None:
+        self.name, self.max_tokens, self.batch = config.name, config.max_tokens, batch
+        self.model, self.note = _build(config.name, config.weights, config.options, 0, "text")
+        del self.model.visual
+        self.options = dict(config.options)
+        with _quiet():
+            self.tokenizer: Any = _library().get_tokenizer(self.note["open_clip"])
+        self.model.eval().requires_grad_(False)
+        self.context = int(self.model.context_length)
+        if config.max_tokens > self.context:
+            raise ConfigError(
+                f"encoder.text.max_tokens is {config.max_tokens}; expected {self.context} or less, the longest text "
+                f"that text tower {config.name!r} can read."
+            )
+        self.device = torch.device("cpu")
+        try:
+            self.width = self._forward(["a", "a " * self.max_tokens]).shape[1]
+        except BUILD_ERRORS as error:
+            raise ConfigError(
+                f"text tower {config.name!r} with encoder.text.options {config.options} cannot encode captions: "
+                f"{first_line(error)} Its vocab_size has to hold its tokenizer's words."
+            ) from error
+        self.device = device
+        self.model.to(device)
+
+    @torch.no_grad()
+    def _forward(self, captions: Sequence[str]) -> torch.Tensor:
+        tokens = self.tokenizer(list(captions), context_length=self.max_tokens)
+        padded = tokens.new_zeros(len(tokens), self.context)
+        padded[:, : tokens.shape[1]] = tokens
+        return self.model.encode_text(padded.to(self.device)).float().cpu()
+
+    def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
+        """Sentence vectors (M, width)."""
+        out = torch.empty(len(captions), self.width)
+        for start in range(0, len(captions), self.batch):
+            part = captions[start : start + self.batch]
+            out[start : start + len(part)] = self._forward(part)
+            if progress:
+                progress(len(part))
+        return out
+
+    def fingerprint(self) -> str:
+        """Depends on the model, its options and weights, and the cut."""
+        return digest("clip text", self.note, self.options, weights_digest(self.model), self.max_tokens)
+
+
+def _library() -> Any:
+    """The module open_clip. Raises MissingExtraError naming the command that installs it."""
+    try:
+        with _quiet():
+            import open_clip
+    except ImportError:
+        raise MissingExtraError(
+            f"towers named {PREFIX}MODEL need the package open_clip_torch, which is not installed: "
+            f"pip install 'vldistill[clip]'"
+        ) from None
+    return open_clip
+
+
+def _quiet() -> warnings.catch_warnings[None]:
+    """open_clip leaves its word list's file to the garbage collector."""
+    return warnings.catch_warnings(action="ignore", category=ResourceWarning)
+
+
+def _build(name: str, weights: str, options: Mapping[str, Any], size: int, side: str) -> tuple[Any, dict[str, Any]]:
+    """A CLIP model in float32, and what beside its weights decides its features."""
+    library = _library()
+    model_name, _, tag = name.removeprefix(PREFIX).partition(".")
+    if model_name not in library.list_models():
+        raise ConfigError(unknown(f"{side} tower of open_clip", model_name, library.list_models()))
+    tags: list[str] = library.list_pretrained_tags_by_model(model_name)
+    quick, chosen = bool(library.get_model_config(model_name).get("quick_gelu")), None
+    if tag or weights == "hub":
+        chosen = tag or DEFAULT_TAG
+        if chosen not in tags:
+            raise ConfigError(f"{side} tower {name!r}: " + unknown(f"weights of {model_name}", chosen, tags))
+        quick = bool(library.get_pretrained_cfg(model_name, chosen).get("quick_gelu"))
+    try:
+        model = library.create_model(
+            model_name,
+            pretrained=chosen if weights == "hub" else None,
+            pretrained_text=False,
+            force_quick_gelu=quick,
+            force_image_size=size or None,
+            device=torch.get_default_device(),
+            **_merged(library.get_model_config(model_name), options, size),
+        )
+    except BUILD_ERRORS as error:
+        raise ConfigError(
+            f"{side} tower {name!r} could not be built with weights={weights!r} and options={dict(options)}: "
+            f"{first_line(error)} Check the options, or set encoder.{side}.weights to a .safetensors file or to "
+            f"'random' when the hub cannot be reached."
+        ) from error
+    if weights not in ("hub", "random"):
+        path = Path(expand(weights))
+        found = read_weights(path, f"{side} tower weights")
+        try:
+            model.load_state_dict(found)
+        except RuntimeError as error:
+            raise ArtefactError(
+                f"weights {path} do not fit {name!r}: {str(error).splitlines()[-1].strip()} Expected a file of the "
+                f"whole model, as open_clip saves it."
+            ) from None
+    return model, {"open_clip": model_name, "quick_gelu": quick}
+
+
+def _merged(config: Mapping[str, Any], options: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """``options`` for the constructor; those of vision_cfg and text_cfg are laid over the model's own."""
+    out = copy.deepcopy(dict(options))
+    for part in ("vision_cfg", "text_cfg"):
+        if part in out:
+            out[part] = {**config[part], **out[part]}
+    if size and "vision_cfg" in out:
+        out["vision_cfg"]["image_size"] = size
+    return out

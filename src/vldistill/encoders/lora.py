@@ -1,0 +1,168 @@
+"""Low-rank adapters on chosen layers of a frozen image tower, through peft (setting ``lora``).
+
+A layer with the frozen weight W computes W + (alpha / rank) B A in its place (arXiv 2106.09685). A starts random
+and B at zero, so that a fresh tower computes what it did before. Only A and B are trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from vldistill.encoders.towers import ImageTower
+from vldistill.errors import ConfigError
+
+SHOWN = 24  # kinds of module paths that an error lists
+
+
+def adapter_targets(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """The full dotted paths of the layers of ``model`` that get an adapter, in the order of the network.
+
+    A pattern is met by a linear layer or convolution when it matches the whole path or its last parts, with ``*``
+    for anything: ``attn.proj`` means ``blocks.0.attn.proj`` but not ``patch_embed.proj``.
+
+    Raises:
+        ConfigError: a pattern that nothing matches, or a layer that cannot carry an adapter.
+    """
+    layers = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    unused = [pattern for pattern in patterns if not any(_matches(path, pattern) for path in layers)]
+    if unused:
+        raise ConfigError(
+            f"encoder.lora.patterns {unused} match no linear layer or convolution of the image tower. "
+            f"It has: {', '.join(_kinds(layers))}. Name those that get an adapter, e.g. "
+            f"--encoder.lora.patterns '[{_example(layers)}]'."
+        )
+    targets = [path for path in layers if any(_matches(path, pattern) for pattern in patterns)]
+    for path in targets:
+        if trouble := _trouble(model, path, layers[path]):
+            raise ConfigError(f"encoder.lora.patterns {list(patterns)} match {path!r}, {trouble}. Leave it out.")
+    return targets
+
+
+def add_adapters(tower: ImageTower, patterns: Sequence[str], rank: int, alpha: float) -> ImageTower:
+    """Give ``tower`` adapters, in place, and freeze everything else; A is drawn from torch's global generator.
+
+    A convolution that standardises its frozen weight first (NF-ResNet, NFNet) becomes the plain convolution with
+    the standardised weight, which computes the same: the adapter then adds to what is really convolved with.
+
+    Raises:
+        ConfigError: see :func:`adapter_targets`.
+    """
+    import peft
+    from peft.tuners.lora import LoraLayer
+
+    targets = adapter_targets(tower.model, patterns)
+    for path in targets:
+        module = tower.model.get_submodule(path)
+        if isinstance(module, nn.Conv2d):
+            tower.model.set_submodule(path, _plain_convolution(module))
+    exactly = "|".join(re.escape(path) for path in targets)  # as a list, peft would match the ends of other paths too
+    options = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=exactly)  # pyright: ignore[reportArgumentType]
+    peft.inject_adapter_in_model(options, tower.model)
+    given = [path for path, module in tower.model.named_modules() if isinstance(module, LoraLayer)]
+    assert given == targets, (given, targets)
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad_(".lora_A." in name or ".lora_B." in name)
+    tower.eval()
+    return tower
+
+
+@torch.no_grad()
+def merge_adapters(tower: ImageTower) -> ImageTower:
+    """A copy of ``tower`` without adapters that computes the same: their products are added to the weights."""
+    from peft.tuners.lora import LoraLayer
+
+    merged = copy.deepcopy(tower)
+    for path, module in list(merged.named_modules()):
+        if isinstance(module, LoraLayer):
+            layer: Any = module
+            layer.merge()
+            merged.set_submodule(path, layer.get_base_layer())
+    return merged.requires_grad_(False)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}")
+
+
+def _kinds(paths: Sequence[str] | dict[str, Any]) -> list[str]:
+    """Paths with ``*`` for numbers, each kind once with its count."""
+    counts = Counter(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path) for path in paths)
+    shown = [f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items()]
+    return shown if len(shown) <= SHOWN else [*shown[:SHOWN], f"and {len(shown) - SHOWN} kinds more"]
+
+
+def _example(layers: dict[str, nn.Linear | nn.Conv2d]) -> str:
+    """The most frequent last name among layers that can carry an adapter."""
+    ends = Counter(path.rpartition(".")[2] for path, layer in layers.items() if not _grouped(layer))
+    return ends.most_common(1)[0][0] if ends else "NAME"
+
+
+def _grouped(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1
+
+
+def _trouble(model: nn.Module, path: str, layer: nn.Module) -> str:
+    """Why an adapter on ``layer`` would be wrong; empty if it can carry one."""
+    if isinstance(model.get_submodule(path.rpartition(".")[0]), nn.MultiheadAttention):
+        return "whose weight torch's attention reads without calling the layer: its adapter would do nothing"
+    if _grouped(layer):
+        return "a grouped convolution, whose adapter cannot be merged into its weight"
+    if isinstance(layer, nn.Conv2d) and layer.dilation != (1, 1):
+        return "a dilated convolution, which peft gives an adapter of another reach"
+    return ""
+
+
+class _Spy(TorchFunctionMode):
+    """Remembers the weight that a convolution really uses."""
+
+    weight: torch.Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.conv2d:
+            self.weight = args[1] if len(args) > 1 else kwargs["weight"]
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
+    """``layer`` itself if its weight is used as it is, else a convolution that has the weight it uses."""
+    from timm.layers.conv2d_same import Conv2dSame
+
+    if type(layer) in (nn.Conv2d, Conv2dSame):
+        return layer
+    shape = (1, layer.in_channels, *layer.kernel_size)
+    probe = torch.linspace(-1, 1, math.prod(shape), device=layer.weight.device, dtype=layer.weight.dtype).view(shape)
+    with _Spy() as spy:
+        expected = layer(probe)
+    same = getattr(layer, "same_pad", False)
+    kind: Any = Conv2dSame if same else nn.Conv2d
+    plain: nn.Conv2d = kind(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,  # pyright: ignore[reportArgumentType]
+        layer.stride,  # pyright: ignore[reportArgumentType]
+        0 if same else layer.padding,  # pyright: ignore[reportArgumentType]
+        bias=layer.bias is not None,
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+    )
+    plain.weight.copy_(layer.weight if spy.weight is None else spy.weight)
+    if layer.bias is not None and plain.bias is not None:
+        plain.bias.copy_(layer.bias)
+    if not torch.allclose(plain(probe), expected, rtol=1e-4, atol=1e-6):
+        raise ConfigError(
+            f"encoder.lora.patterns match a {type(layer).__name__}, which does more than convolve with a weight: "
+            f"an adapter beside it would be of another kind. Leave it out."
+        )
+    return plain

@@ -1,0 +1,254 @@
+"""One cell of a comparison: what is asked, the stage commands that answer it, and one result file.
+
+A cell is independent of every other one: :func:`run_cell` gets the cell, the comparison's folder and a function that
+runs a command, and leaves ``result.json`` in the cell's folder, atomically. Whoever can run a command somewhere (a
+process here, a task on a cluster with the same file system) can run cells.
+
+    RUN/encode/GROUP/       notes of decoding and encoding the data; the cache has what was made
+    RUN/experts/GROUP/      a run folder with the experts that all cells of one setting, towers and data share
+    RUN/cells/ID/trial-1/   a run folder per option that is tried; made/ has the set that is judged in judged-*/
+    RUN/cells/ID/log.txt    what the commands said
+    RUN/cells/ID/result.json, or failed.json
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vldistill.config import Config
+from vldistill.files import digest, read_json, write_json, write_text
+from vldistill.runs import differences, environment, to_plain
+
+Launch = Callable[[Sequence[str], Path], None]
+"""Runs ``vldistill WORDS``, its output appended to a file; raises :class:`CellFailed` or Stopped."""
+
+
+class CellFailed(Exception):
+    """A command of a cell failed; the message is for the list of failures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One cell.
+
+    Args:
+        row: the label of its row.
+        kind: ``method`` or ``target``.
+        name: the method, or what ``evaluate --set`` takes.
+        pairs: the budget; None where the target has none (``full``, a folder).
+        setting: of the student.
+        towers: the name of the towers.
+        seed: of the distillation.
+        configs: the configuration; several are trials of which the best on val is kept.
+        trial_minutes: limit of each trial; 0 is the same as that of the configuration.
+    """
+
+    row: str
+    kind: str
+    name: str
+    pairs: int | None
+    setting: str
+    towers: str
+    seed: int
+    configs: tuple[Config, ...]
+    trial_minutes: float = 0.0
+
+    @cached_property
+    def id(self) -> str:
+        """Readable, and different whenever its set is. How sets are judged is apart: judging anew is cheap."""
+        parts = (self.setting, self.towers, self.row, self.pairs if self.kind == "method" else None)
+        slug = re.sub(r"[^\w.]+", "-", "-".join(str(part) for part in parts if part is not None)).strip("-")
+        asked = [self.kind, self.name, self.trial_minutes, *(_meaning(config, self) for config in self.configs)]
+        return f"{slug}-s{self.seed}-{digest(asked)[:6]}" if self.kind == "method" else f"{slug}-{digest(asked)[:6]}"
+
+    @property
+    def judging(self) -> dict[str, Any]:
+        """How its set is judged."""
+        return to_plain(self.configs[0])["evaluate"]
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether its method matches trajectories."""
+        from vldistill.distill.methods import find_method
+
+        return self.kind == "method" and "experts" in find_method(self.name).build().needs
+
+    @property
+    def data_group(self) -> str:
+        """Cells of one group share decoded images and features."""
+        config = self.configs[0]
+        return f"{self.setting}-{self.towers}-{digest(_data(config), asdict(config.encoder))[:6]}"
+
+    @property
+    def expert_groups(self) -> dict[str, Config]:
+        """The experts it needs, by the name of their folder."""
+        return {expert_group(self, config): config for config in self.configs} if self.needs_experts else {}
+
+
+def shared_experts(cells: Sequence[Cell]) -> dict[str, Config]:
+    """The experts that cells need together, by folder name: of each kind as many as the most demanding cell takes."""
+    groups: dict[str, Config] = {}
+    for cell in cells:
+        for group, config in cell.expert_groups.items():
+            if group not in groups or config.experts.count > groups[group].experts.count:
+                groups[group] = config
+    return groups
+
+
+def expert_group(cell: Cell, config: Config) -> str:
+    """The folder name of the experts that ``config`` needs, whatever their number."""
+    parts = digest(_data(config), asdict(config.encoder), asdict(replace(config.experts, count=1)))
+    return f"{cell.setting}-{cell.towers}-{parts[:6]}"
+
+
+def _data(config: Config) -> str:
+    return config.data.source
+
+
+def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
+    """The part of a configuration that a cell's answer depends on."""
+    plain = to_plain(config)
+    apart = {"runtime", "data", "evaluate", *config.methods}
+    apart -= {cell.name} if cell.kind == "method" else set()
+    apart |= set() if cell.needs_experts else {"experts"}
+    apart |= set() if cell.kind == "method" else {"distill"}
+    return {"source": _data(config), **{name: part for name, part in plain.items() if name not in apart}}
+
+
+def write_config(path: Path, config: Config) -> Path:
+    """``config`` as a file that ``--config`` takes."""
+    write_text(path, yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
+    return path
+
+
+def run_cell(cell: Cell, run: Path, launch: Launch) -> dict[str, Any]:
+    """Answer one cell, or go on with it; writes and returns its result.
+
+    Raises:
+        CellFailed: a command failed; ``failed.json`` says which.
+        Stopped: the user asked to stop.
+    """
+    folder = run / "cells" / cell.id
+    try:
+        result = _method_result(cell, run, folder, launch) if cell.kind == "method" else _judged(cell, folder, launch)
+    except CellFailed as failure:
+        write_json(folder / "failed.json", {"cell": cell.id, "row": cell.row, "error": str(failure)})
+        raise
+    write_json(folder / "result.json", _description(cell) | result | {"environment": environment()})
+    (folder / "failed.json").unlink(missing_ok=True)
+    return read_json(folder / "result.json", "cell")
+
+
+def finished(cell: Cell, run: Path) -> dict[str, Any] | None:
+    """The result of a cell, if it has one of the judging that is asked for."""
+    path = run / "cells" / cell.id / "result.json"
+    result = read_json(path, "cell") if path.exists() else None
+    return result if result and result.get("judging") == cell.judging else None
+
+
+def failure(cell: Cell, run: Path) -> str | None:
+    """Why a cell failed the last time, if it did and has no result."""
+    path = run / "cells" / cell.id / "failed.json"
+    return str(read_json(path, "failed cell")["error"]) if path.exists() else None
+
+
+def _description(cell: Cell) -> dict[str, Any]:
+    return {
+        "cell": cell.id,
+        "row": cell.row,
+        "kind": cell.kind,
+        "name": cell.name,
+        "pairs": cell.pairs,
+        "setting": cell.setting,
+        "towers": cell.towers,
+        "seed": cell.seed,
+        "judging": cell.judging,
+    }
+
+
+def _method_result(cell: Cell, run: Path, folder: Path, launch: Launch) -> dict[str, Any]:
+    """Distil by every option that is tried, keep the best on val, and judge it."""
+    if len(cell.configs) == 1:
+        made = _distilled(cell, cell.configs[0], run, folder / "made", launch)
+        return _judged(cell, folder, launch, made["set"]) | {"making": made, "trials": []}
+    trials = [_trial(cell, number, config, run, folder, launch) for number, config in enumerate(cell.configs, start=1)]
+    scored = [trial for trial in trials if trial["val_mean_recall"] is not None]
+    if not scored:
+        raise CellFailed(f"all {len(trials)} trials failed; the first: {trials[0]['error']}")
+    best = max(scored, key=lambda trial: trial["val_mean_recall"])
+    chosen = cell.configs[trials.index(best)]
+    if cell.trial_minutes:
+        made = _distilled(cell, chosen, run, folder / "made", launch)
+    else:
+        made = {key: best[key] for key in ("set", "seconds", "peak_memory_bytes", "selection")}
+    result = _judged(cell, folder, launch, made["set"], chosen)
+    return result | {"making": made, "trials": trials, "chosen": best["options"]}
+
+
+def _trial(cell: Cell, number: int, config: Config, run: Path, folder: Path, launch: Launch) -> dict[str, Any]:
+    """One option: its set, and one look at val. A failed trial is logged and scores nothing."""
+    place = folder / f"trial-{number}"
+    limit = cell.trial_minutes or config.distill.minutes
+    tried = replace(config, distill=replace(config.distill, minutes=limit))
+    options = {name: _lookup(to_plain(config), name) for name in _tried_options(cell)}
+    record: dict[str, Any] = {"options": options, "val_mean_recall": None}
+    try:
+        made = _distilled(cell, tried, run, place, launch)
+        found = list((place / "results").glob("*-val.json"))
+        if not found:
+            words = ["evaluate", "--config", str(place.with_suffix(".yaml")), "--run", str(place)]
+            launch([*words, "--set", made["set"], "--val_only"], folder / "log.txt")
+            found = list((place / "results").glob("*-val.json"))
+        return record | made | {"val_mean_recall": read_json(found[0], "look at val")["val_mean_recall"]}
+    except CellFailed as failed:
+        return record | {"error": str(failed)}
+
+
+def _tried_options(cell: Cell) -> list[str]:
+    """The dotted names of the options in which the trials differ."""
+    first, *others = map(to_plain, cell.configs)
+    return sorted({name for other in others for name, _, _ in differences(first, other)})
+
+
+def _lookup(plain: Mapping[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        plain = plain.get(part, {})
+    return plain
+
+
+def _distilled(cell: Cell, config: Config, run: Path, place: Path, launch: Launch) -> dict[str, Any]:
+    """Distil in the run folder ``place``, unless it is done, and say what it took."""
+    if not list(place.glob("sets/*/set.json")):
+        words = ["distill", "--config", str(write_config(place.with_suffix(".yaml"), config)), "--run", str(place)]
+        if cell.needs_experts:
+            words += ["--experts_from", str(run / "experts" / expert_group(cell, config))]
+        launch(words, place.parent / "log.txt")
+    note = next(iter(place.glob("sets/*/set.json")))
+    selection = read_json(note, "distilled set")["info"]["selection"]
+    events = [line for line in (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if "distill" in line]
+    peak = yaml.safe_load(events[-1]).get("peak_memory_bytes") if events else None
+    seconds = selection.get("seconds")
+    return {"set": str(note.parent), "seconds": seconds, "peak_memory_bytes": peak, "selection": selection}
+
+
+def _judged(cell: Cell, folder: Path, launch: Launch, target: str = "", config: Config | None = None) -> dict[str, Any]:
+    """The evaluation of a set or target, in a run folder of its own."""
+    place = folder / f"judged-{digest(cell.judging)[:6]}"
+    if not _evaluations(place):
+        asked = write_config(place.with_suffix(".yaml"), config or cell.configs[0])
+        words = ["evaluate", "--config", str(asked), "--run", str(place), "--set", target or cell.name]
+        launch(words, folder / "log.txt")
+    evaluation = read_json(_evaluations(place)[0], "evaluation")
+    evaluation.pop("environment", None)
+    return {"evaluation": evaluation, "protocol": evaluation["protocol"]}
+
+
+def _evaluations(place: Path) -> list[Path]:
+    return sorted((place / "results").glob("*.json"))

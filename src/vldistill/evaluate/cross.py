@@ -1,0 +1,197 @@
+"""``vldistill cross``: one set on a list of towers, as one matrix.
+
+The list is a YAML file of encoder sections by name; an ``image`` or ``text`` section replaces the run's own as a whole:
+
+    mobilenetv2_035: {image: {name: mobilenetv2_035, size: 128}}
+    bert:            {text: {name: bert-base-uncased}}
+
+Learned pictures are resized and normalised for another image tower. Sentence vectors reach another text tower by a
+ridge map fitted on training captions, and the matrix says so. Beside the set stand as many random pairs and the full
+data on the same towers, because towers differ in what they can learn at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vldistill.config import Config
+from vldistill.distilled import DistilledSet
+from vldistill.errors import ConfigError, Stopped, VldistillError
+from vldistill.evaluate.options import merged, nested, resolved
+from vldistill.evaluate.protocol import check_target, evaluate_set
+from vldistill.files import digest, read_json, write_json, write_text
+from vldistill.helptext import KeptLines
+from vldistill.log import Reporter
+from vldistill.report.tables import markdown, spread
+from vldistill.runs import Run, environment, to_plain
+
+OWN = "own"  # the column of the run's own towers
+
+
+def cross(argv: Sequence[str]) -> int:
+    """The command; returns 0, or 4 when a tower failed."""
+    from vldistill.cli import packaged_config, parse
+
+    def extend(parser: Any) -> None:
+        parser.description, parser.formatter_class = __doc__, KeptLines
+        parser.add_argument("--set", type=str, required=True, help="a set's folder")
+        parser.add_argument("--towers", type=str, required=True, help="YAML: encoder sections by name")
+        about = "other rows; a bare selector such as random chooses as many pairs"
+        parser.add_argument("--also", type=str, nargs="*", default=["random", "full"], help=about)
+
+    config, given = parse("cross", argv, extend)
+    distilled = DistilledSet.load(given.set)
+    run, reporter = Run(Path(given.run)), Reporter(quiet=given.quiet)
+    run.check(config)
+    towers = read_towers(Path(packaged_config(given.towers)), config)
+    targets = [distilled, *(_counted(name, len(distilled)) for name in given.also)]
+    matrix = Matrix(run.folder / "cross", towers, targets, reporter)
+    run.begin(config)
+    try:
+        matrix.fill()
+    except KeyboardInterrupt:
+        raise Stopped("stopped; finished cells of the matrix are kept. The same command goes on.") from None
+    print(matrix.write(distilled.name), end="")
+    return 4 if matrix.failed else 0
+
+
+def _counted(target: str, pairs: int) -> str:
+    """``random`` as ``random:100``; ``full`` and what has a number stay as they are."""
+    return target if target == "full" or ":" in target else f"{target}:{pairs}"
+
+
+def read_towers(path: Path, config: Config) -> dict[str, Config]:
+    """The configuration of every column, the run's own first. Raises ConfigError for a file that is malformed."""
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--towers {path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(read, dict) or not all(isinstance(part, dict) for part in read.values()):
+        raise ConfigError(f"--towers {path}: expected encoder sections by name, e.g. {{small: {{image: {{...}}}}}}.")
+    if OWN in read:
+        raise ConfigError(f"--towers {path}: {OWN!r} is the run's own towers; choose another name.")
+    plain = to_plain(replace(config, evaluate=replace(config.evaluate, text_map="ridge")))
+    columns = {OWN: resolved(plain, OWN)}
+    for name, sections in read.items():
+        sections = nested(sections)
+        encoder = {**plain["encoder"], **{k: v for k, v in sections.items() if k in ("image", "text")}}
+        rest = {k: v for k, v in sections.items() if k not in ("image", "text")}
+        columns[str(name)] = resolved({**plain, "encoder": merged(encoder, rest)}, f"--towers {path}: {name}")
+    return columns
+
+
+@dataclass
+class Matrix:
+    """Sets x towers.
+
+    Args:
+        folder: a file per finished cell is kept here.
+        towers: configuration by column.
+        targets: a set, ``random:N`` or ``full``, by row.
+        reporter: where progress goes.
+    """
+
+    folder: Path
+    towers: Mapping[str, Config]
+    targets: Sequence[str | DistilledSet]
+    reporter: Reporter
+
+    def __post_init__(self) -> None:
+        self.results: dict[tuple[str, str], dict[str, Any]] = {}
+        self.failed: dict[tuple[str, str], str] = {}
+
+    def fill(self) -> None:
+        """Judge every cell that has no file yet. What fails is noted, and the rest goes on."""
+        from vldistill.commands import open_bench
+
+        for column, config in self.towers.items():
+            paths = {name_of(target): self._path(column, config, target) for target in self.targets}
+            bench = None
+            for target in self.targets:
+                name = name_of(target)
+                if not paths[name].exists():
+                    try:
+                        bench = bench or open_bench(config, self.reporter)
+                        bench.check_towers()
+                        check_target(bench, target, config.evaluate, config.select)
+                        result = evaluate_set(bench, target, config.evaluate, config.select)
+                    except VldistillError as error:
+                        self.failed[name, column] = str(error)
+                        self.reporter.warn(f"{name} on {column}: {error}")
+                        continue
+                    write_json(paths[name], result | {"towers": column, "environment": environment()})
+                self.results[name, column] = read_json(paths[name], "cell of a matrix")
+
+    def _path(self, column: str, config: Config, target: str | DistilledSet) -> Path:
+        """A name that changes with whatever the result depends on."""
+        plain = to_plain(config)
+        content = (
+            target if isinstance(target, str) else digest(*(t.numpy().tobytes() for t in target.tensors().values()))
+        )
+        key = digest(config.data.source, plain["encoder"], plain["evaluate"], plain["select"], content)
+        return self.folder / column / f"{name_of(target).replace(':', '-')}-{key[:6]}.json"
+
+    def write(self, name: str) -> str:
+        """Write ``NAME.md``, ``.csv`` and ``.json``; returns the Markdown."""
+        text = self.markdown()
+        write_text(self.folder / f"{name}.md", text)
+        write_text(self.folder / f"{name}.csv", self.csv())
+        results = {f"{row} on {column}": result for (row, column), result in self.results.items()}
+        failed = {f"{row} on {column}": why for (row, column), why in self.failed.items()}
+        write_json(self.folder / f"{name}.json", {"results": results, "failed": failed, "environment": environment()})
+        return text
+
+    def markdown(self) -> str:
+        """The matrix, and what its columns are."""
+        lines = [[row, *(self._cell(row, column) for column in self.towers)] for row in map(name_of, self.targets)]
+        notes = []
+        for column in self.towers:
+            found = [result for (_, there), result in self.results.items() if there == column]
+            if found:
+                maps = [result["details"]["text_map"] for result in found if "text_map" in result["details"]]
+                told = f"- {column}: {found[0]['image_tower']} and {found[0]['text_tower']}"
+                if maps:
+                    told += (
+                        f"; the set's texts by a ridge map from {maps[0]['from']}, R2 {maps[0]['r2_val']:.2f} on val"
+                    )
+                notes.append(told)
+        notes += [f"- failed: {row} on {column}: {why}" for (row, column), why in self.failed.items()]
+        evaluate = next(iter(self.towers.values())).evaluate
+        said = (
+            f"Mean of six recalls on test in percent, {self._recipe()} recipe, protocol {evaluate.protocol}, "
+            f"mean ± standard deviation over {evaluate.seeds} students."
+        )
+        return "\n".join([markdown(["set", *self.towers], lines), "", said, "", *notes, ""])
+
+    def csv(self) -> str:
+        """One line per cell, every recall."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["set", "towers", "recipe", "measure", "mean", "std"])
+        for (row, column), result in self.results.items():
+            for recipe in ("own", "generic"):
+                for measure, figure in (result[recipe] or {}).items():
+                    if isinstance(figure, dict) and "std" in figure:
+                        writer.writerow([row, column, recipe, measure, figure["mean"], figure["std"]])
+        return out.getvalue()
+
+    def _recipe(self) -> str:
+        return "generic" if "generic" in next(iter(self.towers.values())).evaluate.recipes else "own"
+
+    def _cell(self, row: str, column: str) -> str:
+        if (row, column) in self.failed:
+            return "failed"
+        figures = (self.results.get((row, column)) or {}).get(self._recipe())
+        return spread(figures["mean_recall"]) if figures else "-"
+
+
+def name_of(target: str | DistilledSet) -> str:
+    """The name of a row."""
+    return target if isinstance(target, str) else target.name

@@ -1,0 +1,58 @@
+"""Options from several places over each other, and the configuration that they give."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+from vldistill.config import Config
+from vldistill.errors import ConfigError
+from vldistill.files import digest
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"distill.image_lr": 1}`` as ``{"distill": {"image_lr": 1}}``; nested ones stay as they are."""
+    out: dict[str, Any] = {}
+    for name, value in options.items():
+        head, _, tail = str(name).partition(".")
+        part = nested({tail: value}) if tail else nested(value) if isinstance(value, Mapping) else value
+        out = merged(out, {head: part})
+    return out
+
+
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested options over each other; the later wins."""
+    out: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            old = out.get(name)
+            out[name] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+@cache
+def _parser() -> tuple[Any, list[str]]:
+    from vldistill.cli import build_parser
+
+    parser, names, _ = build_parser("distill", None)
+    return parser, names
+
+
+_RESOLVED: dict[str, Config] = {}
+
+
+def resolved(options: Mapping[str, Any], where: str) -> Config:
+    """The configuration that nested ``options`` give. Raises ConfigError naming ``where`` they stand."""
+    key = digest(options)
+    if key not in _RESOLVED:
+        parser, names = _parser()
+        try:
+            built = parser.instantiate(parser.parse_object(dict(options)))
+        except (ArgumentError, ConfigError) as error:
+            raise ConfigError(f"{where}: {error}") from None
+        sections = {field.name: built[field.name] for field in fields(Config) if field.name != "methods"}
+        _RESOLVED[key] = Config(**sections, methods={name: built[name] for name in names})
+    return _RESOLVED[key]

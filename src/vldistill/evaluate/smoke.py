@@ -1,0 +1,69 @@
+"""``--smoke``: any configuration made small enough to try every command of a comparison in a minute, offline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vldistill.config import Config, ImageTowerConfig, TextTowerConfig
+from vldistill.files import digest
+
+SCENES = "scenes:train=40,val=20,test=20"
+PAIRS = 6
+
+
+def shrunken(config: Config) -> Config:
+    """The same question on forty drawn scenes: small untrained towers, two outer iterations, short students.
+
+    Towers that differ stay different, options of methods stay as they are, and outer rates are kept small enough for
+    towers they were not chosen for. The numbers mean nothing; that everything runs does.
+    """
+    encoder, distill, experts = config.encoder, config.distill, config.experts
+    width = 8 + int(digest(encoder.image.name, encoder.image.weights), 16) % 8
+    image = ImageTowerConfig(name="convnet", weights="random", size=16, options={"width": width})
+    words = 32 + int(digest(encoder.text.name), 16) % 8
+    return replace(
+        config,
+        data=replace(config.data, source=SCENES),
+        encoder=replace(
+            encoder,
+            image=image,
+            text=TextTowerConfig(name="hashing", width=words),
+            dim=min(encoder.dim, 16),
+            **_adapters(encoder),
+        ),
+        experts=replace(experts, count=min(experts.count, 2), batch=32, steps_per_epoch=1, image_rate=0.01),
+        distill=replace(
+            distill,
+            pairs=PAIRS,
+            iterations=2,
+            image_lr=min(distill.image_lr, 0.01),
+            text_lr=min(distill.text_lr, 0.01),
+            student_rate_image=min(distill.student_rate_image, 0.01),
+            student_rate_text=min(distill.student_rate_text, 0.01),
+            keep=(),
+            minutes=0.0,
+        ),
+        evaluate=replace(
+            config.evaluate,
+            seeds=2,
+            generic_epochs=1,
+            subset_epochs=(1,),
+            full_epochs=(1,),
+            head_rates=(0.01,),
+            tower_rates=(0.001,),
+        ),
+        methods={name: _small(options) for name, options in config.methods.items()},
+    )
+
+
+def _adapters(encoder: object) -> dict[str, object]:
+    """Adapters on the small network's convolutions, where the setting has adapters."""
+    lora = getattr(encoder, "lora", None)
+    return {} if lora is None else {"lora": replace(lora, patterns=("layers.*",), rank=2)}
+
+
+def _small(options: object) -> object:
+    """Fewer inner steps, and batches that forty scenes can fill."""
+    known = {"minibatch": 4, "real_batch": 16, "steps": 3, "first_steps": 2, "student_epochs": 2, "window": 0}
+    changed = {name: min(getattr(options, name), most) for name, most in known.items() if hasattr(options, name)}
+    return replace(options, **changed)  # pyright: ignore[reportArgumentType]

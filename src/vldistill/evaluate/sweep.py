@@ -1,0 +1,324 @@
+"""A sweep file: methods x pairs x settings x towers x seeds, and targets, become cells.
+
+    base: configs/flickr8k_heads.yaml       # what every cell shares: any configuration of `vldistill distill`
+    set: {evaluate: {seeds: 5}}             # options over the base, nested or dotted
+    pairs: [100, 500]
+    seeds: [0, 1]                           # of the distillation
+    settings: {heads: {}, full: {experts: {count: 4}}}   # or a list; the options belong to the setting
+    towers: {own: {}, small: {image: {name: mobilenetv2_035}}}   # parts of `encoder`, image or text replaced whole
+    methods:
+      bitraj: {}
+      only images: {method: bitraj, options: {distill.text_lr: 0}, pairs: [100]}
+      lors: {by_pairs: {100: {lors.rank: 10}, 500: {lors.rank: 20}}}
+    targets: [random, full, herding]        # whatever `evaluate --set` takes; a bare name is taken at every `pairs`
+    minutes: {100: 10, 500: 20}             # of each distillation; one number for all, 0 or nothing is no limit
+    trials: 4                               # options tried per method; the best on val is kept, all are logged
+    trial_minutes: 2                        # of each trial; the best is then distilled anew for `minutes`
+    grid: {distill.image_lr: [0.01, 0.03], distill.text_lr: [0.01, 0.03]}   # or `grid` in a method
+
+A method may have its own ``options``, ``by_pairs``, ``grid``, ``pairs``, ``settings``, ``towers`` and ``seeds``; a
+target (``targets: {random: {settings: heads, pairs: [100]}, full: {}}``) its own ``pairs``, ``settings``, ``towers``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vldistill.config import Config
+from vldistill.errors import ConfigError, unknown
+from vldistill.evaluate.cells import Cell
+from vldistill.evaluate.options import merged, nested, resolved
+from vldistill.evaluate.smoke import PAIRS, shrunken
+from vldistill.randomness import generator
+
+KEYS = (
+    *("base", "set", "pairs", "seeds", "settings", "towers", "methods", "targets"),
+    *("minutes", "trials", "trial_minutes", "grid"),
+)
+TARGET_KEYS = ("pairs", "settings", "towers")
+METHOD_KEYS = ("method", "options", "by_pairs", "grid", "pairs", "settings", "towers", "seeds")
+WHOLE = ("image", "text")  # sections of `encoder` that an entry of `towers` replaces: options of one tower fit no other
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was asked for.
+
+    Args:
+        path: the sweep file.
+        base: options of every cell, nested.
+        pairs: budgets.
+        seeds: of the distillations.
+        settings: options by setting.
+        towers: options of section ``encoder`` by name.
+        methods: entries by label.
+        targets: what is judged beside the methods, with the budgets, settings and towers it is limited to.
+        minutes: of a distillation, by pairs; None holds for every other budget.
+        trial_minutes: of a trial; 0 means the same as ``minutes``.
+        trials: options tried per method; 0 leaves it to each grid.
+        grid: lists of values by dotted option, for methods without their own.
+        smoke: shrink every cell, see :func:`~vldistill.evaluate.smoke.shrunken`.
+    """
+
+    path: Path
+    base: Mapping[str, Any]
+    pairs: tuple[int, ...]
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Mapping[str, Any]]
+    towers: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Mapping[str, Any]]
+    targets: Mapping[str, Mapping[str, Any]]
+    minutes: Mapping[int | None, float] = field(default_factory=dict)
+    trial_minutes: float = 0.0
+    trials: int = 0
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    smoke: bool = False
+
+    def cells(self) -> list[Cell]:
+        """Every cell, validated, in the order of the table. Raises ConfigError for the first that cannot work."""
+        found: dict[str, Cell] = {}
+        for setting, towers in itertools.product(self.settings, self.towers):
+            for target in self._targets(setting, towers):
+                cell = self._target_cell(target, setting, towers)
+                found[cell.id] = cell
+            for label, entry in self.methods.items():
+                if setting in entry.get("settings", self.settings) and towers in entry.get("towers", self.towers):
+                    budgets = itertools.product(entry.get("pairs", self.pairs), entry.get("seeds", self.seeds))
+                    for pairs, seed in budgets:
+                        cell = self._method_cell(label, entry, setting, towers, pairs, seed)
+                        found[cell.id] = cell
+        return list(found.values())
+
+    def _targets(self, setting: str, towers: str) -> Iterator[str]:
+        for target, limits in self.targets.items():
+            if setting not in limits.get("settings", [setting]) or towers not in limits.get("towers", [towers]):
+                continue
+            if target == "full" or ":" in target or "/" in target:
+                yield target
+            else:
+                yield from (f"{target}:{pairs}" for pairs in limits.get("pairs", self.pairs))
+
+    def _shared(self, setting: str, towers: str) -> dict[str, Any]:
+        options = merged(self.base, {"encoder": {"setting": setting}}, self.settings[setting])
+        encoder = {**options["encoder"], **{n: v for n, v in self.towers[towers].items() if n in WHOLE}}
+        rest = {name: value for name, value in self.towers[towers].items() if name not in WHOLE}
+        return {**options, "encoder": merged(encoder, rest)}
+
+    def _sized(self, config: Config) -> Config:
+        return shrunken(config) if self.smoke else config
+
+    def shrunk(self) -> Sweep:
+        """The smoke test of this sweep: one small budget, every method, setting and towers."""
+        targets = {
+            re.sub(r":\d+$", f":{PAIRS}", target): {**limits, "pairs": (PAIRS,)}
+            for target, limits in self.targets.items()
+        }
+        methods = {label: {**entry, "pairs": (PAIRS,)} for label, entry in self.methods.items()}
+        small = replace(self, pairs=(PAIRS,), seeds=self.seeds[:1], targets=targets)
+        return replace(small, methods=methods, minutes={}, trial_minutes=0.0, smoke=True)
+
+    def _target_cell(self, target: str, setting: str, towers: str) -> Cell:
+        config = self._sized(resolved(self._shared(setting, towers), f"target {target}"))
+        number = target.rpartition(":")[2]
+        pairs = int(number) if number.isdecimal() else None
+        return Cell(target, "target", target, pairs, setting, towers, 0, (config,))
+
+    def _method_cell(
+        self, label: str, entry: Mapping[str, Any], setting: str, towers: str, pairs: int, seed: int
+    ) -> Cell:
+        method = entry.get("method", label)
+        options = merged(self._shared(setting, towers), entry.get("options", {}), entry["by_pairs"].get(pairs, {}))
+        minutes = self.minutes.get(pairs, self.minutes.get(None, options.get("distill", {}).get("minutes", 0.0)))
+        configs = []
+        for trial in self._trials(label, entry):
+            config = resolved(merged(options, {"distill": {"method": method}}, trial), f"method {label!r}")
+            distill = replace(config.distill, pairs=pairs, seed=seed, minutes=minutes)
+            configs.append(self._sized(replace(config, distill=distill)))
+        short = self.trial_minutes if len(configs) > 1 else 0.0
+        return Cell(label, "method", method, pairs, setting, towers, seed, tuple(configs), short)
+
+    def _trials(self, label: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The options to try: the grid's product, or ``trials`` points of it drawn from the label."""
+        grid = entry.get("grid", self.grid)
+        points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+        if self.trials and len(points) < self.trials:
+            raise ConfigError(
+                f"method {label!r} has {len(points)} options in its grid, but every method gets trials: {self.trials} "
+                f"of them. Give it a grid of {self.trials} or more, or lower trials."
+            )
+        if self.trials and len(points) > self.trials:
+            import torch
+
+            order = torch.randperm(len(points), generator=generator("trials", label, self.trials))
+            points = [points[index] for index in sorted(order[: self.trials].tolist())]
+        return [nested(point) for point in points]
+
+
+def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None, base: str | None = None) -> Sweep:
+    """Read and check a sweep file.
+
+    Args:
+        overrides: nested options over everything that the file says of every cell.
+        base: another base than the file's.
+
+    Raises:
+        ConfigError: the file is missing or malformed; the message names the key and what it takes.
+    """
+    raw = _read_mapping(path, "sweep")
+    for name in raw:
+        if name not in KEYS:
+            raise ConfigError(f"{path}: {unknown('key', name, KEYS)}")
+    where = base or raw.get("base")
+    options = _read_mapping(_find(str(where), path), "base") if where else {}
+    options = merged(nested(options), _options(raw.get("set"), f"{path}: set"), overrides or {})
+    settings = _named(raw.get("settings", [options.get("encoder", {}).get("setting", "heads")]), f"{path}: settings")
+    towers = _named(raw.get("towers", ["own"]), f"{path}: towers")
+    pairs = _numbers(raw.get("pairs", [100]), f"{path}: pairs", 2)
+    seeds = _numbers(raw.get("seeds", [0]), f"{path}: seeds", 0)
+    methods = {
+        label: _method(label, entry, path, settings, towers)
+        for label, entry in _named(raw.get("methods", []), f"{path}: methods", dotted=False).items()
+    }
+    targets = _targets(raw.get("targets", ["random", "full"]), path, settings, towers)
+    if not methods and not targets:
+        raise ConfigError(f"{path}: neither methods nor targets; there is nothing to compare.")
+    minutes = raw.get("minutes", {})
+    minutes = minutes if isinstance(minutes, Mapping) else {None: minutes}
+    trials, short = raw.get("trials", 0), raw.get("trial_minutes", 0)
+    for name, value in (("trials", trials), ("trial_minutes", short), *(("minutes", v) for v in minutes.values())):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise ConfigError(f"{path}: {name} is {value!r}; expected a number of 0 or more.")
+    return Sweep(
+        path=path,
+        base=options,
+        pairs=pairs,
+        seeds=seeds,
+        settings=settings,
+        towers=towers,
+        methods=methods,
+        targets=targets,
+        minutes={key: float(value) for key, value in minutes.items()},
+        trial_minutes=float(short),
+        trials=int(trials),
+        grid=_grid(raw.get("grid", {}), f"{path}: grid"),
+    )
+
+
+def _read_mapping(path: Path, what: str) -> dict[str, Any]:
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{what} {path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(read, dict):
+        raise ConfigError(f"{what} {path} is not a mapping; expected YAML such as `vldistill compare --help` shows.")
+    return read
+
+
+def _find(base: str, sweep: Path) -> Path:
+    """The base's file: beside the sweep, from here, or packaged."""
+    from vldistill.cli import packaged_config
+
+    beside = sweep.parent / base
+    return beside if beside.is_file() else Path(packaged_config(base))
+
+
+def _options(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {value!r}; expected options, e.g. {{distill: {{iterations: 500}}}}.")
+    return nested(value)
+
+
+def _named(value: Any, where: str, *, dotted: bool = True) -> dict[str, dict[str, Any]]:
+    """A list of names, or options by name."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list):
+        value = dict.fromkeys(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {value!r}; expected a list of names, or options by name.")
+    if dotted:
+        return {str(name): _options(options, f"{where}.{name}") for name, options in value.items()}
+    return {str(name): dict(_options_as_they_are(entry, f"{where}.{name}")) for name, entry in value.items()}
+
+
+def _options_as_they_are(value: Any, where: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {value!r}; expected some of {', '.join(METHOD_KEYS)}.")
+    return value or {}
+
+
+def _numbers(value: Any, where: str, least: int) -> tuple[int, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v >= least for v in values):
+        raise ConfigError(f"{where} is {value!r}; expected whole numbers of {least} or more, e.g. [{least}, 100].")
+    return tuple(values)
+
+
+def _grid(value: Any, where: str) -> dict[str, Sequence[Any]]:
+    if not isinstance(value, Mapping) or not all(isinstance(v, list) and v for v in value.values()):
+        raise ConfigError(f"{where} is {value!r}; expected lists by option, e.g. {{distill.image_lr: [0.01, 0.03]}}.")
+    return dict(value)
+
+
+def _method(
+    label: str, entry: Mapping[str, Any], path: Path, settings: Mapping[str, Any], towers: Mapping[str, Any]
+) -> dict[str, Any]:
+    from vldistill.distill.methods import find_method
+
+    where = f"{path}: methods.{label}"
+    for name in entry:
+        if name not in METHOD_KEYS:
+            raise ConfigError(f"{where}: {unknown('key', name, METHOD_KEYS)}")
+    find_method(str(entry.get("method", label)))
+    out: dict[str, Any] = {"method": str(entry.get("method", label))}
+    out["options"] = _options(entry.get("options"), f"{where}.options")
+    by_pairs = entry.get("by_pairs") or {}
+    out["by_pairs"] = {pairs: _options(part, f"{where}.by_pairs.{pairs}") for pairs, part in by_pairs.items()}
+    if "grid" in entry:
+        out["grid"] = _grid(entry["grid"], f"{where}.grid")
+    return out | _limits(entry, where, settings, towers)
+
+
+def _targets(
+    value: Any, path: Path, settings: Mapping[str, Any], towers: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    if isinstance(value, list) and all(isinstance(target, str) for target in value):
+        value = dict.fromkeys(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path}: targets is {value!r}; expected a list such as [random, full, 'random:1000'].")
+    out = {}
+    for target, limits in value.items():
+        where = f"{path}: targets.{target}"
+        if limits is not None and not isinstance(limits, Mapping):
+            raise ConfigError(f"{where} is {limits!r}; expected some of {', '.join(TARGET_KEYS)}.")
+        for name in limits or {}:
+            if name not in TARGET_KEYS:
+                raise ConfigError(f"{where}: {unknown('key', name, TARGET_KEYS)}")
+        out[str(target)] = _limits(limits or {}, where, settings, towers)
+    return out
+
+
+def _limits(
+    entry: Mapping[str, Any], where: str, settings: Mapping[str, Any], towers: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a row is limited to."""
+    out: dict[str, Any] = {}
+    for name, least in (("pairs", 2), ("seeds", 0)):
+        if name in entry:
+            out[name] = _numbers(entry[name], f"{where}.{name}", least)
+    for name, known in (("settings", settings), ("towers", towers)):
+        if name in entry:
+            out[name] = list(entry[name]) if isinstance(entry[name], list) else [entry[name]]
+            for one in out[name]:
+                if one not in known:
+                    raise ConfigError(f"{where}.{name}: {unknown(name, one, known)}")
+    return out

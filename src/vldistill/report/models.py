@@ -1,0 +1,179 @@
+"""What a page shows, ready to be written: texts as the user has them, pictures as ``data:`` addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Near:
+    """A real caption or photo near to something.
+
+    Args:
+        text: the caption, or the photo's name.
+        score: cosine similarity; None where it is not known.
+        picture: of a photo, a ``data:`` address.
+    """
+
+    text: str
+    score: float | None = None
+    picture: str = ""
+
+
+@dataclass(frozen=True)
+class PairView:
+    """One distilled pair.
+
+    Args:
+        number: from 1.
+        before: the picture it started from, a ``data:`` address; empty where there is none.
+        after: the learned picture; empty in feature space.
+        change: what changed between them.
+        caption: the caption it started from; empty for noise.
+        nearest_before: real captions nearest to the text it started from.
+        nearest_after: real captions nearest to the learned text, at least one.
+        photos: real photos nearest to the learned image side.
+        image_change: root mean square change in grey levels of 255; in feature space 1 - cosine; None if unknown.
+        text_change: 1 - cosine between the text it started from and the learned one; None if unknown.
+    """
+
+    number: int
+    before: str = ""
+    after: str = ""
+    change: str = ""
+    caption: str = ""
+    nearest_before: Sequence[Near] = ()
+    nearest_after: Sequence[Near] = ()
+    photos: Sequence[Near] = ()
+    image_change: float | None = None
+    text_change: float | None = None
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """A chart: its title, its ``<svg>`` element (safe as it is), and a sentence beneath."""
+
+    title: str
+    svg: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SetView:
+    """A distilled set with its gallery, maps and similarity.
+
+    Args:
+        run: name of its run.
+        name: of the set.
+        space: ``pixels`` or ``features``.
+        side: of its pictures, pixels.
+        gain: of the change pictures.
+        facts: what stands beneath its name.
+        pairs: every pair.
+        figures: maps and the learned similarity.
+        notes: what could not be shown and why.
+    """
+
+    run: str
+    name: str
+    space: str
+    side: int
+    gain: float = 1.0
+    facts: Sequence[str] = ()
+    pairs: Sequence[PairView] = ()
+    figures: Sequence[FigureView] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class StudentView:
+    """A student of the retrieval browser: its name, what it was trained by, and its recalls on test."""
+
+    name: str
+    about: str
+    recalls: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One of a student's top five: row of the browser's images or captions, and whether it is a right one."""
+
+    row: int
+    right: bool
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query of the browser and every student's answer.
+
+    Args:
+        row: of the browser's images (photo -> captions) or captions (caption -> photos).
+        answers: by student, the top five.
+        ranks: by student, the rank of the best right answer, from 1.
+        own: of a caption, the row of its own photo.
+    """
+
+    row: int
+    answers: Sequence[Sequence[Hit]]
+    ranks: Sequence[int]
+    own: int = 0
+
+
+@dataclass(frozen=True)
+class BrowserView:
+    """The retrieval browser of one run.
+
+    Args:
+        run: name of the run.
+        students: in the order of every answer.
+        images: (name, ``data:`` address, rows of its own captions) of every test image shown.
+        captions: every test caption shown.
+        by_caption: caption -> photos.
+        by_image: photo -> captions.
+        gallery: number of images and captions that were ranked.
+        note: what could not be shown and why.
+    """
+
+    run: str
+    students: Sequence[StudentView] = ()
+    images: Sequence[tuple[str, str, Sequence[int]]] = ()
+    captions: Sequence[str] = ()
+    by_caption: Sequence[Query] = ()
+    by_image: Sequence[Query] = ()
+    gallery: tuple[int, int] = (0, 0)
+    note: str = ""
+
+    def data(self) -> dict[str, Any]:
+        """Plain values for the page's script."""
+
+        def plain(queries: Sequence[Query]) -> list[dict[str, Any]]:
+            found = []
+            for query in queries:
+                answers = [[[hit.row, int(hit.right)] for hit in hits] for hits in query.answers]
+                found.append({"q": query.row, "a": answers, "r": query.ranks, "own": query.own})
+            return found
+
+        return {
+            "students": [student.name for student in self.students],
+            "images": self.images,
+            "captions": self.captions,
+            "byCaption": plain(self.by_caption),
+            "byImage": plain(self.by_image),
+        }
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What needs the data, for one run: sets, the browser, and what could not be done.
+
+    Args:
+        sets: the galleries.
+        browser: the retrieval browser, None where it was not asked for.
+        notes: one sentence each.
+    """
+
+    sets: Sequence[SetView] = field(default_factory=tuple)
+    browser: BrowserView | None = None
+    notes: Sequence[str] = ()

@@ -1,0 +1,247 @@
+"""`vldistill compare` on forty drawn scenes. Stages run in this process where only their order and files matter."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vldistill.cli import STAGES
+from vldistill.errors import Stopped, VldistillError
+from vldistill.evaluate.cells import CellFailed
+from vldistill.evaluate.workers import Workers
+
+SWEEP: dict[str, Any] = {
+    "pairs": [6],
+    "methods": {
+        "bitraj": {},
+        "bilevel": {"options": {"bilevel.real_batch": 500}},
+        "only images": {
+            "method": "bitraj",
+            "options": {"distill.text_lr": 0.0},
+            "grid": {"distill.image_lr": [0.01, 0.3]},
+        },
+    },
+}
+
+
+class Here:
+    """Runs stages in this process and remembers their words; ``broken`` fails or stops some of them."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.broken: Callable[[Sequence[str]], BaseException | None] = lambda words: None
+
+    def __call__(self, workers: Workers, words: Sequence[str], log: Path) -> None:
+        self.calls.append(list(words))
+        if error := self.broken(words):
+            raise error
+        try:
+            STAGES[words[0]][1]([*words[1:], "--quiet"])
+        except VldistillError as error:
+            raise CellFailed(str(error)) from None
+
+    def stages(self) -> list[str]:
+        return [words[0] for words in self.calls]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Here:
+    launcher = Here()
+    monkeypatch.setattr(Workers, "launch", lambda *given: launcher(*given))
+    return launcher
+
+
+@pytest.fixture
+def sweep(config: Path, tmp_path: Path) -> Callable[..., Path]:
+    """``sweep(methods=...)`` writes a sweep file over the small configuration."""
+
+    def write(**keys: Any) -> Path:
+        path = tmp_path / "sweep.yaml"
+        path.write_text(yaml.safe_dump({"base": str(config), **SWEEP, **keys}, sort_keys=False))
+        return path
+
+    return write
+
+
+def test_a_sweep_becomes_one_table_and_a_failure_stays_alone(
+    vldistill: Any, here: Here, sweep: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "board"
+    done = vldistill("compare", "--config", sweep(), "--run", run)
+    assert done.code == 4, done.err
+    assert here.stages()[:2] == ["encode", "experts"] and here.stages().count("experts") == 1
+    table = json.loads((run / "table.json").read_text())
+    assert [row["row"] for row in table["rows"]] == ["random:6", "full", "bitraj", "only images"]
+    assert list(table["failed"]) == [cell for cell in table["failed"] if "bilevel" in cell]
+    assert "bilevel.real_batch is 500" in done.err and "bilevel.real_batch is 500" in (run / "table.md").read_text()
+    random, full, bitraj, images = table["rows"]
+    generic = bitraj["generic"]["mean"]
+    assert bitraj["gain"] == pytest.approx(generic / random["generic"]["mean"])
+    assert bitraj["share"] == pytest.approx(generic / full["generic"]["mean"])
+    assert bitraj["seconds"] > 0 and bitraj["peak_memory_bytes"] > 1e6 and bitraj["stored_floats"] == 4802
+    assert images["trials"] == 2 and set(images["chosen"]) == {"distill.image_lr"}
+    trials = next(cell for cell in table["cells"] if cell["row"] == "only images")["trials"]
+    assert [trial["options"]["distill.image_lr"] for trial in trials] == [0.01, 0.3]
+    best = max(trials, key=lambda trial: trial["val_mean_recall"])
+    assert images["chosen"] == best["options"]
+    with (run / "table.csv").open() as handle:
+        assert [row["row"] for row in csv.DictReader(handle)] == [row["row"] for row in table["rows"]]
+    assert (run / "table.tex").read_text().count(r"\\") == 5 and done.out.endswith((run / "table.md").read_text())
+
+    here.calls.clear()  # once more: what is finished stays, what failed is tried again
+    again = vldistill("compare", "--config", sweep(), "--run", run)
+    assert again.code == 4 and here.stages() == ["encode", "distill"]
+    here.calls.clear()
+    fixed = {**SWEEP["methods"], "bilevel": {"options": {"bilevel.real_batch": 16, "bilevel.steps": 2}}}
+    assert vldistill("compare", "--config", sweep(methods=fixed), "--run", run).code == 0
+    assert here.stages() == ["encode", "distill", "evaluate"]
+
+    here.calls.clear()  # other judging: sets stay
+    assert vldistill("compare", "--config", sweep(methods=fixed), "--run", run, "--evaluate.seeds", "3").code == 0
+    assert set(here.stages()) == {"encode", "evaluate"} or set(here.stages()) == {"encode", "experts", "evaluate"}
+    assert all(row["students"] == 3 for row in json.loads((run / "table.json").read_text())["rows"])
+
+
+def test_stopping_keeps_what_is_done_and_the_same_command_goes_on(
+    vldistill: Any, here: Here, sweep: Any, tmp_path: Path
+) -> None:
+    asked = ["compare", "--config", sweep(methods=["bitraj"]), "--run", tmp_path / "board"]
+
+    def stop(words: Sequence[str]) -> BaseException | None:
+        if words[0] == "distill":
+            os.kill(os.getpid(), signal.SIGINT)
+            return Stopped("stopped")
+        return None
+
+    here.broken = stop
+    done = vldistill(*asked)
+    assert done.code == 3 and "The same command goes on" in done.err and "Traceback" not in done.err
+    table = json.loads((tmp_path / "board" / "table.json").read_text())
+    assert [row["row"] for row in table["rows"]] == ["random:6", "full"] and len(table["missing"]) == 1
+    here.broken = lambda words: None
+    here.calls.clear()
+    assert vldistill(*asked).code == 0
+    assert here.stages() == ["encode", "experts", "distill", "evaluate"]
+
+
+def test_failed_experts_fail_their_cells_and_no_others(vldistill: Any, here: Here, sweep: Any, tmp_path: Path) -> None:
+    here.broken = lambda words: CellFailed("no disk") if words[0] == "experts" else None
+    done = vldistill("compare", "--config", sweep(methods=["bitraj"]), "--run", tmp_path / "board")
+    assert done.code == 4
+    table = json.loads((tmp_path / "board" / "table.json").read_text())
+    assert [row["row"] for row in table["rows"]] == ["random:6", "full"]
+    assert [why for why in table["failed"].values() if why.startswith("experts ") and "no disk" in why]
+
+
+def test_trials_may_be_shorter_and_a_failed_one_is_logged(
+    vldistill: Any, here: Here, sweep: Any, tmp_path: Path
+) -> None:
+    methods = {"bitraj": {"grid": {"bitraj.max_start_epoch": [9, 2, 1]}}}  # experts have 3 epochs: the first is refused
+    path = sweep(methods=methods, targets=[], minutes=5, trial_minutes=1, trials=3)
+    assert vldistill("compare", "--config", path, "--run", tmp_path / "board").code == 0
+    table = json.loads((tmp_path / "board" / "table.json").read_text())
+    refused, *tried = table["cells"][0]["trials"]
+    assert refused["val_mean_recall"] is None and "Lower bitraj.max_start_epoch" in refused["error"]
+    assert all(0 < trial["val_mean_recall"] <= 100 for trial in tried)
+    folder = tmp_path / "board" / "cells" / table["cells"][0]["cell"]
+    limits = {path.stem: yaml.safe_load(path.read_text())["distill"]["minutes"] for path in folder.glob("*.yaml")}
+    assert {name: limit for name, limit in limits.items() if not name.startswith("judged")} == {
+        "trial-1": 1.0,
+        "trial-2": 1.0,
+        "trial-3": 1.0,
+        "made": 5.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--workers", "0"], "--workers is 0; expected 1 to"),
+        (["--only", "*nothing*"], "fits no cell. Cells: heads-own-random-6"),
+        (["--pairs", "ten"], "--pairs is 'ten'; expected numbers"),
+        (["--published", "imagenet"], "unknown data set with published rows 'imagenet'"),
+        (["--encoder.dimm", "8"], "dimm"),
+        (["--base", "configs/scens.yaml"], "Did you mean scenes.yaml"),
+        (["--dry_run", "--data.source", "/no/where"], "/no/where does not exist"),
+    ],
+)
+def test_wrong_use_of_compare_is_refused_before_anything_is_written(
+    vldistill: Any, sweep: Any, tmp_path: Path, words: list[str], said: str
+) -> None:
+    done = vldistill("compare", "--config", sweep(methods=["bitraj"]), "--run", tmp_path / "board", *words)
+    assert done.code == 2 and said in done.err, done.err
+    assert not (tmp_path / "board").exists()
+
+
+def test_a_dry_run_shows_every_cell_and_writes_nothing(vldistill: Any, sweep: Any, tmp_path: Path) -> None:
+    asked = ["compare", "--config", sweep(), "--run", tmp_path / "board", "--dry_run", "--workers", 1]
+    done = vldistill(*asked)
+    assert done.code == 0, done.err
+    for said in ("5 cells", "random-6", "bitraj-6", "2 trials", "experts heads-own", "of disk", "expected time: about"):
+        assert said in done.out, done.out
+    assert not (tmp_path / "board").exists()
+
+
+def test_real_processes_stop_on_a_ctrl_c_and_go_on(config: Path, sweep: Any, tmp_path: Path) -> None:
+    run = tmp_path / "board"
+    long = {"distill.iterations": 10_000, "distill.validate_every": 0, "bilevel.real_batch": 16, "bilevel.steps": 2}
+    methods = {"bilevel": {"options": long}}
+    path = sweep(methods=methods, targets=[])
+    words = [sys.executable, "-m", "vldistill.cli", "compare", "--config", str(path), "--run", str(run)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        patience = time.monotonic() + 500
+        while not list(run.glob("cells/*/made/sets/*/metrics.jsonl")):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=500)
+    assert process.returncode == 3 and out == "" and "Traceback" not in err, err
+    assert "The same command goes on" in err
+    assert list(run.glob("cells/*/made/sets/*/checkpoint.safetensors"))
+    log = next(iter(run.glob("cells/*/log.txt"))).read_text()
+    assert "everything is saved" in log and "going on" not in log
+    shutil.rmtree(run)
+
+
+def test_experts_of_another_run_are_used_and_too_few_are_refused(
+    vldistill: Any, config: Path, run: Path, tmp_path: Path
+) -> None:
+    last = ["--quiet", "--distill.validate_every", "0"]  # not the best on val, which may be the start
+    asked = ["distill", "--config", config, "--run", tmp_path / "new", "--experts_from", run, *last]
+    few = vldistill(*asked, "--experts.count", "5")
+    assert few.code == 2 and "experts.count is 5" in few.err and "has 2 experts" in few.err
+    assert not (tmp_path / "new").exists()
+    assert vldistill(*asked).code == 0
+    assert vldistill("distill", "--run", run, *last).code == 0
+    name = Path("sets") / "bitraj-6-s0" / "set.safetensors"
+    assert (tmp_path / "new" / name).read_bytes() == (run / name).read_bytes()  # the same experts, the same set
+    fewer = vldistill(*asked[:4], tmp_path / "one", *asked[5:], "--experts.count", "1")
+    assert fewer.code == 0 and (tmp_path / "one" / name).read_bytes() != (run / name).read_bytes()
+
+
+def test_a_look_at_val_leaves_test_closed(vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vldistill.workbench import Workbench
+
+    assert vldistill("distill", "--run", run, "--quiet").code == 0
+    real = Workbench.split
+    seen: list[str] = []
+    monkeypatch.setattr(Workbench, "split", lambda bench, name: seen.append(name) or real(bench, name))
+    made = run / "sets" / "bitraj-6-s0"
+    done = vldistill("evaluate", "--run", run, "--set", made, "--val_only", "--json")
+    found = json.loads(done.out)
+    assert done.code == 0 and 0 < found["val_mean_recall"] <= 100
+    assert set(seen) == {"val"} or set(seen) == {"train", "val"}
+    assert [path.name for path in (run / "results").iterdir()] == ["bitraj-6-s0-val.json"]

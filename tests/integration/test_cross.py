@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vldistill.evaluate import cross
+from vldistill.interrupts import stop_at_once
+
+TOWERS = """\
+wider: {image: {name: convnet, weights: random, size: 20, options: {width: 12}}}
+other words: {text: {name: hashing, width: 48}}
+"""
+
+
+@pytest.fixture
+def towers(tmp_path: Path) -> Path:
+    path = tmp_path / "towers.yaml"
+    path.write_text(TOWERS)
+    return path
+
+
+@pytest.fixture
+def made_set(vldistill: Any, run: Path) -> Path:
+    """A distilled set of the run."""
+    assert vldistill("distill", "--run", run, "--quiet").code == 0
+    return run / "sets" / "bitraj-6-s0"
+
+
+def test_a_set_on_other_towers_is_one_matrix_and_is_not_judged_twice(
+    vldistill: Any, run: Path, made_set: Path, towers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["cross", "--run", run, "--set", made_set, "--towers", towers]
+    done = vldistill(*asked)
+    assert done.code == 0, done.err
+    header, _, distilled, random, full = [line for line in done.out.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["set", "own", "wider", "other words"]
+    assert distilled.startswith("| bitraj-6-s0") and random.startswith("| random:6") and full.startswith("| full")
+    assert "ridge map from hashing" in done.out and "- wider: convnet and hashing" in done.out
+    stored = json.loads((run / "cross" / "bitraj-6-s0.json").read_text())["results"]
+    assert len(stored) == 9
+    assert stored["bitraj-6-s0 on wider"]["details"]["made_with_image_tower"] == "convnet"
+    assert "text_map" in stored["bitraj-6-s0 on other words"]["details"]
+    assert "text_map" not in stored["random:6 on other words"]["details"]
+    alone = vldistill("evaluate", "--run", run, "--set", made_set, "--json")  # the own column is what evaluate says
+    own = json.loads(alone.out)["generic"]["mean_recall"]
+    assert stored["bitraj-6-s0 on own"]["generic"]["mean_recall"] == own
+    with (run / "cross" / "bitraj-6-s0.csv").open() as handle:
+        lines = list(csv.DictReader(handle))
+    assert {line["towers"] for line in lines} == {"own", "wider", "other words"} and len(lines) == 7 * (9 + 3)
+
+    monkeypatch.setattr(cross, "evaluate_set", lambda *given: pytest.fail("judged again"))
+    assert vldistill(*asked).out == done.out
+
+
+def test_a_tower_that_fails_is_noted_and_the_rest_goes_on(
+    vldistill: Any, run: Path, made_set: Path, towers: Path
+) -> None:
+    towers.write_text("broken: {image: {name: convnet, weights: /no/file.safetensors}}\n" + TOWERS.splitlines()[0])
+    done = vldistill("cross", "--run", run, "--set", made_set, "--towers", towers, "--also")
+    assert done.code == 4
+    assert "| bitraj-6-s0 |" in done.out and "failed" in done.out and "/no/file.safetensors" in done.out
+    stored = json.loads((run / "cross" / "bitraj-6-s0.json").read_text())
+    assert sorted(stored["results"]) == ["bitraj-6-s0 on own", "bitraj-6-s0 on wider"] and len(stored["failed"]) == 1
+
+
+def test_stopping_keeps_finished_cells(
+    vldistill: Any, run: Path, made_set: Path, towers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = cross.evaluate_set, []
+
+    def second_stops(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            stop_at_once(2, None)
+        return real(*given)
+
+    monkeypatch.setattr(cross, "evaluate_set", second_stops)
+    asked = ["cross", "--run", run, "--set", made_set, "--towers", towers, "--also", "random"]
+    done = vldistill(*asked)
+    assert done.code == 3 and "The same command goes on" in done.err
+    calls.clear()
+    monkeypatch.setattr(cross, "evaluate_set", lambda *given: calls.append(given) or real(*given))
+    assert vldistill(*asked).code == 0 and len(calls) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- a", "expected encoder sections by name"),
+        ("own: {}", "'own' is the run's own towers"),
+        ("x: {image: {nam: convnet}}", "nam"),
+        ("x: {setting: hed}", "unknown setting 'hed'"),
+    ],
+)
+def test_a_wrong_list_of_towers_is_refused(
+    vldistill: Any, run: Path, made_set: Path, towers: Path, text: str, said: str
+) -> None:
+    towers.write_text(text)
+    done = vldistill("cross", "--run", run, "--set", made_set, "--towers", towers)
+    assert done.code == 2 and said in done.err and not (run / "cross").exists()

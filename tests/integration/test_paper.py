@@ -1,0 +1,130 @@
+"""The configurations of the founding paper: valid as they are, and each runs shrunken on drawn scenes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vldistill.cli import STAGES, parse
+from vldistill.config import SETTINGS
+from vldistill.errors import VldistillError
+from vldistill.evaluate.cells import Cell, CellFailed, write_config
+from vldistill.evaluate.cross import read_towers
+from vldistill.evaluate.smoke import shrunken
+from vldistill.evaluate.sweep import read_sweep
+from vldistill.evaluate.workers import Workers
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPER = ROOT / "src" / "vldistill" / "configs" / "paper"
+FIRST = {path.name: path.read_text().splitlines()[0] for path in sorted(PAPER.glob("*.yaml"))}
+SWEEPS = [name for name, line in FIRST.items() if " compare " in line]
+RUNS = [name for name, line in FIRST.items() if " experts " in line]
+
+
+def test_every_configuration_starts_with_the_command_that_runs_it() -> None:
+    assert len(SWEEPS) == 8 and len(RUNS) == 3 and len(FIRST) == 12
+    for name, line in FIRST.items():
+        assert re.fullmatch(r"# vldistill (experts|compare|cross) .*", line) and f"configs/paper/{name}" in line
+
+
+def test_published_values_stand_in_the_base() -> None:
+    config, _ = parse("experts", ["--config", "configs/paper/flickr30k.yaml", "--run", "runs/any"])
+    assert (config.experts.count, config.experts.epochs, config.experts.batch) == (20, 10, 128)
+    assert (config.experts.image_rate, config.experts.text_rate, config.experts.momentum) == (0.1, 0.1, 0)
+    distill = config.distill
+    assert (distill.optimiser, distill.momentum, distill.image_lr, distill.text_lr) == ("sgd", 0.5, 1000, 1000)
+    assert (distill.student_rate_image, distill.rate_lr, distill.iterations) == (0.1, 0.01, 2000)
+    options = config.methods["bitraj"]
+    assert (options.syn_steps, options.expert_epochs, options.max_start_epoch) == (8, 1, 2)
+    assert (options.student_epochs, options.student_batch, config.evaluate.seeds) == (50, 64, 5)
+    coco, _ = parse("experts", ["--config", "configs/paper/coco.yaml", "--run", "runs/any"])
+    assert coco.distill == config.distill and coco.experts == config.experts and coco.data != config.data
+
+
+def cells_of(name: str) -> list[Cell]:
+    if "lora" in name and "lora" not in SETTINGS:
+        pytest.skip("setting lora is not there")
+    return read_sweep(PAPER / name).cells()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
+    cells = cells_of(name)
+    assert len(cells) >= 5 and any(cell.needs_experts for cell in cells)
+    assert {cell.name for cell in cells} >= {"random:100", "full", "bitraj"}
+    source = "${COCO:-data/coco}" if "coco" in name else "${FLICKR30K:-data/flickr30k}"
+    assert {cell.configs[0].data.source for cell in cells} == {source}
+
+
+def in_process(workers: Workers, words: Sequence[str], log: Path) -> None:
+    try:
+        STAGES[words[0]][1]([*words[1:], "--quiet"])
+    except VldistillError as error:
+        raise CellFailed(str(error)) from None
+
+
+def smoke(vldistill: Any, name: str, run: Path, only: str) -> None:
+    done = vldistill("compare", "--config", PAPER / name, "--run", run, "--smoke", "--only", only, "--quiet")
+    assert done.code == 0 and not json.loads((run / "table.json").read_text())["failed"], done.err
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_runs_shrunken(vldistill: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workers, "launch", in_process)
+    cells_of(name)
+    methods = [cell for cell in read_sweep(PAPER / name).shrunk().cells() if cell.kind == "method"]
+    smoke(vldistill, name, tmp_path, methods[-1].id)
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert [row["row"] for row in table["rows"]] == [methods[-1].row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_runs_shrunken_in_every_cell(
+    vldistill: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Workers, "launch", in_process)
+    cells_of(name)
+    smoke(vldistill, name, tmp_path, "*")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_runs_shrunken_from_experts_to_a_matrix(vldistill: Any, name: str, tmp_path: Path) -> None:
+    config, _ = parse("experts", ["--config", str(PAPER / name), "--run", "runs/any"])
+    small, run = write_config(tmp_path / "small.yaml", shrunken(config)), tmp_path / "run"
+    assert vldistill("experts", "--config", small, "--run", run, "--dry_run").code == 0
+    assert vldistill("experts", "--config", small, "--run", run, "--quiet").code == 0
+    assert vldistill("distill", "--run", run, "--quiet", "--keep", "0,2").code == 0
+    made = run / "sets" / "bitraj-6-s0"
+    assert (made / "kept" / "iteration-2" / "preview.png").exists()
+    if name == "flickr30k.yaml":
+        towers = tmp_path / "towers.yaml"
+        towers.write_text("other: {image: {name: convnet, weights: random, size: 16}}")
+        done = vldistill("cross", "--run", run, "--set", made, "--towers", towers, "--also", "--quiet")
+        assert done.code == 0, done.err
+
+
+def test_the_towers_of_the_cross_table_are_valid() -> None:
+    config, _ = parse("experts", ["--config", "configs/paper/flickr30k.yaml", "--run", "runs/any"])
+    columns = read_towers(PAPER / "flickr30k_cross.yaml", config)
+    assert list(columns) == ["own", "nf_resnet50", "nf_regnet", "vit_tiny", "distilbert"]
+    assert columns["nf_regnet"].encoder.text == config.encoder.text
+    assert columns["distilbert"].encoder.image == config.encoder.image
+
+
+def test_the_map_of_the_paper_names_files_and_commands_that_exist() -> None:
+    text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    for name in FIRST:
+        assert f"configs/paper/{name}" in text, name
+    for path in re.findall(r"`(src/vldistill/[\w/.]+)`", text):
+        assert (ROOT / path).exists() or path in text.split("Not in this version", 1)[-1], path
+    for stage in set(re.findall(r"`vldistill (\w+)", text)):
+        assert stage in STAGES, stage
+    for command in re.findall(r"--config (configs/[\w/]+\.yaml)", text):
+        assert yaml.safe_load((ROOT / "src" / "vldistill" / command).read_text())

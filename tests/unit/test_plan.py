@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import DISTILL, ENCODER, EXPERTS, SCENES, make_bench
+
+from vldistill.config import Config, DataConfig, TextTowerConfig
+from vldistill.experts.record import expert_path, record_expert
+from vldistill.plan import Estimate, human_time, stage_plan
+from vldistill.training import Recipe
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    data = DataConfig(source=SCENES, cache=str(tmp_path / "cache"))
+    return Config(data=data, encoder=ENCODER, experts=EXPERTS, distill=DISTILL)
+
+
+def test_the_disk_of_experts_is_what_they_take(config: Config, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    each, missing, count = Estimate(config).experts_bytes(run)
+    assert (missing, count) == (2, 2)
+    path = expert_path(run / "experts", 0)
+    record_expert(make_bench(tmp_path / "cache"), config.experts, 0, path)
+    assert each <= path.stat().st_size < each + 50_000  # the file's header comes on top
+    assert Estimate(config).experts_bytes(run) == (each, 1, 2)
+    text, problems = stage_plan("experts", config, run)
+    assert "2, 1 done" in text and "train: 40 images, 200 captions" in text and not problems
+
+
+def test_a_plan_reads_the_data_and_nothing_else(config: Config, tmp_path: Path) -> None:
+    for stage in ("experts", "distill"):
+        text, problems = stage_plan(stage, config, tmp_path / "run")
+        assert not problems and "expected time: about" in text and "setting heads" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_would_stop_the_command_is_a_problem_and_the_rest_is_still_shown(config: Config, tmp_path: Path) -> None:
+    broken = replace(
+        config,
+        data=DataConfig(source="/no/where.json"),
+        encoder=replace(ENCODER, text=TextTowerConfig(name="/no/folder")),
+    )
+    text, problems = stage_plan("experts", broken, tmp_path / "run")
+    assert ["/no/where.json" in problems[0], "/no/folder" in problems[1]] == [True, True]
+    assert "image tower convnet" in text and "expected time" not in text
+
+
+@pytest.mark.parametrize("setting", ["heads", "full"])
+def test_times_grow_with_the_work(config: Config, setting: str) -> None:
+    estimate = Estimate(replace(config, encoder=replace(ENCODER, setting=setting)))
+    short, long = (estimate.training_seconds(64, Recipe(epochs=n, batch=32)) for n in (1, 10))
+    assert short > 0 and long == pytest.approx(10 * short)
+    assert estimate.training_seconds(64, Recipe(epochs=10, batch=32), 1) == pytest.approx(long / 2)
+    slow = replace(config, distill=replace(DISTILL, iterations=10**9))
+    limited = replace(slow, distill=replace(slow.distill, minutes=3.0))
+    assert estimate.distill_seconds(slow) > 180 == estimate.distill_seconds(limited)
+    assert estimate.judging_seconds(config, None) > 0
+    assert (estimate.encode_seconds > 0) == (setting == "heads")
+
+
+def test_rough_times() -> None:
+    assert [human_time(s) for s in (0.2, 45, 600, 9000, 400_000)] == [
+        "about 1 s",
+        "about 45 s",
+        "about 10 minutes",
+        "about 2.5 hours",
+        "about 4.6 days",
+    ]

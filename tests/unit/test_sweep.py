@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vldistill.errors import ConfigError
+from vldistill.evaluate.cells import shared_experts
+from vldistill.evaluate.options import merged, nested
+from vldistill.evaluate.smoke import shrunken
+from vldistill.evaluate.sweep import Sweep, read_sweep
+
+BASE = {
+    "data": {"source": "scenes:train=40,val=20,test=20"},
+    "encoder": {
+        "image": {"name": "convnet", "weights": "random", "size": 16, "options": {"width": 8}},
+        "text": {"name": "hashing", "width": 32},
+        "dim": 16,
+    },
+    "experts": {"count": 2, "epochs": 3, "batch": 32},
+}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Any:
+    """``sweep(methods=..., ...)`` reads a file with these keys."""
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+
+    def read(**keys: Any) -> Sweep:
+        path = tmp_path / "sweep.yaml"
+        path.write_text(yaml.safe_dump({"base": "base.yaml", **keys}, sort_keys=False))
+        return read_sweep(path)
+
+    return read
+
+
+def test_options_nested_and_dotted_are_the_same() -> None:
+    assert nested({"a.b.c": 1, "a": {"b.d": 2}, "e": 3}) == {"a": {"b": {"c": 1, "d": 2}}, "e": 3}
+    assert merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"d": [1]}) == {"a": {"b": 3, "c": 2}, "d": [1]}
+
+
+def test_a_sweep_is_the_product_of_its_lists(sweep: Any) -> None:
+    cells = sweep(
+        pairs=[6, 8],
+        seeds=[0, 1],
+        settings=["heads", "full"],
+        methods=["bitraj", "bilevel"],
+        targets=["random", "full"],
+    ).cells()
+    assert len({cell.id for cell in cells}) == len(cells) == 2 * (2 * 2 * 2 + 2 + 1)
+    targets = [cell.name for cell in cells if cell.kind == "target" and cell.setting == "full"]
+    assert targets == ["random:6", "random:8", "full"]
+    first = next(cell for cell in cells if cell.kind == "method")
+    assert first.configs[0].distill.pairs == 6 and first.configs[0].encoder.dim == 16
+    assert {cell.configs[0].encoder.setting for cell in cells} == {"heads", "full"}
+
+
+def test_a_method_has_its_own_options_budgets_settings_and_label(sweep: Any) -> None:
+    cells = sweep(
+        pairs=[6, 8],
+        settings={"heads": {}, "full": {"experts": {"count": 1}}},
+        methods={
+            "only images": {"method": "bitraj", "options": {"distill.text_lr": 0.0}, "settings": ["full"]},
+            "bitraj": {"by_pairs": {8: {"bitraj": {"minibatch": 4}}}, "settings": "heads"},
+        },
+        targets=[],
+    ).cells()
+    assert [(c.row, c.setting, c.pairs) for c in cells] == [
+        ("bitraj", "heads", 6),
+        ("bitraj", "heads", 8),
+        ("only images", "full", 6),
+        ("only images", "full", 8),
+    ]
+    assert [cell.configs[0].methods["bitraj"].minibatch for cell in cells[:2]] == [0, 4]
+    assert cells[2].configs[0].distill.text_lr == 0 and cells[0].configs[0].distill.text_lr == 0.03
+    assert cells[2].configs[0].experts.count == 1
+
+
+def test_an_image_section_of_towers_replaces_the_bases_whole(sweep: Any) -> None:
+    small = {"image": {"name": "convnet", "weights": "random"}, "dim": 8}
+    own, other = sweep(towers={"own": {}, "small": small}, targets=["full"]).cells()
+    assert own.configs[0].encoder.image.size == 16 and own.configs[0].encoder.image.options == {"width": 8}
+    assert other.configs[0].encoder.image.size == 0 and other.configs[0].encoder.image.options == {}
+    assert other.configs[0].encoder.dim == 8 and other.configs[0].encoder.text.width == 32
+    assert own.data_group != other.data_group
+
+
+def test_a_target_may_be_limited_too(sweep: Any) -> None:
+    targets = {"random": {"settings": "heads"}, "herding": {"pairs": [8], "settings": ["full"]}, "full": None}
+    cells = sweep(pairs=[6, 8], settings=["heads", "full"], targets=targets).cells()
+    assert [(cell.setting, cell.name) for cell in cells] == [
+        ("heads", "random:6"),
+        ("heads", "random:8"),
+        ("heads", "full"),
+        ("full", "herding:8"),
+        ("full", "full"),
+    ]
+
+
+def test_every_method_gets_the_same_number_of_trials(sweep: Any) -> None:
+    grid = {"distill.image_lr": [0.01, 0.03, 0.1], "distill.text_lr": [0.01, 0.03]}
+    methods = {"bitraj": {}, "bilevel": {"grid": {"bilevel.steps": [5, 10, 20, 40]}}}
+    cells = sweep(methods=methods, grid=grid, trials=4, minutes={100: 10, 500: 20}, pairs=[100, 500]).cells()
+    tried = [cell for cell in cells if cell.kind == "method"]
+    assert [len(cell.configs) for cell in tried] == [4] * 4
+    rates = {(c.distill.image_lr, c.distill.text_lr) for c in tried[0].configs}
+    assert len(rates) == 4 and rates < {(i, t) for i in (0.01, 0.03, 0.1) for t in (0.01, 0.03)}
+    assert [cell.configs[0].distill.minutes for cell in tried] == [10, 20, 10, 20]
+    assert [c.methods["bilevel"].steps for c in tried[2].configs] == [5, 10, 20, 40]
+    with pytest.raises(ConfigError, match=r"method 'bilevel' has 4 options .* trials: 5"):
+        sweep(methods=methods, grid=grid, trials=5).cells()
+
+
+def test_a_cells_name_changes_with_what_its_set_depends_on_and_with_nothing_else(sweep: Any) -> None:
+    def name(**options: Any) -> str:
+        return sweep(methods={"bitraj": {"options": options}}, targets=[]).cells()[0].id
+
+    same = name()
+    for options in ({"evaluate.seeds": 2}, {"runtime.threads": 1}, {"data.cache": "/x"}, {"bilevel.steps": 3}):
+        assert name(**options) == same, options
+    for options in ({"distill.iterations": 7}, {"experts.count": 1}, {"bitraj.syn_steps": 3}, {"encoder.dim": 8}):
+        assert name(**options) != same, options
+
+
+def test_experts_are_shared_whatever_their_number(sweep: Any) -> None:
+    asked = {"few": {"experts.count": 3}, "many": {"experts.count": 7}, "longer": {"experts.epochs": 9}}
+    methods: dict[str, Any] = {name: {"method": "bitraj", "options": options} for name, options in asked.items()}
+    methods["bilevel"] = {}
+    groups = shared_experts(sweep(methods=methods).cells())
+    assert sorted((config.experts.epochs, config.experts.count) for config in groups.values()) == [(3, 7), (9, 2)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"metods": ["bitraj"]}, "unknown key 'metods'. Did you mean methods"),
+        ({"methods": ["bitrajj"]}, "unknown method 'bitrajj'. Did you mean bitraj"),
+        ({"methods": {"bitraj": {"option": {}}}}, "unknown key 'option'. Did you mean options"),
+        ({"methods": {"bitraj": {"settings": "hed"}}}, "unknown settings 'hed'"),
+        ({"methods": {"bitraj": {"options": {"distill.pears": 3}}}}, "method 'bitraj'.*pears"),
+        ({"methods": {"bitraj": {"options": {"bitraj.syn_steps": 0}}}}, "syn_steps is 0"),
+        ({"methods": ["bitraj"], "pairs": [1]}, "pairs is .*2 or more"),
+        ({"methods": ["bitraj"], "grid": {"distill.image_lr": 3}}, "grid is .*expected lists"),
+        ({"methods": ["bitraj"], "minutes": -1}, "minutes is -1"),
+        ({"targets": "full"}, "targets is 'full'; expected a list"),
+        ({"targets": {"random": {"seeds": [1]}}}, "unknown key 'seeds'"),
+        ({"targets": {"random": {"settings": "hed"}}}, "unknown settings 'hed'"),
+        ({"methods": [], "targets": []}, "nothing to compare"),
+        ({"base": "configs/scene.yaml"}, "Did you mean scenes.yaml"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_with_the_remedy(sweep: Any, keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        sweep(**keys).cells()
+
+
+def test_a_smoke_test_keeps_every_row_and_makes_each_small(sweep: Any) -> None:
+    asked = sweep(
+        pairs=[100, 500],
+        towers={"own": {}, "other": {"image": {"name": "nfnet_l0"}}},
+        methods={"bitraj": {}, "fixed text": {"method": "bitraj", "options": {"distill.text_lr": 0.0}}},
+        targets=["random", "full", "random:1000"],
+    )
+    small = asked.shrunk().cells()
+    assert [(c.row, c.towers, c.pairs) for c in small[:4]] == [
+        ("random:6", "own", 6),
+        ("full", "own", None),
+        ("bitraj", "own", 6),
+        ("fixed text", "own", 6),
+    ]
+    for cell in small:
+        config = cell.configs[0]
+        assert config.data.source.startswith("scenes:") and config.encoder.image.name == "convnet"
+        assert config.distill.iterations == 2 and config.distill.pairs == 6
+    assert small[3].configs[0].distill.text_lr == 0
+    assert small[0].data_group != small[4].data_group  # towers that differ stay different
+    config = small[0].configs[0]
+    assert shrunken(config).data == config.data and shrunken(config).distill == replace(config.distill)
