@@ -129,6 +129,24 @@ def test_a_run_without_a_checkpoint_starts_its_metrics_anew(
     assert 99.0 not in [line["value"] for line in metrics(tmp_path)]
 
 
+def test_a_stopped_run_goes_on_with_the_experts_it_began_with(
+    bench: Workbench, experts: list[Trajectory], tmp_path: Path
+) -> None:
+    config, options = RESUMED["adam"]
+    straight, stopped, fewer = tmp_path / "straight", tmp_path / "stopped", tmp_path / "fewer"
+    start = start_of(bench, config)
+    make_loop(bench, experts[:1], straight, config, options=options).run(start).save(straight)
+    with pytest.raises(Stopped):
+        make_loop(bench, experts[:1], stopped, config, options=options, stop_after=3).run(start)
+    make_loop(bench, experts, stopped, config, options=options).run(start).save(stopped)
+    assert len(experts) > 1
+    assert (straight / "set.safetensors").read_bytes() == (stopped / "set.safetensors").read_bytes()
+    with pytest.raises(Stopped):
+        make_loop(bench, experts, fewer, config, options=options, stop_after=3).run(start)
+    with pytest.raises(ArtefactError, match=f"begun with {len(experts)} experts, but only 1 are there"):
+        make_loop(bench, experts[:1], fewer, config, options=options).run(start)
+
+
 def test_a_bad_step_right_after_a_stop_is_undone_as_without_the_stop(bench: Workbench, tmp_path: Path) -> None:
     config = replace(DISTILL, ema=0.5)
     start = start_of(bench)

@@ -42,6 +42,7 @@ class Progress:
     best_iteration: int = -1
     looks: int = 0
     seconds: float = 0.0
+    experts: int = 0
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Loop:
         """
         config, reporter = self.context.config, self.context.bench.reporter
         self.state = self.method.setup(start, self.context.at(0))
-        self.progress = Progress()
+        self.progress = Progress(experts=len(self.context.experts))
         self.optimiser = OuterOptimiser(self.state.variables, config)
         self.average = _copies(self.state.variables) if config.ema else None
         self.best = _copies(self.state.variables)
@@ -271,8 +272,19 @@ class Loop:
                 f"{path} is not a checkpoint of this distillation ({error}). Delete it to start anew."
             ) from None
         self._before = _part(tensors, "before/")
+        self._keep_to_experts(path)
         self._cut_metrics()
         self.context.bench.reporter.info(f"going on at iteration {self.progress.iteration}")
+
+    def _keep_to_experts(self, path: Path) -> None:
+        """Draw from the experts this distillation began with, though more are recorded by now."""
+        begun, experts = self.progress.experts, self.context.experts
+        if len(experts) < begun:
+            raise ArtefactError(
+                f"{path} was begun with {begun} experts, but only {len(experts)} are there now. Record them again with "
+                f"`vldistill experts`, or delete this file to start anew."
+            )
+        self.context = replace(self.context, experts=experts[:begun])
 
     def _cut_metrics(self) -> None:
         """Forget lines that were written after the checkpoint: they are about to be written again."""
