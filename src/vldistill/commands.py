@@ -18,7 +18,7 @@ from vldistill.data.pairs import SPLITS
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
-from vldistill.distill.methods import Context, check_setting, find_method, starting_pairs
+from vldistill.distill.methods import Context, check_captions, check_setting, find_method, starting_pairs
 from vldistill.distill.start import Start, check_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
@@ -102,6 +102,7 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
     entry = find_method(config.distill.method)
     method = entry.build()
     check_setting(method, config.distill.method, config.encoder.setting)
+    check_captions(method, config.distill.method, config.distill.captions)
     run.check(config)
     bench = open_bench(config, reporter)
     _check_space(config)

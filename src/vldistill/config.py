@@ -261,6 +261,7 @@ class DistillConfig:
         iterations: outer iterations.
         minutes: end after so many minutes of distilling, if the iterations are not done by then; rates decay over
             whichever is nearer its end. 0 is no limit. Such a set depends on the machine's speed.
+        captions: text vectors learned for each image; inner steps take them in turn. All count as stored floats.
         label: added to the set's name, to keep variants side by side in one run.
         learn: what is learned beside the student rates: ``both`` sides, or the ``image`` or the ``text`` side alone
             while the other stays as it started.
@@ -297,6 +298,7 @@ class DistillConfig:
     seed: int = 0
     iterations: int = 2000
     minutes: float = 0.0
+    captions: int = 1
     label: str = ""
     learn: Literal["both", "image", "text"] = "both"
     start: str = "real"
@@ -325,6 +327,7 @@ class DistillConfig:
         _finite(self, "distill")
         _require(self.pairs >= 2, "distill.pairs", self.pairs, "at least 2 pairs (one alone has no contrast)")
         _require(self.iterations >= 0, "distill.iterations", self.iterations, "0 or more")
+        _require(self.captions >= 1, "distill.captions", self.captions, "1 or more")
         _require(0 <= self.ema < 1, "distill.ema", self.ema, "a number in [0, 1)")
         _require(0 <= self.momentum < 1, "distill.momentum", self.momentum, "a number in [0, 1)")
         _positive(

@@ -34,8 +34,8 @@ class DistilledSet(Dataset):
     Args:
         images: (N, 3, S, S) normalised with the tower's mean and std; or (N, D) standardised features where
             ``space`` is ``features``.
-        texts: (N, d) standardised sentence vectors of the text tower (text space ``sentence``), or (N, L, e) input
-            embeddings of L tokens for a text tower that is trained (``tokens``).
+        texts: (N, d) standardised sentence vectors of the text tower (text space ``sentence``), (N, C, d) where each
+            image has C of them, or (N, L, e) input embeddings of L tokens for a trained text tower (``tokens``).
         recipe: how a student is trained on this set.
         towers: ``image`` and ``text``: name, width and weight fingerprint; for the image also size, mean, std.
         setting: what was trained while distilling.
@@ -70,7 +70,8 @@ class DistilledSet(Dataset):
             raise ArtefactError(f"distilled set: {', '.join(missing)} missing; a set has to say what it was made for.")
         count = len(self.images) if self.images.ndim else 0
         row = (3, image["size"], image["size"]) if self.space == "pixels" else (image["width"],)
-        expected = (count, *row), (count, text["width"])
+        several = self.texts.shape[1:2] if self.texts.ndim == 3 else ()
+        expected = (count, *row), (count, *several, text["width"])
         if self.text_mask is not None:
             self._check_tokens(count)
             expected = expected[0], tuple(self.texts.shape)
@@ -101,8 +102,13 @@ class DistilledSet(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """One pair: image (3, S, S) or features (D,), and text (d,)."""
+        """One pair: image (3, S, S) or features (D,), and text (d,), or (C, d) where it has several."""
         return self.images[index], self.texts[index]
+
+    @property
+    def captions_per_image(self) -> int:
+        """Texts of each image."""
+        return self.texts.shape[1] if self.texts.ndim == 3 and self.text_mask is None else 1
 
     @property
     def text_space(self) -> str:
@@ -198,6 +204,7 @@ class DistilledSet(Dataset):
             "setting": self.setting,
             "space": self.space,
             "text_space": self.text_space,
+            "captions_per_image": self.captions_per_image,
             "recipe": self.recipe.to_dict(),
             "towers": {side: dict(tower) for side, tower in self.towers.items()},
             "info": dict(self.info),
@@ -304,5 +311,7 @@ class DistilledSet(Dataset):
 
 def _describe_texts(distilled: DistilledSet) -> str:
     if distilled.text_mask is None:
-        return f"standardised sentence vectors of width {distilled.texts.shape[1]}"
+        several = distilled.captions_per_image
+        each = f", {several} for each image" if several > 1 else ""
+        return f"standardised sentence vectors of width {distilled.texts.shape[-1]}{each}"
     return f"up to {distilled.texts.shape[1]} input embeddings of width {distilled.texts.shape[2]}, with a mask"

@@ -13,11 +13,12 @@ from torch.func import functional_call
 from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distill.augment import make_view
 from vldistill.distill.encode import encode_learned
-from vldistill.distill.methods import Context, State
+from vldistill.distill.methods import Context, State, check_captions, find_method, starting_pairs
 from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, phase_of, real_batch
-from vldistill.distill.start import make_start
+from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError
+from vldistill.evaluate.protocol import subject
 from vldistill.log import Reporter
 from vldistill.losses import infonce, soft_infonce
 from vldistill.randomness import generator
@@ -66,7 +67,7 @@ def context_of(bench: Workbench, options: BilevelOptions, **config: Any) -> Cont
 def prepared(bench: Workbench, options: BilevelOptions, **config: Any) -> tuple[Bilevel, Context, State]:
     method, context = Bilevel(), context_of(bench, options, **config)
     method.check(context)
-    start = make_start(bench, "real", PAIRS, 0)
+    start = starting_pairs(method, context)
     state = method.setup(replace(start, images=start.images.double()), context)
     state.variables = {name: value.double() for name, value in state.variables.items()}
     return method, context, state
@@ -279,3 +280,66 @@ def test_phases_that_cannot_be_are_refused(
 def test_features_that_are_never_realised_are_refused() -> None:
     with pytest.raises(ConfigError, match="set both, or neither"):
         BilevelOptions(feature_iterations=5)
+
+
+def test_several_texts_of_an_image_are_taken_in_turn(bench: Workbench) -> None:
+    options = BilevelOptions(steps=3, real_batch=8, schedule="constant")
+    method, context, state = prepared(bench, options, captions=2)
+    assert state.variables["texts"].shape == (PAIRS, 2, 16)
+    update = method.step(state, context)
+    leaves = {name: value.clone().requires_grad_(True) for name, value in state.variables.items()}
+    student = bench.student(context.seed_of("student"))
+    params = {
+        f"{s}.{n}": p.detach().requires_grad_(True) for s, named in student.trained().items() for n, p in named.items()
+    }
+    velocity = {name: torch.zeros_like(p) for name, p in params.items()}
+    features = bench.image_standardisation(bench.image_tower(leaves["images"]))
+    for turn in (0, 1, 0):
+        loss = infonce(functional_call(student, params, (features, leaves["texts"][:, turn])))
+        slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        for (name, p), slope in zip(list(params.items()), slopes):
+            velocity[name] = options.momentum * velocity[name] + slope + options.weight_decay * p
+            params[name] = p - leaves[f"log_rate_{name.split('.')[0]}"].exp() * velocity[name]
+    images, captions = real_batch(context, options.real_batch, 1)
+    data = bench.split("train").data
+    value = infonce(functional_call(student, params, (data.images.rows(images), data.texts.rows(captions[0]))))
+    wanted = torch.autograd.grad(value, [leaves["texts"], leaves["images"]])
+    torch.testing.assert_close(update.gradients["texts"], wanted[0], rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(update.gradients["images"], wanted[1], rtol=1e-6, atol=1e-12)
+    assert bool((update.gradients["texts"][:, 1] != 0).any())
+
+
+def test_the_texts_of_an_image_start_as_its_own_captions_and_are_judged_with_it(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    method, context, state = prepared(bench, BilevelOptions(steps=4, real_batch=8), captions=3)
+    pairs = bench.split("train").pairs
+    one, many = (starting_pairs(method, replace(context, config=replace(context.config, captions=c))) for c in (1, 3))
+    torch.testing.assert_close(many.texts[:, 0], one.texts)
+    assert many.rows is not None
+    for row, first, told, texts in zip(many.rows.tolist(), one.captions, many.captions, many.texts):
+        own = told.split(" / ")
+        of_image = [pairs.captions[int(r)] for r in pairs.image_captions[int(pairs.caption_image[row])]]
+        assert own[0] == first and set(own) <= set(of_image) and len(texts) == len(own) == 3
+    state.variables = {name: value.float() for name, value in state.variables.items()}
+    made = method.export(state, context)
+    assert made.captions_per_image == 3 and made.stored_floats == made.images.numel() + PAIRS * 3 * 16 + 8
+    made.save(tmp_path / "set")
+    again = DistilledSet.load(tmp_path / "set")
+    assert torch.equal(again.texts, made.texts) and again[1][1].shape == (3, 16)
+    data = bench_data(bench, again)
+    assert len(data) == 3 * PAIRS and data.caption_image.tolist() == [*range(PAIRS)] * 3
+    torch.testing.assert_close(data.texts.rows(torch.tensor([1, PAIRS + 1])), again.texts[1, :2])
+    assert made.recipe.epochs == 2  # 4 steps: an epoch passes all texts, 3 steps
+
+
+def bench_data(bench: Workbench, distilled: DistilledSet) -> TrainingData:
+    """The set as students see it; the tower of this bench is in float64."""
+    return subject(bench, replace(distilled, images=distilled.images.double())).draw(0)
+
+
+def test_several_texts_are_refused_where_they_have_no_place(bench: Workbench) -> None:
+    with pytest.raises(ConfigError, match="a learned similarity is between images and one text each"):
+        prepared(bench, BilevelOptions(steps=4, real_batch=8, rank=2), captions=2)
+    with pytest.raises(ConfigError, match=r"mdm learns one text for each image\. Use 1, or bilevel or bitraj"):
+        check_captions(find_method("mdm").build(), "mdm", 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,15 +24,18 @@ class Start:
 
     Args:
         images: (N, 3, S, S), normalised.
-        texts: (N, d), standardised sentence vectors; in setting ``both`` (N, L, e) input embeddings.
-        captions: the N captions the texts come from; empty strings for noise.
+        texts: (N, d), standardised sentence vectors, or (N, C, d) where each image has C of them; in setting ``both``
+            (N, L, e) input embeddings.
+        captions: the N captions the texts come from, the C of one image joined by " / "; empty strings for noise.
         text_mask: (N, L) 1 for a token and 0 for padding, in setting ``both``.
+        rows: (N,) int64, the training captions the texts come from; None for noise.
     """
 
     images: torch.Tensor
     texts: torch.Tensor
     captions: list[str]
     text_mask: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
 
 
 def distinct_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,7 +78,7 @@ def make_start(
         return _noise(bench, count, seed)
     if "noise" in (kind, text_kind):
         images, texts = (make_start(bench, side, count, seed, select) for side in (kind, text_kind))
-        return Start(images.images, texts.texts, texts.captions)
+        return Start(images.images, texts.texts, texts.captions, rows=texts.rows)
     name = text_kind if kind == "real" else kind
     images, captions = choose_pairs(bench, "random" if name == "real" else name, count, seed, select)
     if text_kind == "real" != kind:
@@ -86,8 +89,31 @@ def make_start(
     chosen = [split.pairs.captions[int(index)] for index in captions]
     shown = to_float(pixels, tower.mean, tower.std).to(bench.device)
     if bench.setting == "both":
-        return Start(shown, texts[..., :-1].clone(), chosen, texts[..., -1].clone())
-    return Start(shown, texts.clone(), chosen)
+        return Start(shown, texts[..., :-1].clone(), chosen, texts[..., -1].clone(), captions)
+    return Start(shown, texts.clone(), chosen, rows=captions)
+
+
+def with_more_captions(start: Start, bench: Workbench, count: int, seed: int) -> Start:
+    """``start`` with ``count`` texts for each image, (N, count, d): its own, and other captions of the same image.
+
+    An image with fewer captions has some of them twice. Texts that are noise get more noise.
+    """
+    if count == 1:
+        return start
+    if bench.setting == "both":
+        raise ConfigError(f"distill.captions is {count}; setting both learns the tokens of 1 caption for each image.")
+    split, draw = bench.split("train"), generator(seed, "captions of images")
+    if start.rows is None:
+        more = torch.randn(len(start.texts), count - 1, start.texts.shape[1], generator=draw).to(start.texts)
+        return replace(start, texts=torch.cat([start.texts[:, None], more], dim=1))
+    rows = []
+    for first in start.rows.tolist():
+        own = split.pairs.image_captions[int(split.pairs.caption_image[first])]
+        others = [int(own[i]) for i in torch.randperm(len(own), generator=draw).tolist() if own[i] != first]
+        rows.append([first, *(others or [first]) * count][:count])
+    texts = split.data.texts.rows(torch.tensor(rows).flatten()).reshape(len(rows), count, -1)
+    captions = [" / ".join(split.pairs.captions[row] for row in own) for own in rows]
+    return replace(start, texts=texts.clone(), captions=captions)
 
 
 def _captions_of(bench: Workbench, images: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
@@ -114,7 +140,13 @@ def _noise(bench: Workbench, count: int, seed: int) -> Start:
 
 @torch.no_grad()
 def nearest_captions(bench: Workbench, texts: torch.Tensor) -> list[str]:
-    """The training caption whose vector is nearest (cosine) to each of ``texts``, text inputs of the setting."""
+    """The training caption whose vector is nearest (cosine) to each of ``texts``, text inputs of the setting.
+
+    Where an image has several texts, (N, C, d), theirs are joined by " / ".
+    """
+    if texts.ndim == 3 and bench.setting != "both":
+        flat = nearest_captions(bench, texts.flatten(0, 1))
+        return [" / ".join(flat[i : i + texts.shape[1]]) for i in range(0, len(flat), texts.shape[1])]
     split, real_texts = bench.split("train"), bench.sentence_inputs("train")
     texts = bench.sentence_vectors(texts)
     best = torch.full((len(texts),), -2.0, device=bench.device)

@@ -35,6 +35,8 @@ def rows_of(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Images, texts and, if there is one, the similarity of the rows of ``step``."""
     images, texts, similarity = distilled["images"], distilled["texts"], distilled.get("similarity")
+    if texts.ndim == 3:  # several texts for each image: one of them in each step
+        texts = texts[:, step.t % texts.shape[1]]
     if len(step.index) < len(images):
         images, texts = images[step.index], texts[step.index]
         similarity = None if similarity is None else similarity[step.index][:, step.index]

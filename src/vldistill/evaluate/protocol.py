@@ -158,10 +158,13 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
         texts = distilled.restandardised("text", standard.mean, standard.scale)
     else:
         texts, text_map = mapped_texts(distilled, bench)
+    several = distilled.captions_per_image
+    if several > 1:  # the first text of every image, then the second, ...
+        texts = texts.transpose(0, 1).flatten(0, 1)
     data = TrainingData(
         TensorInputs(images),
         TensorInputs(texts.to(bench.device)),
-        torch.arange(len(distilled)),
+        torch.arange(len(distilled)).repeat(several),
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
     )
     details: dict[str, Any] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}

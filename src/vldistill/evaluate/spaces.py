@@ -95,7 +95,8 @@ def mapped_texts(distilled: DistilledSet, bench: Workbench) -> tuple[torch.Tenso
         own(vectors(tower, val)).numpy(),
         bench.text_standardisation(vectors(bench.text_tower, val)).numpy(),
     )
-    mapped = torch.from_numpy(ridge.predict(distilled.texts.numpy()).astype(np.float32))
+    flat = distilled.texts.reshape(-1, distilled.texts.shape[-1]).numpy()
+    mapped = torch.from_numpy(ridge.predict(flat).astype(np.float32)).reshape(*distilled.texts.shape[:-1], -1)
     about = {
         "kind": "ridge",
         "from": tower.name,

@@ -143,7 +143,7 @@ def _captions(
 def _nearest_captions(bench: Workbench, texts: torch.Tensor) -> list[list[Near]]:
     """Different captions: many real ones read the same."""
     split = bench.split("train")
-    scores, rows = nearest(split.data.texts, texts, 8 * NEAREST, bench.device)
+    scores, rows = nearest(bench.sentence_inputs("train"), texts, 8 * NEAREST, bench.device)
     found = []
     for own_scores, own_rows in zip(scores, rows):
         best: dict[str, float] = {}

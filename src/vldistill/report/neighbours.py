@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vldistill.config import SelectConfig
-from vldistill.distill.start import Start, make_start
+from vldistill.config import DistillConfig, SelectConfig
+from vldistill.distill import methods
+from vldistill.distill.methods import Context, find_method
+from vldistill.distill.start import Start
 from vldistill.distilled import CORESET, DistilledSet
 from vldistill.errors import VldistillError
 from vldistill.evaluate.protocol import subject
@@ -20,6 +23,7 @@ from vldistill.report.models import FigureView
 from vldistill.training import Inputs
 from vldistill.workbench import Workbench
 
+T = TypeVar("T")
 CHUNK = 16_384  # rows compared at a time
 SAMPLE = {"heads": 600}  # real rows on a map; fewer where they have to be encoded first
 SAMPLE_ENCODED = 240
@@ -55,7 +59,18 @@ def places(bench: Workbench, distilled: DistilledSet, select: SelectConfig | Non
     rows = torch.arange(len(distilled))
     images = frozen_features(bench, data.images.rows(rows)) if bench.setting != "heads" else data.images.rows(rows)
     start_images = None if start is None else frozen_features(bench, start.images)
-    return Places(images.cpu(), data.texts.rows(rows).cpu(), start, start_images, trouble)
+    texts = bench.sentence_vectors(data.texts.rows(rows))
+    if start is not None:
+        start = replace(start, texts=_sentences(bench, start))
+    return Places(images.cpu(), texts.cpu(), start, start_images, trouble)
+
+
+def _sentences(bench: Workbench, start: Start) -> torch.Tensor:
+    """Sentence vectors (N, d) of the starting texts; the first ones where an image has several."""
+    if start.text_mask is not None:
+        tokens = torch.cat([start.texts, start.text_mask.to(start.texts).unsqueeze(-1)], dim=-1)
+        return bench.sentence_vectors(tokens)
+    return start.texts[:, 0] if start.texts.ndim == 3 else start.texts
 
 
 @torch.no_grad()
@@ -79,13 +94,23 @@ def starting_pairs(
     if distilled.info.get("data") != bench.pixels("train").pairs.fingerprint:
         return None, "The set was made from other data than the run's, so the pictures before are not known."
     try:
-        start = make_start(bench, asked["start"], asked["pairs"], asked["seed"], select)
+        config = _rebuilt(DistillConfig, asked)
+        entry = find_method(config.method)
+        options = _rebuilt(entry.options, distilled.info.get("config", {}).get(config.method, {}))
+        start = methods.starting_pairs(entry.build(), Context(bench, config, options), select)
     except VldistillError as error:
         return None, f"Its start cannot be made again: {error}"
     told = [str(caption.get("start", "")) for caption in distilled.captions]
     if len(start.captions) != len(distilled) or (told and told != start.captions):
         return None, "Its start cannot be made again by this version, so the pictures before are not shown."
     return start, ""
+
+
+def _rebuilt(cls: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass of options from what a set's json holds of it; options that no longer exist are left out."""
+    known = {field.name for field in fields(cls)}  # pyright: ignore[reportArgumentType]
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return cls(**{name: value for name, value in plain.items() if name in known})
 
 
 @torch.no_grad()
@@ -122,7 +147,8 @@ def maps(bench: Workbench, distilled: DistilledSet, place: Places, name: str) ->
     data = bench.split("train").data
     starts = (None, None) if place.start is None else (place.start_images, place.start.texts.cpu())
     views = []
-    sides = (("images", data.images, place.images, starts[0]), ("texts", data.texts, place.texts, starts[1]))
+    real_texts = bench.sentence_inputs("train")
+    sides = (("images", data.images, place.images, starts[0]), ("texts", real_texts, place.texts, starts[1]))
     for side, inputs, learned, start in sides:
         encoded = side == "images" and bench.setting != "heads"
         size = min(len(inputs), SAMPLE_ENCODED if encoded else SAMPLE["heads"])

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from vldistill.config import SETTINGS, DistillConfig, SelectConfig
-from vldistill.distill.start import Start, make_start
+from vldistill.distill.start import Start, make_start, with_more_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
@@ -102,7 +102,8 @@ class Method(Protocol):
     """A distillation method. One without ``step`` trains nothing and is exported as it was set up.
 
     A method works in every setting with a frozen text tower, or in those that it names in an attribute ``settings``
-    (see :func:`check_setting`). One that chooses its own starting pairs has ``begin(context) -> Start``.
+    (see :func:`check_setting`). One that chooses its own starting pairs has ``begin(context) -> Start``; one that can
+    learn several texts for each image says ``several_captions = True``.
     """
 
     needs: frozenset[str]
@@ -131,7 +132,8 @@ def starting_pairs(method: Any, context: Context, select: SelectConfig | None = 
         return method.begin(context)
     config = context.config
     image, text = config.starts
-    return make_start(context.bench, image, config.pairs, config.seed, select, text)
+    start = make_start(context.bench, image, config.pairs, config.seed, select, text)
+    return with_more_captions(start, context.bench, config.captions, config.seed)
 
 
 def check_setting(method: Any, name: str, setting: str) -> None:
@@ -141,6 +143,15 @@ def check_setting(method: Any, name: str, setting: str) -> None:
         raise ConfigError(
             f"method {name} works in setting {' or '.join(sorted(allowed))}, not {setting}. Set encoder.setting, with "
             f"experts of that setting if it needs any, or choose another method (vldistill ls methods)."
+        )
+
+
+def check_captions(method: Any, name: str, count: int) -> None:
+    """Refuse several texts for each image where ``method`` has no place for them. Raises ConfigError."""
+    if count > 1 and not getattr(method, "several_captions", False):
+        able = [known for known, entry in methods().items() if getattr(entry.build, "several_captions", False)]
+        raise ConfigError(
+            f"distill.captions is {count}, but {name} learns one text for each image. Use 1, or {' or '.join(able)}."
         )
 
 

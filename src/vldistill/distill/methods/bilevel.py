@@ -108,11 +108,17 @@ class Bilevel:
     """
 
     needs = frozenset({"real_batches"})
+    several_captions = True
 
     def check(self, context: Context) -> None:
         """Refuse batches that the set or the data cannot fill."""
         options: BilevelOptions = context.options
         check_minibatch("bilevel.minibatch", options.minibatch, context.config.pairs)
+        if options.rank and context.config.captions > 1:
+            raise ConfigError(
+                f"bilevel.rank is {options.rank} and distill.captions {context.config.captions}: a learned similarity "
+                f"is between images and one text each. Use bilevel.rank 0 or distill.captions 1."
+            )
         images = context.bench.pairs("train").count_images
         if options.real_batch > images:
             raise ConfigError(
@@ -244,7 +250,7 @@ class Bilevel:
     def export(self, state: State, context: Context) -> DistilledSet:
         """The set with the student that was trained inside: its steps, rates, momentum and decay."""
         options: BilevelOptions = context.options
-        per_epoch = context.config.pairs // options.minibatch if options.minibatch else 1
+        per_epoch = context.config.pairs * context.config.captions // (options.minibatch or context.config.pairs)
         epochs = max(1, math.ceil(options.steps / per_epoch))
         rates = {side: _rates(state.variables[f"log_rate_{side}"], options, options.steps) for side in SIDES}
         recipe = Recipe(

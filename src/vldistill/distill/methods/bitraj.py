@@ -50,6 +50,7 @@ class BiTrajectoryMatching:
     """
 
     needs = frozenset({"experts"})
+    several_captions = True
 
     def check(self, context: Context) -> None:
         """Refuse a segment that no expert's trajectory can hold."""
