@@ -53,6 +53,14 @@ def cells_of(name: str) -> list[Cell]:
     return read_sweep(PAPER / name).cells()
 
 
+@pytest.mark.parametrize("path", sorted((PAPER.parent / "flickr8k").glob("*.yaml")), ids=lambda path: path.name)
+def test_a_sweep_of_flickr8k_is_valid_and_says_how_it_is_run(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith(f"# vldistill compare --config configs/flickr8k/{path.name} --run ")
+    cells = read_sweep(path).cells()
+    assert any(cell.needs_experts for cell in cells) and any(cell.name.startswith("random:") for cell in cells)
+
+
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
     cells = cells_of(name)
