@@ -30,11 +30,11 @@ def demo(argv: Sequence[str]) -> int:
     config, rest = parse("demo", arguments)
     run, reporter = Run(Path(rest.run)), Reporter(quiet=rest.quiet)
     began = time.monotonic()
-    reporter.info("1/3 experts: students trained on the real data")
+    reporter.info("1/4 experts: students trained on the real data")
     commands.experts(run, config, reporter)
-    reporter.info("2/3 distilling")
+    reporter.info("2/4 distilling")
     folder = commands.distill(run, config, reporter)
-    reporter.info("3/3 judging: fresh students, tested on scenes nobody has seen")
+    reporter.info("3/4 judging: fresh students, tested on scenes nobody has seen")
     targets = (str(folder), f"random:{config.distill.pairs}", "full")
     results = [commands.evaluate(run, config, reporter, target) for target in targets]
     summary = _summary(results, round(time.monotonic() - began, 1))
@@ -45,7 +45,7 @@ def demo(argv: Sequence[str]) -> int:
         f"gain over random pairs x {summary['gain_over_random']:.1f}, "
         f"{summary['share_of_full']:.0%} of the full data's mean recall, {summary['seconds']} s"
     )
-    reporter.info("the report: everything above as one page, with the pairs and what students find")
+    reporter.info("4/4 the report: everything above as one page, with the pairs and what students find")
     page = write_report([run.folder], None, ReportOptions(), reporter)
     for path in (run.folder / "results.json", folder / "preview.png", run.folder / "curve.png", page):
         print(path)
