@@ -380,6 +380,8 @@ def test_stopping_experts_keeps_the_finished_ones(
         return real(*given)
 
     run = tmp_path / "run"
+    if number == signal.SIGINT:  # a shell starts what it puts in the background with this signal ignored
+        signal.signal(number, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(record, "record_expert", second_is_stopped)
         done = vldistill("experts", "--config", config, "--run", run)
