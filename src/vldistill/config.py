@@ -84,11 +84,20 @@ class DataConfig:
         source: a Karpathy json, a folder that holds one, or ``scenes[:seed=0,train=3000,...]``.
         strict: refuse a source with broken photos or captions instead of leaving them out with a warning.
         cache: folder for decoded images and tower features, shared by runs.
+        views: augmented views of every training image whose features are kept beside the plain image's (setting
+            ``heads``); experts and the real batches of ``bilevel`` draw among them. Each costs one pass of the tower.
+        features: how features are stored on disk.
     """
 
     source: str = "scenes"
     strict: bool = False
     cache: str = "${VLDISTILL_CACHE:-~/.cache/vldistill}"
+    views: int = 0
+    features: Literal["float32", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        _require(self.views >= 0, "data.views", self.views, "0 or more")
+        _require(self.features in ("float32", "float16"), "data.features", self.features, "float32 or float16")
 
 
 @dataclass(frozen=True)
@@ -212,7 +221,8 @@ class ExpertsConfig:
         text_rate: SGD rate of the text side.
         momentum: of SGD.
         weight_decay: of SGD.
-        augment: random resized crop, flip and RandAugment on the images (setting ``full`` only).
+        augment: random resized crop, flip and RandAugment on the images; with frozen towers (setting ``heads``) only
+            where ``data.views`` has encoded augmented views.
         snapshots: epochs to keep, 0 being the start; empty keeps all.
         steps_per_epoch: cut every epoch to this many steps; 0 means the whole epoch.
         dtype: how snapshots are stored.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from vldistill.encoders.towers import ImageTower, TextTower, build_image_tower, 
 from vldistill.errors import ConfigError
 from vldistill.files import digest
 from vldistill.log import Reporter
-from vldistill.randomness import seeded
+from vldistill.randomness import generator, seeded
 from vldistill.training import Inputs, TrainingData
 
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
@@ -56,6 +57,27 @@ class FeatureInputs:
     def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
         """Standardised features (B, D)."""
         return self.standardise(self.table.rows(index).to(self.device))
+
+
+class ViewInputs:
+    """Features of every image in several views: the plain one first, then augmented ones."""
+
+    def __init__(self, views: Sequence[Inputs]) -> None:
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Features (B, D) of the plain images; with a seed each row in a view of its own, the plain one among them."""
+        out = self.views[0].rows(index)
+        if augment_seed is None:
+            return out
+        chosen = torch.randint(len(self.views), (len(index),), generator=generator(augment_seed, "views"))
+        for number, view in enumerate(self.views[1:], start=1):
+            here = (chosen == number).nonzero()[:, 0]
+            out[here.to(out.device)] = view.rows(index[here.to(index.device)])
+        return out
 
 
 class PixelInputs:
@@ -188,11 +210,15 @@ class Workbench:
             self._decoded[split] = decoded
         return self._decoded[split]
 
-    def _image_table(self, split: str) -> FeatureTable:
-        return encode_images(self.image_tower, self.pixels(split), self.cache, self.reporter, device=self.device)
+    def _image_table(self, split: str, view: int = 0) -> FeatureTable:
+        return encode_images(
+            self.image_tower, self.pixels(split), self.cache, self.reporter,
+            device=self.device, view=view, dtype=self.data_config.features,
+        )  # fmt: skip
 
     def _text_table(self, split: str) -> FeatureTable:
-        return encode_texts(self.text_tower, self.pixels(split).pairs, self.cache, self.reporter)
+        pairs, dtype = self.pixels(split).pairs, self.data_config.features
+        return encode_texts(self.text_tower, pairs, self.cache, self.reporter, dtype=dtype)
 
     def _inputs(self, table: FeatureTable, standardise: Standardisation) -> TensorInputs | FeatureInputs:
         if len(table) * table.width * 4 <= IN_MEMORY_BYTES:
@@ -204,7 +230,10 @@ class Workbench:
         if name not in self._splits:
             pixels = self.pixels(name)
             if self.setting == "heads":
-                images = self._inputs(self._image_table(name), self.image_standardisation)
+                views = self.data_config.views if name == "train" else 0
+                tables = [self._image_table(name, view) for view in range(views + 1)]
+                inputs = [self._inputs(table, self.image_standardisation) for table in tables]
+                images = ViewInputs(inputs) if views else inputs[0]
             else:
                 images = PixelInputs(pixels.array, self.image_tower, self.device)
             if self.setting == "both":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import huggingface_hub.constants
 import pytest
@@ -54,9 +54,11 @@ def workbench(tmp_path: Path, listener: Listener) -> Bench:
         text: TextTowerConfig = HASHING,
         source: str = SCENES,
         dim: int = 16,
+        views: int = 0,
+        features: Literal["float32", "float16"] = "float32",
         **encoder: Any,
     ) -> Workbench:
-        data = DataConfig(source=source, cache=str(tmp_path / "cache"))
+        data = DataConfig(source=source, cache=str(tmp_path / "cache"), views=views, features=features)
         config = EncoderConfig(setting=setting, image=image, text=text, dim=dim, **encoder)
         return Workbench(data, config, torch.device("cpu"), listener)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,14 @@ import torch
 from torch import nn
 
 from vldistill import workbench as module
-from vldistill.config import ImageTowerConfig, TextTowerConfig
+from vldistill.config import ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.encoders.towers import HashingTextTower, ImageTower
 from vldistill.errors import DataError
-from vldistill.workbench import FeatureInputs, PixelInputs, TensorInputs
+from vldistill.experts.record import augments, expert_note, expert_recipe
+from vldistill.training import fit
+from vldistill.workbench import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 
 if TYPE_CHECKING:
     from tests.conftest import KarpathyFolder
@@ -179,3 +182,44 @@ def test_a_tower_of_timm_from_a_file(workbench: Bench, timm_file: Callable[[str]
     pixels = to_float(torch.from_numpy(np.array(split.pixels.array)), tower.mean, tower.std)
     expected = bench.image_standardisation(model.forward_head(model.forward_features(pixels), pre_logits=True))
     torch.testing.assert_close(split.data.images.rows(EVERY), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_views_are_drawn_by_row_where_a_seed_is_given(workbench: Bench):
+    plain = workbench().split("train").data.images
+    bench, every = workbench(views=2), torch.arange(40)
+    images = bench.split("train").data.images
+    assert isinstance(images, ViewInputs) and len(images) == 40 and len(images.views) == 3
+    assert torch.equal(images.rows(every), plain.rows(every))  # no seed: the plain images, as before
+    drawn = images.rows(every, 7)
+    assert torch.equal(drawn, images.rows(every, 7)) and not torch.equal(drawn, images.rows(every, 8))
+    tables = torch.stack([view.rows(every) for view in images.views])
+    found = [[number for number in range(3) if torch.equal(tables[number, row], drawn[row])] for row in range(40)]
+    assert all(found) and {numbers[0] for numbers in found} == {0, 1, 2}
+    assert not isinstance(bench.split("val").data.images, ViewInputs)
+
+
+def test_features_in_half_precision_have_files_of_their_own(workbench: Bench):
+    single, half = workbench(), workbench(features="float16")
+    left, right = (bench.split("train").data for bench in (single, half))
+    for side, other in ((left.images, right.images), (left.texts, right.texts)):
+        rows = torch.arange(len(side))
+        torch.testing.assert_close(side.rows(rows), other.rows(rows), rtol=1e-2, atol=2e-2)
+    assert half._image_table("train").shards[0].dtype == np.float16
+    assert single._image_table("train").shards[0].dtype == np.float32
+
+
+def test_experts_of_frozen_towers_see_views_where_there_are_any(workbench: Bench):
+    plain, viewed = workbench(), workbench(views=1)
+    config = ExpertsConfig(count=1, epochs=1, batch=16)
+    notes = [expert_note(bench, config, 0) for bench in (plain, viewed)]
+    assert not notes[0]["augment"] and "views" not in notes[0]
+    assert notes[1]["augment"] and notes[1]["views"] == 1
+    assert not expert_note(viewed, replace(config, augment=False), 0)["augment"]
+    losses = []
+    for bench in (plain, viewed):
+        student = bench.student(0)
+        fit(
+            student, bench.split("train").data, expert_recipe(config), seed=0, device=bench.device,
+            augment=augments(bench, config), on_epoch=lambda epoch, loss: losses.append(loss),
+        )  # fmt: skip
+    assert losses[0] != losses[1]

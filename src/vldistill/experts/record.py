@@ -52,18 +52,24 @@ def bytes_per_expert(bench: Workbench, config: ExpertsConfig) -> int:
 
 def expert_note(bench: Workbench, config: ExpertsConfig, index: int) -> dict[str, Any]:
     """What an expert was made of; a file with another note is not this expert."""
-    return {
+    views = {"views": bench.data_config.views} if bench.data_config.views and bench.setting == "heads" else {}
+    return views | {
         "index": index,
         "setting": bench.setting,
         "encoder": bench.fingerprint,
         "data": bench.pixels("train").pairs.fingerprint,
         "recipe": expert_recipe(config).to_dict(),
-        "augment": config.augment and bench.setting != "heads",
+        "augment": augments(bench, config),
         "steps_per_epoch": config.steps_per_epoch,
         "seed": config.seed,
         "dtype": config.dtype,
         "snapshots": kept_epochs(config),
     }
+
+
+def augments(bench: Workbench, config: ExpertsConfig) -> bool:
+    """Whether experts see augmented images: drawn anew, or in setting ``heads`` the views that were encoded."""
+    return config.augment and (bench.setting != "heads" or bench.data_config.views > 0)
 
 
 def record_expert(bench: Workbench, config: ExpertsConfig, index: int, path: Path) -> Trajectory:
@@ -103,7 +109,7 @@ def record_expert(bench: Workbench, config: ExpertsConfig, index: int, path: Pat
             recipe,
             seed=seed,
             device=bench.device,
-            augment=config.augment and slow,
+            augment=augments(bench, config),
             steps_per_epoch=config.steps_per_epoch,
             on_epoch=after_epoch,
             on_step=(lambda loss: progress.advance(1, loss=loss)) if slow else None,

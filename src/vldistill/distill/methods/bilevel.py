@@ -237,7 +237,8 @@ class Bilevel:
         options: BilevelOptions = context.options
         images, captions = real_batch(context, options.real_batch, options.captions_per_image)
         data = context.bench.split("train").data
-        image_inputs = data.images.rows(images)
+        viewed = context.bench.setting == "heads" and context.bench.data_config.views
+        image_inputs = data.images.rows(images, context.seed_of("views") if viewed else None)
         text_inputs = [data.texts.rows(part) for part in captions]
 
         def loss(params: Groups) -> torch.Tensor:
