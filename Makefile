@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint install slow clean
+.PHONY: demo test lint install slow browser clean
 
 demo: install
 	$(BIN)/vldistill demo --run runs/demo
@@ -17,6 +17,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+
+# The report's tests drive a real browser; without one they are skipped. On Debian and its kin, as root.
+browser:
+	command -v chromium >/dev/null && command -v chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
 install: .venv/installed
 
