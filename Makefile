@@ -1,6 +1,8 @@
 # Everything a newcomer needs: `make demo` and `make test`. Both make .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that share the tests.
+WORKERS ?= 2
 
 .PHONY: demo test lint install slow browser clean
 
@@ -8,7 +10,7 @@ demo: install
 	$(BIN)/vldistill demo --run runs/demo
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 slow: install
 	$(BIN)/python -m pytest -m slow
