@@ -287,8 +287,6 @@ class DistillConfig:
             ``flip``, ``shift``, ``colour``.
         optimiser: ``adam``, or ``sgd`` as published.
         image_lr: outer rate of the images (in units of the normalised input).
-        feature_lr: outer rate of learned features, where a method learns them on the way to pixels (in units of
-            standardised features).
         text_lr: outer rate of the texts.
         rate_lr: outer rate of the learned student rates.
         similarity_lr: outer rate of a learned similarity.
@@ -319,7 +317,6 @@ class DistillConfig:
     augment: tuple[str, ...] = ()
     optimiser: Literal["adam", "sgd"] = "adam"
     image_lr: float = 0.03
-    feature_lr: float = 0.05
     text_lr: float = 0.03
     rate_lr: float = 0.01
     similarity_lr: float = 0.01
@@ -347,7 +344,7 @@ class DistillConfig:
                 "distill.checkpoint_every": self.checkpoint_every,
             }
         )
-        rates = ("image_lr", "feature_lr", "text_lr", "rate_lr", "similarity_lr")
+        rates = ("image_lr", "text_lr", "rate_lr", "similarity_lr")
         for name in (*rates, "clip", "validate_every", "minutes"):
             _require(getattr(self, name) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
         _require(self.experts >= 0, "distill.experts", self.experts, "0 (all) or more")

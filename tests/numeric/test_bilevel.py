@@ -14,7 +14,7 @@ from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ImageTowe
 from vldistill.distill.augment import make_view
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.methods import Context, State, check_captions, find_method, starting_pairs
-from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, phase_of, real_batch
+from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, real_batch
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError
@@ -225,61 +225,6 @@ def test_each_iteration_has_its_own_student_and_batch(bench: Workbench) -> None:
     values = [method.step(state, context.at(iteration)).value for iteration in (0, 1, 0)]
     assert values[0] == values[2] != values[1]
     assert set(state.variables) >= {"images", "texts", *(f"log_rate_{side}" for side in SIDES)}
-
-
-PHASES = BilevelOptions(steps=4, real_batch=8, schedule="constant", feature_iterations=4, realise_iterations=3)
-
-
-def test_phases_follow_each_other_and_end_in_pixels(bench: Workbench) -> None:
-    context = context_of(bench, PHASES)
-    found = [phase_of(PHASES, context.at(iteration)) for iteration in range(10)]
-    assert [name for name, _ in found] == ["features"] * 4 + ["realise"] * 3 + ["pixels"] * 3
-    assert [done for _, done in found] == pytest.approx([0, 1 / 4, 2 / 4, 3 / 4, 0, 1 / 3, 2 / 3, 0, 1 / 3, 2 / 3])
-    assert phase_of(BilevelOptions(), context.at(4)) == ("pixels", 0.4)
-
-
-def test_learned_features_get_the_gradient_of_the_pixels_without_the_tower(bench: Workbench) -> None:
-    method, context, state = prepared(bench, PHASES)
-    lifted = method.step(state, context)
-    pixels = naive(bench, context, state)
-    assert "images" not in lifted.gradients and lifted.phase == "features" and lifted.progress == 3 / 4
-    leaf = state.variables["images"].clone().requires_grad_(True)
-    inputs = bench.image_standardisation(bench.image_tower(leaf))
-    torch.testing.assert_close(inputs.detach(), state.variables["features"])
-    pulled = torch.autograd.grad(inputs, leaf, lifted.gradients["features"])[0]
-    torch.testing.assert_close(pulled, pixels["images"], rtol=1e-6, atol=1e-12)
-    torch.testing.assert_close(lifted.gradients["texts"], pixels["texts"], rtol=1e-6, atol=1e-12)
-
-
-def test_realising_descends_the_distance_to_the_features(bench: Workbench) -> None:
-    method, context, state = prepared(bench, PHASES)
-    state.variables["features"] = state.variables["features"] + 0.1
-    update = method.step(state, context.at(5))
-    leaf = state.variables["images"].clone().requires_grad_(True)
-    loss = (bench.image_standardisation(bench.image_tower(leaf)) - state.variables["features"]).square().mean()
-    assert set(update.gradients) == {"images"} and update.phase == "realise"
-    assert update.value == pytest.approx(loss.item())
-    assert update.value == pytest.approx(0.01)
-    torch.testing.assert_close(update.gradients["images"], torch.autograd.grad(loss, leaf)[0])
-
-
-@pytest.mark.parametrize(
-    ("options", "config", "said"),
-    [
-        ({"feature_iterations": 6, "realise_iterations": 5}, {}, "11 together, more than the 10"),
-        ({"feature_iterations": 3, "realise_iterations": 2}, {"space": "features"}, "needs setting heads and"),
-    ],
-)
-def test_phases_that_cannot_be_are_refused(
-    bench: Workbench, options: dict[str, Any], config: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        prepared(bench, BilevelOptions(steps=4, real_batch=8, **options), **config)
-
-
-def test_features_that_are_never_realised_are_refused() -> None:
-    with pytest.raises(ConfigError, match="set both, or neither"):
-        BilevelOptions(feature_iterations=5)
 
 
 def test_several_texts_of_an_image_are_taken_in_turn(bench: Workbench) -> None:

@@ -148,19 +148,11 @@ def test_an_empty_state_is_a_fresh_start() -> None:
     assert outer.state_dict() == {}
 
 
-def test_restarting_forgets_the_moments() -> None:
-    moved = variables()
-    outer = OuterOptimiser(moved, replace(CONFIG, optimiser="adam"))
-    outer.apply(gradients(), 0, scale=1.0)
-    before, slopes = copies(moved), {name: 1e-3 * slope for name, slope in gradients(1).items()}
-    outer.restart()
-    outer.apply(slopes, 0, scale=1.0)  # with the old moments, so small a gradient would hardly move anything
-    torch.testing.assert_close(moved["images"], before["images"] - 2.0 * slopes["images"].sign(), rtol=0.05, atol=0.05)
-
-
-@pytest.mark.parametrize(("learn", "fixed"), [("both", set()), ("image", {"texts"}), ("text", {"images", "features"})])
+@pytest.mark.parametrize(
+    ("learn", "fixed"), [("both", set()), ("image", {"texts", "texts_2"}), ("text", {"images", "images_2"})]
+)
 def test_only_the_learned_side_moves(learn: Any, fixed: set[str]) -> None:
-    names = ("images", "features", "texts", "log_rate_image", "log_rate_text", "similarity_diagonal")
+    names = ("images", "images_2", "texts", "texts_2", "log_rate_image", "log_rate_text", "similarity_diagonal")
     variables = {name: torch.ones(3, dtype=torch.float64) for name in names}
     optimiser = OuterOptimiser(variables, DistillConfig(learn=learn))
     optimiser.apply({name: torch.ones(3, dtype=torch.float64) for name in names}, 0.0, 1.0)

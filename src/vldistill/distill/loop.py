@@ -115,7 +115,6 @@ class Loop:
             return {}
         if update.phase != progress.phase:
             progress.phase, progress.recent = update.phase, []
-            self.optimiser.restart()
         if trouble := self._trouble(update) or self._apply(update, iteration):
             self._undo(iteration, trouble)
             return {}

@@ -9,7 +9,7 @@ import torch
 
 from vldistill.config import DistillConfig
 
-FIXED = {"both": (), "image": ("texts",), "text": ("images", "features")}  # stays as it started, by distill.learn
+FIXED = {"both": (), "image": ("texts",), "text": ("images",)}  # by distill.learn, how the names begin of what stays
 RATE_BOUNDS = (1e-6, 1e6)  # of learned student rates: beyond, one wild gradient would end at 0 or infinity
 
 
@@ -40,7 +40,7 @@ class OuterOptimiser:
         """
         factor = scale * decay_factor(self.config, progress)
         for name, gradient in gradients.items():
-            if name in FIXED[self.config.learn]:
+            if name.startswith(FIXED[self.config.learn]):
                 continue
             variable = self.variables[name]
             if self.config.clip:
@@ -52,11 +52,6 @@ class OuterOptimiser:
             variable.grad = None
             if name.startswith("log_rate_"):
                 variable.clamp_(math.log(RATE_BOUNDS[0]), math.log(RATE_BOUNDS[1]))
-
-    def restart(self) -> None:
-        """Forget all moments: gradients of another phase have another size."""
-        for optimiser in self.optimisers.values():
-            optimiser.state.clear()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Moments and step counts as ``name/key``."""
@@ -97,6 +92,4 @@ def _rate(name: str, config: DistillConfig) -> float:
         return config.rate_lr / start**2
     if name.startswith("similarity"):
         return config.similarity_lr
-    if name == "features":
-        return config.feature_lr
     return config.image_lr if name.startswith("images") else config.text_lr

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vldistill.distill.encode import Encoded, encode_learned
+from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import export_set, start_variables
 from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient
 from vldistill.distill.methods import Context, State, Update, register
@@ -20,7 +20,6 @@ from vldistill.errors import ConfigError, unknown
 from vldistill.losses import infonce
 from vldistill.training import SCHEDULES, Recipe
 
-IMAGE_SIDE = ("images", "features")
 SMALLEST_SHARE = 0.02  # a cosine schedule ends here instead of at 0: a rate has to be positive
 
 
@@ -43,10 +42,6 @@ class BilevelOptions:
         rank: of a learned soft similarity; 0 learns none.
         alpha: scale of the low-rank part of the similarity.
         estimator: of the gradient: adjoint, unrolled, tesla or difference.
-        feature_iterations: so many iterations first learn features of the frozen image tower (setting ``heads``,
-            pixels): an iteration without the tower is several times cheaper.
-        realise_iterations: so many iterations then move the pixels until the tower gives these features; what is
-            left of ``distill.iterations`` learns pixels through the tower.
     """
 
     steps: int = 40
@@ -63,21 +58,11 @@ class BilevelOptions:
     rank: int = 0
     alpha: float = 1.0
     estimator: str = "adjoint"
-    feature_iterations: int = 0
-    realise_iterations: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "first_steps", "captions_per_image"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"bilevel.{name} is {getattr(self, name)}; expected 1 or more.")
-        for name in ("feature_iterations", "realise_iterations"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"bilevel.{name} is {getattr(self, name)}; expected 0 or more.")
-        if bool(self.feature_iterations) != bool(self.realise_iterations):
-            raise ConfigError(
-                f"bilevel.feature_iterations is {self.feature_iterations} and bilevel.realise_iterations "
-                f"{self.realise_iterations}; learned features have to be realised in pixels: set both, or neither."
-            )
         if self.real_batch < 2:
             raise ConfigError(f"bilevel.real_batch is {self.real_batch}; expected at least 2 images.")
         if not 0 <= self.momentum < 1:
@@ -125,25 +110,11 @@ class Bilevel:
                 f"bilevel.real_batch is {options.real_batch}, but the train split has {images} images; "
                 f"ask for {images} or fewer."
             )
-        if options.feature_iterations:
-            first = options.feature_iterations + options.realise_iterations
-            if context.bench.setting != "heads" or context.config.space != "pixels":
-                raise ConfigError(
-                    f"bilevel.feature_iterations is {options.feature_iterations}: it needs setting heads and "
-                    f"distill.space pixels, not {context.bench.setting} and {context.config.space}."
-                )
-            if first > context.config.iterations:
-                raise ConfigError(
-                    f"bilevel.feature_iterations and realise_iterations are {first} together, more than the "
-                    f"{context.config.iterations} of distill.iterations."
-                )
 
     def setup(self, start: Start, context: Context) -> State:
         """Images, texts and rates of the start; the similarity starts as the identity."""
         options: BilevelOptions = context.options
         variables = start_variables(start, context)
-        if options.feature_iterations:
-            variables["features"] = context.bench.encode_in_batches(variables["images"])
         if options.rate_per_step:
             shape = _shape(options).to(variables["log_rate_image"])
             for side in SIDES:
@@ -157,18 +128,11 @@ class Bilevel:
     def step(self, state: State, context: Context) -> Update:
         """Train a fresh student, and differentiate the loss of the result."""
         options: BilevelOptions = context.options
-        phase, progress = phase_of(options, context)
-        if phase == "realise":
-            return realise(state, context, phase, progress)
-        learned = "features" if phase == "features" else "images"
         student = context.bench.student(context.seed_of("student"))
         count = inner_step_count(options, context.iteration, context.config.iterations)
-        if learned == "features":
-            encoded = Encoded(state.variables["features"], lambda gradient: gradient)
-        else:
-            encoded = encode_learned(context, state.variables["images"])
+        encoded = encode_learned(context, state.variables["images"])
         with torch.enable_grad():
-            leaves = {n: v.detach().requires_grad_(True) for n, v in state.variables.items() if n not in IMAGE_SIDE}
+            leaves = {n: v.detach().requires_grad_(True) for n, v in state.variables.items() if n != "images"}
             rates = {side: _rates(leaves[f"log_rate_{side}"], options, count) for side in SIDES}
             similarity = similarity_matrix(leaves, options.alpha)
         distilled = {"images": encoded.inputs, "texts": leaves["texts"].detach()}
@@ -196,14 +160,12 @@ class Bilevel:
         pulled = torch.autograd.grad(outputs, list(inputs.values()), slopes)
         return Update(
             gradients={
-                learned: encoded.pull(found.distilled["images"]),
+                "images": encoded.pull(found.distilled["images"]),
                 "texts": found.distilled["texts"],
                 **dict(zip(inputs, pulled)),
             },
             value=float(found.value),
             logs={"inner_steps": float(count), **{f"mean_rate_{s}": float(plain[s].mean()) for s in SIDES}},
-            phase=phase,
-            progress=progress,
         )
 
     def _window(self, options: BilevelOptions, context: Context, count: int) -> tuple[int, int]:
@@ -266,25 +228,6 @@ class Bilevel:
             loss="soft_infonce" if options.rank else "infonce",
         )
         return export_set(state, context, recipe, similarity=similarity_matrix(state.variables, options.alpha))
-
-
-def phase_of(options: BilevelOptions, context: Context) -> tuple[str, float]:
-    """The phase of this iteration and the part of it that is done: features, realise, then pixels."""
-    begin = 0
-    for name, length in (("features", options.feature_iterations), ("realise", options.realise_iterations)):
-        if context.iteration < begin + length:
-            return name, (context.iteration - begin) / length
-        begin += length
-    return "pixels", (context.iteration - begin) / max(context.config.iterations - begin, 1)
-
-
-def realise(state: State, context: Context, phase: str, progress: float) -> Update:
-    """Move the pixels towards images whose features are the learned ones: mean squared difference per number."""
-    encoded = encode_learned(context, state.variables["images"])
-    difference = encoded.inputs - state.variables["features"]
-    gradient = encoded.pull(2 * difference / difference.numel())
-    value = float(difference.square().mean())
-    return Update({"images": gradient}, value, {"feature_error": value}, phase, progress)
 
 
 def inner_step_count(options: BilevelOptions, iteration: int, iterations: int) -> int:
