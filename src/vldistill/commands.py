@@ -17,7 +17,7 @@ from vldistill.config import Config, DistillConfig, RuntimeConfig, SelectConfig
 from vldistill.data.pairs import SPLITS
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
-from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
+from vldistill.distill.loop import METRICS, Loop
 from vldistill.distill.methods import Context, check_captions, check_setting, find_method, starting_pairs
 from vldistill.distill.start import Start, check_start, nearest_captions
 from vldistill.distilled import DistilledSet
@@ -147,7 +147,7 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
         except Stopped as stop:
             raise Stopped(f"{stop}. The same command goes on.") from None
     _save(bench, distilled, begin, folder)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    loop.checkpoints.remove()
     selection = distilled.info["selection"]
     run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
     reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
