@@ -13,20 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from vldistill.checkpoints import Checkpoints
 from vldistill.config import Config, DistillConfig, RuntimeConfig, SelectConfig
 from vldistill.data.pairs import SPLITS
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.learned import set_name
-from vldistill.distill.loop import METRICS, Loop
+from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
 from vldistill.distill.methods import Context, check_captions, check_setting, find_method, starting_pairs
 from vldistill.distill.start import Start, check_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
+from vldistill.evaluate.answers import Answers, evaluation_key
 from vldistill.evaluate.protocol import check_target, chosen_subset, evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
 from vldistill.experts.trajectory import Trajectory
-from vldistill.files import read_json, write_json
+from vldistill.files import read_json, write_record
 from vldistill.interrupts import deferred_stop
+from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
 from vldistill.report.sheets import draw_pairs
@@ -68,10 +71,11 @@ def experts(run: Run, config: Config, reporter: Reporter) -> None:
     run.begin(config)
     began = time.monotonic()
     try:
-        recorded = record_experts(bench, config.experts, run.experts)
-    except KeyboardInterrupt:
+        recorded = record_experts(bench, config.experts, run.experts, config.runtime.save_seconds)
+    except (KeyboardInterrupt, Stopped) as stop:
         done = len(list(run.experts.glob("expert-*.safetensors")))
-        raise Stopped(f"stopped; {done} finished experts are kept. The same command goes on.") from None
+        where = str(stop) or "stopped"
+        raise Stopped(f"{where}; {done} finished experts are kept. The same command goes on.") from None
     seconds = round(time.monotonic() - began, 2)
     losses = [expert.note["losses"] for expert in recorded]
     run.log(stage="experts", count=len(recorded), seconds=seconds, losses=losses, peak_memory_bytes=peak_memory())
@@ -117,6 +121,8 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
     _refuse_other(folder, asked, _asked(Config(distill=DistillConfig(config.distill.method)), type(options)()))
     if (folder / "set.json").exists():
         run.begin(config)  # refuses a contradiction
+        DistilledSet.load(folder)  # refuses damage
+        Checkpoints(folder / CHECKPOINT, reporter).remove()  # of a process that was killed right after the end
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
     place = Run(experts_from) if experts_from else run
@@ -127,7 +133,16 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
     method.check(context)
     begin = starting_pairs(method, context, config.select)
     run.begin(config)
-    write_json(folder / "config.json", asked)
+    with held(folder / ".lock", str(folder)):
+        if not (folder / "set.json").exists():  # else another process has just finished it
+            _distill(run, config, context, method, begin, asked)
+    return folder
+
+
+def _distill(run: Run, config: Config, context: Context, method: Any, begin: Start, asked: dict[str, Any]) -> None:
+    """Run the loop and write the set."""
+    bench, folder = context.bench, run.sets / set_name(config.distill)
+    write_record(folder / "config.json", asked)
     with deferred_stop() as stop_asked:
         loop = Loop(
             method,
@@ -150,8 +165,7 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
     loop.checkpoints.remove()
     selection = distilled.info["selection"]
     run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
-    reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
-    return folder
+    bench.reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
 
 
 def _first_experts(recorded: list[Trajectory], count: int, place: Path) -> list[Trajectory]:
@@ -247,9 +261,10 @@ def select(run: Run, config: Config, reporter: Reporter) -> Path:
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
     began = time.monotonic()
-    write_json(folder / "config.json", note)
     try:
-        coreset = save_coreset(bench, asked, folder)
+        with held(folder / ".lock", str(folder)):
+            write_record(folder / "config.json", note)
+            coreset = save_coreset(bench, asked, folder)
     except KeyboardInterrupt:
         raise Stopped("stopped; a finished warm-up is kept. The same command goes on.") from None
     seconds = round(time.monotonic() - began, 2)
@@ -271,15 +286,25 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     bench.check_towers()
     check_target(bench, judged, config.evaluate, config.select)
     run.begin(config)
-    try:
-        result = evaluate_set(bench, judged, config.evaluate, config.select)
-    except KeyboardInterrupt:
-        raise Stopped("stopped; an evaluation is short and starts anew. The same command does it.") from None
-    protocol = "" if result["protocol"] == "last" else f"-{result['protocol']}"
-    name = f"{result['set'].replace(':', '-')}{protocol}.json"
-    write_json(run.results / name, result | {"environment": environment()})
+    path = run.results / _result_name(judged, config.evaluate.protocol)
+    with held(path.with_name(f".{path.stem}.lock"), str(path)):
+        answers = Answers(path.with_name(f"{path.stem}.unfinished"), evaluation_key(bench, judged, config), reporter)
+        try:
+            result = evaluate_set(bench, judged, config.evaluate, config.select, answers)
+        except KeyboardInterrupt:
+            raise Stopped(
+                f"stopped; {answers.count} trained students are kept. The same command goes on."
+            ) from None
+        write_record(path, result | {"environment": environment()})
+        answers.remove()
     run.log(stage="evaluate", set=result["set"], protocol=result["protocol"], seconds=result["seconds"])
     return result
+
+
+def _result_name(judged: str | DistilledSet, protocol: str) -> str:
+    """The file of an evaluation in the run's results."""
+    name = judged if isinstance(judged, str) else judged.name
+    return f"{name.replace(':', '-')}{'' if protocol == 'last' else f'-{protocol}'}.json"
 
 
 def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
@@ -296,7 +321,7 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
         raise Stopped("stopped; a look at val is short and starts anew. The same command does it.") from None
     seconds = round(time.monotonic() - began, 2)
     result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
-    write_json(run.results / f"{distilled.name}-val.json", result | {"environment": environment()})
+    write_record(run.results / f"{distilled.name}-val.json", result | {"environment": environment()})
     run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
     return result
 

@@ -67,13 +67,17 @@ class RuntimeConfig:
     Args:
         device: ``auto`` (an accelerator when there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
         threads: CPU threads of torch; 0 leaves torch's own choice.
+        save_seconds: seconds of training an expert between two checkpoints: what a crash can cost.
     """
 
     device: str = "auto"
     threads: int = 0
+    save_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        _finite(self, "runtime")
         _require(self.threads >= 0, "runtime.threads", self.threads, "0 or more threads")
+        _require(self.save_seconds >= 0, "runtime.save_seconds", self.save_seconds, "0 (every step) or more seconds")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ which are verified when it is read:
 
 - tensors: a safetensors file whose header has one checksum per tensor, and one of the header itself. Each tensor is
   checked when it is read, so that a snapshot of an expert costs what a snapshot takes.
-- records: a JSON object whose last entry is ``checksum``.
+- records: a JSON object whose last entry is ``blake2b``.
 - arrays: an ``.npy`` file with a checksum behind the data, checked when it is opened.
 
 A file without a checksum (made before there were any, or by somebody else) is read as it is.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 OWN = "vldistill"  # the one key of a safetensors header of ours: several would stand in random order
-CHECKSUM = "checksum"
+CHECKSUM = "blake2b"  # the key of the checksum in a header or a record
 FOOTER = b"blake2b:"  # followed by 16 hex digits, behind the data of an array
 BLOCK = 2**20  # bytes hashed at a time
 REFUSALS = {

@@ -71,7 +71,7 @@ def held(path: Path, what: str, *, stays: bool = False) -> Iterator[int | None]:
 
 
 def _opened(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
 
 def _still_there(path: Path, handle: int) -> bool:

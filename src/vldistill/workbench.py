@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from vldistill.config import DataConfig, EncoderConfig, expand
 from vldistill.data.cache import DecodedImages, open_images
 from vldistill.data.pairs import Pairs, load_pairs
+from vldistill.data.rows import CheckedRows
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.encoders.features import FeatureTable, Standardisation, encode_images, encode_texts
@@ -83,7 +84,7 @@ class ViewInputs:
 class PixelInputs:
     """Normalised images from the decoded-image cache."""
 
-    def __init__(self, images: np.ndarray, tower: ImageTower, device: torch.device) -> None:
+    def __init__(self, images: np.ndarray | CheckedRows, tower: ImageTower, device: torch.device) -> None:
         self.images, self.tower, self.device = images, tower, device
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """Features of frozen towers on disk: every real image and caption passes its tower once, ever.
 
-A table is a folder of shards, each written atomically, so an interrupted encoding goes on where it stopped.
+A table is a folder of shards, each written atomically with a checksum, so an interrupted encoding goes on where it
+stopped, and a shard that was damaged meanwhile is made again.
 The folder's name is a hash of the data, the tower with its weights, the view and the number format: a changed
 key never meets old features.
 """
@@ -18,8 +19,8 @@ from vldistill.data.cache import DecodedImages
 from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.towers import ImageTower, TextTower
-from vldistill.errors import DataError
-from vldistill.files import atomic, digest, human_bytes, require_space
+from vldistill.errors import DamagedError, DataError
+from vldistill.files import digest, human_bytes, open_array, require_space, write_array
 from vldistill.log import Reporter
 from vldistill.randomness import seed_of
 
@@ -160,7 +161,9 @@ def _table(
 ) -> FeatureTable:
     spans = [(start, min(start + SHARD_ROWS, count)) for start in range(0, count, SHARD_ROWS)]
     paths = [folder / f"shard-{index:05d}.npy" for index in range(len(spans))]
-    shards = [_open_shard(path, (stop - start, width), dtype) for path, (start, stop) in zip(paths, spans)]
+    shards = [
+        _open_shard(path, (stop - start, width), dtype, what, reporter) for path, (start, stop) in zip(paths, spans)
+    ]
     missing = [index for index, shard in enumerate(shards) if shard is None]
     if missing:
         rows = sum(spans[index][1] - spans[index][0] for index in missing)
@@ -170,7 +173,7 @@ def _table(
         with reporter.progress(what, count, count - rows) as progress:
             for index in missing:
                 _write_shard(paths[index], encode(*spans[index], progress.advance), dtype, what)
-                shards[index] = np.load(paths[index], mmap_mode="r")
+                shards[index] = open_array(paths[index], what)
     return FeatureTable([shard for shard in shards if shard is not None])
 
 
@@ -182,15 +185,18 @@ def _write_shard(path: Path, rows: np.ndarray, dtype: str, what: str) -> None:
             f"{what}: the tower gave features that are not finite{' in ' + dtype if dtype != 'float32' else ''}. "
             f"Check its weights and normalisation{'' if dtype == 'float32' else ', or store float32'}."
         )
-    with atomic(path) as temporary, temporary.open("wb") as handle:
-        np.save(handle, stored)
+    write_array(path, stored)
 
 
-def _open_shard(path: Path, shape: tuple[int, int], dtype: str) -> np.ndarray | None:
+def _open_shard(
+    path: Path, shape: tuple[int, int], dtype: str, what: str, reporter: Reporter
+) -> np.ndarray | None:
     """A finished shard, memory-mapped; None when it is missing or damaged and has to be made."""
-    try:
-        shard = np.load(path, mmap_mode="r")
-    except (OSError, EOFError, ValueError):
+    if not path.exists():
         return None
-    whole = isinstance(shard, np.memmap) and shard.offset + shard.nbytes == path.stat().st_size
-    return shard if whole and shard.shape == shape and shard.dtype == np.dtype(dtype) else None
+    try:
+        shard = open_array(path, what)
+    except DamagedError as error:
+        reporter.warn(f"{error} It is made again now.")
+        return None
+    return shard if shard.shape == shape and shard.dtype == np.dtype(dtype) else None

@@ -33,7 +33,7 @@ from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.published import data_of, published
 from vldistill.evaluate.sweep import Sweep, read_sweep
 from vldistill.evaluate.workers import Job, Workers, cores, only_one
-from vldistill.files import write_json, write_text
+from vldistill.files import write_record, write_text
 from vldistill.helptext import KeptLines
 from vldistill.log import Reporter
 from vldistill.report.comparison import (
@@ -250,7 +250,7 @@ def _cell(cell: Cell, run: Path, launch: Launch, failed: Mapping[str, str]) -> N
     broken = sorted({f"experts {group}" for group in cell.expert_groups}.intersection(failed))
     if broken:
         why = f"{broken[0]} failed: {failed[broken[0]]}"
-        write_json(run / "cells" / cell.id / "failed.json", {"cell": cell.id, "row": cell.row, "error": why})
+        write_record(run / "cells" / cell.id / "failed.json", {"cell": cell.id, "row": cell.row, "error": why})
         raise CellFailed(why)
     run_cell(cell, run, launch)
 
@@ -272,7 +272,7 @@ def _write_tables(asked: Asked) -> dict[str, str]:
         "missing": [cell.id for cell, result in found if result is None and cell.id not in failed],
         "cells": results,
     }
-    write_json(asked.run / "table.json", table)
+    write_record(asked.run / "table.json", table)
     if rows:
         write_text(asked.run / "table.md", comparison_markdown(rows, failed))
         write_text(asked.run / "table.tex", comparison_latex(rows))

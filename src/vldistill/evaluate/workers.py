@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.errors import ConfigError, Stopped
+from vldistill.errors import Stopped
 from vldistill.evaluate.cells import CellFailed
 from vldistill.interrupts import deferred_stop
+from vldistill.locks import held
 
 POLL_SECONDS = 0.2
 TAIL = 3  # lines of a log that are shown where a command said nothing better
@@ -152,26 +153,10 @@ def only_one(folder: Path) -> Iterator[int | None]:
     """Hold ``folder`` for one comparison; its processes inherit the lock and keep it as long as one lives.
 
     Raises:
-        ConfigError: another comparison, or a process it left behind, is at work there.
+        InUseError: another comparison, or a process it left behind, is at work there.
     """
-    try:
-        import fcntl
-    except ImportError:  # no such locks here
-        yield None
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"{folder} is in use by another `vldistill compare`, or by a process that one left behind. "
-                f"Wait for it, or end it."
-            ) from None
+    with held(folder / ".lock", str(folder), stays=True) as handle:
         yield handle
-    finally:
-        os.close(handle)
 
 
 def _ending(code: int) -> str:
