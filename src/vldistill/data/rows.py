@@ -42,7 +42,8 @@ class CheckedRows:
         return self._array[index]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype=dtype)
+        whole = np.asarray(self[:], dtype=dtype)
+        return whole.copy() if copy else whole
 
     def _check(self, rows: np.ndarray) -> None:
         digests = self._digests
