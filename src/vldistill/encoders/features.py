@@ -18,7 +18,8 @@ import torch
 from vldistill.data.cache import DecodedImages
 from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
-from vldistill.encoders.towers import ImageTower, TextTower
+from vldistill.encoders.text_towers import TextTower
+from vldistill.encoders.towers import ImageTower
 from vldistill.errors import DamagedError, DataError
 from vldistill.files import digest, human_bytes, open_array, require_space, write_array
 from vldistill.log import Reporter
