@@ -290,9 +290,7 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
         try:
             result = evaluate_set(bench, judged, config.evaluate, config.select, answers)
         except KeyboardInterrupt:
-            raise Stopped(
-                f"stopped; {answers.count} trained students are kept. The same command goes on."
-            ) from None
+            raise Stopped(f"stopped; {answers.count} trained students are kept. The same command goes on.") from None
         write_record(path, result | {"environment": environment()})
         answers.remove()
     run.log(stage="evaluate", set=result["set"], protocol=result["protocol"], seconds=result["seconds"])

@@ -201,7 +201,9 @@ def fit(
     per_epoch = [min(count, steps_per_epoch) if steps_per_epoch else count for count in whole]
     # "half" was published for the first phase: later ones go on at the tenth
     span = recipe.epochs * (per_epoch[0] if recipe.schedule == "half" else sum(per_epoch))
-    steps = [(epoch, number) for epoch in range(recipe.all_epochs) for number in range(per_epoch[epoch // recipe.epochs])]
+    steps = [
+        (epoch, number) for epoch in range(recipe.all_epochs) for number in range(per_epoch[epoch // recipe.epochs])
+    ]
     total = torch.zeros((), device=device)  # of the losses of the epoch
     order, ordered = torch.empty(0), -1
     encoder.train()

@@ -309,7 +309,7 @@ def test_a_read_only_disk_is_an_error_of_ours(small_disk: Callable[[int], Path])
     disk = small_disk(200_000)
     write_text(disk / "text", "old")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    with pytest.raises(StorageError, match="the disk is read-only. Make its folder writable"):
+    with pytest.raises(StorageError, match=r"the disk is read-only\. Make its folder writable"):
         write_text(disk / "text", "new")
     with pytest.raises(StorageError, match="read-only"), held(disk / "lock", "it"):
         pass

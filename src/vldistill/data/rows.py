@@ -1,4 +1,4 @@
-"""Rows of a memory-mapped array that are checked when they are first read: opening 17 GB of images must cost nothing."""
+"""Rows of a memory-mapped array, checked when they are first read: opening 17 GB of images must cost nothing."""
 
 from __future__ import annotations
 

@@ -189,9 +189,7 @@ def _write_shard(path: Path, rows: np.ndarray, dtype: str, what: str) -> None:
     write_array(path, stored)
 
 
-def _open_shard(
-    path: Path, shape: tuple[int, int], dtype: str, what: str, reporter: Reporter
-) -> np.ndarray | None:
+def _open_shard(path: Path, shape: tuple[int, int], dtype: str, what: str, reporter: Reporter) -> np.ndarray | None:
     """A finished shard, memory-mapped; None when it is missing or damaged and has to be made."""
     if not path.exists():
         return None

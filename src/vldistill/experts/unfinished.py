@@ -66,7 +66,9 @@ class Unfinished:
             passed = {epoch: self._snapshot(epoch) for epoch in about["snapshots"]}
         except (ArtefactError, KeyError, TypeError, ValueError) as error:
             reason = error.reason if isinstance(error, DamagedError) else str(error)
-            self.reporter.warn(f"{self.folder}: the unfinished expert cannot be gone on with ({reason}); it starts anew")
+            self.reporter.warn(
+                f"{self.folder}: the unfinished expert cannot be gone on with ({reason}); it starts anew"
+            )
             self.remove()
             return None
         self.snapshots.clear()
