@@ -28,8 +28,7 @@ def fill(disk: Path, leave: int) -> Path:
 
 def sums(run: Path) -> dict[str, str]:
     return {
-        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in run.rglob("*.safetensors")
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in run.rglob("*.safetensors")
     }
 
 
