@@ -85,8 +85,8 @@ def torture_table(result: dict[str, Any]) -> str:
     hit = sum(count for name, count in result["kills_hit"].items() if name != "between writes")
     return (
         f"{markdown(['setting, kills in', *stages], rows)}\n\n{result['kills']} processes killed, {hit} of them while "
-        f"a file was being written; {result['lives_identical']} of {result['lives']} runs identical to undisturbed ones, "
-        f"{len(result['lost'])} lost. Seed {result['seed']}, commit `{result['environment']['commit']}`, command\n"
+        f"a file was being written; {result['lives_identical']} of {result['lives']} runs identical to undisturbed "
+        f"ones, {len(result['lost'])} lost. Seed {result['seed']}, commit `{result['environment']['commit']}`, command\n"
         f"`{result['command']}`.\n"
     )
 
