@@ -83,11 +83,11 @@ def torture_table(result: dict[str, Any]) -> str:
     by_stage = result["kills_by_stage"]
     rows = [[setting, *(str(by_stage.get(f"{setting} {stage}", 0)) for stage in stages)] for setting in settings]
     hit = sum(count for name, count in result["kills_hit"].items() if name != "between writes")
+    same = f"{result['lives_identical']} of {result['lives']} runs identical to undisturbed ones"
     return (
         f"{markdown(['setting, kills in', *stages], rows)}\n\n{result['kills']} processes killed, {hit} of them while "
-        f"a file was being written; {result['lives_identical']} of {result['lives']} runs identical to undisturbed "
-        f"ones, {len(result['lost'])} lost. Seed {result['seed']}, commit `{result['environment']['commit']}`, command\n"
-        f"`{result['command']}`.\n"
+        f"a file was being written; {same}, {len(result['lost'])} lost. Seed {result['seed']}. Commit "
+        f"`{result['environment']['commit']}`, command\n`{result['command']}`.\n"
     )
 
 

@@ -23,7 +23,7 @@ def test_killed_processes_lose_nothing(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    import torture
+    import torture  # pyright: ignore[reportMissingImports]
 
     toll = torture.torture(kills, 0, tmp_path, settings)
     assert not toll.lost and not toll.different

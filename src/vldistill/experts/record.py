@@ -102,8 +102,9 @@ def record_expert(
     with ExitStack() as stack:
         stack.enter_context(held(path.with_name(f".{path.stem}.lock"), f"expert {index} in {path.parent}"))
         stop_asked = stack.enter_context(deferred_stop())
-        unfinished = Unfinished(path.with_suffix(".unfinished"), note, bench.reporter, save_seconds, stop_asked)
         progress = stack.enter_context(bench.reporter.progress(f"expert {index}", per_epoch * recipe.epochs))
+        place = path.with_suffix(".unfinished")
+        unfinished = Unfinished(place, note, bench.reporter, save_seconds, stop_asked, progress.advance)
 
         def snap(epoch: int) -> None:
             if epoch in keep:

@@ -32,6 +32,7 @@ class Unfinished:
         reporter: hears of damage.
         save_seconds: between two checkpoints.
         stop_asked: true once the user wants to stop.
+        went_on: hears of the steps that an earlier process had done.
         snapshots: by epoch, those passed so far; filled by the training.
         losses: of the epochs so far, likewise.
     """
@@ -41,6 +42,7 @@ class Unfinished:
     reporter: Reporter
     save_seconds: float
     stop_asked: Callable[[], bool]
+    went_on: Callable[[int], None] = lambda steps: None
     snapshots: dict[int, Groups] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
 
@@ -76,6 +78,7 @@ class Unfinished:
         self.losses[:] = about["losses"]
         self._kept = set(passed)
         self.reporter.info(f"expert {self.note['index']}: going on after {about['steps']} steps")
+        self.went_on(about["steps"])
         return tensors, about["steps"]
 
     def due(self) -> bool:
