@@ -17,14 +17,13 @@ from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajecto
 from vldistill.experts.unfinished import Unfinished
 from vldistill.files import human_bytes, require_space
 from vldistill.interrupts import deferred_stop
+from vldistill.keeping import SAVE_SECONDS
 from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.randomness import seed_of
 from vldistill.runs import differences
 from vldistill.training import Recipe, fit, steps_in
 from vldistill.workbench import Workbench
-
-SAVE_SECONDS = 60.0  # between two checkpoints of a training, where nothing else is asked for
 
 
 def expert_path(folder: Path, index: int) -> Path:
@@ -104,7 +103,9 @@ def record_expert(
         stop_asked = stack.enter_context(deferred_stop())
         progress = stack.enter_context(bench.reporter.progress(f"expert {index}", per_epoch * recipe.epochs))
         place = path.with_suffix(".unfinished")
-        unfinished = Unfinished(place, note, bench.reporter, save_seconds, stop_asked, progress.advance)
+        unfinished = Unfinished(
+            f"expert {index}", place, note, bench.reporter, save_seconds, stop_asked, progress.advance
+        )
 
         def snap(epoch: int) -> None:
             if epoch in keep:
