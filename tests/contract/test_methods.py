@@ -100,7 +100,7 @@ def test_a_method_is_registered_with_what_a_user_needs(name: str) -> None:
     entry = find_method(name)
     assert entry.summary.endswith((".", ")")) and 20 < len(entry.summary) < 160
     assert is_dataclass(entry.options) and entry.options() == entry.options()
-    about = entry.options.__doc__ or ""
+    about = " ".join(part.__doc__ or "" for part in entry.options.__mro__ if is_dataclass(part))
     for option in fields(entry.options):
         assert f"{option.name}: " in about, f"{name}.{option.name} is not explained"
     assert entry.build().needs <= {"experts", "features", "real_batches"}
