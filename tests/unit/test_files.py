@@ -17,17 +17,16 @@ import torch
 from safetensors.torch import save_file
 
 from vldistill import files
+from vldistill.arrays import open_array, write_array
 from vldistill.errors import ArtefactError, DamagedError, StorageError, VldistillError
 from vldistill.files import (
     append_line,
     atomic,
     digest,
     human_bytes,
-    open_array,
     read_json,
     read_tensors,
     require_space,
-    write_array,
     write_json,
     write_record,
     write_tensors,

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from vldistill import __version__
+from vldistill.arrays import open_array, write_array
 from vldistill.config import SelectConfig
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
-from vldistill.files import digest, open_array, require_space, write_array, write_record
+from vldistill.files import digest, require_space, write_record
 from vldistill.interrupts import deferred_stop
 from vldistill.keeping import SAVE_SECONDS, FileKeeper
 from vldistill.locks import held
