@@ -1,4 +1,4 @@
-"""Arrays on disk: an ``.npy`` file with a checksum behind the data, which numpy passes over, memory-mapped when read."""
+"""Arrays on disk: an ``.npy`` file with a checksum behind the data, where numpy does not look; memory-mapped."""
 
 from __future__ import annotations
 
