@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,10 @@ def open_array(path: Path, what: str, *, mode: Any = "r") -> np.memmap:
         reason = "its checksum differs" if footer.startswith(FOOTER) else "it is longer than its header says"
         raise DamagedError(f"{what}: {path} is damaged ({reason}). Delete it and make it again.")
     return array
+
+
+def let_go(array: np.ndarray) -> None:
+    """Give back the memory of a mapped array that was read through; what is needed again is read from the file again."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
