@@ -62,7 +62,7 @@ def open_array(path: Path, what: str, *, mode: Any = "r") -> np.memmap:
 
 
 def let_go(array: np.ndarray) -> None:
-    """Give back the memory of a mapped array that was read through; what is needed again is read from the file again."""
+    """Give back the memory of a mapped array that was read through; what is needed again comes from the file."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
