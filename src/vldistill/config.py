@@ -38,8 +38,13 @@ def expand(text: str) -> str:
             raise ConfigError(f"{text!r} needs the environment variable {match['name']}, which is not set.")
         return value
 
+    if "\0" in text:
+        raise ConfigError(f"{text!r} holds a NUL character, which no path or name has.")
     filled = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", fill, text)
-    return str(Path(filled).expanduser()) if filled.startswith("~") else filled
+    try:
+        return str(Path(filled).expanduser()) if filled.startswith("~") else filled
+    except RuntimeError:
+        raise ConfigError(f"{text!r} names the home folder of a user who does not exist.") from None
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
@@ -87,6 +92,8 @@ class DataConfig:
         views: augmented views of every training image whose features are kept beside the plain image's (setting
             ``heads``); experts and the real batches of ``bilevel`` draw among them. Each costs one pass of the tower.
         features: how features are stored on disk.
+        max_pixels: width times height that a photo may have; a larger one counts as broken, and is not decoded.
+        max_bytes: size that a photo's file may have, likewise.
     """
 
     source: str = "scenes"
@@ -94,8 +101,11 @@ class DataConfig:
     cache: str = "${VLDISTILL_CACHE:-~/.cache/vldistill}"
     views: int = 0
     features: Literal["float32", "float16"] = "float32"
+    max_pixels: int = 64_000_000
+    max_bytes: int = 256_000_000
 
     def __post_init__(self) -> None:
+        _positive(**{"data.max_pixels": self.max_pixels, "data.max_bytes": self.max_bytes})
         _require(self.views >= 0, "data.views", self.views, "0 or more")
         _require(self.features in ("float32", "float16"), "data.features", self.features, "float32 or float16")
 

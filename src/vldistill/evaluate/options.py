@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from vldistill.config import Config
+from vldistill.configfile import check_plain
 from vldistill.errors import ConfigError
 from vldistill.files import digest
 
@@ -46,12 +47,16 @@ _RESOLVED: dict[str, Config] = {}
 
 def resolved(options: Mapping[str, Any], where: str) -> Config:
     """The configuration that nested ``options`` give. Raises ConfigError naming ``where`` they stand."""
-    key = digest(options)
+    try:
+        check_plain(options)
+        key = digest(options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {str(error) or type(error).__name__}.") from None
     if key not in _RESOLVED:
         parser, names = _parser()
         try:
             built = parser.instantiate(parser.parse_object(dict(options)))
-        except (ArgumentError, ConfigError) as error:
+        except (ArgumentError, ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{where}: {error}") from None
         sections = {field.name: built[field.name] for field in fields(Config) if field.name != "methods"}
         _RESOLVED[key] = Config(**sections, methods={name: built[name] for name in names})
