@@ -57,10 +57,10 @@ def _check_tower(side: str, tower: Mapping[str, Any]) -> None:
     wanted = {"name": str, "width": int, "fingerprint": str} | ({"size": int} if side == "image" else {})
     for key, kind in wanted.items():
         value = tower.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and not 0 < value <= 1 << 31):
-            raise ArtefactError(
-                f"distilled set: towers.{side}.{key} is {str(value)[:80]!r}; expected a {kind.__name__}."
-            )
+        fine = isinstance(value, kind) and not isinstance(value, bool)
+        if not fine or (isinstance(value, int) and not 0 < value <= 1 << 31):
+            what = "a text" if kind is str else "a count"
+            raise ArtefactError(f"distilled set: towers.{side}.{key} is {str(value)[:80]!r}; expected {what}.")
     if side == "image" and tower["size"] > MOST_PIXELS:
         raise ArtefactError(f"distilled set: towers.image.size is {tower['size']}; expected {MOST_PIXELS:,} or less.")
     for key in ("mean", "std") if side == "image" else ():
