@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
+from yaml.scanner import ScannerError
 
 from vldistill.errors import ConfigError, VldistillError
 
 MOST_BYTES = 300_000  # the largest configuration of this package has 4,000
+MOST_DEPTH = 50
 MOST_VALUES = 100_000  # with every alias written out
 MOST_MERGED = 1000  # keys that ``<<`` may bring into a mapping
 FORBIDDEN = ("class_path", "init_args", "dict_kwargs")  # jsonargparse would import what they name
@@ -25,14 +28,28 @@ class _Loader(yaml.SafeLoader):
         for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # PyYAML's name
+        """Refuse depth where it begins: PyYAML takes quadratic time on it."""
+        self._check_depth(self.flow_level)
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        """The same for indented blocks."""
+        self._check_depth(len(self.indents))
+        return super().add_indent(column)
+
+    def _check_depth(self, depth: int) -> None:
+        if depth > MOST_DEPTH:
+            raise ScannerError(None, None, "it is nested too deeply", self.get_mark())
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Refuse what brings in too much before and after it is done."""
         for key, value in node.value:
             if key.tag == "tag:yaml.org,2002:merge" and len(value.value) > MOST_MERGED:
-                raise yaml.constructor.ConstructorError(None, None, "too many merged keys", key.start_mark)
+                raise ConstructorError(None, None, "too many merged keys", key.start_mark)
         super().flatten_mapping(node)
         if len(node.value) > MOST_VALUES:
-            raise yaml.constructor.ConstructorError(None, None, "too many merged keys", node.start_mark)
+            raise ConstructorError(None, None, "too many merged keys", node.start_mark)
 
 
 def read_yaml(path: Path, what: str, error: type[VldistillError] = ConfigError) -> Any:
@@ -84,9 +101,9 @@ def check_plain(value: Any) -> None:
     while left:
         one, depth = left.pop()
         count += 1
-        if count > MOST_VALUES or depth > 50:
+        if count > MOST_VALUES or depth > MOST_DEPTH:
             endless = f"its aliases multiply to more than {MOST_VALUES:,} values"
-            raise ValueError(endless if depth <= 50 else "it is nested too deeply")
+            raise ValueError(endless if depth <= MOST_DEPTH else "it is nested too deeply")
         if isinstance(one, dict):
             for key, item in one.items():
                 if not isinstance(key, PLAIN):

@@ -12,6 +12,7 @@ from vldistill.config import Config
 from vldistill.configfile import check_plain
 from vldistill.errors import ConfigError
 from vldistill.files import digest
+from vldistill.parsing import SECTIONS
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _parser() -> tuple[Any, list[str]]:
-    from vldistill.cli import build_parser
+    from vldistill.parsing import build_parser
 
     parser, names, _ = build_parser("distill", None)
     return parser, names
@@ -55,7 +56,11 @@ def resolved(options: Mapping[str, Any], where: str) -> Config:
     if key not in _RESOLVED:
         parser, names = _parser()
         try:
-            built = parser.instantiate(parser.parse_object(dict(options)))
+            read = parser.parse_object(dict(options))
+            for name in options:
+                if name in (*SECTIONS, *names) and not hasattr(read[name], "items"):
+                    raise ConfigError(f"{name} is {str(read[name])[:80]!r}; expected options by name.")
+            built = parser.instantiate(read)
         except (ArgumentError, ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{where}: {error}") from None
         sections = {field.name: built[field.name] for field in fields(Config) if field.name != "methods"}

@@ -1,0 +1,54 @@
+"""The machine and the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vldistill.config.checks import check_fields, positive, require
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where the work runs.
+
+    Args:
+        device: ``auto`` (an accelerator when there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
+        threads: CPU threads of torch; 0 leaves torch's own choice.
+    """
+
+    device: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "runtime")
+        require(self.threads >= 0, "runtime.threads", self.threads, "0 or more threads")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where captioned images come from.
+
+    Args:
+        source: a Karpathy json, a folder that holds one, or ``scenes[:seed=0,train=3000,...]``.
+        strict: refuse a source with broken photos or captions instead of leaving them out with a warning.
+        cache: folder for decoded images and tower features, shared by runs.
+        views: augmented views of every training image whose features are kept beside the plain image's (setting
+            ``heads``); experts and the real batches of ``bilevel`` draw among them. Each costs one pass of the tower.
+        features: how features are stored on disk.
+        max_pixels: width times height that a photo may have; a larger one counts as broken, and is not decoded.
+        max_bytes: size that a photo's file may have, likewise.
+    """
+
+    source: str = "scenes"
+    strict: bool = False
+    cache: str = "${VLDISTILL_CACHE:-~/.cache/vldistill}"
+    views: int = 0
+    features: Literal["float32", "float16"] = "float32"
+    max_pixels: int = 64_000_000
+    max_bytes: int = 256_000_000
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data")
+        require(self.views >= 0, "data.views", self.views, "0 or more")
+        positive(**{"data.max_pixels": self.max_pixels, "data.max_bytes": self.max_bytes})
