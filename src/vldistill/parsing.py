@@ -9,7 +9,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
-from vldistill.errors import ConfigError, unknown
+from vldistill.errors import ArtefactError, ConfigError, unknown
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -78,7 +78,11 @@ def rewrite(stage: str, argv: Sequence[str], lists: Sequence[str] = ()) -> list[
 
 def _value(name: str, value: str, lists: Sequence[str]) -> str:
     if name == "config":
-        return packaged_config(value)
+        from vldistill.configfile import read_yaml
+
+        path = packaged_config(value)
+        read_yaml(Path(path), "--config")  # jsonargparse says less of what is wrong with a file
+        return path
     if name in lists and not value.startswith("["):
         return f"[{value}]"
     return value
@@ -150,8 +154,11 @@ def parse(
     from argparse import ArgumentError
 
     from vldistill.config import Config
+    from vldistill.configfile import read_yaml
 
     run_config = _run_config(argv)
+    if run_config:
+        read_yaml(Path(run_config), "the run's own configuration", ArtefactError)
     parser, method_names, lists = build_parser(stage, run_config)
     if extend:
         extend(parser)
@@ -159,7 +166,7 @@ def parse(
     _refuse_unknown(parser, stage, words)
     try:
         namespace = parser.parse_args(words)
-    except (ArgumentError, RecursionError, OverflowError) as error:
+    except (ArgumentError, ValueError, TypeError, RecursionError, OverflowError) as error:
         read = f" (the run's own configuration is {run_config})" if run_config else ""
         raise ConfigError(f"{error}{read} See `vldistill {stage} --help`.") from None
     for name in (*SECTIONS, *method_names):

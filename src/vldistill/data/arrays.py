@@ -9,8 +9,6 @@ import numpy as np
 
 from vldistill.errors import ArtefactError
 
-BROKEN = (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError, MemoryError, RecursionError, KeyError)
-
 
 def open_array(path: Path, what: str, mode: Literal["r", "c"] = "r") -> np.memmap:
     """The whole array of ``path``, mapped and not read.
@@ -32,7 +30,7 @@ def open_array(path: Path, what: str, mode: Literal["r", "c"] = "r") -> np.memma
             raise ValueError(f"values of {array.dtype}; expected numbers")
         if length != (found := path.stat().st_size):
             raise ValueError(f"it has {found:,} bytes; expected {length:,}")
-    except BROKEN as error:
+    except Exception as error:  # numpy evaluates the header as an expression, which can fail in any way
         reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:160]
         raise ArtefactError(f"{what}: {path} cannot be read ({reason}). Delete {path.parent}.") from None
     return array
