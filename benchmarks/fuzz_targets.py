@@ -63,10 +63,11 @@ def photo(kind: str, mode: str = "RGB", **options: Any) -> bytes:
 
 
 def beside_photos(place: Path, name: str) -> Target:
-    """Read bytes as the json ``name`` beside three photos, in every split."""
+    """Read bytes as the json ``name`` beside four photos, in every split."""
     (place / "a.jpg").write_bytes(photo("JPEG"))
     (place / "b.png").write_bytes(photo("PNG"))
-    (place / "c.jpg").write_bytes(b"broken")
+    (place / "c.jpg").write_bytes(photo("JPEG", "L"))
+    (place / "broken.jpg").write_bytes(b"broken")
 
     def read(raw: bytes) -> None:
         (place / name).write_bytes(raw)
@@ -82,7 +83,9 @@ def karpathy_json(place: Path) -> Prepared:
     """Captions in the Karpathy layout."""
     images = [
         {"filename": name, "imgid": i, "split": split, "sentences": [{"raw": "a dog", "sentid": i}], "filepath": "."}
-        for i, (name, split) in enumerate([("a.jpg", "train"), ("b.png", "val"), ("c.jpg", "test")])
+        for i, (name, split) in enumerate(
+            [("a.jpg", "train"), ("b.png", "val"), ("c.jpg", "test"), ("broken.jpg", "train")]
+        )
     ]
     return beside_photos(place, "dataset.json"), [json.dumps({"images": images}).encode()], True
 
