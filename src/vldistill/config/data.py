@@ -51,4 +51,4 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_fields(self, "data")
         require(self.views >= 0, "data.views", self.views, "0 or more")
-        positive(**{"data.max_pixels": self.max_pixels, "data.max_bytes": self.max_bytes})
+        positive(self, "data", "max_pixels", "max_bytes")
