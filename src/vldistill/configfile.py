@@ -15,7 +15,7 @@ from vldistill.errors import ConfigError, VldistillError
 MOST_BYTES = 300_000  # the largest configuration of this package has 4,000
 MOST_DEPTH = 50
 MOST_VALUES = 100_000  # with every alias written out
-MOST_MERGED = 1000  # keys that ``<<`` may bring into a mapping
+MOST_MERGED = 1000  # keys of a mapping with ``<<``, and mappings that one ``<<`` names
 FORBIDDEN = ("class_path", "init_args", "dict_kwargs")  # jsonargparse would import what they name
 PLAIN = (str, int, float, bool, type(None))
 
@@ -43,12 +43,12 @@ class _Loader(yaml.SafeLoader):
             raise ScannerError(None, None, "it is nested too deeply", self.get_mark())
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse what brings in too much before and after it is done."""
-        for key, value in node.value:
-            if key.tag == "tag:yaml.org,2002:merge" and len(value.value) > MOST_MERGED:
-                raise ConstructorError(None, None, "too many merged keys", key.start_mark)
+        """Refuse merges that bring in too much: each level can multiply the one before."""
+        merges = [(key, value) for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        if any(len(value.value) > MOST_MERGED for _, value in merges):
+            raise ConstructorError(None, None, "too many merged keys", node.start_mark)
         super().flatten_mapping(node)
-        if len(node.value) > MOST_VALUES:
+        if merges and len(node.value) > MOST_MERGED:
             raise ConstructorError(None, None, "too many merged keys", node.start_mark)
 
 

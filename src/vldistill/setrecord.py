@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,10 @@ def plain_name(name: object) -> bool:
 
 def check_record(record: Mapping[str, Any]) -> None:
     """Refuse a record whose values are of another kind than :meth:`DistilledSet.save` writes. Raises ArtefactError."""
+    try:
+        json.dumps(record, ensure_ascii=False, allow_nan=False).encode()  # what is read here is written again
+    except ValueError as error:
+        raise ArtefactError(f"distilled set: set.json holds what no file of ours does ({error}).") from None
     towers, info, captions = (record.get(key) for key in ("towers", "info", "captions"))
     if not isinstance(record.get("setting"), str) or record["setting"] not in SETTINGS:
         raise ArtefactError(f"distilled set: {unknown('setting', record.get('setting'), SETTINGS)}")

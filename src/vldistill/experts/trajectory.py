@@ -59,6 +59,7 @@ class Trajectory:
             self.note: dict[str, Any] = json.loads((self._file.metadata() or {})["vldistill.trajectory"])
             if not isinstance(self.note, dict):
                 raise ValueError("its note is no object")
+            json.dumps(self.note, ensure_ascii=False, allow_nan=False).encode()  # or it could not be shown
             if self.note["format"] != FORMAT:
                 raise ValueError(f"format {self.note['format']!r}; expected {FORMAT}")
             self._shapes = self._read_shapes()

@@ -21,7 +21,7 @@ from vldistill.files import human_bytes
 
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P"  # the second: a number that torch put first
 SHARED = 64  # bytes of tensors for each byte of the file: recordings made on a CPU hold one storage many times
-MOST_VALUES = 5_000_000
+MOST_VALUES = 1_000_000
 TOO_MUCH = "is refused: it declares more than it holds"
 KINDS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
 
