@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,23 +111,23 @@ def test_files_that_cannot_be_read_are_named(raw: bytes, message: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("section", "values", "message"),
     [
-        (lambda: DataConfig(features="float12"), r"data\.features is 'float12'; expected one of 'float32', 'float16'"),
-        (lambda: DataConfig(strict="yes"), r"data\.strict is 'yes'; expected true or false"),
-        (lambda: DataConfig(views="2"), r"data\.views is '2'; expected a whole number"),
-        (lambda: DataConfig(max_pixels=1.5), r"data\.max_pixels is 1\.5; expected a whole number"),
-        (lambda: DistillConfig(optimiser="adamw"), r"distill\.optimiser is 'adamw'; expected one of 'adam', 'sgd'"),
-        (lambda: DistillConfig(augment=("flip", 3)), r"distill\.augment is .*; expected a list of: a text"),
-        (lambda: EncoderConfig(image="convnet"), r"encoder\.image is 'convnet'; expected ImageTowerConfig"),
-        (lambda: ImageTowerConfig(options=[1]), r"encoder\.image\.options is \[1\]; expected options by name"),
-        (lambda: RuntimeConfig(threads=True), r"runtime\.threads is True; expected a whole number"),
-        (lambda: Config(data="scenes"), r"configuration\.data is 'scenes'; expected DataConfig"),
+        (DataConfig, {"features": "float12"}, r"data\.features is 'float12'; expected one of 'float32', 'float16'"),
+        (DataConfig, {"strict": "yes"}, r"data\.strict is 'yes'; expected true or false"),
+        (DataConfig, {"views": "2"}, r"data\.views is '2'; expected a whole number"),
+        (DataConfig, {"max_pixels": 1.5}, r"data\.max_pixels is 1\.5; expected a whole number"),
+        (DistillConfig, {"optimiser": "adamw"}, r"distill\.optimiser is 'adamw'; expected one of 'adam', 'sgd'"),
+        (DistillConfig, {"augment": ("flip", 3)}, r"distill\.augment is .*; expected a list of: a text"),
+        (EncoderConfig, {"image": "convnet"}, r"encoder\.image is 'convnet'; expected ImageTowerConfig"),
+        (ImageTowerConfig, {"options": [1]}, r"encoder\.image\.options is \[1\]; expected options by name"),
+        (RuntimeConfig, {"threads": True}, r"runtime\.threads is True; expected a whole number"),
+        (Config, {"data": "scenes"}, r"configuration\.data is 'scenes'; expected DataConfig"),
     ],
 )
-def test_sections_built_in_python_are_checked_too(make: object, message: str):
+def test_sections_built_in_python_are_checked_too(section: Any, values: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
-        make()  # type: ignore[operator]
+        section(**values)
 
 
 def test_method_options_built_in_python_are_checked_too():
