@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from vldistill.data.arrays import open_array
 from vldistill.data.pairs import Pairs
 from vldistill.errors import DataError, VldistillError
 from vldistill.files import atomic, digest, human_bytes, require_space, write_json
@@ -73,8 +74,13 @@ def open_images(
         if strict:
             raise DataError(f"{where}: broken images: {len(broken):,}, and --strict refuses them: {shown}")
         pairs = _without(pairs, broken)
-    array = np.load(place / "images.npy", mmap_mode="r")
-    if len(array) != pairs.count_images:  # another process met other broken images: never pair rows wrongly
+    array = open_array(place / "images.npy", where)
+    if array.shape != (
+        pairs.count_images,
+        3,
+        size,
+        size,
+    ):  # another process met other broken ones
         raise DataError(f"{where}: images changed while {place} was written. Run the command again.")
     return DecodedImages(pairs, array, tuple(broken))
 
@@ -94,6 +100,8 @@ def _valid(place: Path, pairs: Pairs, size: int) -> dict[str, str] | None:
         broken = {str(name): str(reason) for name, reason in about["broken"].items()}
         if not broken.keys() <= set(pairs.images.names):
             return None
+        if broken and about.get("limits") != _limits(pairs):  # what was too large then may be fine now
+            return None
         rows = pairs.count_images - len(broken)
         if rows == 0:
             return broken
@@ -104,6 +112,12 @@ def _valid(place: Path, pairs: Pairs, size: int) -> dict[str, str] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # missing, half copied or edited: decoding again is the remedy
     return None
+
+
+def _limits(pairs: Pairs) -> list[int] | None:
+    """Largest pixels and bytes of a photo; None where the images have no limits."""
+    limits = getattr(pairs.images, "limits", None)
+    return limits and [limits.pixels, limits.bytes]
 
 
 def _checksum(path: Path) -> str:
@@ -138,6 +152,7 @@ def _build(place: Path, pairs: Pairs, size: int, progress: Progress | None) -> d
                 "bytes": temporary.stat().st_size,
                 "checksum": _checksum(temporary),
                 "broken": broken,
+                "limits": _limits(pairs),
             }
         write_json(place / "images.json", about)
     except OSError as error:

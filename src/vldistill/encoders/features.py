@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vldistill.data.arrays import open_array
 from vldistill.data.cache import DecodedImages
 from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.text_towers import TextTower
 from vldistill.encoders.towers import ImageTower
-from vldistill.errors import DataError
+from vldistill.errors import ArtefactError, DataError
 from vldistill.files import atomic, digest, human_bytes, require_space
 from vldistill.log import Reporter
 from vldistill.randomness import seed_of
@@ -171,7 +172,7 @@ def _table(
         with reporter.progress(what, count, count - rows) as progress:
             for index in missing:
                 _write_shard(paths[index], encode(*spans[index], progress.advance), dtype, what)
-                shards[index] = np.load(paths[index], mmap_mode="r")
+                shards[index] = open_array(paths[index], what)
     return FeatureTable([shard for shard in shards if shard is not None])
 
 
@@ -190,8 +191,7 @@ def _write_shard(path: Path, rows: np.ndarray, dtype: str, what: str) -> None:
 def _open_shard(path: Path, shape: tuple[int, int], dtype: str) -> np.ndarray | None:
     """A finished shard, memory-mapped; None when it is missing or damaged and has to be made."""
     try:
-        shard = np.load(path, mmap_mode="r")
-    except (OSError, EOFError, ValueError):
+        shard = open_array(path, "features")
+    except ArtefactError:
         return None
-    whole = isinstance(shard, np.memmap) and shard.offset + shard.nbytes == path.stat().st_size
-    return shard if whole and shard.shape == shape and shard.dtype == np.dtype(dtype) else None
+    return shard if shard.shape == shape and shard.dtype == np.dtype(dtype) else None

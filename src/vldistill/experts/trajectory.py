@@ -57,12 +57,15 @@ class Trajectory:
         try:
             self._file = safe_open(path, framework="pt")
             self.note: dict[str, Any] = json.loads((self._file.metadata() or {})["vldistill.trajectory"])
+            if not isinstance(self.note, dict):
+                raise ValueError("its note is no object")
+            json.dumps(self.note, ensure_ascii=False, allow_nan=False).encode()  # or it could not be shown
             if self.note["format"] != FORMAT:
                 raise ValueError(f"format {self.note['format']!r}; expected {FORMAT}")
             self._shapes = self._read_shapes()
         except FileNotFoundError:
             raise ArtefactError(f"expert {path} does not exist. Run `vldistill experts` first.") from None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ArtefactError(
                 f"expert {path} is damaged or not a trajectory ({error}). "
                 f"Run `vldistill experts` again: it redoes broken experts and keeps the others."

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
+from vldistill.data.arrays import open_array
 from vldistill.encoders.dual import DualEncoder
-from vldistill.errors import ArtefactError, DivergedError, Stopped
+from vldistill.errors import DivergedError, Stopped
 from vldistill.files import atomic, digest, require_space, write_json
 from vldistill.randomness import seed_of
 from vldistill.select.features import PairFeatures
@@ -105,11 +106,7 @@ def warm_up(bench: Workbench, image_captions: list[np.ndarray], options: SelectC
 
 def open_rows(path: Path) -> torch.Tensor:
     """An array of a .npy file, memory-mapped until nothing refers to it. Raises ArtefactError when it is damaged."""
-    try:
-        rows = np.load(path, mmap_mode="c")  # "c": torch wants memory it might write; the file stays as it is
-    except (OSError, EOFError, ValueError) as error:
-        raise ArtefactError(f"warm-up: {path} cannot be read ({error}). Delete {path.parent}.") from None
-    return torch.from_numpy(rows)
+    return torch.from_numpy(open_array(path, "warm-up", "c"))  # "c": torch wants memory that it might write
 
 
 def _train(
