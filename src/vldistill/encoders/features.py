@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vldistill.arrays import let_go, open_array, write_array
+from vldistill.data.arrays import let_go, open_array, write_array
 from vldistill.data.cache import DecodedImages
 from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
