@@ -30,6 +30,7 @@ from vldistill.encoders.towers import read_weights
 from vldistill.errors import VldistillError as VldistillError
 from vldistill.evaluate.sweep import read_sweep
 from vldistill.experts.trajectory import Trajectory
+from vldistill.files import read_json
 from vldistill.importers.lors import NAMES
 from vldistill.importers.torchfile import read_torch_file
 from vldistill.parsing import parse
@@ -224,7 +225,7 @@ def used(found: DistilledSet) -> object:
 def set_records(place: Path) -> Prepared:
     """set.json beside sound tensors."""
     small_set().save(place)
-    record = (place / "set.json").read_bytes()
+    record = json.dumps(read_json(place / "set.json", "set")).encode()  # without its checksum, which would refuse all
 
     def read(raw: bytes) -> None:
         (place / "set.json").write_bytes(raw)
@@ -239,7 +240,7 @@ def set_records(place: Path) -> Prepared:
 def set_tensors(place: Path) -> Prepared:
     """set.safetensors whose checksum is right."""
     small_set().save(place)
-    record = json.loads((place / "set.json").read_text())
+    record = read_json(place / "set.json", "set")
     examples = [
         (place / "set.safetensors").read_bytes(),
         save({"images": torch.zeros(2, 4), "texts": torch.zeros(2, 4)}),

@@ -26,6 +26,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, VldistillError
 from vldistill.evaluate.options import resolved
 from vldistill.experts.trajectory import Trajectory, save_trajectory
+from vldistill.files import read_json
 from vldistill.inspect import describe
 from vldistill.log import Reporter
 from vldistill.report.records import read_run
@@ -85,7 +86,7 @@ def small_set() -> DistilledSet:
 
 def try_set_record(draw: st.DataObject, folder: Path) -> None:
     small_set().save(folder)
-    record = changed(draw, json.loads((folder / "set.json").read_text()))
+    record = changed(draw, read_json(folder / "set.json", "set"))
     (folder / "set.json").write_text(as_json(record))
     found = DistilledSet.load(folder)
     assert found.stored_floats > 0 and found.pixels().shape == (3, 3, 2, 2)
@@ -98,7 +99,7 @@ def try_set_tensors(draw: st.DataObject, folder: Path) -> None:
     path = folder / "set.safetensors"
     raw = damaged(draw, path.read_bytes())
     path.write_bytes(raw)
-    record = json.loads((folder / "set.json").read_text()) | {"sha256": hashlib.sha256(raw).hexdigest()}
+    record = read_json(folder / "set.json", "set") | {"sha256": hashlib.sha256(raw).hexdigest()}
     (folder / "set.json").write_text(json.dumps(record))
     found = DistilledSet.load(folder)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in found.tensors().values())
@@ -233,7 +234,7 @@ def test_ten_thousand_cases_are_read_or_refused(name: str):
 )
 def test_a_set_cannot_be_named_out_of_the_results_folder(name: object, tmp_path: Path):
     small_set().save(tmp_path)
-    record = json.loads((tmp_path / "set.json").read_text())
+    record = read_json(tmp_path / "set.json", "set")
     record["info"]["name"] = name
     (tmp_path / "set.json").write_text(json.dumps(record))
     with pytest.raises(ArtefactError, match=r"info\.name is .* results are written under it"):
