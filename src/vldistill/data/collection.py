@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class Collection:
         captions: the raw captions of each image; may be empty.
         splits: the split of each image, one of train, val, test.
         missing: index -> where it was looked for, for images that cannot be found.
+        about: what the reader understood, for ``vldistill inspect``: format, columns, files.
+        made: split -> how it was made, for splits that the source does not have of its own.
     """
 
     source: str
@@ -29,6 +32,8 @@ class Collection:
     captions: Sequence[Sequence[str]]
     splits: Sequence[str]
     missing: Mapping[int, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    made: Mapping[str, str] = field(default_factory=dict)
 
     def splits_present(self) -> list[str]:
         """The splits that have an image, in the order train, val, test."""
@@ -70,7 +75,7 @@ class Collection:
             images=choose(self.images, kept),
             captions=[text for group in groups for text in group],
             caption_image=np.repeat(np.arange(len(kept)), [len(group) for group in groups]),
-            notes=notes,
+            notes=(*notes, *(note for name, note in self.made.items() if name == split)),
         )
 
     def _no_split(self, split: str) -> str:
@@ -80,7 +85,10 @@ class Collection:
         for name, texts in zip(self.splits, self.captions, strict=True):
             captions[name] += len(texts)
         known = [f"{name} ({images[name]:,} images, {captions[name]:,} captions)" for name in self.splits_present()]
-        return f"{self.source} has no split {split!r}. It has: {', '.join(known) or 'no images at all'}."
+        hint = ""
+        if split in self.made:
+            hint = f" It was {self.made[split]}: too few images for one. Ask for a larger share, e.g. ?{split}=0.2."
+        return f"{self.source} has no split {split!r}. It has: {', '.join(known) or 'no images at all'}.{hint}"
 
 
 def _count(count: int, noun: str, tail: str, names: Sequence[str]) -> str:

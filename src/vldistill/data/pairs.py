@@ -48,6 +48,10 @@ class ImageStore(Protocol):
         """A cheap identity of the content: it changes when the image changes. Raises DataError when missing."""
         ...
 
+    def encoded(self, index: int) -> bytes:
+        """The image's file as the source holds it; drawings as PNG. Raises DataError when missing."""
+        ...
+
 
 @dataclass(frozen=True)
 class ChosenImages:
@@ -67,6 +71,10 @@ class ChosenImages:
     def signature(self, index: int) -> bytes:
         """See ImageStore."""
         return self.store.signature(self.indices[index])
+
+    def encoded(self, index: int) -> bytes:
+        """See ImageStore."""
+        return self.store.encoded(self.indices[index])
 
 
 def choose(store: ImageStore, indices: Sequence[int]) -> ImageStore:

@@ -60,6 +60,10 @@ class FileImages:
         size, tail = self._bytes_at_end(index)
         return size.to_bytes(8, "little") + tail
 
+    def encoded(self, index: int) -> bytes:
+        """The file, or the member of the tar, as it is."""
+        return self._bytes(index)
+
     def _label(self, index: int) -> str:
         place = self.places[index]
         return f"image {self.names[index]}" + (f" in {place.path}" if place and place.size is not None else "")
@@ -92,6 +96,18 @@ class FileImages:
         if place is None:
             raise DataError(f"image {self.names[index]} is missing. Restore it, or take it out of the source.")
         return place
+
+
+def signature_of(raw: bytes) -> bytes:
+    """The signature that a file with these bytes has, whatever holds it."""
+    return len(raw).to_bytes(8, "little") + raw[-TAIL_BYTES:]
+
+
+def as_png(image: Image.Image) -> bytes:
+    """The image as a PNG file, which keeps every pixel."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,8 @@ from vldistill.data.jsonfile import describe, kind, load_json
 from vldistill.data.places import find_images, looked_in, safe_name
 from vldistill.data.readers import reader
 from vldistill.data.readers.blip import is_blip
+from vldistill.data.readers.coco import is_coco
+from vldistill.data.readers.folder import is_folder
 from vldistill.data.stores import FileImages
 from vldistill.errors import DataError
 
@@ -19,7 +21,7 @@ SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 def _matches(source: str) -> bool:
     path = Path(source).expanduser()
     some = path.suffix == ".json" or (path.is_dir() and next(path.glob("*.json"), None) is not None)
-    return some and not is_blip(source)
+    return some and not is_blip(source) and not is_coco(path) and not is_folder(path)
 
 
 @reader("karpathy", matches=_matches)
