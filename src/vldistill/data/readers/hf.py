@@ -95,10 +95,7 @@ def _pictures_only(table: Any, column: str, where: str) -> Any:
     feature = only.features[column]
     if type(feature).__name__ == "Image":
         return only.cast_column(column, datasets.Image(decode=False))
-    if type(feature).__name__ in ("Value", "dict") and getattr(feature, "dtype", "binary") in (
-        "binary",
-        "large_binary",
-    ):
+    if isinstance(feature, dict) or getattr(feature, "dtype", "") in ("binary", "large_binary"):
         return only
     raise DataError(f"{where}: the column {column!r} holds {feature}; expected images. Name another: ?image=COLUMN.")
 
