@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,11 +182,8 @@ def _check_space(config: Config) -> None:
 
 def _asked(config: Config, options: Any) -> dict[str, Any]:
     """The configuration of one set, as its folder remembers it."""
-    sections = {"distill": vars(config.distill), config.distill.method: vars(options)}
-    return {
-        section: {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        for section, values in sections.items()
-    }
+    sections = {"distill": asdict(config.distill), config.distill.method: asdict(options)}
+    return json.loads(json.dumps(sections))
 
 
 def _asked_of_start(config: Config) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import Dataset
 
+from vldistill.data.transforms import between_towers
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.files import human_bytes, read_json, read_tensors, write_json, write_tensors, write_text
 from vldistill.training import Recipe
@@ -164,14 +164,7 @@ class DistilledSet(Dataset):
     def images_for(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
         """The images normalised and sized for another image tower, (N, 3, size, size)."""
         own = self.towers["image"]
-        if own["size"] == size and tuple(own["mean"]) == tuple(mean) and tuple(own["std"]) == tuple(std):
-            return self.images
-        old_mean, old_std = (torch.tensor(own[key]).view(3, 1, 1) for key in ("mean", "std"))
-        new_mean, new_std = (torch.tensor(value).view(3, 1, 1) for value in (mean, std))
-        pixels = self.images * old_std + old_mean  # not clipped: learned values may leave [0, 1]
-        if pixels.shape[-1] != size:
-            pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
-        return (pixels - new_mean) / new_std
+        return between_towers(self.images, (own["mean"], own["std"]), (mean, std), size)
 
     def restandardised(self, side: str, mean: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Texts, or images that are features, in the standardisation of other real data; ``side`` is image or text.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vldistill.config import DataConfig, EncoderConfig, expand
+from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
 from vldistill.data.cache import DecodedImages, open_images
 from vldistill.data.pairs import Pairs, load_pairs
 from vldistill.data.transforms import augment, to_float
@@ -132,6 +132,15 @@ class Workbench:
         self._splits: dict[str, Split] = {}
         self._pairs: dict[str, Pairs] = {}
         self._decoded: dict[str, DecodedImages] = {}
+        self._beside: dict[str, Workbench] = {}
+
+    def beside(self, image: ImageTowerConfig) -> Workbench:
+        """A workbench on the same data with another image tower; each is built once."""
+        name = repr(image)
+        if name not in self._beside:
+            encoder = replace(self.encoder_config, image=image)
+            self._beside[name] = Workbench(self.data_config, encoder, self.device, self.reporter)
+        return self._beside[name]
 
     @property
     def setting(self) -> str:

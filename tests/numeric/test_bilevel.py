@@ -288,3 +288,44 @@ def test_several_texts_are_refused_where_they_have_no_place(bench: Workbench) ->
         prepared(bench, BilevelOptions(steps=4, real_batch=8, rank=2), captions=2)
     with pytest.raises(ConfigError, match=r"mdm learns one text for each image\. Use 1, or bilevel or bitraj"):
         check_captions(find_method("mdm").build(), "mdm", 2)
+
+
+OTHER = ImageTowerConfig(name="convnet", weights="random", size=24, options={"width": 6}, mean=(0.4, 0.5, 0.6), seed=3)
+
+
+def test_images_reach_another_tower_in_its_size_and_normalisation_and_the_gradient_comes_back(tmp_path: Path) -> None:
+    bench = Workbench(data_config(tmp_path), ENCODER, torch.device("cpu"), Reporter(quiet=True))
+    other = bench.beside(OTHER)
+    assert bench.beside(OTHER) is other
+    images = torch.randn(4, 3, 16, 16, generator=generator(0, "images"))
+    encoded = encode_learned(context_of(other, BilevelOptions(real_batch=8)), images, own=bench)
+    leaf = images.clone().requires_grad_(True)
+    mean, std, new_mean, new_std = (
+        torch.tensor(part).view(1, 3, 1, 1)
+        for part in (bench.image_tower.mean, bench.image_tower.std, OTHER.mean, other.image_tower.std)
+    )
+    resized = torch.nn.functional.interpolate(leaf * std + mean, (24, 24), mode="bicubic", antialias=True)
+    features = other.image_standardisation(other.image_tower((resized - new_mean) / new_std))
+    torch.testing.assert_close(encoded.inputs, features.detach())
+    slope = torch.randn(features.shape, generator=generator(0, "slope"))
+    torch.testing.assert_close(encoded.pull(slope), torch.autograd.grad(features, leaf, slope)[0])
+
+
+def test_each_iteration_learns_for_one_of_the_towers(tmp_path: Path) -> None:
+    bench = Workbench(data_config(tmp_path), ENCODER, torch.device("cpu"), Reporter(quiet=True))
+    method = Bilevel()
+    options = BilevelOptions(steps=2, real_batch=8, towers=(OTHER,))
+    both, alone = (context_of(bench, o) for o in (options, replace(options, towers=())))
+    method.check(both)
+    state = method.setup(starting_pairs(method, both), both)
+    drawn = []
+    for iteration in range(8):
+        found, own = (method.step(state, context.at(iteration)).gradients["images"] for context in (both, alone))
+        assert found.shape == state.variables["images"].shape
+        drawn.append(not torch.equal(found, own))
+    assert any(drawn) and not all(drawn)
+
+
+def test_other_towers_have_no_meaning_for_learned_features(bench: Workbench) -> None:
+    with pytest.raises(ConfigError, match=r"bilevel\.towers"):
+        Bilevel().check(context_of(bench, BilevelOptions(real_batch=8, towers=(OTHER,)), space="features"))

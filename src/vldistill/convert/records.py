@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from vldistill.data.pairs import Pairs
+from vldistill.data.photos import format_of
 from vldistill.data.places import safe_name
 from vldistill.data.samples import IMAGE_SUFFIXES
 from vldistill.errors import DataError
@@ -83,11 +81,8 @@ def files_to_write(
 
 def _format(raw: bytes, name: str) -> str:
     """The suffix of an encoded image, from its first bytes. Raises DataError for what is no image."""
-    try:
-        with Image.open(BytesIO(raw)) as image:
-            return SUFFIX_OF.get(image.format or "", f".{(image.format or 'image').lower()}")
-    except Exception:  # Pillow raises nearly anything on broken bytes
-        raise DataError(f"image {name} is of no known image format.") from None
+    kind = format_of(raw, f"image {name}")
+    return SUFFIX_OF.get(kind, f".{kind.lower()}")
 
 
 def _file_name(name: str, suffix: str, index: int, taken: set[str]) -> str:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from vldistill.data.stores import decode, signature_of
+from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits, decode
+from vldistill.data.stores import signature_of
 from vldistill.errors import DataError, MissingExtraError
 from vldistill.files import human_bytes
 
@@ -74,10 +75,12 @@ class TableImages:
     Attributes:
         names: of the images.
         rows: int64 (N,), the row of each image.
+        limits: what is too large.
     """
 
     names: tuple[str, ...]
     rows: np.ndarray
+    limits: PhotoLimits = field(default=PHOTO_LIMITS, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,7 +91,7 @@ class TableImages:
 
     def read(self, index: int, at_least: int = 0) -> Image.Image:
         """See ImageStore."""
-        return decode(self.encoded(index), f"image {self.names[index]}", at_least)
+        return decode(self.encoded(index), f"image {self.names[index]}", at_least, self.limits)
 
     def signature(self, index: int) -> bytes:
         """That of a file with the same bytes."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
@@ -30,6 +31,31 @@ def from_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     """The inverse of ``to_float``: rounded and clamped to uint8 (B, 3, S, S)."""
     scale, shift = _affine(mean, std, images.device)
     return images.detach().to(torch.float32).sub(shift).div_(scale).round_().clamp_(0, 255).to(torch.uint8)
+
+
+Normalisation = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of each channel, on the scale 0..1."""
+
+
+def between_towers(images: Tensor, old: Normalisation, new: Normalisation, size: int) -> Tensor:
+    """Images normalised for one tower as another one takes them; differentiable.
+
+    Args:
+        images: (N, 3, S, S), normalised with ``old``.
+        old: of the tower that they are normalised for.
+        new: of the other tower.
+        size: its input side in pixels.
+
+    Returns:
+        (N, 3, size, size). Not clipped: learned values may leave [0, 1].
+    """
+    if images.shape[-1] == size and [tuple(part) for part in old] == [tuple(part) for part in new]:
+        return images
+    old_mean, old_std, new_mean, new_std = (torch.tensor(list(part)).view(3, 1, 1).to(images) for part in (*old, *new))
+    pixels = images * old_std + old_mean
+    if pixels.shape[-1] != size:
+        pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
+    return (pixels - new_mean) / new_std
 
 
 def _affine(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from vldistill.data.transforms import between_towers
 from vldistill.distill.augment import make_view
 from vldistill.distill.methods import Context
+from vldistill.workbench import Workbench
 
 KEPT_GRAPH_IMAGES = 256  # above this many images the graph is rebuilt part by part instead of kept
 
@@ -30,9 +32,12 @@ class Encoded:
     pull: Callable[[torch.Tensor], torch.Tensor]
 
 
-def encode_learned(context: Context, images: torch.Tensor, part: int = KEPT_GRAPH_IMAGES) -> Encoded:
+def encode_learned(
+    context: Context, images: torch.Tensor, part: int = KEPT_GRAPH_IMAGES, own: Workbench | None = None
+) -> Encoded:
     """Encode learned ``images`` (N, 3, S, S), after one draw of the differentiable augmentation asked for.
 
+    ``own`` is the workbench that the images are made for, where the context has one of another image tower.
     Learned features are given back as they are. Up to ``part`` images the graph is kept between the two passes.
     Above, memory is bounded by encoding ``part`` images at a time and rebuilding each part's graph on the way
     back: the same result for one more forward pass.
@@ -43,12 +48,16 @@ def encode_learned(context: Context, images: torch.Tensor, part: int = KEPT_GRAP
     view = make_view(config.augment, context.generator("view"))
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
-        seen = view(leaf) if view else leaf
+        seen = leaf
+        if own is not None:
+            old, new = own.image_tower, bench.image_tower
+            seen = between_towers(leaf, (old.mean, old.std), (new.mean, new.std), new.size)
+        seen = view(seen) if view else seen
     images = seen.detach()
     encode = bench.image_inputs
 
     def through_view(gradient: torch.Tensor) -> torch.Tensor:
-        return torch.autograd.grad(seen, leaf, gradient)[0] if view else gradient
+        return gradient if seen is leaf else torch.autograd.grad(seen, leaf, gradient)[0]
 
     if bench.setting != "heads":
         return Encoded(images, through_view)

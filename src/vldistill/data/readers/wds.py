@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vldistill.data.archives import tar_members
 from vldistill.data.collection import Collection
 from vldistill.data.columns import Gathered, split_of_cell
 from vldistill.data.patterns import files_of
@@ -14,7 +15,7 @@ from vldistill.data.readers import path_reader
 from vldistill.data.samples import IMAGE_SUFFIXES, captions_of_json
 from vldistill.data.source import Source
 from vldistill.data.splits import split_in
-from vldistill.data.stores import FileImages, Place, tar_index
+from vldistill.data.stores import FileImages, Place
 from vldistill.errors import DataError
 
 SUFFIX = ".tar"
@@ -72,8 +73,8 @@ def read(source: Source) -> Collection:
 def _samples(path: Path) -> Iterator[tuple[str, Members]]:
     """The samples of a tar in order: their key and what they hold."""
     key, members = "", Members()
-    for name, place in tar_index(path).members.items():
-        pure = PurePosixPath(name)
+    for member in tar_members(path):
+        pure = PurePosixPath(member.name)
         base, _, extension = pure.name.partition(".")
         own = str(pure.parent / base)
         if own != key and members:
@@ -81,7 +82,7 @@ def _samples(path: Path) -> Iterator[tuple[str, Members]]:
             members = {}
         key = own
         if base:  # .DS_Store and the like have no key
-            members[extension] = place
+            members[extension] = (member.offset, member.size)
     if members:
         yield key, members
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from vldistill.config import ImageTowerConfig
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import export_set, start_variables
 from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient
@@ -42,6 +43,8 @@ class BilevelOptions:
         rank: of a learned soft similarity; 0 learns none.
         alpha: scale of the low-rank part of the similarity.
         estimator: of the gradient: adjoint, unrolled, tesla or difference.
+        towers: other image towers to learn for: each iteration draws the run's own or one of these, so that the set
+            leans on what they have in common and moves better to a tower it was not made with.
     """
 
     steps: int = 40
@@ -58,6 +61,7 @@ class BilevelOptions:
     rank: int = 0
     alpha: float = 1.0
     estimator: str = "adjoint"
+    towers: tuple[ImageTowerConfig, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "first_steps", "captions_per_image"):
@@ -104,6 +108,13 @@ class Bilevel:
                 f"bilevel.rank is {options.rank} and distill.captions {context.config.captions}: a learned similarity "
                 f"is between images and one text each. Use bilevel.rank 0 or distill.captions 1."
             )
+        if options.towers and context.config.space == "features":
+            raise ConfigError(
+                "bilevel.towers are other image towers, but distill.space features learns features of one. "
+                "Use space pixels, or no other towers."
+            )
+        for tower in options.towers:
+            context.bench.beside(tower).check_towers()
         images = context.bench.pairs("train").count_images
         if options.real_batch > images:
             raise ConfigError(
@@ -128,9 +139,10 @@ class Bilevel:
     def step(self, state: State, context: Context) -> Update:
         """Train a fresh student, and differentiate the loss of the result."""
         options: BilevelOptions = context.options
+        own, context = context.bench, self._with_tower(context)
         student = context.bench.student(context.seed_of("student"))
         count = inner_step_count(options, context.iteration, context.config.iterations)
-        encoded = encode_learned(context, state.variables["images"])
+        encoded = encode_learned(context, state.variables["images"], own=own)
         with torch.enable_grad():
             leaves = {n: v.detach().requires_grad_(True) for n, v in state.variables.items() if n != "images"}
             rates = {side: _rates(leaves[f"log_rate_{side}"], options, count) for side in SIDES}
@@ -167,6 +179,12 @@ class Bilevel:
             value=float(found.value),
             logs={"inner_steps": float(count), **{f"mean_rate_{s}": float(plain[s].mean()) for s in SIDES}},
         )
+
+    def _with_tower(self, context: Context) -> Context:
+        """The context with the image tower of this iteration."""
+        towers = (context.bench.encoder_config.image, *context.options.towers)
+        drawn = int(torch.randint(len(towers), (), generator=context.generator("tower")))
+        return replace(context, bench=context.bench.beside(towers[drawn])) if drawn else context
 
     def _window(self, options: BilevelOptions, context: Context, count: int) -> tuple[int, int]:
         """First and last inner step that gradients flow through."""
