@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from pathlib import Path
 
 from vldistill.data.collection import Collection
 from vldistill.data.pairs import SPLITS
@@ -30,6 +31,11 @@ def split_in(name: str) -> str | None:
     """The split that a file or folder name speaks of (``captions_train2017``, ``cc3m-validation-0001``), if one."""
     found = {WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in WORDS}
     return found.pop() if len(found) == 1 else None
+
+
+def split_of_file(path: Path) -> str | None:
+    """The split that the name of a file speaks of, or that the folder it is in is called."""
+    return split_in(path.stem) or WORDS.get(path.parent.name.lower())
 
 
 def split_named(value: object, where: str) -> str:
@@ -67,8 +73,8 @@ def with_splits(collection: Collection, options: Mapping[str, str]) -> Collectio
     """
     shares = shares_asked(collection.source, options)
     present = set(collection.splits)
-    for split in shares:
-        if split in present:
+    for split, share in shares.items():
+        if share and split in present:
             raise DataError(
                 f"{collection.source}: {split} is given a share, but the source has that split. Leave out ?{split}=..."
             )

@@ -23,12 +23,16 @@ from vldistill.errors import DataError
 
 @dataclass(frozen=True)
 class Reader:
-    """A kind of data source: how to recognise it (cheaply, by name and file listing) and how to read it."""
+    """A kind of data source: how to recognise it (cheaply, by name and file listing) and how to read it.
+
+    A ``fallback`` gives way to any other reader that recognises the source.
+    """
 
     name: str
     description: str
     matches: Callable[[str], bool]
     read: Callable[[str], Collection]
+    fallback: bool = False
 
 
 READERS: dict[str, str] = {}  # name -> one line, for listings
@@ -37,7 +41,7 @@ _PREFIXED: set[str] = set()  # readers that a source may name before a colon
 
 
 def reader(
-    name: str, *, matches: Callable[[str], bool]
+    name: str, *, matches: Callable[[str], bool], fallback: bool = False
 ) -> Callable[[Callable[[str], Collection]], Callable[[str], Collection]]:
     """Register a reader; the first line of the function's docstring describes it.
 
@@ -57,7 +61,7 @@ def reader(
                 f"reader {name!r}: expected a docstring; its first line is shown by `vldistill ls readers`."
             )
         description = (function.__doc__ or "").strip().splitlines()[0]
-        _REGISTRY[name] = Reader(name, description, matches, function)
+        _REGISTRY[name] = Reader(name, description, matches, function, fallback)
         READERS[name] = description
         return function
 
@@ -106,6 +110,7 @@ def find_reader(source: str | Path) -> Reader:
         found = [one for one in _REGISTRY.values() if one.matches(text)]
         if not found:
             raise DataError(_nothing_fits(text))
+        found = [one for one in found if not one.fallback] or found
     except OSError as error:  # no permission, a name too long for the file system
         raise DataError(f"data source {text!r} cannot be read ({error.strerror}).") from None
     if len(found) > 1:

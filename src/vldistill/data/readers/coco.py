@@ -48,7 +48,8 @@ def read(source: Source) -> Collection:
         captions += texts
     root = _root(source, next(iter(files.values())))
     places = find_images(root, candidates)
-    missing = {index: looked_in(root) for index, place in enumerate(places) if place is None}
+    looked = looked_in(root)
+    missing = {index: looked for index, place in enumerate(places) if place is None}
     about = {"format": "COCO captions", "files": [str(path) for path in files.values()], "images_in": str(root)}
     return Collection(source.text, FileImages(tuple(names), tuple(places)), captions, splits, missing, about)
 

@@ -10,8 +10,6 @@ from vldistill.data.jsonfile import describe, kind, load_json
 from vldistill.data.places import find_images, looked_in, safe_name
 from vldistill.data.readers import reader
 from vldistill.data.readers.blip import is_blip
-from vldistill.data.readers.coco import is_coco
-from vldistill.data.readers.folder import is_folder
 from vldistill.data.stores import FileImages
 from vldistill.errors import DataError
 
@@ -21,10 +19,10 @@ SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 def _matches(source: str) -> bool:
     path = Path(source).expanduser()
     some = path.suffix == ".json" or (path.is_dir() and next(path.glob("*.json"), None) is not None)
-    return some and not is_blip(source) and not is_coco(path) and not is_folder(path)
+    return some and not is_blip(source)
 
 
-@reader("karpathy", matches=_matches)
+@reader("karpathy", matches=_matches, fallback=True)
 def read(source: str) -> Collection:
     """A Karpathy-style .json, or the folder with it; images beside it, in images/, or in .tar files beside it.
 

@@ -13,7 +13,7 @@ from vldistill.data.containers import ParquetImages, require_parquet
 from vldistill.data.patterns import files_of
 from vldistill.data.readers import path_reader
 from vldistill.data.source import Source
-from vldistill.data.splits import split_in
+from vldistill.data.splits import split_of_file
 from vldistill.errors import DataError
 
 SUFFIX = ".parquet"
@@ -74,7 +74,7 @@ def _gather(found: Gathered, file: Any, group: int, columns: Columns, path: Path
     """Names, splits and captions of a row group's rows, without its images; the number of rows."""
     wanted = [column for column in dict.fromkeys((*columns.captions, columns.name, columns.split)) if column]
     rows = file.read_row_group(group, columns=wanted).to_pydict()
-    usual = split_in(path.stem) or split_in(path.parent.name)
+    usual = split_of_file(path)
     count = file.metadata.row_group(group).num_rows
     for row in range(count):
         where = f"{path}: row group {group}, row {row}"

@@ -12,7 +12,7 @@ from vldistill.data.columns import CAPTIONS, IMAGES, NUMBERED, Columns, Gathered
 from vldistill.data.places import find_images, looked_in, safe_name
 from vldistill.data.readers import path_reader
 from vldistill.data.source import Source
-from vldistill.data.splits import in_order, split_in
+from vldistill.data.splits import in_order, split_in, split_of_file
 from vldistill.data.stores import FileImages
 from vldistill.errors import DataError
 
@@ -52,7 +52,8 @@ def read(source: Source) -> Collection:
                 )
             _add(found, columns, places, cells, split, folder, f"{path}: line {line}")
     images = find_images(folder, ((name,) for name in found.names))
-    missing = {index: looked_in(folder) for index, place in enumerate(images) if place is None}
+    looked = looked_in(folder)
+    missing = {index: looked for index, place in enumerate(images) if place is None}
     about["images_in"] = str(folder)
     store = FileImages(tuple(found.names), tuple(images))
     return Collection(source.text, store, found.captions, found.splits, missing, about)
@@ -100,12 +101,12 @@ def _files(source: Source) -> list[tuple[str | None, Path]]:
     """The tables of a source with the split that their names speak of. Raises DataError."""
     path = source.place
     if not path.is_dir():
-        return [(None, path)]
+        return [(split_of_file(path), path)]
     tables = _tables(path)
     if not tables:
         raise DataError(f"the folder {path} holds no .csv and no .tsv file. Give the file.")
     if len(tables) == 1:
-        return [(split_in(tables[0].stem), tables[0])]
+        return [(split_of_file(tables[0]), tables[0])]
     named: dict[str, Path] = {}
     for table in tables:
         split = split_in(table.stem)

@@ -14,7 +14,7 @@ from vldistill.data.patterns import files_of
 from vldistill.data.readers import path_reader
 from vldistill.data.samples import IMAGE_SUFFIXES, captions_of_json
 from vldistill.data.source import Source
-from vldistill.data.splits import split_in
+from vldistill.data.splits import split_of_file
 from vldistill.data.stores import FileImages, Place
 from vldistill.errors import DataError
 
@@ -46,7 +46,7 @@ def read(source: Source) -> Collection:
     found = Gathered()
     places: list[Place] = []
     for path in files:
-        usual = split_in(path.stem) or split_in(path.parent.name)
+        usual = split_of_file(path)
         with path.open("rb") as handle:
             for key, members in _samples(path):
                 where = f"{path}: sample {key}"
