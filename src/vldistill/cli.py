@@ -345,6 +345,12 @@ def _import(argv: Sequence[str]) -> int:
     return import_command(argv)
 
 
+def _convert(argv: Sequence[str]) -> int:
+    from vldistill.convert.command import convert
+
+    return convert(argv)
+
+
 def _ls(argv: Sequence[str]) -> int:
     from vldistill.listing import listing
 
@@ -386,6 +392,7 @@ STAGES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "encode": ("decode and encode the data once, ahead of the other stages", _encode),
     "report": ("one offline HTML file about a run, or several compared", _report),
     "inspect": ("show what a data source, an experts folder or a set holds", _inspect),
+    "convert": ("write a data source or a set as WebDataset, Hugging Face dataset, folder or csv", _convert),
     "import": ("read a distilled set or experts that another code published", _import),
     "ls": ("list methods, selectors, towers, readers, settings or configs", _ls),
     "demo": ("drawn scenes, offline, from nothing to a table in minutes", _demo),

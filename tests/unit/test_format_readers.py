@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_coco_is_what_pycocotools_reads(tmp_path: Path, year: int, images: str, 
     folder = coco_folder(tmp_path, year, images)
     for split in ("train", "val"):
         file = folder / "annotations" / f"captions_{split}{year}.json"
-        theirs = COCO(str(file))
+        theirs: Any = COCO(str(file))
         expected = {
             f"{split}{year}/{image['file_name']}": [a["caption"] for a in theirs.imgToAnns[n]]
             for n, image in theirs.imgs.items()
@@ -259,17 +260,17 @@ def test_folders_of_splits(tmp_path: Path):
 # WebDataset
 
 
-def shards(folder: Path, pattern: str, numbers: range, per_shard: int = 2, **more: Any) -> None:
+def shards(folder: Path, pattern: str, numbers: range, record: Callable[[int], Any] | None = None) -> None:
     """Shards as the webdataset package writes them: jpg, png and webp in turn, with txt, and with json where asked."""
-    import webdataset
+    from webdataset.writer import ShardWriter
 
     folder.mkdir(exist_ok=True)
-    with webdataset.ShardWriter(str(folder / pattern), maxcount=per_shard, verbose=0) as sink:
+    with ShardWriter(str(folder / pattern), maxcount=2, verbose=0) as sink:
         for n in numbers:
             kind = ("JPEG", "PNG", "WEBP")[n % 3]
             extension = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}[kind]
             sample = {"__key__": f"sample{n:04d}", extension: photo(n, kind=kind), "txt": caption(n)}
-            sink.write(sample | ({"json": more["json"](n)} if "json" in more else {}))
+            sink.write(sample | ({"json": record(n)} if record else {}))
 
 
 def kind_of(n: int) -> str:
@@ -300,9 +301,11 @@ def test_webdataset_shards(tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_webdataset_json_wins_and_shards_name_splits(tmp_path: Path):
-    more = {"json": lambda n: {"caption": [f"json {n}", "second"], "alt": "other", "url": "x"}}
-    shards(tmp_path / "w", "cc-train-%03d.tar", range(3), **more)
-    shards(tmp_path / "w", "cc-val-%03d.tar", range(3, 5), **more)
+    def record(n: int) -> dict[str, Any]:
+        return {"caption": [f"json {n}", "second"], "alt": "other", "url": "x"}
+
+    shards(tmp_path / "w", "cc-train-%03d.tar", range(3), record)
+    shards(tmp_path / "w", "cc-val-%03d.tar", range(3, 5), record)
     (tmp_path / "w" / "00000_stats.json").write_text("{}")  # as img2dataset leaves beside its shards
     (tmp_path / "w" / "00000.parquet").write_bytes(b"")
     assert find_reader(tmp_path / "w").name == "wds"
@@ -315,15 +318,15 @@ def test_webdataset_json_wins_and_shards_name_splits(tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_webdataset_with_mistakes(tmp_path: Path):
-    import webdataset
+    from webdataset.writer import TarWriter
 
-    with webdataset.TarWriter(str(tmp_path / "one.tar"), encoder=False) as sink:
+    with TarWriter(str(tmp_path / "one.tar"), encoder=False) as sink:
         sink.write({"__key__": "a", "jpg": photo(0), "txt": b"first"})
         sink.write({"__key__": "b", "txt": b"its photo could not be downloaded"})
         sink.write({"__key__": "c", "jpg": b"broken", "json": b"{"})
     with pytest.raises(DataError, match="sample c: its json cannot be read"):
         load_pairs(tmp_path / "one.tar", "train")
-    with webdataset.TarWriter(str(tmp_path / "one.tar"), encoder=False) as sink:
+    with TarWriter(str(tmp_path / "one.tar"), encoder=False) as sink:
         sink.write({"__key__": "a", "jpg": photo(0), "txt": b"first"})
         sink.write({"__key__": "b", "txt": b"its photo could not be downloaded"})
         sink.write({"__key__": "c", "jpg": b"broken", "txt": b"third"})
@@ -332,7 +335,7 @@ def test_webdataset_with_mistakes(tmp_path: Path):
     os.link(tmp_path / "one.tar", tmp_path / "two.tar")
     with pytest.raises(DataError, match="stands in an earlier sample"):
         load_pairs(tmp_path, "train")
-    with webdataset.TarWriter(str(tmp_path / "none.tar"), encoder=False) as sink:
+    with TarWriter(str(tmp_path / "none.tar"), encoder=False) as sink:
         sink.write({"__key__": "a", "txt": b"first"})
     with pytest.raises(DataError, match="holds no images"):
         load_pairs(tmp_path / "none.tar", "train")

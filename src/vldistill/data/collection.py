@@ -25,6 +25,7 @@ class Collection:
         missing: index -> where it was looked for, for images that cannot be found.
         about: what the reader understood, for ``vldistill inspect``: format, columns, files.
         made: split -> how it was made, for splits that the source does not have of its own.
+        reader: the reader's name.
     """
 
     source: str
@@ -34,6 +35,7 @@ class Collection:
     missing: Mapping[int, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     made: Mapping[str, str] = field(default_factory=dict)
+    reader: str = ""
 
     def splits_present(self) -> list[str]:
         """The splits that have an image, in the order train, val, test."""
@@ -77,6 +79,21 @@ class Collection:
             caption_image=np.repeat(np.arange(len(kept)), [len(group) for group in groups]),
             notes=(*notes, *(note for name, note in self.made.items() if name == split)),
         )
+
+    def summary(self) -> dict[str, Any]:
+        """See :func:`vldistill.data.pairs.source_summary`."""
+        splits = {}
+        for split in self.splits_present():
+            try:
+                pairs = self.pairs(split)
+                splits[split] = {
+                    "images": pairs.count_images,
+                    "captions": pairs.count_captions,
+                    "notes": list(pairs.notes),
+                }
+            except DataError as error:  # a split without one usable image is a finding here, not the end
+                splits[split] = {"images": 0, "captions": 0, "notes": [str(error)]}
+        return {"source": self.source, "reader": self.reader, "understood": dict(self.about), "splits": splits}
 
     def _no_split(self, split: str) -> str:
         """The message for a split without images: which there are, and how large."""

@@ -210,24 +210,12 @@ def source_summary(source: str | Path) -> dict[str, Any]:
     """What a data source holds, without decoding images.
 
     Returns:
-        ``source``, ``reader``, and ``splits``: for each split present ``images`` and ``captions`` (usable ones)
-        and ``notes`` (what is left out and why).
+        ``source``, ``reader``, ``understood`` (format, columns, files, as the reader tells), and ``splits``: for each
+        split present ``images`` and ``captions`` (usable ones) and ``notes`` (what is left out and why).
 
     Raises:
         DataError: no reader knows the source, or it is malformed.
     """
-    from vldistill.data.readers import find_reader, read_collection
+    from vldistill.data.readers import read_collection
 
-    collection = read_collection(source)
-    splits = {}
-    for split in collection.splits_present():
-        try:
-            pairs = collection.pairs(split)
-            splits[split] = {
-                "images": pairs.count_images,
-                "captions": pairs.count_captions,
-                "notes": list(pairs.notes),
-            }
-        except DataError as error:  # a split without one usable image is a finding here, not the end
-            splits[split] = {"images": 0, "captions": 0, "notes": [str(error)]}
-    return {"source": str(source), "reader": find_reader(source).name, "splits": splits}
+    return read_collection(source).summary()

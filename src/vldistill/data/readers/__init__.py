@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -144,7 +144,8 @@ def _nothing_fits(source: str) -> str:
 
 def read_collection(source: str | Path) -> Collection:
     """Read a source with the reader that recognises it. Raises DataError."""
-    return find_reader(source).read(str(source))
+    found = find_reader(source)
+    return replace(found.read(str(source)), reader=found.name)
 
 
 def clean_caption(caption: str, words: int = 30) -> str:

@@ -55,8 +55,15 @@ def read(source: Source) -> Collection:
                 total += _gather(found, file, group, columns, path, total)
     if columns is None or not found.names:
         raise DataError(f"{source.text} holds no rows.")
-    groups = (np.array(numbers, np.int64) for numbers in (group_file, group_number, group_start))
-    images = ParquetImages(tuple(found.names), np.array(found.rows, np.int64), tuple(files), *groups, columns.image)
+    images = ParquetImages(
+        names=tuple(found.names),
+        rows=np.array(found.rows, np.int64),
+        files=tuple(files),
+        group_file=np.array(group_file, np.int64),
+        group_number=np.array(group_number, np.int64),
+        group_start=np.array(group_start, np.int64),
+        column=columns.image,
+    )
     about = {"format": "parquet", "files": len(files), "columns": columns.about(), "rows": total}
     return Collection(source.text, images, found.captions, found.splits, about=about)
 
