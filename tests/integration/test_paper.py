@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vldistill.cli import STAGES, parse
+from vldistill.cli import STAGES
 from vldistill.config import SETTINGS
 from vldistill.errors import VldistillError
 from vldistill.evaluate.cells import Cell, CellFailed, write_config
@@ -19,6 +19,7 @@ from vldistill.evaluate.cross import read_towers
 from vldistill.evaluate.smoke import shrunken
 from vldistill.evaluate.sweep import read_sweep
 from vldistill.evaluate.workers import Workers
+from vldistill.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "src" / "vldistill" / "configs" / "paper"
@@ -72,7 +73,7 @@ def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
 
 def in_process(workers: Workers, words: Sequence[str], log: Path) -> None:
     try:
-        STAGES[words[0]][1]([*words[1:], "--quiet"])
+        STAGES[words[0]]([*words[1:], "--quiet"])
     except VldistillError as error:
         raise CellFailed(str(error)) from None
 

@@ -133,7 +133,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     parser.add_argument("--quiet", action="store_true", help="warnings only")
     own, options = _split(argv)
     given = parser.parse_args(own)
-    from vldistill.cli import packaged_config
+    from vldistill.parsing import packaged_config
 
     if given.workers < 1 or given.workers > cores():
         raise ConfigError(

@@ -1,0 +1,49 @@
+"""The machine and the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vldistill.config.checks import require
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where the work runs.
+
+    Args:
+        device: ``auto`` (an accelerator when there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
+        threads: CPU threads of torch; 0 leaves torch's own choice.
+    """
+
+    device: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 0, "runtime.threads", self.threads, "0 or more threads")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where captioned images come from.
+
+    Args:
+        source: a file or folder of any known format, ``[KIND:]PATH[?option=value&...]``, or
+            ``scenes[:seed=0,train=3000,...]``; see ``vldistill ls readers`` and docs/data.md.
+        strict: refuse a source with broken photos or captions instead of leaving them out with a warning.
+        cache: folder for decoded images and tower features, shared by runs.
+        views: augmented views of every training image whose features are kept beside the plain image's (setting
+            ``heads``); experts and the real batches of ``bilevel`` draw among them. Each costs one pass of the tower.
+        features: how features are stored on disk.
+    """
+
+    source: str = "scenes"
+    strict: bool = False
+    cache: str = "${VLDISTILL_CACHE:-~/.cache/vldistill}"
+    views: int = 0
+    features: Literal["float32", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        require(self.views >= 0, "data.views", self.views, "0 or more")
+        require(self.features in ("float32", "float16"), "data.features", self.features, "float32 or float16")
