@@ -243,6 +243,7 @@ STAGES: dict[str, Callable[[Sequence[str]], int]] = {
     "encode": _encode,
     "report": _report,
     "inspect": _inspect,
+    "convert": _convert,
     "import": _import,
     "ls": _ls,
     "demo": _demo,

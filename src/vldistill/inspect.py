@@ -51,6 +51,8 @@ def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[st
         sheet: of a data source, where its contact sheet is drawn; by default in the cache folder.
     """
     folder = Path(path)
+    if not folder.is_dir():  # a file, a name or a pattern
+        return _describe_source(path, reporter, sheet)
     if (folder / "set.json").is_file():
         return _describe_set(folder)
     if any(folder.glob("expert-*.safetensors")):
