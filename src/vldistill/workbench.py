@@ -14,7 +14,9 @@ import torch.nn.functional as F
 
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
 from vldistill.data.cache import DecodedImages, open_images
-from vldistill.data.pairs import Pairs, load_pairs
+from vldistill.data.collection import Collection
+from vldistill.data.pairs import Pairs
+from vldistill.data.readers import read_collection
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.encoders.features import FeatureTable, Standardisation, encode_images, encode_texts
@@ -190,11 +192,15 @@ class Workbench:
         """Width of the shared space."""
         return self.encoder_config.dim if self.setting in ("heads", "both") else self.image_tower.width
 
+    @cached_property
+    def _collection(self) -> Collection:
+        """The source, read once for all splits."""
+        return read_collection(expand(self.data_config.source))
+
     def pairs(self, split: str) -> Pairs:
         """The pairs of a split, before any picture is decoded."""
         if split not in self._pairs:
-            source = expand(self.data_config.source)
-            self._pairs[split] = load_pairs(source, split, strict=self.data_config.strict)
+            self._pairs[split] = self._collection.pairs(split, strict=self.data_config.strict)
         return self._pairs[split]
 
     @cached_property

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SPLITS = ("train", "val", "test")
+LARGE = 2**17  # images; fingerprints of larger splits are hashes of hashes
+CHUNK = 4096  # images, or captions, hashed at a time there
 
 
 class ImageStore(Protocol):
@@ -86,6 +88,36 @@ def choose(store: ImageStore, indices: Sequence[int]) -> ImageStore:
     return ChosenImages(store, tuple(indices), chosen)
 
 
+class CaptionRows(Sequence[np.ndarray]):
+    """For each image the rows of its captions, as views of one array.
+
+    Args:
+        caption_image: int64 (M,), the image of each caption.
+        count: N, the number of images.
+    """
+
+    def __init__(self, caption_image: np.ndarray, count: int) -> None:
+        self._order = np.argsort(caption_image, kind="stable")
+        self._ends = np.cumsum(np.bincount(caption_image, minlength=count))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
+        """Rows of one image, ascending, int64; of several as a list."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = int(index) + len(self) if index < 0 else int(index)
+        end = int(self._ends[place])
+        return self._order[int(self._ends[place - 1]) if place else 0 : end]
+
+
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """N images and their M captions: one split of one data source.
@@ -153,16 +185,25 @@ class Pairs:
 
         Reads a little of every image once. Raises DataError when an image has gone meanwhile.
         """
-        signatures = [self.images.signature(index).hex() for index in range(len(self.images))]
         image_of = self.caption_image.astype("<i8").tobytes()
+        if len(self.images) > LARGE:
+            return digest(self.split, *self._chunk_digests(), image_of)
+        signatures = [self.images.signature(index).hex() for index in range(len(self.images))]
         return digest(self.split, list(self.images.names), signatures, self.captions, image_of)
 
+    def _chunk_digests(self) -> Iterator[str]:
+        """Hashes of images and captions a few thousand at a time: all signatures at once are 8 GB for a million."""
+        for start in range(0, len(self.images), CHUNK):
+            rows = range(start, min(start + CHUNK, len(self.images)))
+            signatures = [self.images.signature(index).hex() for index in rows]
+            yield digest(list(self.images.names[rows.start : rows.stop]), signatures)
+        for start in range(0, len(self.captions), CHUNK):
+            yield digest(self.captions[start : start + CHUNK])
+
     @cached_property
-    def image_captions(self) -> list[np.ndarray]:
+    def image_captions(self) -> CaptionRows:
         """For each of the N images the int64 indices of its captions, ascending."""
-        order = np.argsort(self.caption_image, kind="stable")
-        counts = np.bincount(self.caption_image, minlength=len(self.images))
-        return np.split(order, np.cumsum(counts)[:-1])
+        return CaptionRows(self.caption_image, len(self.images))
 
     def select_images(self, indices: Iterable[int]) -> Pairs:
         """These images in this order with all their captions, which follow the order of the images.
