@@ -5,9 +5,9 @@
 
 A source is WebDataset shards of 32 px JPEGs with one caption each. It is inspected, decoded, encoded by a small
 ``convnet`` and ``hashing``, and then used by one expert of one epoch (setting heads), 20 iterations of ``bilevel`` and a
-herding coreset after a warm-up of one epoch. A thousandth of the images each is val and test. ``resident`` is the largest
-resident memory of the process, ``own`` the part that is not pages of files, which the system takes back when it needs
-them. What a stage needs of the stages before is in the cache by then, as with the command line.
+herding coreset after a warm-up of one epoch. A thousandth of the images each is val and test. ``resident`` is the
+largest resident memory of the process, ``own`` the part that is not pages of files, which the system takes back when it
+needs them. What a stage needs of the stages before is in the cache by then, as with the command line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ OUT = Path(__file__).resolve().parent.parent / "docs/results/scale.json"
 LIMIT_BYTES = 8 * 10**9
 SHARD = 10_000
 SIDE = 32
-COLOURS = "red orange yellow green cyan blue purple pink brown grey black white gold navy teal olive".split()
+COLOURS = (
+    "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink",
+    "brown", "grey", "black", "white", "gold", "navy", "teal", "olive",
+)  # fmt: skip
 LAYOUTS = ("beside", "above", "inside", "around")
 TABLET = np.random.default_rng(0).integers(0, 256, (16, 3))
 
