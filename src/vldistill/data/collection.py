@@ -48,12 +48,25 @@ class Collection:
         if not members:
             raise DataError(self._no_split(split))
         names = self.images.names
-        texts = {index: [text.strip() for text in self.captions[index]] for index in members}
+        kept: list[int] = []
+        captions: list[str] = []
+        counts: list[int] = []
+        empty: list[int] = []
+        bare: list[int] = []
+        lost: list[int] = []
         for index in members:
-            _require_encodable(texts[index], f"{self.source}: image {names[index]}")
-        empty = [index for index in members for text in texts[index] if not text]
-        bare = [index for index in members if not any(texts[index])]
-        lost = [index for index in members if index in self.missing]
+            texts = [text.strip() for text in self.captions[index]]
+            _require_encodable(texts, self.source, names[index])
+            full = [text for text in texts if text]
+            empty += [index] * (len(texts) - len(full))
+            if not full:
+                bare.append(index)
+            if index in self.missing:
+                lost.append(index)
+            elif full:
+                kept.append(index)
+                captions += full
+                counts.append(len(full))
         notes = [
             _count(len(empty), "empty caption", "left out", [names[index] for index in empty]),
             _count(len(bare), "image", "without a caption left out", [names[index] for index in bare]),
@@ -66,17 +79,14 @@ class Collection:
             raise DataError(
                 f"{where}: {'; '.join(notes)}.{looked} Correct the source, or allow it by leaving out --strict."
             )
-        useless = {*bare, *lost}
-        kept = [index for index in members if index not in useless]
         if not kept:
             raise DataError(f"{where}: none of its {len(members):,} images can be used: {'; '.join(notes)}.{looked}")
-        groups = [[text for text in texts[index] if text] for index in kept]
         return Pairs(
             source=self.source,
             split=split,
             images=choose(self.images, kept),
-            captions=[text for group in groups for text in group],
-            caption_image=np.repeat(np.arange(len(kept)), [len(group) for group in groups]),
+            captions=captions,
+            caption_image=np.repeat(np.arange(len(kept)), counts),
             notes=(*notes, *(note for name, note in self.made.items() if name == split)),
         )
 
@@ -117,10 +127,10 @@ def _count(count: int, noun: str, tail: str, names: Sequence[str]) -> str:
     return f"{count:,} {noun}{'s' if count > 1 else ''} {tail} ({shown})"
 
 
-def _require_encodable(texts: Sequence[str], where: str) -> None:
+def _require_encodable(texts: Sequence[str], source: str, name: str) -> None:
     """Refuse half a surrogate pair, which JSON can spell but no file or tokenizer can take."""
     for text in texts:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise DataError(f"{where}: the caption {text!r} is not valid Unicode. Correct it.") from None
+            raise DataError(f"{source}: image {name}: the caption {text!r} is not valid Unicode. Correct it.") from None
