@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SPLITS = ("train", "val", "test")
-LARGE = 2**17  # images; fingerprints of larger splits are hashes of hashes
+LARGE = 2**15  # images; fingerprints of larger splits are hashes of hashes
 CHUNK = 4096  # images, or captions, hashed at a time there
 
 
@@ -114,6 +114,8 @@ class CaptionRows(Sequence[np.ndarray]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = int(index) + len(self) if index < 0 else int(index)
+        if not 0 <= place < len(self):
+            raise IndexError(index)
         end = int(self._ends[place])
         return self._order[int(self._ends[place - 1]) if place else 0 : end]
 

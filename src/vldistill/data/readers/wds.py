@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +16,7 @@ from vldistill.data.readers import path_reader
 from vldistill.data.samples import IMAGE_SUFFIXES, captions_of_json
 from vldistill.data.source import Source
 from vldistill.data.splits import split_of_file
-from vldistill.data.stores import FileImages, Place
+from vldistill.data.stores import FileImages, TarPlaces
 from vldistill.errors import DataError
 
 SUFFIX = ".tar"
@@ -44,8 +45,8 @@ def read(source: Source) -> Collection:
     """
     files = files_of(source, SUFFIX, inside=("", "*"))
     found = Gathered()
-    places: list[Place] = []
-    for path in files:
+    number, offset, size = array("i"), array("q"), array("q")
+    for tar, path in enumerate(files):
         usual = split_of_file(path)
         with path.open("rb") as handle:
             for key, members in _samples(path):
@@ -55,18 +56,20 @@ def read(source: Source) -> Collection:
                     continue  # a sample of something else, or whose download failed
                 record = _json(handle, members, where)
                 captions = _captions(handle, members, record, source.options.get("caption", ""), where)
+                before = len(found.names)
                 name = record.get(NAME_KEY)
                 name = name if isinstance(name, str) and name else f"{key}.{image}"
                 split = split_of_cell(record.get("split") if usual is None else None, usual, where)
-                before = len(found.names)
-                found.add(len(places), name, split, captions, where)
+                found.add(before, name, split, captions, where)
                 if len(found.names) == before:
                     raise DataError(f"{where}: an image {name!r} stands in an earlier sample; expected distinct keys.")
-                places.append(Place(path, *members[image]))
+                number.append(tar)
+                offset.append(members[image][0])
+                size.append(members[image][1])
     if not found.names:
         raise DataError(f"{source.text} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    about: dict[str, Any] = {"format": "WebDataset", "shards": len(files), "samples": len(places)}
-    images = FileImages(tuple(found.names), tuple(places))
+    about: dict[str, Any] = {"format": "WebDataset", "shards": len(files), "samples": len(number)}
+    images = FileImages(tuple(found.names), TarPlaces(files, number, offset, size))
     return Collection(source.text, images, found.captions, found.splits, about=about)
 
 
