@@ -25,7 +25,6 @@ from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import check_target, chosen_subset, evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
-from vldistill.experts.trajectory import Trajectory
 from vldistill.files import read_json, write_json
 from vldistill.interrupts import deferred_stop
 from vldistill.log import Reporter
@@ -98,7 +97,7 @@ def encode(run: Run, config: Config, reporter: Reporter) -> None:
 def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None) -> Path:
     """Distil a set, or go on with it; returns its folder.
 
-    ``experts_from`` is another run that has the experts; the first ``experts.count`` of them are used.
+    ``experts_from`` is another run that has the experts; here too ``distill.experts`` says how many are used.
     """
     entry = find_method(config.distill.method)
     method = entry.build()
@@ -122,8 +121,6 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
         return folder
     place = Run(experts_from) if experts_from else run
     recorded = open_experts(bench, place.experts, config.distill.experts) if "experts" in method.needs else []
-    if experts_from and not config.distill.experts:
-        recorded = _first_experts(recorded, config.experts.count, experts_from)
     context = Context(bench, config.distill, options, recorded)
     method.check(context)
     begin = starting_pairs(method, context, config.select)
@@ -153,16 +150,6 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
     run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
     reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
     return folder
-
-
-def _first_experts(recorded: list[Trajectory], count: int, place: Path) -> list[Trajectory]:
-    """The first ``count`` experts of another run. Raises ConfigError when it has fewer."""
-    if 0 < len(recorded) < count:
-        raise ConfigError(
-            f"experts.count is {count}, but {place} has {len(recorded)} experts. Ask for {len(recorded)} or fewer, or "
-            f"record more there with `vldistill experts --run {place} --experts.count {count}`."
-        )
-    return recorded[:count]
 
 
 def _check_space(config: Config) -> None:

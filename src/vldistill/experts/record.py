@@ -174,7 +174,7 @@ def open_experts(bench: Workbench, folder: Path, count: int = 0) -> list[Traject
     if count > len(paths):
         raise ConfigError(
             f"distill.experts is {count}, but {folder} holds {len(paths)} experts. Ask for {len(paths)} or fewer, or "
-            f"record more: `vldistill experts --experts.count {count}`."
+            f"record more: `vldistill experts --run {folder.parent} --experts.count {count}`."
         )
     paths = paths[:count] if count else paths
     experts = [Trajectory(path) for path in paths]
