@@ -94,9 +94,9 @@ def scale_table(result: dict[str, Any]) -> str:
     disk = rows[-1]
     most = max(one["resident_bytes"] for row in rows for one in row["stages"].values())
     return (
-        f"{markdown(header, lines)}\n\nCPU seconds of one thread; memory that is not pages of files, start of Python and "
-        f"torch included; most resident memory of any stage {most / 1e9:.2f} GB. On disk at {disk['images']:,} pairs: "
-        f"source {disk['source_bytes'] / 1e9:.2f} GB, cache {disk['cache_bytes'] / 1e9:.2f} GB. The last two columns are "
+        f"{markdown(header, lines)}\n\nCPU seconds of one thread; memory that is not pages of files, Python and torch "
+        f"included; most resident memory of any stage {most / 1e9:.2f} GB. On disk at {disk['images']:,} pairs: source "
+        f"{disk['source_bytes'] / 1e9:.2f} GB, cache {disk['cache_bytes'] / 1e9:.2f} GB. The last two columns are "
         f"extrapolated. Commit `{disk['environment']['commit']}`, command\n`{result['command']}`.\n"
     )
 
