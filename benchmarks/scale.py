@@ -3,12 +3,12 @@
     python benchmarks/scale.py --images 10000 100000 --work /tmp/scale
     python benchmarks/scale.py --images 1000000 --work /tmp/scale   # other sizes keep what the file has
 
-A source is WebDataset shards of 32 px JPEGs with one caption each, a thousandth of them val and another test. It is read
-(what every command does first), inspected, decoded, encoded by a small ``convnet`` and ``hashing``, and then used by one
-expert of one epoch (setting heads), 20 iterations of ``bilevel``, and a herding coreset after a warm-up of one epoch.
-What a stage needs of those before is in the cache by then, as with the command line. ``resident`` is the largest resident
-memory of the process, ``own`` the part that is not pages of files, which the system takes back when it needs them. CPU
-seconds are those of all threads; seconds are meant for a machine that does nothing else.
+A source is WebDataset shards of 32 px JPEGs with one caption each, a thousandth of them val and another test. It is
+read (what every command does first), inspected, decoded, encoded by a small ``convnet`` and ``hashing``, and then used
+by one expert of one epoch (setting heads), 20 iterations of ``bilevel``, and a herding coreset after a warm-up of one
+epoch. What a stage needs of those before is in the cache by then, as with the command line. ``resident`` is the largest
+resident memory of the process, ``own`` the part that is not pages of files, which the system takes back when it needs
+them. CPU seconds are those of all threads; seconds are meant for a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ COLOURS = (
     "brown", "grey", "black", "white", "gold", "navy", "teal", "olive",
 )  # fmt: skip
 LAYOUTS = ("beside", "above", "inside", "around")
-TABLET = np.random.default_rng(0).integers(0, 256, (16, 3))
+PALETTE = np.random.default_rng(0).integers(0, 256, (16, 3))
 
 
 def make(folder: Path, images: int) -> None:
@@ -59,10 +59,10 @@ def make(folder: Path, images: int) -> None:
         with tarfile.open(folder / f"made-{first // SHARD:05d}.tar", "w") as archive:
             for row, (one, two, layout) in enumerate(numbers.tolist()):
                 pixels = np.empty((SIDE, SIDE, 3), np.int64)
-                pixels[:] = TABLET[one]
+                pixels[:] = PALETTE[one]
                 half = SIDE // 2
                 where = (np.s_[:, half:], np.s_[half:], np.s_[8:24, 8:24], np.s_[4:28, 4:28])[layout]
-                pixels[where] = TABLET[two]
+                pixels[where] = PALETTE[two]
                 pixels += draw.integers(-20, 21, pixels.shape)
                 buffer = BytesIO()
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)

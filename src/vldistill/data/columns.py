@@ -140,6 +140,11 @@ class Gathered:
         self.captions[known] += captions
 
 
+def name_of_cell(value: object, usual: str) -> str:
+    """The name of a row's image: what the cell says, ``usual`` where it is empty."""
+    return usual if value is None or value == "" else str(value)
+
+
 def split_of_cell(value: object, usual: str | None, where: str) -> str:
     """The split of a row: its own where it says one, else ``usual``, else train."""
     if value is None or value == "":

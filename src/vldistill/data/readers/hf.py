@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vldistill.data.collection import Collection
-from vldistill.data.columns import Columns, Gathered, choose_columns, split_of_cell, texts_of
+from vldistill.data.columns import Columns, Gathered, choose_columns, name_of_cell, split_of_cell, texts_of
 from vldistill.data.containers import ArrowImages, require_datasets
 from vldistill.data.readers import path_reader
 from vldistill.data.source import Source
@@ -111,6 +111,6 @@ def _gather(found: Gathered, table: Any, columns: Columns, split: str, start: in
             row = first + offset
             where = f"{source}: row {row} of {split}"
             captions = [text for column in columns.captions for text in texts_of(rows[column][offset], where)]
-            name = f"{split}-{row:08d}" if not columns.name else str(rows[columns.name][offset])
+            name = name_of_cell(rows[columns.name][offset] if columns.name else None, f"{split}-{row:08d}")
             own = split_of_cell(rows[columns.split][offset] if columns.split else None, usual, where)
             found.add(start + row, name, own, captions, where)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vldistill.data.collection import Collection
-from vldistill.data.columns import Columns, Gathered, choose_columns, split_of_cell, texts_of
+from vldistill.data.columns import Columns, Gathered, choose_columns, name_of_cell, split_of_cell, texts_of
 from vldistill.data.containers import ParquetImages, require_parquet
 from vldistill.data.patterns import files_of
 from vldistill.data.readers import path_reader
@@ -86,7 +86,7 @@ def _gather(found: Gathered, file: Any, group: int, columns: Columns, path: Path
     for row in range(count):
         where = f"{path}: row group {group}, row {row}"
         captions = [text for column in columns.captions for text in texts_of(rows[column][row], where)]
-        name = str(rows[columns.name][row]) if columns.name else f"{usual or 'row'}-{start + row:08d}"
+        name = name_of_cell(rows[columns.name][row] if columns.name else None, f"{usual or 'row'}-{start + row:08d}")
         own = split_of_cell(rows[columns.split][row] if columns.split else None, usual, where)
         found.add(start + row, name, own, captions, where)
     return count
