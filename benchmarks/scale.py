@@ -256,7 +256,7 @@ def size(work: Path, images: int) -> dict[str, Any]:
         "source_bytes": _bytes(work / f"source-{images}"),
         "cache_bytes": _bytes(work / f"cache-{images}"),
         "within_limit": all(told["resident_bytes"] <= LIMIT_BYTES for told in stages.values()),
-        "environment": environment(),
+        "environment": {name: value for name, value in environment().items() if name != "command"},
         "machine": platform.processor() or platform.machine(),
     }
 
