@@ -109,7 +109,7 @@ def _extrapolated(rows: list[dict[str, Any]], stage: str, pairs: int) -> str:
         large["stages"][stage][name] + reach * max(0, large["stages"][stage][name] - small["stages"][stage][name])
         for name in ("cpu_seconds", "own_bytes")
     )
-    return f"{seconds / 3600:.2g} h, {memory / 1e9:.2g} GB"
+    return f"{seconds / 3600:.1f} h, {memory / 1e9:.0f} GB"
 
 
 def table_of(result: dict[str, Any]) -> str:

@@ -51,5 +51,5 @@ def test_the_table_extrapolates_in_a_straight_line(monkeypatch: pytest.MonkeyPat
         for images in (100, 200)
     ]
     table = tables.scale_table({"rows": rows, "command": "python x"})
-    assert "| read  | 10800 s, 1.10 GB | 14400 s, 1.20 GB | 22 h, 3 GB" in table
+    assert "| read  | 10800 s, 1.10 GB | 14400 s, 1.20 GB | 22.0 h, 3 GB" in table
     assert tables.table_of({"rows": rows[:1], "command": "python x"}).count("|\n") == 3, "no line through one size"
