@@ -105,6 +105,7 @@ def test_coco_images_elsewhere_and_mistakes(tmp_path: Path):
         ({"annotations": [{"image_id": 9, "caption": "x"}]}, "image_id 9 is none of the images"),
         ({"annotations": [{"image_id": 0, "bbox": []}]}, "not instances or keypoints"),
         ({"images": [value["images"][0]] * 2}, "id 0 was used before"),
+        ({"images": [value["images"][0], {**value["images"][0], "id": 7}]}, r"stands in 2 images; expected it in one"),
         ({"images": [{**value["images"][0], "file_name": "../x.jpg"}]}, "expected a relative path"),
     ):
         other.write_text(json.dumps(value | change))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,9 @@ def _read_file(path: Path) -> tuple[list[str], list[list[str]]]:
             raise DataError(f"{where}: id {identity!r} was used before, by image {index[identity]}; expected it once.")
         index[identity] = len(names)
         names.append(safe_name(where, image["file_name"]))
-    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    if repeated:
-        raise DataError(f"{path}: file_name {min(repeated)!r} stands in several images; expected it in one.")
+    name, times = max(Counter(names).items(), key=lambda item: item[1], default=("", 0))
+    if times > 1:
+        raise DataError(f"{path}: file_name {name!r} stands in {times} images; expected it in one.")
     captions: list[list[str]] = [[] for _ in names]
     for number, annotation in enumerate(annotations):
         where = f"{path}: annotation {number}"
