@@ -3,9 +3,9 @@
     python benchmarks/study.py --config configs/flickr8k_heads.yaml --run runs/f8k \\
         --methods bitraj --pairs 100 --also random:100 random:1000 full --out docs/results/flickr8k_heads.json
 
-Options of `vldistill distill` may follow (--distill.minutes 20). What the run folder holds already is not done again, so a
-stopped study goes on. The JSON has the command, the commit,
-the seeds, and per row mean and standard deviation over students, on test, and the val figures of every choice made.
+Options of `vldistill distill` may follow (--distill.minutes 20). What the run folder holds already is not done again,
+so a stopped study goes on. The JSON has the command, the commit, the seeds, and per row mean and standard deviation
+over students, on test, and the val figures of every choice made.
 """
 
 from __future__ import annotations
