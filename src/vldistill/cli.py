@@ -96,9 +96,10 @@ def _bug() -> int:
 
 
 def _stop_on_sigterm() -> None:
-    from vldistill.interrupts import stop_at_once
+    from vldistill.interrupts import end_with_parent, stop_at_once
 
     signal.signal(signal.SIGTERM, stop_at_once)
+    end_with_parent()
 
 
 def packaged_config(path: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,15 @@ from vldistill.data.cache import DecodedImages, open_images
 from vldistill.data.pairs import Pairs, load_pairs
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head, with_head
-from vldistill.encoders.features import FeatureTable, Standardisation, encode_images, encode_texts
+from vldistill.encoders.features import (
+    Encoding,
+    FeatureTable,
+    Standardisation,
+    encode_images,
+    encode_texts,
+    image_encoding,
+    text_encoding,
+)
 from vldistill.encoders.lora import adapter_targets, add_adapters
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
 from vldistill.encoders.towers import ImageTower, TextTower, build_image_tower, build_text_tower
@@ -228,6 +237,18 @@ class Workbench:
     def _text_table(self, split: str) -> FeatureTable:
         pairs, dtype = self.pixels(split).pairs, self.data_config.features
         return encode_texts(self.text_tower, pairs, self.cache, self.reporter, dtype=dtype)
+
+    def encodings(self, split: str) -> list[Encoding]:
+        """What of a split passes a frozen tower once, for :meth:`split`: images with their views, captions."""
+        pixels, config = self.pixels(split), self.data_config
+        found: list[Encoding] = []
+        if self.setting == "heads":
+            for view in range(1 + (config.views if split == "train" else 0)):
+                options: dict[str, Any] = {"device": self.device, "view": view, "dtype": config.features}
+                found.append(image_encoding(self.image_tower, pixels, self.cache, **options))
+        if self.setting != "both":
+            found.append(text_encoding(self.text_tower, pixels.pairs, self.cache, dtype=config.features))
+        return found
 
     def _inputs(self, table: FeatureTable, standardise: Standardisation) -> TensorInputs | FeatureInputs:
         if len(table) * table.width * 4 <= IN_MEMORY_BYTES:
