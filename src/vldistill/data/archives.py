@@ -1,0 +1,201 @@
+"""Archives that others made, listed and read without extracting anything.
+
+An archive with one absolute or ``..`` member, a link, a device, or a name that no file system should be asked for is
+refused as a whole: whoever made it did not mean to ship photos. So is one that is cut off, or unpacks to far more than
+it holds.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from vldistill.errors import DataError
+from vldistill.files import human_bytes
+
+BLOCK = tarfile.BLOCKSIZE
+HEADER_BYTES = 1 << 20  # the longest extended header that a tar may ask to be read at once
+DIGITS = re.compile(rb"\d{256}")  # tarfile's search of extended headers takes quadratic time on such
+RATIO = 200  # unpacked bytes for each packed one; text seldom passes 20, photos stay near 1
+MEMBERS = 20_000_000
+PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+BROKEN = (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, ValueError, EOFError, RecursionError, OverflowError)
+
+
+class Member(NamedTuple):
+    """A regular file in an archive: its name, and where its bytes are in the unpacked archive."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def why_unsafe(name: str) -> str:
+    """Why a member of this name is refused; empty for a relative path of plain letters."""
+    parts = re.split(r"[/\\]", name)
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", name):
+        return "an absolute path"
+    if ".." in parts:
+        return "a path that leads outside"
+    if not name or not (name.isascii() and name.isprintable()):  # the first look is fast, for millions of names
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in name):
+            return "a name that is not UTF-8"
+        if not name or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+            return "an empty name or one with control characters"
+    return ""
+
+
+def tar_members(path: Path) -> Iterator[Member]:
+    """The regular files of an uncompressed tar, in order; ``offset`` and ``size`` say where their bytes are in it.
+
+    Raises:
+        DataError: unreadable, compressed, cut off, or with a member that is refused.
+    """
+    with _guarding(path, "an uncompressed, complete tar: decompress it (gunzip, zstd -d), or copy it again"):
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            yield from _walk(path, _Headers(handle), size)
+
+
+def tar_contents(
+    path: Path, wanted: Callable[[str], bool] = lambda name: True, *, limit: int = 256 << 20
+) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of the regular files of a tar that are ``wanted``, in order; also of .tar.gz, .bz2 and .xz.
+
+    Args:
+        path: of the tar.
+        wanted: called with each name; the others are passed over.
+        limit: bytes that one wanted member may have.
+
+    Raises:
+        DataError: as :func:`tar_members`; a wanted member over ``limit``; more than :data:`RATIO` times the file.
+    """
+    expected = "a complete tar, plain or packed with gzip, bzip2 or xz: make it again, or copy it again"
+    with _guarding(path, expected), path.open("rb") as raw:
+        head = raw.read(6)
+        opener = next((opener for magic, opener in PACKED.items() if head.startswith(magic)), None)
+        size = path.stat().st_size
+        end = size if opener is None else size * RATIO + BLOCK * 64
+        raw.seek(0)
+        handle = raw if opener is None else opener(raw, "rb")
+        for member in _walk(path, _Headers(handle), end):
+            if not wanted(member.name):
+                continue
+            if member.size > limit:
+                raise DataError(
+                    f"{member.name!r} in {path} has {human_bytes(member.size)}; expected {human_bytes(limit)} or "
+                    f"less. Make it smaller, or take it out."
+                )
+            handle.seek(member.offset)
+            content = handle.read(member.size)
+            if len(content) < member.size:
+                raise EOFError("unexpected end of data")
+            yield member.name, content
+        while opener is not None and handle.read(1 << 20):  # to the end, where the checksum of the whole stands
+            if handle.tell() > end:
+                raise tarfile.ReadError(f"it unpacks to more than {RATIO} times its size")
+
+
+def check_zip(path: Path, what: str, *, ratio: float = RATIO) -> None:
+    """Refuse a zip whose members lead outside, are links, or unpack to more than ``ratio`` times the file.
+
+    Members are judged by the archive's own list, nothing is unpacked. Raises DataError, naming ``what``.
+    """
+    expected = "a complete zip: download it again"
+    with _guarding(path, expected, what), zipfile.ZipFile(path) as archive:
+        total = 0
+        for info in archive.infolist():
+            kind = info.external_attr >> 28
+            reason = why_unsafe(info.filename.rstrip("/")) or ("a link or device" if kind not in (0, 4, 8) else "")
+            if reason:
+                raise DataError(f"{what} {path} is refused: its member {info.filename!r} is {reason}.")
+            total += info.file_size
+        packed = path.stat().st_size
+        if total > packed * ratio:
+            raise DataError(
+                f"{what} {path} is refused: its members unpack to {human_bytes(total)}, from {human_bytes(packed)}."
+            )
+
+
+@contextmanager
+def _guarding(path: Path, expected: str, what: str = "tar") -> Iterator[None]:
+    try:
+        yield
+    except (*BROKEN, zipfile.BadZipFile, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, RecursionError):
+            reason = "its headers are nested without end"
+        raise DataError(f"{what} {path} cannot be read ({reason}). Expected {expected}.") from None
+
+
+class _Headers:
+    """What tarfile may read of an archive: no header of a size that nobody writes."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self.handle = handle
+
+    def tell(self) -> int:
+        return self.handle.tell()
+
+    def seek(self, position: int) -> int:
+        return self.handle.seek(position)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        raw = self.handle.read(size)
+        if size > BLOCK and DIGITS.search(raw):
+            raise tarfile.ReadError("a header of digits")
+        return raw
+
+
+def _walk(path: Path, headers: _Headers, end: int) -> Iterator[Member]:
+    """Regular members, judged one by one; ``end`` is where the unpacked archive has to be over."""
+    count = at = 0
+    with tarfile.open(fileobj=headers, mode="r:") as archive:  # type: ignore[arg-type]  # it reads, seeks and tells
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # tarfile would keep them all
+            count += 1
+            if count > MEMBERS:
+                raise DataError(f"tar {path} is refused: more than {MEMBERS:,} members. Split it.")
+            if info.size < 0 or archive.offset <= at:
+                raise tarfile.ReadError("a member with a negative size")
+            at = archive.offset
+            if reason := _why_refused(info):
+                raise DataError(
+                    f"tar {path} is refused: its member {info.name!r} is {reason}. Make the tar again, from a folder "
+                    f"of plain files with relative names (tar -h follows links)."
+                )
+            if info.isdir():
+                continue
+            if info.offset_data + info.size > end:
+                raise tarfile.ReadError("unexpected end of data")
+            yield Member(_relative(info.name), info.offset_data, info.size)
+        headers.seek(archive.offset)  # tarfile takes a damaged header for the end
+        if headers.read(BLOCK) != bytes(BLOCK):
+            raise tarfile.ReadError(f"a damaged header, or no end mark, at byte {archive.offset:,}")
+
+
+def _why_refused(info: tarfile.TarInfo) -> str:
+    if reason := why_unsafe(_relative(info.name) if info.isdir() else info.name):
+        return reason
+    if info.islnk() or info.issym():
+        return "a link"
+    if info.issparse():
+        return "a sparse file"
+    return "" if info.isdir() or info.isreg() else "a device or special file"
+
+
+def _relative(name: str) -> str:
+    """``./a/b`` as ``a/b``, as paths are compared."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return ("/" if name.startswith("/") else "") + "/".join(parts) or "."
