@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from vldistill.config import Config
 
-DONE, BUG, WRONG, STOPPED = 0, 1, 2, 3
+DONE, BUG, WRONG, STOPPED, SOME_FAILED = 0, 1, 2, 3, 4
 TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # of the machine, not of the program
 
 ALIASES = {
@@ -47,8 +47,8 @@ stages:
 {stages}
 
 Every stage has its own --help and --print_config. A run folder remembers its configuration, so only the
-first stage needs --config. Exit codes: 0 done, 2 wrong use or input, 3 stopped and resumable, 4 some cells
-of a comparison failed, 1 a bug.
+first stage needs --config. Exit codes: 0 done, 2 wrong use or input, 3 stopped and resumable, 4 some units
+(cells of a comparison, experts, ...) failed, 1 a bug.
 """
 
 
@@ -257,25 +257,39 @@ def _plan(stage: str, config: Config, rest: Any) -> int:
 
 
 def _experts(argv: Sequence[str]) -> int:
-    config, rest = parse("experts", argv, _add_dry_run)
+    from vldistill.cluster.options import add_place, place_of
+
+    def extend(parser: ArgumentParser) -> None:
+        add_place(parser)
+        _add_dry_run(parser)
+
+    config, rest = parse("experts", argv, extend)
+    place = place_of(rest)
     if rest.dry_run:
         return _plan("experts", config, rest)
     from vldistill import commands
     from vldistill.log import Reporter
     from vldistill.runs import Run
 
-    commands.experts(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet))
-    return DONE
+    failed = commands.experts(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet), place)
+    return SOME_FAILED if failed else DONE
 
 
 def _encode(argv: Sequence[str]) -> int:
-    config, rest = parse("encode", argv)
+    from vldistill.cluster.options import add_place, place_of
+
+    def extend(parser: ArgumentParser) -> None:
+        add_place(parser)
+        parser.add_argument("--decode_only", action="store_true", help="decode the images and leave the rest")
+
+    config, rest = parse("encode", argv, extend)
+    place = place_of(rest)
     from vldistill import commands
     from vldistill.log import Reporter
     from vldistill.runs import Run
 
-    commands.encode(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet))
-    return DONE
+    failed = commands.encode(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet), place, rest.decode_only)
+    return SOME_FAILED if failed else DONE
 
 
 def _distill(argv: Sequence[str]) -> int:

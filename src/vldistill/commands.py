@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vldistill.cluster.options import Place
+from vldistill.cluster.shards import WHOLE
+from vldistill.cluster.stages import encode_shards, spread_encode, spread_experts
 from vldistill.config import Config, DistillConfig, RuntimeConfig, SelectConfig
 from vldistill.data.pairs import SPLITS
 from vldistill.distill.augment import VIEWS
@@ -60,16 +63,21 @@ def open_bench(config: Config, reporter: Reporter) -> Workbench:
     return Workbench(config.data, config.encoder, choose_device(config.runtime), reporter)
 
 
-def experts(run: Run, config: Config, reporter: Reporter) -> None:
-    """Record the experts that are missing."""
+def experts(run: Run, config: Config, reporter: Reporter, place: Place | None = None) -> Mapping[str, Exception]:
+    """Record the experts that are missing; returns what failed elsewhere, by unit."""
+    place = place or Place()
     run.check(config)
     bench = open_bench(config, reporter)
     bench.pairs("train")  # what cannot be read or built is refused before the run folder is made
     bench.check_towers()
     run.begin(config)
     began = time.monotonic()
+    if place.spread:
+        failed = spread_experts(run, config, bench, reporter, place)
+        if failed:
+            return failed
     try:
-        recorded = record_experts(bench, config.experts, run.experts)
+        recorded = record_experts(bench, config.experts, run.experts, place.shard)
     except KeyboardInterrupt:
         done = len(list(run.experts.glob("expert-*.safetensors")))
         raise Stopped(f"stopped; {done} finished experts are kept. The same command goes on.") from None
@@ -77,22 +85,43 @@ def experts(run: Run, config: Config, reporter: Reporter) -> None:
     losses = [expert.note["losses"] for expert in recorded]
     run.log(stage="experts", count=len(recorded), seconds=seconds, losses=losses, peak_memory_bytes=peak_memory())
     reporter.info(f"{len(recorded)} experts in {run.experts}")
+    return {}
 
 
-def encode(run: Run, config: Config, reporter: Reporter) -> None:
-    """Decode the images and encode what the frozen towers see, once, into the cache that every run shares."""
+def encode(
+    run: Run, config: Config, reporter: Reporter, place: Place | None = None, decode_only: bool = False
+) -> Mapping[str, Exception]:
+    """Decode the images and encode what the frozen towers see, once, into the cache that every run shares.
+
+    Returns:
+        What failed elsewhere, by unit.
+    """
+    place = place or Place()
     run.check(config)
     bench = open_bench(config, reporter)
     for split in SPLITS:
         bench.pairs(split)
     bench.check_towers()
     run.begin(config)
+    failed: Mapping[str, Exception] = {}
     try:
         for split in SPLITS:
-            bench.split(split)
+            bench.pixels(split)
+        if decode_only:
+            reporter.info(f"decoded images are in {bench.cache}")
+            return failed
+        if place.spread:
+            failed = spread_encode(run, config, bench, reporter, place)
+        elif place.shard != WHOLE:
+            for encoding, shards in encode_shards(bench, place.shard):
+                encoding.make(shards, reporter)
+        else:
+            for split in SPLITS:
+                bench.split(split)
     except KeyboardInterrupt:
         raise Stopped("stopped; finished shards are kept. The same command goes on.") from None
     reporter.info(f"decoded images and features are in {bench.cache}")
+    return failed
 
 
 def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None) -> Path:

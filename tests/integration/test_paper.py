@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from vldistill.cli import STAGES, parse
+from vldistill.cluster import UnitFailed
+from vldistill.cluster.commands import Commands
 from vldistill.config import SETTINGS
 from vldistill.errors import VldistillError
-from vldistill.evaluate.cells import Cell, CellFailed, write_config
+from vldistill.evaluate.cells import Cell, write_config
 from vldistill.evaluate.cross import read_towers
 from vldistill.evaluate.smoke import shrunken
 from vldistill.evaluate.sweep import read_sweep
-from vldistill.evaluate.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "src" / "vldistill" / "configs" / "paper"
@@ -70,11 +71,11 @@ def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
     assert {cell.configs[0].data.source for cell in cells} == {source}
 
 
-def in_process(workers: Workers, words: Sequence[str], log: Path) -> None:
+def in_process(commands: Commands, words: Sequence[str], log: Path) -> None:
     try:
         STAGES[words[0]][1]([*words[1:], "--quiet"])
     except VldistillError as error:
-        raise CellFailed(str(error)) from None
+        raise UnitFailed(str(error), "refused") from None
 
 
 def smoke(vldistill: Any, name: str, run: Path, only: str) -> None:
@@ -84,7 +85,7 @@ def smoke(vldistill: Any, name: str, run: Path, only: str) -> None:
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_runs_shrunken(vldistill: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Workers, "launch", in_process)
+    monkeypatch.setattr(Commands, "launch", in_process)
     cells_of(name)
     methods = [cell for cell in read_sweep(PAPER / name).shrunk().cells() if cell.kind == "method"]
     smoke(vldistill, name, tmp_path, methods[-1].id)
@@ -97,7 +98,7 @@ def test_a_sweep_runs_shrunken(vldistill: Any, name: str, tmp_path: Path, monkey
 def test_a_sweep_runs_shrunken_in_every_cell(
     vldistill: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Workers, "launch", in_process)
+    monkeypatch.setattr(Commands, "launch", in_process)
     cells_of(name)
     smoke(vldistill, name, tmp_path, "*")
 

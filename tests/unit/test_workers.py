@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vldistill.evaluate.workers import Job, Workers, cores, only_one
 
 from vldistill.errors import ConfigError, Stopped
 from vldistill.evaluate.cells import CellFailed
-from vldistill.evaluate.workers import Job, Workers, cores, only_one
 
 
 class Heard(list[tuple[str, BaseException | None]]):

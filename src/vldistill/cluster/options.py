@@ -47,9 +47,7 @@ class Place:
                 f"Leave one of them out."
             )
         if self.cpus < 1 or self.retries < 0:
-            raise ConfigError(
-                f"--cpus is {self.cpus} and --retries {self.retries}; expected 1 or more, and 0 or more."
-            )
+            raise ConfigError(f"--cpus is {self.cpus} and --retries {self.retries}; expected 1 or more, and 0 or more.")
         if self.spread and self.shard != WHOLE:
             raise ConfigError(
                 f"--shard {self.shard} is for jobs that know nothing of each other; with --workers or --cluster one "

@@ -11,7 +11,7 @@ from vldistill.cluster.shards import WHOLE, Shard
 from vldistill.cluster.units import Unit, UnitFailed, command, run_units
 from vldistill.data.pairs import SPLITS
 from vldistill.evaluate.cells import write_config
-from vldistill.experts.record import expert_path
+from vldistill.experts.record import finished_experts
 
 if TYPE_CHECKING:
     from vldistill.config import Config
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from vldistill.workbench import Workbench
 
 
-def spread_experts(run: Run, config: Config, reporter: Reporter, place: Place) -> dict[str, UnitFailed]:
+def spread_experts(
+    run: Run, config: Config, bench: Workbench, reporter: Reporter, place: Place
+) -> dict[str, UnitFailed]:
     """Record the experts that are missing, one unit each; returns the failures by unit."""
     count = config.experts.count
-    wanted = [index for index in range(count) if not expert_path(run.experts, index).exists()]
+    known = finished_experts(bench, config.experts, run.experts) if any(run.experts.glob("*")) else {}
+    wanted = [index for index in range(count) if known.get(index) is None]
     if not wanted:
         return {}
     folder = run.folder.absolute() / "units"

@@ -147,7 +147,9 @@ class Encoding:
         require_space(self.folder, needed, self.what)
         with reporter.progress(self.what, self.count, self.count - rows) as progress:
             for shard in shards:
-                _write_shard(self._path(shard), self.encode(*self.spans[shard], progress.advance), self.dtype, self.what)
+                _write_shard(
+                    self._path(shard), self.encode(*self.spans[shard], progress.advance), self.dtype, self.what
+                )
 
     def table(self, reporter: Reporter) -> FeatureTable:
         """The whole table; what is missing of it is made."""

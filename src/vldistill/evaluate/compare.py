@@ -27,7 +27,7 @@ from vldistill.evaluate.cells import Cell, failure, finished, note_failure
 from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.published import data_of, published
 from vldistill.evaluate.sweep import Sweep, read_sweep
-from vldistill.evaluate.units import UNTIL, comparison_units
+from vldistill.evaluate.units import UNTIL, comparison_units, shared_units
 from vldistill.files import write_json, write_text
 from vldistill.helptext import KeptLines
 from vldistill.log import Reporter
@@ -66,6 +66,11 @@ class Asked:
     published: tuple[str, ...]
     dry_run: bool
 
+    @property
+    def partial(self) -> bool:
+        """Whether this job does a part that has no table."""
+        return self.place.shard != WHOLE or self.until == "experts"
+
 
 def compare(argv: Sequence[str]) -> int:
     """The command; returns 0, or 4 when some cells failed.
@@ -88,7 +93,9 @@ def compare(argv: Sequence[str]) -> int:
     with only_one(asked.run, name) as lock:
         try:
             with asked.place.backend(reporter, lock) as backend:
-                _run(asked, backend, reporter)
+                broken = _run(asked, backend, reporter)
+            if asked.partial:  # the whole comparison's table is the last command's
+                return SOME_FAILED if broken else DONE
         except Stopped as stop:
             _write_tables(asked)
             raise Stopped(f"{stop} The same command goes on.") from None
@@ -185,13 +192,17 @@ def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     return own, options
 
 
-def _run(asked: Asked, backend: Backend, reporter: Reporter) -> None:
-    """Encode, record experts and run every cell that is not finished."""
-    missing = [cell for cell in asked.cells if finished(cell, asked.run) is None]
-    said = f"{len(asked.cells)} cells, {len(asked.cells) - len(missing)} done"
+def _run(asked: Asked, backend: Backend, reporter: Reporter) -> dict[str, UnitFailed]:
+    """Encode, record experts and run every cell that is not finished; returns the failures by unit."""
+    asked_for = asked.place.shard.of(asked.cells) if asked.until == "cells" else asked.cells
+    missing = [cell for cell in asked_for if finished(cell, asked.run) is None]
+    done, total = len(asked_for) - len(missing), len(asked_for)
+    said = f"{total} cells, {done} done"
     reporter.info(f"{said}; {asked.place.said(backend.slots)}" if missing else said)
-    units = comparison_units(missing, asked.run, backend.slots, asked.place.shard, asked.until)
-    done, total = len(asked.cells) - len(missing), len(asked.cells)
+    if asked.until == "experts":
+        units = shared_units(asked.cells, asked.run, asked.place.shard)
+    else:
+        units = comparison_units(missing, asked.run, backend.slots)
     began = time.monotonic()
     cells = {f"cell {cell.id}": cell for cell in missing}
 
@@ -206,7 +217,7 @@ def _run(asked: Asked, backend: Backend, reporter: Reporter) -> None:
         seconds = time.monotonic() - began
         reporter.info(f"{unit.name}: {'failed' if error else 'done'} ({done}/{total} cells, {seconds:.0f} s)")
 
-    run_units(units, backend, heard, reporter, asked.place.retries)
+    return run_units(units, backend, heard, reporter, asked.place.retries)
 
 
 def _write_tables(asked: Asked) -> dict[str, str]:

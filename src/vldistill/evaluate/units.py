@@ -36,32 +36,54 @@ def answer_cell(launch: Launch, run: Path, cell: Cell) -> None:
     run_cell(cell, run, launch)
 
 
-def comparison_units(
-    cells: Sequence[Cell], run: Path, slots: int = 1, shard: Shard = WHOLE, until: str = "cells"
-) -> list[Unit]:
-    """The units of ``cells``, those that others need first.
+def comparison_units(cells: Sequence[Cell], run: Path, slots: int = 1) -> list[Unit]:
+    """The units of ``cells``: the data of all groups, the experts they share, the cells.
 
     Args:
         run: the comparison's folder, absolute.
         slots: units that run at a time: experts that train a tower are a unit each, those of heads, which take
             seconds, are divided among the slots.
-        shard: the part of the last kind of units that this job does; what these need comes along where it is missing.
-        until: ``experts`` leaves the cells out.
     """
-    if until == "cells":
-        cells = shard.of(cells)
-    encodes = {
-        cell.data_group: Unit(
-            f"encode {cell.data_group}", encode_group, {"run": run, "group": cell.data_group, "config": cell.configs[0]}
+    recording = _recording(cells, run, slots)
+    judging = [
+        Unit(
+            f"cell {cell.id}",
+            answer_cell,
+            {"run": run, "cell": cell},
+            after=(f"encode {cell.data_group}",),
+            needs=tuple(unit.name for group in cell.expert_groups for unit in recording[group]),
         )
-        for cell in reversed(cells)
-    }
-    experts: dict[str, list[Unit]] = {}
+        for cell in cells
+    ]
+    return [*_encoding(cells, run), *(unit for units in recording.values() for unit in units), *judging]
+
+
+def shared_units(cells: Sequence[Cell], run: Path, shard: Shard) -> list[Unit]:
+    """The part of the experts of all ``cells`` that falls to ``shard``, one unit each, with the data they need."""
+    every = [unit for units in _recording(cells, run, slots=None).values() for unit in units]
+    mine = shard.of(every)
+    needed = {name for unit in mine for name in unit.after}
+    return [unit for unit in _encoding(cells, run) if unit.name in needed] + mine
+
+
+def _encoding(cells: Sequence[Cell], run: Path) -> list[Unit]:
+    groups: dict[str, Unit] = {}
+    for cell in cells:
+        arguments = {"run": run, "group": cell.data_group, "config": cell.configs[0]}
+        groups.setdefault(cell.data_group, Unit(f"encode {cell.data_group}", encode_group, arguments))
+    return list(groups.values())
+
+
+def _recording(cells: Sequence[Cell], run: Path, slots: int | None) -> dict[str, list[Unit]]:
+    """By group the units of the experts that ``cells`` share; ``slots`` of None makes one of each expert."""
     data_of = {group: cell.data_group for cell in cells for group in cell.expert_groups}
+    units: dict[str, list[Unit]] = {}
     for group, config in shared_experts(cells).items():
         arguments = {"run": run, "group": group, "config": config}
-        parts = _parts(config, slots)
-        experts[group] = [
+        parts = [
+            part for part in _parts(config, slots) if slots in (None, 1) or not _recorded(run, group, config, part)
+        ]
+        units[group] = [
             Unit(
                 f"experts {group}" if part == WHOLE else f"experts {group} {part}",
                 record_group,
@@ -69,33 +91,20 @@ def comparison_units(
                 after=(f"encode {data_of[group]}",),
             )
             for part in parts
-            if part == WHOLE or not _recorded(run / "experts" / group, config, part)
         ]
-    recording = [unit for units in experts.values() for unit in units]
-    if until == "experts":
-        recording = shard.of(recording)
-        needed = {name for unit in recording for name in unit.after}
-        return [unit for unit in encodes.values() if unit.name in needed] + recording
-    judging = [
-        Unit(
-            f"cell {cell.id}",
-            answer_cell,
-            {"run": run, "cell": cell},
-            after=(f"encode {cell.data_group}",),
-            needs=tuple(unit.name for group in cell.expert_groups for unit in experts[group]),
-        )
-        for cell in cells
-    ]
-    return [*reversed(encodes.values()), *recording, *judging]
+    return units
 
 
-def _parts(config: Config, slots: int) -> list[Shard]:
+def _parts(config: Config, slots: int | None) -> list[Shard]:
     """The parts that a group's experts are recorded in."""
     count = config.experts.count
-    parts = 1 if slots == 1 else min(count, slots) if config.encoder.setting == "heads" else count
+    if slots is None or (slots > 1 and config.encoder.setting != "heads"):
+        return [Shard(number, count) for number in range(1, count + 1)]
+    parts = min(count, slots)
     return [Shard(number, parts) for number in range(1, parts + 1)]
 
 
-def _recorded(place: Path, config: Config, part: Shard) -> bool:
+def _recorded(run: Path, group: str, config: Config, part: Shard) -> bool:
     """Whether every expert of a part has its file; its unit would do nothing but start and end."""
-    return all(expert_path(Run(place).experts, index).exists() for index in part.of(range(config.experts.count)))
+    experts = Run(run / "experts" / group).experts
+    return all(expert_path(experts, index).exists() for index in part.of(range(config.experts.count)))

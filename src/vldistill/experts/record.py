@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vldistill import __version__
+from vldistill.cluster.shards import WHOLE, Shard
 from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import Groups
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
@@ -119,22 +120,33 @@ def record_expert(bench: Workbench, config: ExpertsConfig, index: int, path: Pat
     return Trajectory(path)
 
 
-def record_experts(bench: Workbench, config: ExpertsConfig, folder: Path) -> list[Trajectory]:
-    """Record every expert that is not there yet; broken ones are redone, finished ones are skipped.
+def finished_experts(
+    bench: Workbench, config: ExpertsConfig, folder: Path, shard: Shard = WHOLE
+) -> dict[int, Trajectory | None]:
+    """The experts of ``shard`` by number; None stands for one that has to be made.
 
     Raises:
         ConfigError: when a finished expert was made of something else.
     """
     trained = bench.student(0).trained()
-    done = {
+    return {
         index: _finished(trained, expert_note(bench, config, index), expert_path(folder, index), bench.reporter)
-        for index in range(config.count)
+        for index in shard.of(range(config.count))
     }
+
+
+def record_experts(bench: Workbench, config: ExpertsConfig, folder: Path, shard: Shard = WHOLE) -> list[Trajectory]:
+    """Record every expert of ``shard`` that is not there yet; broken ones are redone, finished ones are skipped.
+
+    Raises:
+        ConfigError: when a finished expert was made of something else.
+    """
+    done = finished_experts(bench, config, folder, shard)
     missing = [index for index, expert in done.items() if expert is None]
     if missing:
         each = bytes_per_expert(bench, config)
         bench.reporter.info(
-            f"{config.count} experts, {config.count - len(missing)} done; {len(missing)} to train need "
+            f"{len(done)} experts, {len(done) - len(missing)} done; {len(missing)} to train need "
             f"{human_bytes(each * len(missing))} in {folder}"
         )
         require_space(folder, each * len(missing), f"recording {len(missing)} experts")
