@@ -12,7 +12,9 @@ from vldistill.errors import ConfigError
 
 @contextmanager
 def only_one(folder: Path, name: str = ".lock") -> Iterator[int | None]:
-    """Hold ``folder``, or the part of it that ``name`` stands for, for one comparison; its processes inherit the lock and keep it as long as one lives.
+    """Hold ``folder``, or the part of it that ``name`` stands for, for one comparison.
+
+    Its processes inherit the lock and keep it as long as one lives.
 
     Raises:
         ConfigError: another comparison, or a process it left behind, is at work there.

@@ -79,7 +79,7 @@ class RayCluster:
                 f"Ask for less with --cpus and --gpus."
             )
         self.slots += 1  # one in line, so that a free core never waits for this process
-        self._task = self.ray.remote(perform).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=0, max_calls=0)
+        self._task = self.ray.remote(perform).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=0)
         self._live: dict[Future[None], Any] = {}
 
     def __enter__(self) -> RayCluster:

@@ -141,11 +141,11 @@ class Encoding:
         """Encode ``shards`` and write them, each atomically."""
         if not shards:
             return
-        rows = sum(stop - start for start, stop in (self.spans[shard] for shard in shards))
-        needed = rows * self.width * np.dtype(self.dtype).itemsize
-        reporter.info(f"{self.what}: {rows:,} rows of {self.width}, {human_bytes(needed)} in {self.folder}")
+        count = sum(stop - start for start, stop in (self.spans[shard] for shard in shards))
+        needed = count * self.width * np.dtype(self.dtype).itemsize
+        reporter.info(f"{self.what}: {count:,} rows of {self.width}, {human_bytes(needed)} in {self.folder}")
         require_space(self.folder, needed, self.what)
-        with reporter.progress(self.what, self.count, self.count - rows) as progress:
+        with reporter.progress(self.what, self.count, self.count - count) as progress:
             for shard in shards:
                 _write_shard(
                     self._path(shard), self.encode(*self.spans[shard], progress.advance), self.dtype, self.what
