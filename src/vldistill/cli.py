@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import glob
+import os
 import signal
 import sys
 import traceback
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from vldistill.config import Config
 
+TOGETHER = ("distill", "experts")  # stages of which several processes can do one piece of work
 DONE, BUG, WRONG, STOPPED, SOME_FAILED = 0, 1, 2, 3, 4
 TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # of the machine, not of the program
 
@@ -65,10 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if argv[0] not in STAGES:
             raise ConfigError(unknown("stage", argv[0], STAGES))
+        if _rank() and argv[0] not in TOGETHER:
+            raise ConfigError(
+                f"`vldistill {argv[0]}` runs in one process; torchrun is for {' and '.join(TOGETHER)}. Give several "
+                f"units to several processes with --workers or --cluster."
+            )
         _stop_on_sigterm()
         return STAGES[argv[0]][1](argv[1:])
     except VldistillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_rank()}{error}", file=sys.stderr)
         return WRONG
     except Stopped as stop:
         print(str(stop), file=sys.stderr)
@@ -87,6 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return leave.code if isinstance(leave.code, int) else WRONG
     except Exception:
         return _bug()
+
+
+def _rank() -> str:
+    """Which of the processes that torchrun started this is, for messages; empty without it."""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ
+    return "" if alone else f"process {os.environ['RANK']}: "
 
 
 def _bug() -> int:
@@ -301,11 +314,16 @@ def _distill(argv: Sequence[str]) -> int:
     if rest.dry_run:
         return _plan("distill", config, rest)
     from vldistill import commands
-    from vldistill.log import Reporter
+    from vldistill.log import Mute, Reporter
+    from vldistill.ranks import joined
     from vldistill.runs import Run
 
     experts_from = Path(rest.experts_from) if rest.experts_from else None
-    print(commands.distill(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet), experts_from))
+    with joined() as ranks:
+        reporter = Reporter(quiet=rest.quiet) if ranks.first else Mute()
+        folder = commands.distill(Run(Path(rest.run)), config, reporter, experts_from, ranks)
+    if ranks.first:
+        print(folder)
     return DONE
 
 

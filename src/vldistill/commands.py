@@ -20,6 +20,7 @@ from vldistill.cluster.stages import encode_shards, spread_encode, spread_expert
 from vldistill.config import Config, DistillConfig, RuntimeConfig, SelectConfig
 from vldistill.data.pairs import SPLITS
 from vldistill.distill.augment import VIEWS
+from vldistill.distill.draws import check_draws
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
 from vldistill.distill.methods import Context, check_captions, check_setting, find_method, starting_pairs
@@ -33,6 +34,7 @@ from vldistill.files import read_json, write_json
 from vldistill.interrupts import deferred_stop
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
+from vldistill.ranks import ALONE, Ranks
 from vldistill.report.sheets import draw_pairs
 from vldistill.runs import Run, differences, environment, with_defaults
 from vldistill.select import check_count, check_ground, find_selector, selectors
@@ -40,8 +42,26 @@ from vldistill.select.coreset import coreset_name, save_coreset
 from vldistill.workbench import Workbench
 
 
-def choose_device(config: RuntimeConfig) -> torch.device:
-    """The device asked for. Raises ConfigError when this machine does not have it."""
+def choose_device(config: RuntimeConfig, ranks: Ranks = ALONE) -> torch.device:
+    """The device asked for; of several GPUs each process of a machine takes its own.
+
+    Raises:
+        ConfigError: this machine does not have it.
+    """
+    device = _named_device(config)
+    if ranks.size == 1 or device.type != "cuda":
+        return device
+    if device.index is not None or ranks.local >= torch.cuda.device_count():
+        raise ConfigError(
+            f"process {ranks.local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}, and "
+            f"runtime.device is {config.device}. Use auto, and at most as many processes for each machine as GPUs."
+        )
+    device = torch.device("cuda", ranks.local)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _named_device(config: RuntimeConfig) -> torch.device:
     if config.threads:
         torch.set_num_threads(config.threads)
     if config.device == "auto":
@@ -57,10 +77,10 @@ def choose_device(config: RuntimeConfig) -> torch.device:
     return device
 
 
-def open_bench(config: Config, reporter: Reporter) -> Workbench:
+def open_bench(config: Config, reporter: Reporter, ranks: Ranks = ALONE) -> Workbench:
     """The workbench of a configuration."""
     keep_freed_memory()
-    return Workbench(config.data, config.encoder, choose_device(config.runtime), reporter)
+    return Workbench(config.data, config.encoder, choose_device(config.runtime, ranks), reporter)
 
 
 def experts(run: Run, config: Config, reporter: Reporter, place: Place | None = None) -> Mapping[str, Exception]:
@@ -124,17 +144,22 @@ def encode(
     return failed
 
 
-def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None) -> Path:
+def distill(
+    run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None, ranks: Ranks = ALONE
+) -> Path:
     """Distil a set, or go on with it; returns its folder.
 
-    ``experts_from`` is another run that has the experts; the first ``experts.count`` of them are used.
+    Args:
+        experts_from: another run that has the experts; the first ``experts.count`` of them are used.
+        ranks: the processes that share the work; the first one writes.
     """
+    check_draws(config.distill.draws, ranks)
     entry = find_method(config.distill.method)
     method = entry.build()
     check_setting(method, config.distill.method, config.encoder.setting)
     check_captions(method, config.distill.method, config.distill.captions)
     run.check(config)
-    bench = open_bench(config, reporter)
+    bench = open_bench(config, reporter, ranks)
     _check_space(config)
     for kind in config.distill.starts:
         check_start(kind, config.distill.pairs, config.select)
@@ -149,15 +174,17 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
         run.begin(config)  # refuses a contradiction
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
-    place = Run(experts_from) if experts_from else run
-    recorded = open_experts(bench, place.experts, config.distill.experts) if "experts" in method.needs else []
-    if experts_from and not config.distill.experts:
-        recorded = _first_experts(recorded, config.experts.count, experts_from)
-    context = Context(bench, config.distill, options, recorded)
-    method.check(context)
-    begin = starting_pairs(method, context, config.select)
-    run.begin(config)
-    write_json(folder / "config.json", asked)
+    with ranks.first_before_others():
+        place = Run(experts_from) if experts_from else run
+        recorded = open_experts(bench, place.experts, config.distill.experts) if "experts" in method.needs else []
+        if experts_from and not config.distill.experts:
+            recorded = _first_experts(recorded, config.experts.count, experts_from)
+        context = Context(bench, config.distill, options, recorded)
+        method.check(context)
+        begin = starting_pairs(method, context, config.select)
+        if ranks.first:
+            run.begin(config)
+            write_json(folder / "config.json", asked)
     with deferred_stop() as stop_asked:
         loop = Loop(
             method,
@@ -168,19 +195,25 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
                 bench, distilled, begin, folder / "kept" / f"iteration-{iteration}"
             ),
             stop_asked=stop_asked,
+            ranks=ranks,
         )
         try:
             distilled = loop.run(begin)
         except DivergedError:
-            _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
+            if ranks.first:
+                _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
             raise
         except Stopped as stop:
             raise Stopped(f"{stop}. The same command goes on.") from None
+    if not ranks.first:
+        ranks.wait()
+        return folder
     _save(bench, distilled, begin, folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     selection = distilled.info["selection"]
     run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
     reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
+    ranks.wait()
     return folder
 
 

@@ -34,6 +34,8 @@ def deferred_stop() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
+        if asked and "TORCHELASTIC_RUN_ID" in os.environ:
+            return  # torchrun passes a Ctrl-C on to processes that got it already; it ends them itself after a while
         if asked:
             raise KeyboardInterrupt
         asked = True

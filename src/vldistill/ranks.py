@@ -72,8 +72,17 @@ class Ranks:
         """Go on when all have come here."""
         self.gather(None)
 
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """Rank 0 goes through this block alone, then the others, who find its files."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
     def mean(self, own: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The mean over the draws of all ranks, added up in the order of the draws: the same bits on any number of ranks.
+        """The mean over the draws of all ranks, added up in the order of the draws: the same bits for any number.
 
         Args:
             own: tensors of this rank's draws, as many on every rank, all of one shape and dtype.

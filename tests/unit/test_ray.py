@@ -39,10 +39,13 @@ def address() -> Iterator[str]:
     """A cluster of one node with one core."""
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    yield str(cluster.address)
-    cluster.shutdown()
+    here = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", here)  # nodes find the units' work by its module
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        yield str(cluster.address)
+        cluster.shutdown()
 
 
 def test_units_are_done_once_lost_ones_again_and_broken_ones_are_listed(

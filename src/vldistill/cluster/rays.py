@@ -79,7 +79,7 @@ class RayCluster:
                 f"Ask for less with --cpus and --gpus."
             )
         self.slots += 1  # one in line, so that a free core never waits for this process
-        self._task = self.ray.remote(perform).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=0)
+        self._task = self.ray.remote(perform)
         self._live: dict[Future[None], Any] = {}
 
     def __enter__(self) -> RayCluster:
@@ -92,7 +92,9 @@ class RayCluster:
     def submit(self, unit: Unit) -> Future[None]:
         """Hand a unit to the cluster."""
         carried = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
-        reference = self._task.options(name=unit.name).remote(unit, str(Path.cwd()), carried, self.cpus)
+        reference = self._task.options(name=unit.name, num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0).remote(
+            unit, str(Path.cwd()), carried, self.cpus
+        )
         ours: Future[None] = Future()
         self._live[ours] = reference
         reference.future().add_done_callback(lambda theirs: self._ended(ours, theirs))
@@ -117,8 +119,12 @@ class RayCluster:
         if isinstance(failure, errors.TaskCancelledError):
             return Stopped("stopped")
         if isinstance(failure, errors.RayTaskError):
-            lines = str(failure).strip().splitlines()
-            return UnitFailed(f"met a bug: {lines[-1] if lines else failure!r}")
+            last = (str(failure).strip().splitlines() or [repr(failure)])[-1]
+            if "ModuleNotFoundError" in last:
+                return UnitFailed(
+                    f"a node lacks a package ({last}). Install the same vldistill on every node.", "refused"
+                )
+            return UnitFailed(f"met a bug: {last}")
         said = str(failure).strip().splitlines()
         return UnitFailed(f"its worker was lost ({said[0] if said else type(failure).__name__})", "lost")
 

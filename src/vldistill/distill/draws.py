@@ -82,6 +82,6 @@ def _means(
     """By name the mean over all draws; a draw without a tensor counts as zero."""
     names = dict.fromkeys(name for draw in draws for name in draw[kind])
     return {
-        name: ranks.mean([found[name].to(like[name]) if name in found else torch.zeros_like(like[name]) for found in own])
+        name: ranks.mean([found.get(name, torch.zeros_like(like[name])).to(like[name]) for found in own])
         for name in names
     }
