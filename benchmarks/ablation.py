@@ -22,10 +22,10 @@ import yaml
 
 from vldistill import DistilledSet, commands
 from vldistill.cli import main as vldistill
-from vldistill.cli import parse
 from vldistill.evaluate.protocol import choose_generic, score_student, subject, train_student
 from vldistill.files import read_json, write_json
 from vldistill.log import Reporter
+from vldistill.parsing import parse
 from vldistill.runs import environment
 
 

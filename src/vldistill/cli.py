@@ -5,40 +5,29 @@ Only the standard library is imported until a stage is known, so that ``--help``
 
 from __future__ import annotations
 
-import difflib
 import errno
-import glob
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from vldistill import __version__
 from vldistill.errors import ConfigError, Stopped, VldistillError, unknown
+from vldistill.parsing import ABOUT, parse
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from vldistill.config import Config
+    from vldistill.log import Reporter
+    from vldistill.runs import Run
 
 TOGETHER = ("distill", "experts")  # stages of which several processes can do one piece of work
 DONE, BUG, WRONG, STOPPED, SOME_FAILED = 0, 1, 2, 3, 4
 TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # of the machine, not of the program
-
-ALIASES = {
-    "distill": {
-        name: f"distill.{name}"
-        for name in ("method", "pairs", "seed", "iterations", "label", "start", "learn", "keep", "optimiser")
-    },
-    "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes")},
-    "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},
-}
-
-SECTIONS = ("runtime", "data", "encoder", "experts", "distill", "evaluate", "select")
 
 USAGE = """\
 usage: vldistill STAGE [--config FILE] [--run FOLDER] [--section.option VALUE ...]
@@ -58,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if not argv or argv[0] in ("-h", "--help"):
-        stages = "\n".join(f"  {name:<10}{about}" for name, (about, _) in STAGES.items())
+        stages = "\n".join(f"  {name:<10}{about}" for name, about in ABOUT.items())
         print(USAGE.format(stages=stages))
         return DONE if argv else WRONG
     if argv[0] == "--version":
@@ -73,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"units to several processes with --workers or --cluster."
             )
         _stop_on_sigterm()
-        return STAGES[argv[0]][1](argv[1:])
+        return STAGES[argv[0]](argv[1:])
     except VldistillError as error:
         print(f"error: {_rank()}{error}", file=sys.stderr)
         return WRONG
@@ -115,146 +104,6 @@ def _stop_on_sigterm() -> None:
     end_with_parent()
 
 
-def packaged_config(path: str) -> str:
-    """``path``, or the file of that name that comes with the package, e.g. ``configs/paper/flickr30k.yaml``."""
-    folder = Path(__file__).parent / "configs"
-    if Path(path).is_file():
-        return path
-    parts = Path(path).parts
-    own = folder.joinpath(*parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:])
-    if own.is_file():
-        return str(own)
-    known = [str(file.relative_to(folder)) for file in folder.glob("**/*.yaml")]
-    name = own.relative_to(folder)
-    raise ConfigError(f"--config: {path} does not exist. " + unknown("packaged configuration", name, known))
-
-
-def rewrite(stage: str, argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
-    """Expand short options, find packaged configurations, and accept ``1,2,3`` where a list is meant."""
-    out: list[str] = []
-    previous = ""
-    for word in argv:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            name = ALIASES.get(stage, {}).get(name, name)
-            previous = name
-            if equals:
-                out.append(f"--{name}={_value(name, value, lists)}")
-            else:
-                out.append(f"--{name}")
-        else:
-            out.append(_value(previous, word, lists))
-            previous = ""
-    return out
-
-
-def _value(name: str, value: str, lists: Sequence[str]) -> str:
-    if name == "config":
-        return packaged_config(value)
-    if name in lists and not value.startswith("["):
-        return f"[{value}]"
-    return value
-
-
-def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], list[str]]:
-    """The parser of a stage, the methods' names, and the options that take lists."""
-    from jsonargparse import ArgumentParser
-
-    from vldistill import config as configs
-    from vldistill.distill.methods import methods
-
-    about = STAGES[stage][0]
-    short = ALIASES.get(stage, {})
-    epilog = "short forms: " + ", ".join(f"--{a} = --{b}" for a, b in short.items()) if short else None
-    parser = ArgumentParser(
-        prog=f"vldistill {stage}",
-        description=about,
-        epilog=epilog,
-        default_config_files=[glob.escape(defaults)] if defaults else [],
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file; options on the command line win")
-    parser.add_argument("--run", type=str, default=None, help="the run folder")
-    parser.add_argument("--quiet", action="store_true", help="warnings only")
-    sections: dict[str, type] = {name: getattr(configs, f"{name.capitalize()}Config") for name in SECTIONS}
-    sections |= {name: entry.options for name, entry in methods().items()}
-    for name, cls in sections.items():
-        parser.add_class_arguments(cls, name)
-    return parser, list(methods()), [name for section, cls in sections.items() for name in _lists(cls, section)]
-
-
-def _lists(cls: type, prefix: str) -> list[str]:
-    """The options of a section that take lists, those of nested sections too."""
-    found: list[str] = []
-    for name, kind in get_type_hints(cls).items():
-        if isinstance(kind, type) and is_dataclass(kind):
-            found += _lists(kind, f"{prefix}.{name}")
-        elif get_origin(kind) is tuple:
-            found.append(f"{prefix}.{name}")
-    return found
-
-
-def parse(
-    stage: str, argv: Sequence[str], extend: Callable[[ArgumentParser], None] | None = None
-) -> tuple[Config, Any]:
-    """The configuration of a stage and the remaining arguments.
-
-    Values come from the dataclasses' defaults, then the run's own ``config.yaml`` or ``--config``, then the command
-    line.
-    """
-    from argparse import ArgumentError
-
-    from vldistill.config import Config
-
-    run_config = _run_config(argv)
-    parser, method_names, lists = build_parser(stage, run_config)
-    if extend:
-        extend(parser)
-    words = rewrite(stage, argv, lists)
-    _refuse_unknown(parser, stage, words)
-    try:
-        namespace = parser.parse_args(words)
-    except ArgumentError as error:
-        read = f" (the run's own configuration is {run_config})" if run_config else ""
-        raise ConfigError(f"{error}{read} See `vldistill {stage} --help`.") from None
-    if namespace.run is None:
-        raise ConfigError(f"vldistill {stage} needs --run FOLDER, e.g. --run runs/first.")
-    built = parser.instantiate(namespace)
-    sections = {name: built[name] for name in SECTIONS}
-    return Config(**sections, methods={name: built[name] for name in method_names}), namespace
-
-
-def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) -> None:
-    """Refuse an option that does not exist, naming the nearest ones: the last part of a name is enough to find it."""
-    known = sorted({option for action in parser._actions for option in action.option_strings if option != "-h"})
-    short = [f"--{name}" for name in ALIASES.get(stage, {})]
-    for word in words:
-        name = word.partition("=")[0]
-        if (
-            not name.startswith("--")
-            or name in known
-            or any(name.startswith(f"{option}.") for option in known if option.endswith(".options"))
-        ):
-            continue
-        tail = name.removeprefix("--").rpartition(".")[2]
-        near = difflib.get_close_matches(name, [*known, *short], n=2, cutoff=0.7)
-        near += [
-            option for option in known if difflib.get_close_matches(tail, [option.rpartition(".")[2]], cutoff=0.85)
-        ]
-        hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
-        raise ConfigError(f"unknown option {name!r}.{hint} See `vldistill {stage} --help`.")
-
-
-def _run_config(argv: Sequence[str]) -> str | None:
-    """The remembered configuration of the run named in ``argv``, unless ``--config`` is given."""
-    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    if "--config" in words or "--run" not in words:
-        return None
-    index = words.index("--run") + 1
-    path = Path(words[index]) / "config.yaml" if index < len(words) else None
-    return str(path) if path and path.is_file() else None
-
-
 def _add_dry_run(parser: ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="validate, show plan, disk and expected time, and end")
 
@@ -269,6 +118,14 @@ def _plan(stage: str, config: Config, rest: Any) -> int:
     return DONE
 
 
+def _opened(rest: Any, mute: bool = False) -> tuple[Run, Reporter]:
+    """The run folder that the arguments of a stage name, and where its lines go."""
+    from vldistill.log import Mute, Reporter
+    from vldistill.runs import Run
+
+    return Run(Path(rest.run)), Mute() if mute else Reporter(quiet=rest.quiet)
+
+
 def _experts(argv: Sequence[str]) -> int:
     from vldistill.cluster.options import add_place, place_of
 
@@ -281,10 +138,16 @@ def _experts(argv: Sequence[str]) -> int:
     if rest.dry_run:
         return _plan("experts", config, rest)
     from vldistill import commands
-    from vldistill.log import Reporter
-    from vldistill.runs import Run
 
-    failed = commands.experts(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet), place)
+    if _rank():
+        from vldistill.ranks import joined
+
+        with joined() as ranks:
+            run, reporter = _opened(rest, mute=not ranks.first)
+            commands.experts(run, config, reporter, place, ranks)
+        return DONE
+    run, reporter = _opened(rest)
+    failed = commands.experts(run, config, reporter, place)
     return SOME_FAILED if failed else DONE
 
 
@@ -298,10 +161,9 @@ def _encode(argv: Sequence[str]) -> int:
     config, rest = parse("encode", argv, extend)
     place = place_of(rest)
     from vldistill import commands
-    from vldistill.log import Reporter
-    from vldistill.runs import Run
 
-    failed = commands.encode(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet), place, rest.decode_only)
+    run, reporter = _opened(rest)
+    failed = commands.encode(run, config, reporter, place, rest.decode_only)
     return SOME_FAILED if failed else DONE
 
 
@@ -314,14 +176,12 @@ def _distill(argv: Sequence[str]) -> int:
     if rest.dry_run:
         return _plan("distill", config, rest)
     from vldistill import commands
-    from vldistill.log import Mute, Reporter
     from vldistill.ranks import joined
-    from vldistill.runs import Run
 
     experts_from = Path(rest.experts_from) if rest.experts_from else None
     with joined() as ranks:
-        reporter = Reporter(quiet=rest.quiet) if ranks.first else Mute()
-        folder = commands.distill(Run(Path(rest.run)), config, reporter, experts_from, ranks)
+        run, reporter = _opened(rest, mute=not ranks.first)
+        folder = commands.distill(run, config, reporter, experts_from, ranks)
     if ranks.first:
         print(folder)
     return DONE
@@ -330,10 +190,9 @@ def _distill(argv: Sequence[str]) -> int:
 def _select(argv: Sequence[str]) -> int:
     config, rest = parse("select", argv)
     from vldistill import commands
-    from vldistill.log import Reporter
-    from vldistill.runs import Run
 
-    print(commands.select(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet)))
+    run, reporter = _opened(rest)
+    print(commands.select(run, config, reporter))
     return DONE
 
 
@@ -349,12 +208,11 @@ def _evaluate(argv: Sequence[str]) -> int:
 
     config, rest = parse("evaluate", argv, extend)
     from vldistill import commands
-    from vldistill.log import Reporter
     from vldistill.report.tables import evaluation_text
-    from vldistill.runs import Run
 
+    run, reporter = _opened(rest)
     judge = commands.score if rest.val_only else commands.evaluate
-    result = judge(Run(Path(rest.run)), config, Reporter(quiet=rest.quiet), rest.set)
+    result = judge(run, config, reporter, rest.set)
     if rest.val_only and not rest.json:
         print(f"{result['set']}: mean recall on val {result['val_mean_recall']:.2f}")
     elif rest.json:
@@ -409,19 +267,19 @@ def _demo(argv: Sequence[str]) -> int:
     return demo(argv)
 
 
-STAGES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
-    "experts": ("train experts on the real data and keep their trajectories", _experts),
-    "distill": ("distil pairs by a method", _distill),
-    "select": ("choose real pairs by a selector (a coreset)", _select),
-    "evaluate": ("train fresh students on a set, SELECTOR:N or full, and test them", _evaluate),
-    "compare": ("a sweep of methods, budgets, settings, towers and seeds as one table", _compare),
-    "cross": ("one set on a list of towers, as one matrix", _cross),
-    "encode": ("decode and encode the data once, ahead of the other stages", _encode),
-    "report": ("one offline HTML file about a run, or several compared", _report),
-    "inspect": ("show what a data source, an experts folder or a set holds", _inspect),
-    "import": ("read a distilled set or experts that another code published", _import),
-    "ls": ("list methods, selectors, towers, readers, settings or configs", _ls),
-    "demo": ("drawn scenes, offline, from nothing to a table in minutes", _demo),
+STAGES: dict[str, Callable[[Sequence[str]], int]] = {
+    "experts": _experts,
+    "distill": _distill,
+    "select": _select,
+    "evaluate": _evaluate,
+    "compare": _compare,
+    "cross": _cross,
+    "encode": _encode,
+    "report": _report,
+    "inspect": _inspect,
+    "import": _import,
+    "ls": _ls,
+    "demo": _demo,
 }
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vldistill import commands
-from vldistill.cli import parse
 from vldistill.distilled import DistilledSet
 from vldistill.evaluate.protocol import METRICS as RECALLS
 from vldistill.files import write_json
 from vldistill.log import Reporter
+from vldistill.parsing import parse
 from vldistill.report.command import ReportOptions, write_report
 from vldistill.report.figures import draw_curves
 from vldistill.report.tables import evaluation_text

@@ -28,8 +28,9 @@ from vldistill.encoders.features import (
     text_encoding,
 )
 from vldistill.encoders.lora import adapter_targets, add_adapters
+from vldistill.encoders.text_towers import TextTower, build_text_tower
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
-from vldistill.encoders.towers import ImageTower, TextTower, build_image_tower, build_text_tower
+from vldistill.encoders.towers import ImageTower, build_image_tower
 from vldistill.errors import ConfigError
 from vldistill.files import digest
 from vldistill.log import Reporter

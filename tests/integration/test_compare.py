@@ -48,7 +48,7 @@ class Here:
         if error := self.broken(words):
             raise error
         try:
-            STAGES[words[0]][1]([*words[1:], "--quiet"])
+            STAGES[words[0]]([*words[1:], "--quiet"])
         except VldistillError as error:
             raise UnitFailed(str(error), "refused") from None
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vldistill.cli import packaged_config, parse
 from vldistill.config import SETTINGS, expand
 from vldistill.distill.methods import methods
 from vldistill.distilled import DistilledSet
+from vldistill.parsing import packaged_config, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vldistill.cli import STAGES, parse
+from vldistill.cli import STAGES
 from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
 from vldistill.config import SETTINGS
@@ -20,6 +20,7 @@ from vldistill.evaluate.cells import Cell, write_config
 from vldistill.evaluate.cross import read_towers
 from vldistill.evaluate.smoke import shrunken
 from vldistill.evaluate.sweep import read_sweep
+from vldistill.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "src" / "vldistill" / "configs" / "paper"
@@ -73,7 +74,7 @@ def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
 
 def in_process(commands: Commands, words: Sequence[str], log: Path) -> None:
     try:
-        STAGES[words[0]][1]([*words[1:], "--quiet"])
+        STAGES[words[0]]([*words[1:], "--quiet"])
     except VldistillError as error:
         raise UnitFailed(str(error), "refused") from None
 

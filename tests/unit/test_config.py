@@ -135,8 +135,8 @@ def test_the_public_names_are_there() -> None:
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_configurations_can_be_read(path: Path) -> None:
-    from vldistill.cli import parse
     from vldistill.distill.methods import methods
+    from vldistill.parsing import parse
 
     config, _ = parse("experts", ["--config", str(path), "--run", "nowhere"])
     assert config.experts.count >= 2 and config.distill.method in methods()

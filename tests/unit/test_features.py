@@ -18,7 +18,8 @@ from vldistill.data.cache import DecodedImages
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders import features
 from vldistill.encoders.features import FeatureTable, Standardisation, encode_images, encode_texts
-from vldistill.encoders.towers import HashingTextTower, ImageTower, build_image_tower
+from vldistill.encoders.text_towers import HashingTextTower
+from vldistill.encoders.towers import ImageTower, build_image_tower
 from vldistill.errors import DataError, VldistillError
 from vldistill.randomness import seed_of
 from vldistill.workbench import Workbench

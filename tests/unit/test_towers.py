@@ -18,14 +18,8 @@ from torch import nn
 
 from tiny_bert import write_bert
 from vldistill.config import ImageTowerConfig, TextTowerConfig
-from vldistill.encoders.towers import (
-    ConvNet,
-    HashingTextTower,
-    TransformersTextTower,
-    build_image_tower,
-    build_text_tower,
-    weights_digest,
-)
+from vldistill.encoders.text_towers import HashingTextTower, TransformersTextTower, build_text_tower
+from vldistill.encoders.towers import ConvNet, build_image_tower, weights_digest
 from vldistill.errors import ArtefactError, ConfigError
 
 TimmFile = Callable[[str], tuple[Any, Path]]

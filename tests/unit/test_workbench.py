@@ -16,7 +16,8 @@ from vldistill import workbench as module
 from vldistill.config import ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head
-from vldistill.encoders.towers import HashingTextTower, ImageTower
+from vldistill.encoders.text_towers import HashingTextTower
+from vldistill.encoders.towers import ImageTower
 from vldistill.errors import DataError
 from vldistill.experts.record import augments, expert_note, expert_recipe
 from vldistill.training import fit

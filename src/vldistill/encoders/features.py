@@ -18,7 +18,8 @@ import torch
 from vldistill.data.cache import DecodedImages
 from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
-from vldistill.encoders.towers import ImageTower, TextTower
+from vldistill.encoders.text_towers import TextTower
+from vldistill.encoders.towers import ImageTower
 from vldistill.errors import DataError
 from vldistill.files import atomic, digest, human_bytes, require_space
 from vldistill.log import Reporter

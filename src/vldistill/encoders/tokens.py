@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from vldistill.encoders.towers import TextTower, TransformersTextTower
+from vldistill.encoders.text_towers import TextTower, TransformersTextTower
 from vldistill.errors import ConfigError
 
 

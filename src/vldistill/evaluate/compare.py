@@ -140,7 +140,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     parser.add_argument("--quiet", action="store_true", help="warnings only")
     own, options = _split(argv)
     given = parser.parse_args(own)
-    from vldistill.cli import packaged_config
+    from vldistill.parsing import packaged_config
 
     place = place_of(given)
     sweep = read_sweep(Path(packaged_config(given.config)), options, given.base)

@@ -37,7 +37,7 @@ OWN = "own"  # the column of the run's own towers
 
 def cross(argv: Sequence[str]) -> int:
     """The command; returns 0, or 4 when a tower failed."""
-    from vldistill.cli import packaged_config, parse
+    from vldistill.parsing import packaged_config, parse
 
     def extend(parser: Any) -> None:
         parser.description, parser.formatter_class = __doc__, KeptLines

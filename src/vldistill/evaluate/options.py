@@ -35,7 +35,7 @@ def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _parser() -> tuple[Any, list[str]]:
-    from vldistill.cli import build_parser
+    from vldistill.parsing import build_parser
 
     parser, names, _ = build_parser("distill", None)
     return parser, names

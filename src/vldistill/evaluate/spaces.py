@@ -17,7 +17,7 @@ from vldistill.config import TextTowerConfig
 from vldistill.data.pairs import Pairs
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.features import Standardisation, encode_texts
-from vldistill.encoders.towers import TextTower, build_text_tower
+from vldistill.encoders.text_towers import TextTower, build_text_tower
 from vldistill.errors import ArtefactError
 from vldistill.randomness import generator
 from vldistill.workbench import Workbench

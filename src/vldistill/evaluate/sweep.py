@@ -223,7 +223,7 @@ def _read_mapping(path: Path, what: str) -> dict[str, Any]:
 
 def _find(base: str, sweep: Path) -> Path:
     """The base's file: beside the sweep, from here, or packaged."""
-    from vldistill.cli import packaged_config
+    from vldistill.parsing import packaged_config
 
     beside = sweep.parent / base
     return beside if beside.is_file() else Path(packaged_config(base))

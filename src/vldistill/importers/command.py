@@ -16,7 +16,7 @@ KINDS = {"lors": "a distilled set, FILE.pt", "mtt": "a folder of replay buffers 
 
 def import_command(argv: Sequence[str]) -> int:
     """The command. Raises ConfigError or ArtefactError with the remedy."""
-    from vldistill.cli import parse
+    from vldistill.parsing import parse
 
     if not argv or argv[0] in ("-h", "--help"):
         shown = "\n".join(f"  {kind} PATH   {about}" for kind, about in KINDS.items())

@@ -109,8 +109,8 @@ def _extras(
 
 def _open_bench(run: RunRecord, reporter: Reporter):
     """The workbench of a run, or None and the reason: a report is also made far from the data."""
-    from vldistill.cli import parse
     from vldistill.commands import open_bench
+    from vldistill.parsing import parse
 
     if not run.config:
         return None, None, [f"{run.name} has no configuration: only what its sets carry themselves is shown."]

@@ -1,0 +1,46 @@
+"""What a user can set, one frozen dataclass per stage. Nothing here imports torch.
+
+Paths and names may hold ``${VARIABLE}`` or ``${VARIABLE:-default}``; they are expanded when used,
+so a saved configuration stays valid on another machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vldistill.config.checks import expand
+from vldistill.config.data import DataConfig, RuntimeConfig
+from vldistill.config.encoder import SETTINGS, EncoderConfig, ImageTowerConfig, LoraConfig, TextTowerConfig
+from vldistill.config.stages import PROTOCOLS, DistillConfig, EvaluateConfig, ExpertsConfig, SelectConfig
+
+__all__ = [
+    "PROTOCOLS",
+    "SETTINGS",
+    "Config",
+    "DataConfig",
+    "DistillConfig",
+    "EncoderConfig",
+    "EvaluateConfig",
+    "ExpertsConfig",
+    "ImageTowerConfig",
+    "LoraConfig",
+    "RuntimeConfig",
+    "SelectConfig",
+    "TextTowerConfig",
+    "expand",
+]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run can be told; ``methods`` holds each method's own options by name."""
+
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
+    methods: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,61 @@
+"""The machine and the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vldistill.config.checks import require
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where the work runs.
+
+    Args:
+        device: ``auto`` (an accelerator when there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
+        threads: CPU threads of torch; 0 leaves torch's own choice.
+        precision: of the passes of experts and students: ``float32``, ``bfloat16`` (weights, logits and losses stay
+            float32), or ``auto``: bfloat16 on GPUs that have it. Gradients through inner steps are always float32.
+        compile: put trained towers through ``torch.compile`` where experts and students are trained: a minute at the
+            start of each training, for faster steps.
+        micro_batch: images that pass a trained tower at a time, for experts and students; 0 is the whole batch, or as
+            many halvings of it as the device's memory asks for. The result is the same but for rounding.
+        augment: where experts' images are augmented: ``cpu`` (one by one, Pillow), ``device`` (whole batches, slightly
+            other pixels), or ``auto``: on the device unless that is the CPU.
+    """
+
+    device: str = "auto"
+    threads: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    micro_batch: int = 0
+    augment: Literal["auto", "cpu", "device"] = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 0, "runtime.threads", self.threads, "0 or more threads")
+        require(self.micro_batch >= 0, "runtime.micro_batch", self.micro_batch, "0 (all) or more images")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where captioned images come from.
+
+    Args:
+        source: a Karpathy json, a folder that holds one, or ``scenes[:seed=0,train=3000,...]``.
+        strict: refuse a source with broken photos or captions instead of leaving them out with a warning.
+        cache: folder for decoded images and tower features, shared by runs.
+        views: augmented views of every training image whose features are kept beside the plain image's (setting
+            ``heads``); experts and the real batches of ``bilevel`` draw among them. Each costs one pass of the tower.
+        features: how features are stored on disk.
+    """
+
+    source: str = "scenes"
+    strict: bool = False
+    cache: str = "${VLDISTILL_CACHE:-~/.cache/vldistill}"
+    views: int = 0
+    features: Literal["float32", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        require(self.views >= 0, "data.views", self.views, "0 or more")
+        require(self.features in ("float32", "float16"), "data.features", self.features, "float32 or float16")

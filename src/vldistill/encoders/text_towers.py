@@ -1,0 +1,187 @@
+"""Text towers: captions to sentence vectors (M, width). They are frozen here; setting ``both`` opens them elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from vldistill.config import TextTowerConfig, expand
+from vldistill.encoders.towers import BUILD_ERRORS, first_line, read_weights, weights_digest
+from vldistill.errors import ConfigError
+from vldistill.files import digest
+
+OFFLINE_TEXT_TOWERS = {"hashing": "hashed words and word pairs (scikit-learn); needs no download"}
+
+ProgressHook = Callable[[int], None]
+
+
+class TextTower(Protocol):
+    """A frozen sentence encoder."""
+
+    name: str
+    width: int
+
+    def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
+        """Sentence vectors (M, width), float32 on the CPU."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of the weights and of everything else that changes the vectors."""
+        ...
+
+
+class HashingTextTower:
+    """Hashed words, word pairs and word triples, L2-normalised: scikit-learn's HashingVectorizer."""
+
+    def __init__(self, width: int = 512) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        self.name, self.width = "hashing", width
+        self.vectorizer = HashingVectorizer(n_features=width, ngram_range=(1, 3), token_pattern=r"\b\w+\b")
+
+    def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
+        """Sentence vectors (M, width)."""
+        chunks = []
+        for start in range(0, len(captions), 4096):
+            part = captions[start : start + 4096]
+            counts: Any = self.vectorizer.transform(part)
+            chunks.append(torch.from_numpy(counts.toarray().astype(np.float32)))
+            if progress:
+                progress(len(part))
+        return torch.cat(chunks) if chunks else torch.empty(0, self.width)
+
+    def fingerprint(self) -> str:
+        """Depends on the width only."""
+        return digest("hashing", self.width, (1, 3))
+
+
+class TransformersTextTower:
+    """A transformers encoder with CLS or mean pooling, from the hub or a local folder."""
+
+    def __init__(self, config: TextTowerConfig, device: torch.device, batch: int = 256) -> None:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # loading takes a second; our own bars show what takes minutes
+
+        self.name, self.pooling, self.max_tokens, self.batch = config.name, config.pooling, config.max_tokens, batch
+        self.options = dict(config.options)
+        where = expand(config.name)
+        if (where.startswith((".", "/")) or where.count("/") > 1) and not Path(where).is_dir():
+            raise ConfigError(f"text tower {where!r}: no such folder. Give a local folder or a hub name.")
+        try:
+            with torch.random.fork_rng(devices=[]):
+                # Random weights, and a pooler that the file lacks, are the same in every process: they are hashed.
+                torch.default_generator.manual_seed(config.seed)
+                self.tokenizer, self.model, missing = _load_transformer(where, config.weights, config.options)
+        except (*BUILD_ERRORS, SafetensorError) as error:
+            raise ConfigError(
+                f"text tower {where!r} could not be loaded: {first_line(error)} "
+                f"Give a hub name that can be reached, a folder with config.json, tokenizer and "
+                f"model.safetensors, or 'hashing', which needs no download."
+            ) from error
+        if missing:
+            raise ConfigError(
+                f"text tower {where!r}: its weights lack {len(missing)} tensors {missing[:2]}, which would stay "
+                f"random. Its config.json and model.safetensors do not belong together; fetch the model again, or "
+                f"check encoder.text.weights and encoder.text.options."
+            )
+        self.device = torch.device("cpu")
+        self.width = self._check(where)
+        self.device = device
+        self.model.to(device)
+
+    def _check(self, where: str) -> int:
+        """Encode a short and an over-long caption, on the CPU: what cannot work fails here. Returns the width."""
+        limits = (self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None))
+        limit = min(limit for limit in (*limits, self.max_tokens) if limit and limit > 0)
+        if limit < self.max_tokens:
+            raise ConfigError(
+                f"encoder.text.max_tokens is {self.max_tokens}; expected {limit} or less, "
+                f"the longest text that text tower {where!r} can read."
+            )
+        try:
+            self.width = int(self.model.config.hidden_size)
+            self.encode(["a", "a " * self.max_tokens])
+        except BUILD_ERRORS as error:
+            raise ConfigError(
+                f"text tower {where!r} cannot encode captions of {self.max_tokens} tokens: {first_line(error)} "
+                f"Expected an encoder of transformers such as BERT, with a padding token and room for "
+                f"encoder.text.max_tokens."
+            ) from error
+        return self.width
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
+        """Sentence vectors (M, width). Captions are sorted by length inside, so that padding is short."""
+        out = torch.empty(len(captions), self.width)
+        order = np.argsort([len(caption) for caption in captions], kind="stable")
+        for start in range(0, len(captions), self.batch):
+            index = order[start : start + self.batch]
+            tokens = self.tokenizer(
+                [captions[i] for i in index],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            hidden = self.model(**tokens).last_hidden_state
+            out[index] = self.pool(hidden, tokens["attention_mask"]).float().cpu()
+            if progress:
+                progress(len(index))
+        return out
+
+    def pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Sentence vectors (B, width) of token vectors (B, L, width); ``mask`` (B, L) is 0 for padding."""
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        weight = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def fingerprint(self) -> str:
+        """Depends on the weights, the vocabulary, the pooling, the cut, and options if there are any."""
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        options = (self.options,) if self.options else ()
+        return digest(weights_digest(self.model), vocabulary, self.pooling, self.max_tokens, *options)
+
+
+def _load_transformer(where: str, weights: str, options: Mapping[str, Any]) -> tuple[Any, Any, list[str]]:
+    """Tokenizer, model in float32 and eval mode, and the names of tensors that its file should have but lacks."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    local: dict[str, Any] = {"trust_remote_code": False}  # never run code of a repository, and never ask to
+    tokenizer = AutoTokenizer.from_pretrained(where, **local)
+    config = AutoConfig.from_pretrained(where, **local)
+    if strange := [name for name in options if not hasattr(config, name)]:
+        raise ValueError(f"its configuration has no {strange}")
+    config.update(dict(options))
+    if weights == "random":
+        return tokenizer, AutoModel.from_config(config, **local).float().eval(), []
+    kind: Any = AutoModel
+    given: dict[str, Any] = {"pretrained_model_name_or_path": where, "use_safetensors": True}
+    if weights != "hub":
+        with torch.device("meta"):  # nothing is drawn: what the file lacks is as random as it is from the hub
+            kind = type(AutoModel.from_config(config, **local))  # AutoModel itself insists on a folder
+        tensors = read_weights(Path(expand(weights)), "text tower weights")
+        given = {"pretrained_model_name_or_path": None, "state_dict": tensors}
+    model, found = kind.from_pretrained(config=config, output_loading_info=True, **given, **local)
+    # Pooled output is not used here, and many encoders are published without it.
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    return tokenizer, model.float().eval(), missing
+
+
+def build_text_tower(config: TextTowerConfig, device: torch.device) -> TextTower:
+    """Build the text tower a user asked for. Raises ConfigError with the remedy."""
+    if config.name == "hashing":
+        return HashingTextTower(config.width)
+    if config.name.startswith("open_clip:"):
+        from vldistill.encoders.clip import ClipTextTower
+
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed)
+            return ClipTextTower(config, device)
+    return TransformersTextTower(config, device)

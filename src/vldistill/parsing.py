@@ -1,0 +1,182 @@
+"""From words on the command line to a configuration: short options, packaged files, lists, and unknown options."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+
+from vldistill.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from vldistill.config import Config
+
+ABOUT = {
+    "experts": "train experts on the real data and keep their trajectories",
+    "distill": "distil pairs by a method",
+    "select": "choose real pairs by a selector (a coreset)",
+    "evaluate": "train fresh students on a set, SELECTOR:N or full, and test them",
+    "compare": "a sweep of methods, budgets, settings, towers and seeds as one table",
+    "cross": "one set on a list of towers, as one matrix",
+    "encode": "decode and encode the data once, ahead of the other stages",
+    "report": "one offline HTML file about a run, or several compared",
+    "inspect": "show what a data source, an experts folder or a set holds",
+    "import": "read a distilled set or experts that another code published",
+    "ls": "list methods, selectors, towers, readers, settings or configs",
+    "demo": "drawn scenes, offline, from nothing to a table in minutes",
+}
+
+ALIASES = {
+    "distill": {
+        name: f"distill.{name}"
+        for name in ("method", "pairs", "seed", "iterations", "label", "start", "learn", "keep", "optimiser")
+    },
+    "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes")},
+    "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},
+}
+
+SECTIONS = ("runtime", "data", "encoder", "experts", "distill", "evaluate", "select")
+
+
+def packaged_config(path: str) -> str:
+    """``path``, or the file of that name that comes with the package, e.g. ``configs/paper/flickr30k.yaml``."""
+    folder = Path(__file__).parent / "configs"
+    if Path(path).is_file():
+        return path
+    parts = Path(path).parts
+    own = folder.joinpath(*parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:])
+    if own.is_file():
+        return str(own)
+    known = [str(file.relative_to(folder)) for file in folder.glob("**/*.yaml")]
+    name = own.relative_to(folder)
+    raise ConfigError(f"--config: {path} does not exist. " + unknown("packaged configuration", name, known))
+
+
+def rewrite(stage: str, argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
+    """Expand short options, find packaged configurations, and accept ``1,2,3`` where a list is meant."""
+    out: list[str] = []
+    previous = ""
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = ALIASES.get(stage, {}).get(name, name)
+            previous = name
+            if equals:
+                out.append(f"--{name}={_value(name, value, lists)}")
+            else:
+                out.append(f"--{name}")
+        else:
+            out.append(_value(previous, word, lists))
+            previous = ""
+    return out
+
+
+def _value(name: str, value: str, lists: Sequence[str]) -> str:
+    if name == "config":
+        return packaged_config(value)
+    if name in lists and not value.startswith("["):
+        return f"[{value}]"
+    return value
+
+
+def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], list[str]]:
+    """The parser of a stage, the methods' names, and the options that take lists."""
+    from jsonargparse import ArgumentParser
+
+    from vldistill import config as configs
+    from vldistill.distill.methods import methods
+
+    short = ALIASES.get(stage, {})
+    epilog = "short forms: " + ", ".join(f"--{a} = --{b}" for a, b in short.items()) if short else None
+    parser = ArgumentParser(
+        prog=f"vldistill {stage}",
+        description=ABOUT[stage],
+        epilog=epilog,
+        default_config_files=[glob.escape(defaults)] if defaults else [],
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file; options on the command line win")
+    parser.add_argument("--run", type=str, default=None, help="the run folder")
+    parser.add_argument("--quiet", action="store_true", help="warnings only")
+    sections: dict[str, type] = {name: getattr(configs, f"{name.capitalize()}Config") for name in SECTIONS}
+    sections |= {name: entry.options for name, entry in methods().items()}
+    for name, cls in sections.items():
+        parser.add_class_arguments(cls, name)
+    return parser, list(methods()), [name for section, cls in sections.items() for name in _lists(cls, section)]
+
+
+def _lists(cls: type, prefix: str) -> list[str]:
+    """The options of a section that take lists, those of nested sections too."""
+    found: list[str] = []
+    for name, kind in get_type_hints(cls).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            found += _lists(kind, f"{prefix}.{name}")
+        elif get_origin(kind) is tuple:
+            found.append(f"{prefix}.{name}")
+    return found
+
+
+def parse(
+    stage: str, argv: Sequence[str], extend: Callable[[ArgumentParser], None] | None = None
+) -> tuple[Config, Any]:
+    """The configuration of a stage and the remaining arguments.
+
+    Values come from the dataclasses' defaults, then the run's own ``config.yaml`` or ``--config``, then the command
+    line.
+    """
+    from argparse import ArgumentError
+
+    from vldistill.config import Config
+
+    run_config = _run_config(argv)
+    parser, method_names, lists = build_parser(stage, run_config)
+    if extend:
+        extend(parser)
+    words = rewrite(stage, argv, lists)
+    _refuse_unknown(parser, stage, words)
+    try:
+        namespace = parser.parse_args(words)
+    except ArgumentError as error:
+        read = f" (the run's own configuration is {run_config})" if run_config else ""
+        raise ConfigError(f"{error}{read} See `vldistill {stage} --help`.") from None
+    if namespace.run is None:
+        raise ConfigError(f"vldistill {stage} needs --run FOLDER, e.g. --run runs/first.")
+    built = parser.instantiate(namespace)
+    sections = {name: built[name] for name in SECTIONS}
+    return Config(**sections, methods={name: built[name] for name in method_names}), namespace
+
+
+def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) -> None:
+    """Refuse an option that does not exist, naming the nearest ones: the last part of a name is enough to find it."""
+    known = sorted({option for action in parser._actions for option in action.option_strings if option != "-h"})
+    short = [f"--{name}" for name in ALIASES.get(stage, {})]
+    for word in words:
+        name = word.partition("=")[0]
+        if (
+            not name.startswith("--")
+            or name in known
+            or any(name.startswith(f"{option}.") for option in known if option.endswith(".options"))
+        ):
+            continue
+        tail = name.removeprefix("--").rpartition(".")[2]
+        near = difflib.get_close_matches(name, [*known, *short], n=2, cutoff=0.7)
+        near += [
+            option for option in known if difflib.get_close_matches(tail, [option.rpartition(".")[2]], cutoff=0.85)
+        ]
+        hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+        raise ConfigError(f"unknown option {name!r}.{hint} See `vldistill {stage} --help`.")
+
+
+def _run_config(argv: Sequence[str]) -> str | None:
+    """The remembered configuration of the run named in ``argv``, unless ``--config`` is given."""
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if "--config" in words or "--run" not in words:
+        return None
+    index = words.index("--run") + 1
+    path = Path(words[index]) / "config.yaml" if index < len(words) else None
+    return str(path) if path and path.is_file() else None
