@@ -25,13 +25,11 @@ class Commands:
     Args:
         threads: CPU threads of each.
         lock: a file descriptor that they inherit.
-        folder: where they run; None is the folder of this process.
         environment: variables beside, or in place of, those of this process.
     """
 
     threads: int
     lock: int | None = None
-    folder: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     stopping: bool = field(default=False, init=False)
     _live: set[subprocess.Popen] = field(default_factory=set, init=False)
@@ -60,7 +58,6 @@ class Commands:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
-                    cwd=self.folder,
                     env={**os.environ, **self.environment, **own, **(environment or {})},
                     start_new_session=True,  # a Ctrl-C reaches this process alone, which passes it on once
                     pass_fds=() if self.lock is None else (self.lock,),

@@ -28,7 +28,8 @@ def perform(unit: Unit, folder: str, environment: dict[str, str], threads: int) 
 
     A unit that raises anything else raises it here: Ray brings it back with its traceback.
     """
-    commands = Commands(threads, folder=Path(folder), environment=environment)
+    os.chdir(folder)  # relative paths mean what they mean to the user
+    commands = Commands(threads, environment=environment)
     try:
         unit.work(commands.launch, **unit.arguments)
     except UnitFailed as error:
