@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vldistill.checkpoints import Checkpoints
 from vldistill.cluster.options import Place
 from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.stages import encode_shards, spread_encode, spread_experts
@@ -27,13 +29,16 @@ from vldistill.distill.methods import Context, check_captions, check_setting, fi
 from vldistill.distill.start import Start, check_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
+from vldistill.evaluate.answers import Answers, evaluation_key
 from vldistill.evaluate.protocol import check_target, chosen_subset, evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
 from vldistill.experts.trajectory import Trajectory
-from vldistill.files import read_json, write_json
+from vldistill.files import read_json, write_record
 from vldistill.interrupts import deferred_stop
+from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
+from vldistill.passes import Passes
 from vldistill.ranks import ALONE, Ranks
 from vldistill.report.sheets import draw_pairs
 from vldistill.runs import Run, differences, environment, with_defaults
@@ -80,27 +85,59 @@ def _named_device(config: RuntimeConfig) -> torch.device:
 def open_bench(config: Config, reporter: Reporter, ranks: Ranks = ALONE) -> Workbench:
     """The workbench of a configuration."""
     keep_freed_memory()
-    return Workbench(config.data, config.encoder, choose_device(config.runtime, ranks), reporter)
+    device = choose_device(config.runtime, ranks)
+    on_device = config.runtime.augment == "device" or (config.runtime.augment == "auto" and device.type != "cpu")
+    passes = choose_passes(config.runtime, device)
+    return Workbench(config.data, config.encoder, device, reporter, passes, "device" if on_device else "cpu")
 
 
-def experts(run: Run, config: Config, reporter: Reporter, place: Place | None = None) -> Mapping[str, Exception]:
-    """Record the experts that are missing; returns what failed elsewhere, by unit."""
+def choose_passes(config: RuntimeConfig, device: torch.device) -> Passes:
+    """How passes are computed on ``device``."""
+    precision = config.precision
+    if precision == "auto":
+        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bfloat16" if able else "float32"
+    return Passes(precision, config.compile, config.micro_batch)
+
+
+def experts(
+    run: Run, config: Config, reporter: Reporter, place: Place | None = None, ranks: Ranks = ALONE
+) -> Mapping[str, Exception]:
+    """Record the experts that are missing; returns what failed elsewhere, by unit.
+
+    Args:
+        place: where other units run, or the part that this job does.
+        ranks: processes that share the batches of each expert's training; the first one writes.
+    """
     place = place or Place()
+    if ranks.size > 1 and (config.encoder.setting == "heads" or place.spread):
+        raise ConfigError(
+            "torchrun shares the batches of one expert, which is for trained towers, not for setting heads, nor for "
+            "--workers and --cluster, which give every expert to one process. Leave torchrun out."
+        )
     run.check(config)
-    bench = open_bench(config, reporter)
+    bench = open_bench(config, reporter, ranks)
     bench.pairs("train")  # what cannot be read or built is refused before the run folder is made
     bench.check_towers()
-    run.begin(config)
+    with ranks.first_before_others():
+        if ranks.first:
+            run.begin(config)
+        if ranks.size > 1:
+            bench.split("train")
     began = time.monotonic()
     if place.spread:
         failed = spread_experts(run, config, bench, reporter, place)
         if failed:
             return failed
     try:
-        recorded = record_experts(bench, config.experts, run.experts, place.shard)
-    except KeyboardInterrupt:
+        save_seconds = config.runtime.save_seconds
+        recorded = record_experts(bench, config.experts, run.experts, place.shard, save_seconds, ranks)
+    except (KeyboardInterrupt, Stopped) as stop:
         done = len(list(run.experts.glob("expert-*.safetensors")))
-        raise Stopped(f"stopped; {done} finished experts are kept. The same command goes on.") from None
+        where = str(stop) or "stopped"
+        raise Stopped(f"{where}; {done} finished experts are kept. The same command goes on.") from None
+    if not ranks.first:
+        return {}
     seconds = round(time.monotonic() - began, 2)
     losses = [expert.note["losses"] for expert in recorded]
     run.log(stage="experts", count=len(recorded), seconds=seconds, losses=losses, peak_memory_bytes=peak_memory())
@@ -171,7 +208,11 @@ def distill(
     asked = _asked(config, options) | _asked_of_start(config)
     _refuse_other(folder, asked, _asked(Config(distill=DistillConfig(config.distill.method)), type(options)()))
     if (folder / "set.json").exists():
-        run.begin(config)  # refuses a contradiction
+        if ranks.first:
+            run.begin(config)  # refuses a contradiction
+        DistilledSet.load(folder)  # refuses damage
+        if ranks.first:
+            Checkpoints(folder / CHECKPOINT, reporter).remove()  # of a process that was killed right after the end
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
     with ranks.first_before_others():
@@ -184,7 +225,21 @@ def distill(
         begin = starting_pairs(method, context, config.select)
         if ranks.first:
             run.begin(config)
-            write_json(folder / "config.json", asked)
+    lock = held(folder / ".lock", str(folder)) if ranks.first else nullcontext()
+    with lock:
+        if not ranks.of_first((folder / "set.json").exists()):  # else another process has just finished it
+            _distill(run, config, context, method, begin, asked, ranks)
+        ranks.wait()
+    return folder
+
+
+def _distill(
+    run: Run, config: Config, context: Context, method: Any, begin: Start, asked: dict[str, Any], ranks: Ranks
+) -> None:
+    """Run the loop and write the set."""
+    bench, folder = context.bench, run.sets / set_name(config.distill)
+    if ranks.first:
+        write_record(folder / "config.json", asked)
     with deferred_stop() as stop_asked:
         loop = Loop(
             method,
@@ -206,15 +261,12 @@ def distill(
         except Stopped as stop:
             raise Stopped(f"{stop}. The same command goes on.") from None
     if not ranks.first:
-        ranks.wait()
-        return folder
+        return
     _save(bench, distilled, begin, folder)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    loop.checkpoints.remove()
     selection = distilled.info["selection"]
     run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
-    reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
-    ranks.wait()
-    return folder
+    bench.reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
 
 
 def _first_experts(recorded: list[Trajectory], count: int, place: Path) -> list[Trajectory]:
@@ -307,9 +359,10 @@ def select(run: Run, config: Config, reporter: Reporter) -> Path:
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
     began = time.monotonic()
-    write_json(folder / "config.json", note)
     try:
-        coreset = save_coreset(bench, asked, folder)
+        with held(folder / ".lock", str(folder)):
+            write_record(folder / "config.json", note)
+            coreset = save_coreset(bench, asked, folder)
     except KeyboardInterrupt:
         raise Stopped("stopped; a finished warm-up is kept. The same command goes on.") from None
     seconds = round(time.monotonic() - began, 2)
@@ -331,15 +384,23 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     bench.check_towers()
     check_target(bench, judged, config.evaluate, config.select)
     run.begin(config)
-    try:
-        result = evaluate_set(bench, judged, config.evaluate, config.select)
-    except KeyboardInterrupt:
-        raise Stopped("stopped; an evaluation is short and starts anew. The same command does it.") from None
-    protocol = "" if result["protocol"] == "last" else f"-{result['protocol']}"
-    name = f"{result['set'].replace(':', '-')}{protocol}.json"
-    write_json(run.results / name, result | {"environment": environment()})
+    path = run.results / _result_name(judged, config.evaluate.protocol)
+    with held(path.with_name(f".{path.stem}.lock"), str(path)):
+        answers = Answers(path.with_name(f"{path.stem}.unfinished"), evaluation_key(bench, judged, config), reporter)
+        try:
+            result = evaluate_set(bench, judged, config.evaluate, config.select, answers)
+        except KeyboardInterrupt:
+            raise Stopped(f"stopped; {answers.count} trained students are kept. The same command goes on.") from None
+        write_record(path, result | {"environment": environment()})
+        answers.remove()
     run.log(stage="evaluate", set=result["set"], protocol=result["protocol"], seconds=result["seconds"])
     return result
+
+
+def _result_name(judged: str | DistilledSet, protocol: str) -> str:
+    """The file of an evaluation in the run's results."""
+    name = judged if isinstance(judged, str) else judged.name
+    return f"{name.replace(':', '-')}{'' if protocol == 'last' else f'-{protocol}'}.json"
 
 
 def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
@@ -356,7 +417,7 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
         raise Stopped("stopped; a look at val is short and starts anew. The same command does it.") from None
     seconds = round(time.monotonic() - began, 2)
     result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
-    write_json(run.results / f"{distilled.name}-val.json", result | {"environment": environment()})
+    write_record(run.results / f"{distilled.name}-val.json", result | {"environment": environment()})
     run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
     return result
 

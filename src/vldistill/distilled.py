@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from vldistill.data.transforms import between_towers
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.files import human_bytes, read_json, read_tensors, write_json, write_tensors, write_text
+from vldistill.files import human_bytes, read_json, read_tensors, write_record, write_tensors, write_text
 from vldistill.training import Recipe
 
 FORMAT = 1
@@ -205,7 +205,7 @@ class DistilledSet(Dataset):
             "sha256": hashlib.sha256(tensors.read_bytes()).hexdigest(),
         }
         write_text(folder / "README.md", self._card(tensors.stat().st_size))
-        write_json(folder / "set.json", record)
+        write_record(folder / "set.json", record)
 
     def _card(self, size: int) -> str:
         image, text = self.towers["image"], self.towers["text"]

@@ -26,6 +26,44 @@ class ArtefactError(VldistillError):
     """A file written by this library that is missing, damaged, or made for something else."""
 
 
+class DamagedError(ArtefactError):
+    """A file that is cut, or whose checksum differs: what was written is not what is there.
+
+    Args:
+        message: the whole message.
+        reason: its part about the file alone.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
+
+
+class InUseError(ConfigError):
+    """Another process is writing the same artefact."""
+
+
+class StorageError(VldistillError, OSError):
+    """A disk that is full, read-only or failing.
+
+    Args:
+        message: the whole message.
+        number: of the system's error.
+        reason: its part about the disk alone.
+    """
+
+    def __init__(self, message: str, number: int, reason: str) -> None:
+        super().__init__(message)
+        self.message, self.errno, self.strerror = message, number, reason
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class MemoryShortError(VldistillError):
+    """A device whose memory is too small, whatever is done in parts."""
+
+
 class MatchingError(VldistillError):
     """A matching problem without a meaning, such as a segment of length zero."""
 

@@ -1,38 +1,113 @@
-"""Atomic files: a final name never holds half a file."""
+"""Files that are whole or not there, and that show when they were changed.
+
+Everything is written under a temporary name, synced and renamed. Every artefact carries checksums (blake2b, 64 bits),
+which are verified when it is read:
+
+- tensors: a safetensors file whose header has one checksum per tensor, and one of the header itself. Each tensor is
+  checked when it is read, so that a snapshot of an expert costs what a snapshot takes.
+- records: a JSON object whose last entry is ``blake2b``.
+- arrays: an ``.npy`` file with a checksum behind the data, checked when it is opened.
+
+A file without a checksum (made before there were any, or by somebody else) is read as it is.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vldistill.errors import ArtefactError, VldistillError
+from vldistill.errors import ArtefactError, DamagedError, StorageError, VldistillError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+OWN = "vldistill"  # the one key of a safetensors header of ours: several would stand in random order
+CHECKSUM = "blake2b"  # the key of the checksum in a header or a record
+FOOTER = b"blake2b:"  # followed by 16 hex digits, behind the data of an array
+BLOCK = 2**20  # bytes hashed at a time
+REFUSALS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EIO: "the disk fails",
+}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk refuses while ``path`` is written into StorageError; other errors pass."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = REFUSALS[error.errno]
+        raise StorageError(
+            f"{path} cannot be written: {reason}. {'Free some space' if full else 'Make its folder writable'}, or "
+            f"choose another folder. What was written before is kept: the same command goes on.",
+            error.errno,
+            reason,
+        ) from None
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success fsync it and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Yield a temporary path beside ``path``; on success fsync it and rename it into place.
+
+    Raises:
+        StorageError: the disk is full, read-only or failing; what stood at ``path`` still does.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+        try:
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def _host() -> str:
+    return re.sub(r"\W+", "-", platform.node())[:40]
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what killed processes of this machine left of ``path``."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_host())}\.(\d+)\.tmp")
+    for entry in os.scandir(path.parent):
+        found = pattern.fullmatch(entry.name)
+        if found and not alive(int(found[1])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def alive(process: int) -> bool:
+    """Whether a process with this number runs on this machine."""
+    import psutil
+
+    return psutil.pid_exists(process)
+
+
+def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` survive a power cut (POSIX only; elsewhere a no-op)."""
     if os.name != "posix":
         return
@@ -49,23 +124,61 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append one line; half a line that a killed process left is ended first."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as handle:
+            end = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, end - 1))
+            half = end > 0 and handle.read(1) != b"\n"
+            handle.write(("\n" if half else "").encode() + line.encode() + b"\n")
+
+
+# --- JSON ----------------------------------------------------------------------------------------------------------
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as readable JSON, atomically. NaN and infinity are refused: they are not JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum, which :func:`read_json` verifies and takes out."""
+    plain = json.loads(json.dumps(value, allow_nan=False))
+    write_json(path, {**plain, CHECKSUM: digest(plain)})
+
+
 def read_json(path: Path, what: str) -> Any:
-    """Read a JSON file of ours; ``what`` names it in the error. Raises ArtefactError."""
+    """Read a JSON file of ours; ``what`` names it in the error.
+
+    Raises:
+        ArtefactError: it does not exist.
+        DamagedError: it is not JSON, or its checksum differs.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtefactError(f"{what}: {path} does not exist.") from None
     except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{what}: {path} is not readable JSON ({error}). Delete it and make it again.") from None
+        raise DamagedError(f"{what}: {path} is not readable JSON ({error}). Delete it and make it again.") from None
+    if isinstance(value, dict) and CHECKSUM in value and value.pop(CHECKSUM) != digest(value):
+        raise DamagedError(
+            f"{what}: {path} was changed since it was written: its checksum differs. Restore it, or delete it and make "
+            f"it again. If the change is meant, take out its line {CHECKSUM!r}."
+        )
+    return value
+
+
+# --- tensors -------------------------------------------------------------------------------------------------------
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors, atomically. Only tensors that share memory are copied."""
+    """Write named tensors as safetensors with checksums, atomically. Only tensors that share memory are copied.
+
+    The same tensors and metadata give the same bytes.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     ready: dict[str, torch.Tensor] = {}
@@ -76,21 +189,156 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
         shared = storage.data_ptr() in seen or storage.nbytes() != plain.nbytes
         ready[name] = plain.clone() if shared else plain
         seen.add(storage.data_ptr())
+    digests = {name: tensor_digest(name, tensor) for name, tensor in sorted(ready.items())}
+    given = dict(sorted((metadata or {}).items()))
+    note = json.dumps({"metadata": given, "tensors": digests, CHECKSUM: digest(given, digests)})
     with atomic(path) as temporary:
-        save_file(ready, temporary, metadata=dict(metadata or {}))
+        try:
+            save_file(ready, temporary, metadata={OWN: note})
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), str(error)) from None
+
+
+def tensor_digest(name: str, tensor: torch.Tensor) -> str:
+    """The checksum of a contiguous tensor on the CPU, its name, number format and shape."""
+    import torch
+
+    state = hashlib.blake2b(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=8)
+    state.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return state.hexdigest()
+
+
+class TensorFile:
+    """A safetensors file, opened; each tensor is checked when it is first read.
+
+    Args:
+        path: the file; one without checksums is read as it is.
+        what: names it in errors.
+
+    Raises:
+        ArtefactError: it does not exist.
+        DamagedError: it is cut or changed.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.path, self.what = path, what
+        self._checked: set[str] = set()
+        if not path.is_file():
+            raise ArtefactError(f"{what}: {path} does not exist.")
+        try:
+            self._file = safe_open(path, framework="pt")
+            self.metadata: dict[str, str] = dict(self._file.metadata() or {})
+            self.names: list[str] = list(self._file.keys())
+            self._digests: dict[str, str] | None = None
+            if OWN in self.metadata:
+                note = json.loads(self.metadata[OWN])
+                self.metadata, self._digests = note["metadata"], note["tensors"]
+                if note[CHECKSUM] != digest(self.metadata, self._digests):
+                    raise ValueError("the checksum of its header differs")
+                if sorted(self.names) != sorted(note["tensors"]):
+                    raise ValueError("it does not hold the tensors it was written with")
+            elif any(f'"{CHECKSUM}"' in value for value in self.metadata.values()):
+                raise ValueError("its header was changed")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise self.damaged(str(error)) from None
+
+    def damaged(self, reason: str) -> DamagedError:
+        """The error that this file is damaged."""
+        return DamagedError(
+            f"{self.what}: {self.path} is damaged ({reason}). Delete it and make it again.", reason=reason
+        )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, from the header alone."""
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Its number format as safetensors calls it, e.g. ``F32``."""
+        return self._file.get_slice(name).get_dtype()
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor; it may be the mapped file itself. Raises DamagedError."""
+        from safetensors import SafetensorError
+
+        try:
+            tensor = self._file.get_tensor(name)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise self.damaged(str(error)) from None
+        if self._digests is not None and name not in self._checked:
+            if tensor_digest(name, tensor) != self._digests[name]:
+                raise self.damaged(f"the checksum of {name} differs")
+            self._checked.add(name)
+        return tensor
 
 
 def read_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read every tensor and the metadata of a safetensors file. Raises ArtefactError when missing or damaged."""
-    from safetensors import SafetensorError, safe_open
+    """Read every tensor and the metadata of a safetensors file.
 
-    if not path.is_file():
-        raise ArtefactError(f"{what}: {path} does not exist.")
+    Raises:
+        ArtefactError: it does not exist.
+        DamagedError: it is cut or changed.
+    """
+    file = TensorFile(path, what)
+    return {name: file.read(name) for name in file.names}, file.metadata
+
+
+# --- arrays --------------------------------------------------------------------------------------------------------
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an ``.npy`` file with a checksum behind the data, atomically."""
+    import numpy as np
+
+    data = np.ascontiguousarray(array)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(data))
+    state = hashlib.blake2b(header.getvalue(), digest_size=8)
+    raw = data.reshape(-1).view(np.uint8).data
+    state.update(raw)
+    with atomic(path) as temporary, temporary.open("wb") as handle:
+        handle.write(header.getvalue())
+        handle.write(raw)
+        handle.write(FOOTER + state.hexdigest().encode())
+
+
+def open_array(path: Path, what: str, *, mode: Any = "r") -> np.memmap:
+    """An ``.npy`` file as a memory map, checked against its checksum if it has one: that reads it once.
+
+    Args:
+        mode: of the memory map: ``r``, or ``c`` for one that may be changed in memory.
+
+    Raises:
+        ArtefactError: it does not exist.
+        DamagedError: it is cut or changed.
+    """
+    import numpy as np
+
     try:
-        with safe_open(path, framework="pt") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ArtefactError(f"{what}: {path} is damaged ({error}). Delete it and make it again.") from None
+        array = np.load(path, mmap_mode=mode)
+        if not isinstance(array, np.memmap):
+            raise ValueError("it is not an array of numbers")
+        end = array.offset + array.nbytes
+        with path.open("rb") as handle:
+            state = hashlib.blake2b(digest_size=8)
+            for start in range(0, end, BLOCK):
+                state.update(handle.read(min(BLOCK, end - start)))
+            footer = handle.read(len(FOOTER) + 17)
+    except FileNotFoundError:
+        raise ArtefactError(f"{what}: {path} does not exist.") from None
+    except Exception as error:  # numpy raises nearly anything on a broken header
+        raise DamagedError(f"{what}: {path} is damaged ({error}). Delete it and make it again.") from None
+    if footer not in (b"", FOOTER + state.hexdigest().encode()):
+        reason = "its checksum differs" if footer.startswith(FOOTER) else "it is longer than its header says"
+        raise DamagedError(f"{what}: {path} is damaged ({reason}). Delete it and make it again.")
+    return array
+
+
+# --- hashes and sizes ----------------------------------------------------------------------------------------------
 
 
 def digest(*parts: object) -> str:

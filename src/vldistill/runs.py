@@ -22,7 +22,7 @@ import yaml
 
 from vldistill.config import Config
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.files import write_json, write_text
+from vldistill.files import append_line, write_json, write_text
 
 FIXED = ("data", "encoder", "experts")  # sections that decide what the run's artefacts mean
 FREE = ("data.strict", "data.cache", "experts.count")  # may differ from stage to stage
@@ -116,10 +116,8 @@ class Run:
 
     def log(self, **event: Any) -> None:
         """Append one event to ``metrics.jsonl``, with the time and the command."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command(), **event})
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
+        append_line(self.folder / "metrics.jsonl", line)
 
 
 def to_plain(config: Config) -> dict[str, Any]:

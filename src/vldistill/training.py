@@ -6,7 +6,7 @@ Shapes: M captions (one epoch passes all of them, each with its image), N images
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -15,7 +15,12 @@ import torch
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, DivergedError, unknown
 from vldistill.losses import SOFT_LOSSES, infonce
+from vldistill.passes import FLOAT32, Passes, Stepper
 from vldistill.randomness import generator, seed_of, seeded
+from vldistill.ranks import ALONE, Ranks
+from vldistill.training_state import Keeper, restore_training, training_state
+
+CHECK_STEPS = 20  # steps between two looks at the loss: each waits for the device
 
 SCHEDULES = {
     "constant": lambda progress: 1.0,
@@ -164,6 +169,9 @@ def fit(
     steps_per_epoch: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
     on_step: Callable[[float], None] | None = None,
+    keeper: Keeper | None = None,
+    passes: Passes = FLOAT32,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train ``encoder`` in place by SGD.
 
@@ -172,10 +180,14 @@ def fit(
         steps_per_epoch: cut every epoch to this many steps; 0 means all.
         on_epoch: called with (epochs done, mean loss) after each epoch.
         on_step: called with the loss after each step, for a progress bar (costs a device sync).
+        keeper: keeps the training in files now and then, and goes on from there: the result is the same to the bit.
+        passes: how passes are computed; the result is the same but for rounding.
+        ranks: processes that call this with the same arguments and share every batch, and no dropout.
 
     Raises:
         ConfigError: when the data cannot be trained on by this recipe.
-        DivergedError: when the loss of an epoch is not finite.
+        DivergedError: when a loss is not finite.
+        Stopped: by the keeper, when the user asked to stop.
     """
     if len(data) < 2:
         raise ConfigError(f"training needs at least 2 pairs (one alone has no contrast); the data has {len(data)}.")
@@ -195,45 +207,73 @@ def fit(
     per_epoch = [min(count, steps_per_epoch) if steps_per_epoch else count for count in whole]
     # "half" was published for the first phase: later ones go on at the tenth
     span = recipe.epochs * (per_epoch[0] if recipe.schedule == "half" else sum(per_epoch))
-    step = 0
+    steps = [
+        (epoch, number) for epoch in range(recipe.all_epochs) for number in range(per_epoch[epoch // recipe.epochs])
+    ]
+    total = torch.zeros((), device=device)  # of the losses of the epoch
+    order, ordered, loss = torch.empty(0), -1, total
+    stepper = Stepper(encoder, passes, device, ranks)
     encoder.train()
     with seeded(device, seed, "dropout"):
-        for epoch in range(recipe.all_epochs):
+        done = 0
+        if keeper and (found := keeper.found()):
+            state, done = found
+            restore_training(state, encoder, optimiser, total, device)
+        for step in range(done, len(steps)):
+            epoch, number = steps[step]
             phase = epoch // recipe.epochs
+            if epoch != ordered:
+                order, ordered = _order(sizes, phase, seed, epoch), epoch
+            if number == 0:
+                total.zero_()
+            for group, (side, head, _) in zip(optimiser.param_groups, groups):
+                group["lr"] = recipe.rate(side, step, span) * (recipe.head_factor if head else 1.0)
             batch = min(recipe.batch, sizes[phase])
-            order = torch.randperm(sizes[phase], generator=generator(seed, "order", epoch)) + sum(sizes[:phase])
-            total = torch.zeros((), device=device)
-            for number in range(per_epoch[phase]):
-                for group, (side, head, _) in zip(optimiser.param_groups, groups):
-                    group["lr"] = recipe.rate(side, step, span) * (recipe.head_factor if head else 1.0)
-                index = order[number * batch : (number + 1) * batch]
-                loss = _loss(encoder, data, recipe, index, seed_of(seed, "augment", step) if augment else None)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                total += loss.detach()
-                step += 1
-                if on_step:
-                    on_step(float(loss.detach()))
-            mean = float(total) / per_epoch[phase]
-            if not math.isfinite(mean):
+            index = order[number * batch : (number + 1) * batch]
+            mine, names = stepper.rows(index), ("augment", step, *([ranks.rank] if ranks.rank else []))
+            images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
+            texts = data.texts.rows(mine)
+            before, loss = (
+                loss,
+                stepper.backward(
+                    images, texts, len(index), lambda logits, index=index: _loss(logits, encoder, data, recipe, index)
+                ),
+            )
+            optimiser.step()
+            total += loss
+            if on_step:  # the last but one on a device: to read it does not wait for the step that has just begun
+                on_step(float(before if device.type != "cpu" and number else loss))
+            last = number + 1 == per_epoch[phase]
+            if last or step % CHECK_STEPS == 0:
+                _require_finite(encoder, total, recipe, epoch, number + 1)
+            if last and on_epoch:
                 encoder.eval()
-                raise DivergedError(
-                    f"training diverged in epoch {epoch + 1} of {recipe.all_epochs} (loss {mean}) at rates "
-                    f"{ {side: rate[0] for side, rate in recipe.rates.items()} }; try smaller rates."
-                )
-            if on_epoch:
-                encoder.eval()
-                on_epoch(epoch + 1, mean)
+                on_epoch(epoch + 1, float(total) / per_epoch[phase])
                 encoder.train()
+            if keeper and keeper.due():
+                keeper.keep(training_state(encoder, optimiser, total, device), step + 1)
     encoder.eval()
 
 
+def _order(sizes: Sequence[int], phase: int, seed: int, epoch: int) -> torch.Tensor:
+    """The order of the pairs of a phase in one epoch."""
+    return torch.randperm(sizes[phase], generator=generator(seed, "order", epoch)) + sum(sizes[:phase])
+
+
+def _require_finite(encoder: DualEncoder, total: torch.Tensor, recipe: Recipe, epoch: int, number: int) -> None:
+    """Refuse to go on once a loss of the epoch was not finite. Raises DivergedError."""
+    mean = float(total) / number
+    if not math.isfinite(mean):
+        encoder.eval()
+        raise DivergedError(
+            f"training diverged in epoch {epoch + 1} of {recipe.all_epochs} (loss {mean}) at rates "
+            f"{ {side: rate[0] for side, rate in recipe.rates.items()} }; try smaller rates."
+        )
+
+
 def _loss(
-    encoder: DualEncoder, data: TrainingData, recipe: Recipe, index: torch.Tensor, augment_seed: int | None
+    logits: torch.Tensor, encoder: DualEncoder, data: TrainingData, recipe: Recipe, index: torch.Tensor
 ) -> torch.Tensor:
-    images = data.images.rows(data.caption_image[index], augment_seed)
-    logits = encoder(images, data.texts.rows(index))
     if recipe.temperature:
         logits = logits / (encoder.logit_scale * recipe.temperature)
     if recipe.loss in SOFT_LOSSES and data.similarity is not None:

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
+from vldistill.data.augment_batch import augment_batch
 from vldistill.data.cache import DecodedImages, open_images
 from vldistill.data.pairs import Pairs, load_pairs
+from vldistill.data.rows import CheckedRows
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.encoders.features import (
@@ -34,6 +36,7 @@ from vldistill.encoders.towers import ImageTower, build_image_tower
 from vldistill.errors import ConfigError
 from vldistill.files import digest
 from vldistill.log import Reporter
+from vldistill.passes import FLOAT32, Passes
 from vldistill.randomness import generator, seeded
 from vldistill.training import Inputs, TrainingData
 
@@ -91,10 +94,16 @@ class ViewInputs:
 
 
 class PixelInputs:
-    """Normalised images from the decoded-image cache."""
+    """Normalised images from the decoded-image cache.
 
-    def __init__(self, images: np.ndarray, tower: ImageTower, device: torch.device) -> None:
-        self.images, self.tower, self.device = images, tower, device
+    Args:
+        augment_on: ``cpu`` (Pillow, one by one) or ``device`` (whole batches).
+    """
+
+    def __init__(
+        self, images: np.ndarray | CheckedRows, tower: ImageTower, device: torch.device, augment_on: str = "cpu"
+    ) -> None:
+        self.images, self.tower, self.device, self.augment_on = images, tower, device, augment_on
 
     def __len__(self) -> int:
         return len(self.images)
@@ -102,10 +111,20 @@ class PixelInputs:
     def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
         """Normalised images (B, 3, S, S), channels last; augmented if a seed is given."""
         pixels = torch.from_numpy(np.ascontiguousarray(self.images[index.cpu().numpy()]))
-        if augment_seed is not None:
+        if augment_seed is not None and self.augment_on == "cpu":
             pixels = augment(pixels, augment_seed)
-        inputs = to_float(pixels.to(self.device), self.tower.mean, self.tower.std)
+        pixels = moved(pixels, self.device)
+        if augment_seed is not None and self.augment_on == "device":
+            pixels = augment_batch(pixels, augment_seed)
+        inputs = to_float(pixels, self.tower.mean, self.tower.std)
         return inputs.to(memory_format=torch.channels_last)
+
+
+def moved(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``pixels`` of the CPU on ``device``; a GPU fetches them from pinned memory while this process goes on."""
+    if device.type != "cuda":
+        return pixels.to(device)
+    return pixels.pin_memory().to(device, non_blocking=True)
 
 
 def _unit_rows(table: FeatureTable, standardise: Standardisation) -> torch.Tensor:
@@ -133,9 +152,20 @@ class Workbench:
         encoder: towers and setting.
         device: where tensors live.
         reporter: where progress goes.
+        passes: how first-order passes of experts and students are computed.
+        augment_on: where experts' images are augmented: ``cpu`` or ``device``.
     """
 
-    def __init__(self, data: DataConfig, encoder: EncoderConfig, device: torch.device, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        data: DataConfig,
+        encoder: EncoderConfig,
+        device: torch.device,
+        reporter: Reporter,
+        passes: Passes = FLOAT32,
+        augment_on: str = "cpu",
+    ) -> None:
+        self.passes, self.augment_on = passes, augment_on
         self.data_config, self.encoder_config = data, encoder
         self.device, self.reporter = device, reporter
         self.cache = Path(expand(data.cache))
@@ -149,7 +179,9 @@ class Workbench:
         name = repr(image)
         if name not in self._beside:
             encoder = replace(self.encoder_config, image=image)
-            self._beside[name] = Workbench(self.data_config, encoder, self.device, self.reporter)
+            self._beside[name] = Workbench(
+                self.data_config, encoder, self.device, self.reporter, self.passes, self.augment_on
+            )
         return self._beside[name]
 
     @property
@@ -160,7 +192,10 @@ class Workbench:
     @cached_property
     def image_tower(self) -> ImageTower:
         """The image tower at its starting weights, frozen."""
-        return build_image_tower(self.encoder_config.image).to(self.device).requires_grad_(False)
+        tower = build_image_tower(self.encoder_config.image).to(self.device).requires_grad_(False)
+        if self.device.type == "cuda":  # elsewhere inputs in channels last are enough
+            tower = tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return tower
 
     @cached_property
     def text_tower(self) -> TextTower:
@@ -266,7 +301,7 @@ class Workbench:
                 inputs = [self._inputs(table, self.image_standardisation) for table in tables]
                 images = ViewInputs(inputs) if views else inputs[0]
             else:
-                images = PixelInputs(pixels.array, self.image_tower, self.device)
+                images = PixelInputs(pixels.array, self.image_tower, self.device, self.augment_on)
             if self.setting == "both":
                 texts = token_inputs(self.text_tower, pixels.pairs.captions, self.device)
             else:

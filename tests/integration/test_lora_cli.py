@@ -10,6 +10,7 @@ import pytest
 
 from vldistill.distilled import DistilledSet
 from vldistill.experts.trajectory import Trajectory
+from vldistill.files import read_json
 
 CONFIG = """\
 data: {source: "scenes:train=12,val=6,test=6"}
@@ -46,7 +47,7 @@ def test_experts_distil_evaluate_with_adapters(vldistill: Any, tmp_path: Path) -
                      "--distill.start_text", "herding", "--distill.experts", "1")  # fmt: skip
     assert done.code == 0, done.err
     note = run / "sets" / "bitraj-3-s0" / "config.json"  # as a set begun before these options existed
-    old = json.loads(note.read_text())
+    old = read_json(note, "set configuration")
     for name in ("learn", "label", "start_image", "experts"):
         del old["distill"][name]
     note.write_text(json.dumps(old))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ from units_for_tests import appended, ends, refused, waits_for_a_stop, works
 from vldistill.cluster import Unit, UnitFailed, run_units
 from vldistill.cluster.commands import Commands
 from vldistill.cluster.local import LocalProcesses, cores, visible_devices
-from vldistill.cluster.lock import only_one
 from vldistill.cluster.options import Place
 from vldistill.cluster.shards import Shard
-from vldistill.errors import ConfigError, Stopped
+from vldistill.errors import ConfigError, InUseError, Stopped
 from vldistill.interrupts import PARENT
+from vldistill.locks import held
 from vldistill.log import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -129,21 +130,31 @@ def test_nothing_starts_after_stopping(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such locks there")
-def test_two_comparisons_never_share_a_folder_and_a_child_holds_it(tmp_path: Path) -> None:
-    with only_one(tmp_path) as lock:
-        assert lock is not None
-        with pytest.raises(ConfigError, match="in use by another"), only_one(tmp_path):
-            pass
-        with only_one(tmp_path, ".lock-1-2"):  # parts of a job array side by side
-            pass
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
+def test_a_command_inherits_the_lock_of_its_comparison(tmp_path: Path) -> None:
+    script = tmp_path / "sitecustomize.py"
+    script.write_text(
+        "import os, time\nopen(os.environ['BEGUN'], 'w').close()\ntime.sleep(float(os.environ['SLEEP']))\n"
+    )
+    begun = tmp_path / "begun"
+    environment = {"PYTHONPATH": str(tmp_path), "BEGUN": str(begun), "SLEEP": "60"}
+    with held(tmp_path / ".lock", "the board", stays=True) as lock:
+        commands = Commands(1, lock, environment=environment)
+        thread = threading.Thread(target=_launched, args=(commands, tmp_path / "log.txt"))
+        thread.start()
+        _patiently(begun.exists)
     try:
-        with pytest.raises(ConfigError, match="left behind"), only_one(tmp_path):
+        with pytest.raises(InUseError, match="in use by another"), held(tmp_path / ".lock", "the board", stays=True):
             pass
     finally:
-        child.communicate(b"\n")
-    with only_one(tmp_path):
+        commands.kill()
+        thread.join()
+    with held(tmp_path / ".lock", "the board", stays=True):
         pass
+
+
+def _launched(commands: Commands, log: Path) -> None:
+    with suppress(UnitFailed, Stopped):
+        commands.launch(["--version"], log)
 
 
 def test_cores_are_those_this_process_may_use() -> None:

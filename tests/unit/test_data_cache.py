@@ -38,7 +38,7 @@ def test_rows_are_the_resized_images(pairs: Pairs, tmp_path: Path):
     decoded = open_images(pairs, 24, tmp_path / "cache")
     assert decoded.pairs is pairs and decoded.broken == ()
     assert decoded.array.shape == (3, 3, 24, 24) and decoded.array.dtype == np.uint8
-    assert isinstance(decoded.array, np.memmap) and not decoded.array.flags.writeable
+    assert isinstance(decoded.array[:], np.memmap) and not decoded.array[:].flags.writeable
     for index in range(3):
         expected = pairs.images.read(index).resize((24, 24), Image.Resampling.BICUBIC)
         assert np.array_equal(decoded.array[index], np.asarray(expected).transpose(2, 0, 1))
@@ -195,7 +195,7 @@ def test_two_processes_build_the_same_cache_at_once(tmp_path: Path):
         "pairs = load_pairs('scenes:train=600', 'train'); start = float(sys.argv[2])\n"
         "time.sleep(max(0, start - time.time()))\n"
         "for _ in range(3):\n"
-        "    print(int(open_images(pairs, 64, Path(sys.argv[1])).array.astype('int64').sum()))\n"
+        "    print(int(open_images(pairs, 64, Path(sys.argv[1])).array[:].astype('int64').sum()))\n"
         "    (next(Path(sys.argv[1]).glob('images-*')) / 'images.json').unlink(missing_ok=True)\n"
     )
     start = str(time.time() + 1.0)
@@ -204,7 +204,7 @@ def test_two_processes_build_the_same_cache_at_once(tmp_path: Path):
         for _ in range(2)
     ]
     results = [job.communicate(timeout=60)[0].split() for job in jobs]
-    expected = open_images(load_pairs("scenes:train=600", "train"), 64, tmp_path).array.astype("int64").sum()
+    expected = open_images(load_pairs("scenes:train=600", "train"), 64, tmp_path).array[:].astype("int64").sum()
     assert results == [[str(expected)] * 3] * 2
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 import vldistill
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.files import read_tensors, write_tensors
+from vldistill.files import read_json, read_tensors, write_tensors
 from vldistill.training import Recipe
 
 TOWERS: dict[str, dict[str, Any]] = {
@@ -149,7 +149,7 @@ def test_a_record_that_is_not_one_is_refused(tmp_path: Path, text: str) -> None:
 )
 def test_a_garbled_record_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     make_set().save(tmp_path)
-    record = json.loads((tmp_path / "set.json").read_text())
+    record = read_json(tmp_path / "set.json", "set")
     (tmp_path / "set.json").write_text(json.dumps(record | change))
     with pytest.raises(ArtefactError):
         DistilledSet.load(tmp_path)
@@ -158,7 +158,7 @@ def test_a_garbled_record_is_refused(tmp_path: Path, change: dict[str, Any]) -> 
 @pytest.mark.parametrize("name", ["recipe", "towers", "setting", "space", "info"])
 def test_a_lacking_field_is_named(tmp_path: Path, name: str) -> None:
     make_set().save(tmp_path)
-    record = json.loads((tmp_path / "set.json").read_text())
+    record = read_json(tmp_path / "set.json", "set")
     del record[name]
     (tmp_path / "set.json").write_text(json.dumps(record))
     with pytest.raises(ArtefactError, match=name):
@@ -170,7 +170,7 @@ def test_another_file_with_the_right_checksum_still_has_to_be_a_set(tmp_path: Pa
 
     make_set().save(tmp_path)
     write_tensors(tmp_path / "set.safetensors", {"images": torch.zeros(4, 3, 8, 8)})
-    record = json.loads((tmp_path / "set.json").read_text())
+    record = read_json(tmp_path / "set.json", "set")
     record["sha256"] = hashlib.sha256((tmp_path / "set.safetensors").read_bytes()).hexdigest()
     (tmp_path / "set.json").write_text(json.dumps(record))
     with pytest.raises(ArtefactError, match="texts"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,13 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vldistill import files
 from vldistill.config import ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.encoders.dual import Groups
-from vldistill.errors import ArtefactError, ConfigError, DivergedError, MatchingError, VldistillError
+from vldistill.errors import (
+    ArtefactError,
+    ConfigError,
+    DivergedError,
+    InUseError,
+    MatchingError,
+    Stopped,
+    VldistillError,
+)
 from vldistill.experts import record
 from vldistill.experts.record import (
     bytes_per_expert,
@@ -29,6 +37,8 @@ from vldistill.experts.record import (
     record_experts,
 )
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
+from vldistill.experts.unfinished import Unfinished
+from vldistill.locks import held
 from vldistill.randomness import seed_of
 from vldistill.training import Recipe, fit
 from vldistill.workbench import Workbench
@@ -205,11 +215,14 @@ def test_finished_experts_are_skipped_and_more_can_be_asked_for(
     assert [expert.note["index"] for expert in open_experts(bench, tmp_path)] == [0, 1, 2]
 
 
+def flipped(raw: bytes, place: int) -> bytes:
+    return raw[:place] + bytes([raw[place] ^ 4]) + raw[place + 1 :]
+
+
 def damaged(kind: str, path: Path) -> bytes:
     raw = path.read_bytes()
     tensors = load_file(path)
-    with safe_open(path, framework="pt") as handle:
-        note = json.loads(handle.metadata()[NOTE])
+    note = Trajectory(path).note
 
     def again(tensors: dict[str, torch.Tensor], note: Any) -> bytes:
         other = path.with_name("other")
@@ -223,6 +236,8 @@ def damaged(kind: str, path: Path) -> bytes:
         "cut": lambda: raw[:-100],
         "header cut": lambda: raw[:20],
         "empty": lambda: b"",
+        "flipped bit": lambda: flipped(raw, len(raw) - 50),
+        "flipped bit in the note": lambda: flipped(raw, raw.index(b"losses")),
         "pickle": lambda: b"PK\x03\x04" + raw,
         "no note": lambda: again(tensors, None),
         "note of another kind": lambda: again(tensors, ["note"]),
@@ -239,7 +254,8 @@ def damaged(kind: str, path: Path) -> bytes:
     "kind",
     [
         "cut", "header cut", "empty", "pickle", "no note", "note of another kind", "note of another format",
-        "no tensors", "a tensor too few", "another shape", "another dtype", "another name",
+        "no tensors", "a tensor too few", "another shape", "another dtype", "another name", "flipped bit",
+        "flipped bit in the note",
     ],
 )  # fmt: skip
 def test_damaged_experts_are_redone_alone(kind: str, bench: Workbench, tmp_path: Path, listener: Listener):
@@ -249,7 +265,7 @@ def test_damaged_experts_are_redone_alone(kind: str, bench: Workbench, tmp_path:
     path = expert_path(tmp_path, 1)
     path.write_bytes(damaged(kind, path))
     with pytest.raises(ArtefactError, match=r"expert-001\.safetensors is damaged or not a trajectory.*experts` again"):
-        open_experts(bench, tmp_path)
+        [expert.check_whole() for expert in open_experts(bench, tmp_path)]
     record_experts(bench, CONFIG, tmp_path)
     assert contents(tmp_path) == whole and expert_path(tmp_path, 0).stat().st_mtime_ns == kept
     assert len(listener.warned) == 1 and "It is redone now." in listener.warned[0]
@@ -353,9 +369,9 @@ def test_a_segment_reads_its_two_snapshots_and_nothing_else(tmp_path: Path, monk
     handle = trajectory._file
 
     class Spy:
-        def get_tensor(self, name: str) -> torch.Tensor:
+        def read(self, name: str) -> torch.Tensor:
             read.append(name)
-            return handle.get_tensor(name)
+            return handle.read(name)
 
     monkeypatch.setattr(trajectory, "_file", Spy())
     trajectory.segment(2, 3)
@@ -371,3 +387,100 @@ def test_clones_do_not_follow_the_live_weights():
     assert torch.equal(clone["image"]["weight"], before) and not clone["image"]["weight"].requires_grad
     half = clone_groups({"image": dict(live.named_parameters())}, torch.bfloat16)
     assert half["image"]["weight"].dtype == torch.bfloat16
+
+
+# --- going on within one expert ------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Ends a training where a SIGKILL would: nothing is saved on the way out."""
+
+
+@pytest.mark.parametrize(("setting", "save_every"), [("heads", 1), ("full", 1), ("full", 3)])
+def test_an_expert_goes_on_where_it_was(
+    setting: str, save_every: int, workbench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Stopped or killed after any step: the same bytes; nothing is trained twice but what was not saved."""
+    bench = workbench(setting)
+    config = replace(CONFIG, momentum=0.5, image_rate=0.02, steps_per_epoch=3, augment=True, snapshots=(0, 1, 3))
+    record_expert(bench, config, 0, tmp_path / "straight.safetensors")
+    path = tmp_path / "killed.safetensors"
+    steps: list[int] = []
+    ask = Unfinished.due
+
+    def due(self: Unfinished) -> bool:
+        steps.append(len(steps))
+        if len(steps) in (2, 6, 7, 11):  # within epochs, and at their ends
+            raise Killed
+        return ask(self) or len(steps) % save_every == 0
+
+    monkeypatch.setattr(Unfinished, "due", due)
+    for _ in range(4):
+        with pytest.raises(Killed):
+            record_expert(bench, config, 0, path)
+        assert not path.exists()
+    record_expert(bench, config, 0, path)
+    assert path.read_bytes() == (tmp_path / "straight.safetensors").read_bytes()
+    assert sorted(entry.name for entry in tmp_path.glob("*killed*")) == ["killed.safetensors"]
+    assert len(steps) <= 9 + 4 * save_every
+
+
+def test_a_stopped_expert_says_where_and_goes_on(
+    bench: Workbench, tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
+):
+    whole = record_expert(bench, CONFIG, 0, tmp_path / "straight.safetensors")
+    path = tmp_path / "stopped.safetensors"
+
+    def ask(self: Unfinished) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Unfinished, "due", ask)
+        with pytest.raises(Stopped, match="stopped after step 1 of expert 0; everything is saved"):
+            record_expert(bench, CONFIG, 0, path)
+    expert = record_expert(bench, CONFIG, 0, path)
+    assert "expert 0: going on after 1 steps" in listener.said
+    assert path.read_bytes() == whole.path.read_bytes() and expert.note == whole.note
+
+
+@pytest.mark.parametrize("damage", ["both checkpoints", "a snapshot", "another configuration", "the last checkpoint"])
+def test_a_damaged_unfinished_expert_costs_time_alone(
+    damage: str, bench: Workbench, tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
+):
+    record_expert(bench, CONFIG, 0, tmp_path / "straight.safetensors")
+    path, folder = tmp_path / "killed.safetensors", tmp_path / "killed.unfinished"
+    asked = 0
+
+    def due(self: Unfinished) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 20:  # of 39, 13 in each epoch
+            raise Killed
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Unfinished, "due", due)
+        with pytest.raises(Killed):
+            other = replace(CONFIG, momentum=0.5) if damage == "another configuration" else CONFIG
+            record_expert(bench, other, 0, path)
+    hurt = {
+        "both checkpoints": list(folder.glob("checkpoint*")),
+        "a snapshot": [folder / "epoch-001.safetensors"],
+        "the last checkpoint": [folder / "checkpoint.safetensors"],
+    }
+    for file in hurt.get(damage, []):
+        raw = file.read_bytes()
+        file.write_bytes(flipped(raw, len(raw) - 9))
+    record_expert(bench, CONFIG, 0, path)
+    assert path.read_bytes() == (tmp_path / "straight.safetensors").read_bytes()
+    assert any("starts anew" in line for line in listener.warned) == (damage != "the last checkpoint")
+    assert any("going on after 18 steps" in line for line in listener.said) == (damage == "the last checkpoint")
+
+
+def test_an_expert_that_is_being_recorded_is_left_alone(bench: Workbench, tmp_path: Path):
+    with (
+        held(tmp_path / ".expert-000.lock", "it"),
+        pytest.raises(InUseError, match=r"expert 0 in .* is in use by another process"),
+    ):
+        record_experts(bench, CONFIG, tmp_path)

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import subprocess
+import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from vldistill import files
-from vldistill.errors import ArtefactError, VldistillError
+from vldistill.errors import ArtefactError, DamagedError, StorageError, VldistillError
 from vldistill.files import (
+    append_line,
     atomic,
     digest,
     human_bytes,
+    open_array,
     read_json,
     read_tensors,
     require_space,
+    write_array,
     write_json,
+    write_record,
     write_tensors,
     write_text,
 )
+from vldistill.locks import held
 from vldistill.randomness import generator, seed_of, seeded
 
 Usage = namedtuple("Usage", "total used free")
@@ -163,3 +176,150 @@ def test_seeding_for_a_while():
     with pytest.raises(RuntimeError), seeded(torch.device("cpu"), "x"):
         torch.rand(3)
         raise RuntimeError  # the state is restored all the same
+
+
+# --- checksums -----------------------------------------------------------------------------------------------------
+
+
+def flipped(raw: bytes, place: int, bit: int) -> bytes:
+    return raw[:place] + bytes([raw[place] ^ (1 << bit)]) + raw[place + 1 :]
+
+
+def places(raw: bytes, count: int = 250) -> list[tuple[int, int]]:
+    """Bits to flip: every header's beginning, and places all over the file."""
+    draw = random.Random(0)
+    spread = [(draw.randrange(len(raw)), draw.randrange(8)) for _ in range(count)]
+    return [(place, place % 8) for place in range(0, 40)] + spread
+
+
+def test_no_flipped_bit_in_tensors_passes(tmp_path: Path):
+    path = tmp_path / "t.safetensors"
+    tensors = {"a": torch.randn(5, 7), "b": torch.arange(9), "c": torch.randn(4).bfloat16(), "none": torch.zeros(0, 3)}
+    write_tensors(path, tensors, {"one": "1", "two": "2"})
+    raw = path.read_bytes()
+    noticed = 0
+    for place, bit in places(raw):
+        path.write_bytes(flipped(raw, place, bit))
+        try:
+            found, metadata = read_tensors(path, "tensors")
+        except DamagedError:
+            noticed += 1
+            continue
+        assert metadata == {"one": "1", "two": "2"} and found.keys() == tensors.keys(), place  # blanks of the header
+        assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items()), place
+    assert noticed > 250
+    for length in (0, 7, 100, len(raw) - 1):
+        path.write_bytes(raw[:length])
+        with pytest.raises(DamagedError, match="is damaged"):
+            read_tensors(path, "tensors")
+
+
+def test_the_same_tensors_give_the_same_bytes(tmp_path: Path):
+    metadata = {str(number): "x" for number in range(6)}  # safetensors writes several entries in random order
+    for name in "abcd":
+        write_tensors(tmp_path / name, {"b": torch.ones(3), "a": torch.zeros(2)}, metadata)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_tensors_of_somebody_else_are_read_as_they_are(tmp_path: Path):
+    save_file({"a": torch.ones(3)}, tmp_path / "foreign", {"format": "pt"})
+    assert read_tensors(tmp_path / "foreign", "weights")[1] == {"format": "pt"}
+
+
+def test_no_flipped_bit_in_a_record_passes(tmp_path: Path):
+    path = tmp_path / "r.json"
+    record = {"numbers": [1, 2.5, -1e-17], "by": {2: "two", 10: "ten"}, "text": "naïve", "none": None}
+    write_record(path, record)
+    expected = json.loads(json.dumps(record))
+    assert read_json(path, "record") == expected
+    raw = path.read_bytes()
+    key = raw.index(b"blake2b")
+    for place, bit in places(raw):
+        path.write_bytes(flipped(raw, place, bit))
+        try:
+            found = read_json(path, "record")
+        except DamagedError:
+            continue
+        same = {name: found[name] for name in expected} == expected
+        assert same and (len(found) == len(expected) or key <= place < key + 7), place
+    value = json.loads(raw)
+    del value["blake2b"]
+    path.write_text(json.dumps(value | {"text": "changed by hand"}))
+    assert read_json(path, "record")["text"] == "changed by hand"
+    path.write_text(json.dumps(json.loads(raw) | {"text": "changed by hand"}))
+    with pytest.raises(DamagedError, match="take out its line 'blake2b'"):
+        read_json(path, "record")
+
+
+def test_no_flipped_bit_in_an_array_passes(tmp_path: Path):
+    path = tmp_path / "a.npy"
+    array = np.random.default_rng(0).normal(size=(11, 6)).astype(np.float32)
+    write_array(path, array)
+    assert np.array_equal(np.load(path), array) and np.array_equal(open_array(path, "rows"), array)
+    raw = path.read_bytes()
+    for place, bit in places(raw):
+        path.write_bytes(flipped(raw, place, bit))
+        with pytest.raises(DamagedError, match=r"rows: .*a\.npy is damaged"):
+            open_array(path, "rows")
+    for wrong in (raw[:-1], raw[:100], b"", raw + b"x"):
+        path.write_bytes(wrong)
+        with pytest.raises(DamagedError):
+            open_array(path, "rows")
+    np.save(path, array)  # from before there were checksums
+    assert np.array_equal(open_array(path, "rows"), array)
+
+
+# --- disks ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_killed_processes_left_is_removed_and_what_living_ones_write_is_not(tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, os.getppid()):
+        with atomic(tmp_path / "file") as temporary:
+            temporary.write_text("x")
+        (tmp_path / temporary.name.replace(str(os.getpid()), str(process))).write_text("half")
+        (tmp_path / temporary.name.replace("file", "other").replace(str(os.getpid()), str(process))).write_text("half")
+    write_text(tmp_path / "file", "new")
+    left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".file.")]
+    assert len(left) == 1 and f".{os.getppid()}." in left[0]
+    assert len(list(tmp_path.glob(".other.*"))) == 2  # not this file's
+
+
+def test_a_full_disk_is_an_error_of_ours_and_the_old_file_stays(small_disk: Callable[[int], Path]):
+    disk = small_disk(200_000)
+    tensors = disk / "t.safetensors"
+    write_tensors(tensors, {"a": torch.ones(1000)})
+    writers: list[Callable[[], None]] = [
+        lambda: write_tensors(tensors, {"a": torch.ones(100_000)}),
+        lambda: write_text(disk / "text", "x" * 300_000),
+        lambda: write_record(disk / "record", {"x": "x" * 300_000}),
+        lambda: write_array(disk / "array", np.ones(100_000)),
+        lambda: append_line(disk / "log", "x" * 300_000),
+    ]
+    for write in writers:
+        with pytest.raises(StorageError, match=r"cannot be written: the disk is full\. Free some space.*same command"):
+            write()
+        (disk / "log").unlink(missing_ok=True)
+    assert [path.name for path in disk.iterdir()] == ["t.safetensors"]
+    assert read_tensors(tensors, "tensors")[0]["a"].shape == (1000,)
+
+
+def test_a_read_only_disk_is_an_error_of_ours(small_disk: Callable[[int], Path]):
+    disk = small_disk(200_000)
+    write_text(disk / "text", "old")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(StorageError, match="the disk is read-only. Make its folder writable"):
+        write_text(disk / "text", "new")
+    with pytest.raises(StorageError, match="read-only"), held(disk / "lock", "it"):
+        pass
+    assert (disk / "text").read_text() == "old"
+
+
+def test_half_a_line_does_not_swallow_the_next(tmp_path: Path):
+    path = tmp_path / "deep" / "log"
+    append_line(path, "one")
+    with path.open("a") as handle:
+        handle.write("ha")
+    append_line(path, "two")
+    assert path.read_text().splitlines() == ["one", "ha", "two"]

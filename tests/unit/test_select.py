@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import MiniBatchKMeans
-from tiny import make_bench
+from tiny import Recorder, make_bench
 
 from vldistill import select
 from vldistill.config import EvaluateConfig, SelectConfig
@@ -314,13 +314,16 @@ def test_what_needs_no_warm_up_makes_none(bench: Workbench, monkeypatch: pytest.
     assert torch.equal(bench.split("train").data.caption_image[captions], images)
 
 
-def test_a_damaged_warm_up_is_named(tmp_path: Path) -> None:
+def test_a_damaged_warm_up_is_named_and_made_again(tmp_path: Path) -> None:
     own = make_bench(tmp_path)
-    choose_pairs(own, "similarity", 4, 0, OPTIONS)
+    first = choose_pairs(own, "similarity", 4, 0, OPTIONS)
     [path] = tmp_path.glob("warm-ups/*/texts.npy")
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ArtefactError, match=r"texts\.npy cannot be read.*Delete"):
-        choose_pairs(own, "similarity", 4, 0, OPTIONS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
+    again = choose_pairs(own, "similarity", 4, 0, OPTIONS)
+    assert all(torch.equal(left, right) for left, right in zip(first, again)) and path.read_bytes() == whole
+    assert isinstance(own.reporter, Recorder)
+    assert any("texts.npy is damaged" in line and "made again" in line for line in own.reporter.warnings)
 
 
 def test_half_a_warm_up_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from vldistill.errors import ConfigError, DivergedError
 from vldistill.experts.trajectory import clone_groups
 from vldistill.losses import soft_infonce
 from vldistill.randomness import generator
-from vldistill.training import Recipe, TrainingData, fit, steps_in
+from vldistill.training import CHECK_STEPS, Recipe, TrainingData, fit, steps_in
+from vldistill.training_state import Tensors
 from vldistill.workbench import PixelInputs, TensorInputs, Workbench
 
 if TYPE_CHECKING:
@@ -412,3 +413,55 @@ def test_recipes_as_plain_values():
             Recipe.from_dict({**how.to_dict(), **bad})
     with pytest.raises(ConfigError, match="malformed"):
         Recipe.from_dict({})
+
+
+# --- going on ------------------------------------------------------------------------------------------------------
+
+
+class Kept:
+    """Keeps the state after one step, as a file would, and ends the training there."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.state = after, dict[str, torch.Tensor]()
+        self.asked = 0
+
+    def found(self) -> tuple[Tensors, int] | None:
+        return (self.state, self.after) if self.state else None
+
+    def due(self) -> bool:
+        self.asked += 1
+        return not self.state and self.asked == self.after
+
+    def keep(self, tensors: Tensors, steps: int) -> None:
+        assert steps == self.after
+        self.state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("untouched_generator")
+@pytest.mark.parametrize("after", [1, 3, 4, 8, 9])
+@pytest.mark.parametrize("changes", [{"dropout": 0.5}, {"phases": (4, 6), "momentum": 0.0, "schedule": "half"}])
+def test_a_training_goes_on_from_any_step_to_the_same_bits(changes: dict[str, Any], after: int):
+    how, dropout = recipe(epochs=3, batch=4, **changes), changes.get("dropout", 0.0)
+    data, reported = make_data(10), list[tuple[int, float]]()
+    whole, losses = make_encoder(dropout), list[tuple[int, float]]()
+    fit(whole, data, how, seed=3, device=CPU, on_epoch=lambda *told: losses.append(told))
+    keeper = Kept(after)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_encoder(dropout), data, how, seed=3, device=CPU, on_epoch=lambda *told: reported.append(told),
+            keeper=keeper)  # fmt: skip
+    encoder = make_encoder(dropout)
+    before = keeper.asked
+    fit(encoder, data, how, seed=3, device=CPU, on_epoch=lambda *told: reported.append(told), keeper=keeper)
+    assert same(whole, encoder) and reported == losses
+    assert keeper.asked - before == steps_in(10, how) - after
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_within_a_few_steps():
+    data = make_data(200)
+    assert isinstance(data.texts, TensorInputs)
+    data.texts.tensor[:] = torch.nan
+    steps: list[float] = []
+    with pytest.raises(DivergedError, match=r"epoch 1 of 2 \(loss nan\).*smaller rates"):
+        fit(make_encoder(), data, recipe(epochs=2, batch=4), seed=0, device=CPU, on_step=steps.append)
+    assert len(steps) <= CHECK_STEPS

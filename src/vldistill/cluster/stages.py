@@ -47,7 +47,7 @@ def encode_shards(bench: Workbench, shard: Shard) -> list[tuple[Encoding, list[i
     found: list[tuple[Encoding, list[int]]] = []
     first = 0
     for encoding in [encoding for split in SPLITS for encoding in bench.encodings(split)]:
-        mine = [index for index in encoding.missing() if shard.has(first + index)]
+        mine = [index for index in encoding.missing(bench.reporter) if shard.has(first + index)]
         found.append((encoding, mine))
         first += len(encoding.spans)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vldistill.config.checks import require
+from vldistill.config.checks import finite, require
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class RuntimeConfig:
             many halvings of it as the device's memory asks for. The result is the same but for rounding.
         augment: where experts' images are augmented: ``cpu`` (one by one, Pillow), ``device`` (whole batches, slightly
             other pixels), or ``auto``: on the device unless that is the CPU.
+        save_seconds: seconds of training an expert between two checkpoints: what a crash can cost.
     """
 
     device: str = "auto"
@@ -31,10 +32,13 @@ class RuntimeConfig:
     compile: bool = False
     micro_batch: int = 0
     augment: Literal["auto", "cpu", "device"] = "auto"
+    save_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        finite(self, "runtime")
         require(self.threads >= 0, "runtime.threads", self.threads, "0 or more threads")
         require(self.micro_batch >= 0, "runtime.micro_batch", self.micro_batch, "0 (all) or more images")
+        require(self.save_seconds >= 0, "runtime.save_seconds", self.save_seconds, "0 (every step) or more seconds")
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from vldistill import __version__
 from vldistill.data.pairs import Pairs
-from vldistill.errors import DataError, VldistillError
-from vldistill.files import atomic, digest, human_bytes, require_space, write_json
+from vldistill.data.rows import DIGEST_BYTES, CheckedRows, row_digest
+from vldistill.errors import ArtefactError, DataError, VldistillError
+from vldistill.files import atomic, digest, human_bytes, read_json, require_space, write_record
 
 CHUNK = 256  # images decoded between two writes; bounds the memory
 BLOCK = 65536  # bytes at the end of the array that the checksum covers
@@ -31,12 +33,13 @@ class DecodedImages:
 
     Attributes:
         pairs: the pairs asked for, less those whose image is broken.
-        array: uint8 (N, 3, size, size), RGB, read-only memory map; row i is image i of ``pairs``.
+        array: uint8 (N, 3, size, size), RGB, read-only memory map; row i is image i of ``pairs``. A row is checked
+            when it is first read.
         broken: names of the images left out.
     """
 
     pairs: Pairs
-    array: np.memmap
+    array: CheckedRows
     broken: tuple[str, ...]
 
 
@@ -74,9 +77,11 @@ def open_images(
             raise DataError(f"{where}: broken images: {len(broken):,}, and --strict refuses them: {shown}")
         pairs = _without(pairs, broken)
     array = np.load(place / "images.npy", mmap_mode="r")
+    digests = json.loads((place / "images.json").read_text(encoding="utf-8")).get("rows")
     if len(array) != pairs.count_images:  # another process met other broken images: never pair rows wrongly
         raise DataError(f"{where}: images changed while {place} was written. Run the command again.")
-    return DecodedImages(pairs, array, tuple(broken))
+    rows = CheckedRows(array, None if digests is None else bytes.fromhex(digests), place / "images.npy")
+    return DecodedImages(pairs, rows, tuple(broken))
 
 
 def _without(pairs: Pairs, broken: dict[str, str]) -> Pairs:
@@ -90,18 +95,20 @@ def _without(pairs: Pairs, broken: dict[str, str]) -> Pairs:
 def _valid(place: Path, pairs: Pairs, size: int) -> dict[str, str] | None:
     """Name -> reason of the broken images of a finished array; None when it has to be (re)built."""
     try:
-        about = json.loads((place / "images.json").read_text(encoding="utf-8"))
+        about = read_json(place / "images.json", "decoded images")
         broken = {str(name): str(reason) for name, reason in about["broken"].items()}
         if not broken.keys() <= set(pairs.images.names):
             return None
         rows = pairs.count_images - len(broken)
         if rows == 0:
             return broken
+        if len(about.get("rows", "")) not in (0, 2 * DIGEST_BYTES * rows):
+            return None
         expected = HEADER_BYTES + rows * 3 * size * size
         path = place / "images.npy"
         if about["bytes"] == expected == path.stat().st_size and about["checksum"] == _checksum(path):
             return broken
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ArtefactError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # missing, half copied or edited: decoding again is the remedy
     return None
 
@@ -121,6 +128,7 @@ def _build(place: Path, pairs: Pairs, size: int, progress: Progress | None) -> d
     require_space(place, needed, what)
     place.mkdir(parents=True, exist_ok=True)
     broken: dict[str, str] = {}
+    digests = bytearray()
     path = place / "images.npy"
     try:
         with atomic(path) as temporary:
@@ -131,6 +139,7 @@ def _build(place: Path, pairs: Pairs, size: int, progress: Progress | None) -> d
                         broken[name] = row
                     else:
                         handle.write(row.data)
+                        digests += row_digest(row)
                 _write_header(handle, pairs.count_images - len(broken), size)
             about = {
                 "images": pairs.count_images,
@@ -138,8 +147,10 @@ def _build(place: Path, pairs: Pairs, size: int, progress: Progress | None) -> d
                 "bytes": temporary.stat().st_size,
                 "checksum": _checksum(temporary),
                 "broken": broken,
+                "rows": digests.hex(),
+                "version": __version__,
             }
-        write_json(place / "images.json", about)
+        write_record(place / "images.json", about)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

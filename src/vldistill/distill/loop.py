@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vldistill.checkpoints import Checkpoints
 from vldistill.distill.draws import averaged_update
 from vldistill.distill.metagrad import NonFiniteError
 from vldistill.distill.methods import Context, Method, State, Update
@@ -20,7 +21,7 @@ from vldistill.distill.optimise import OuterOptimiser
 from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
-from vldistill.files import read_tensors, write_tensors, write_text
+from vldistill.files import append_line, write_text
 from vldistill.ranks import ALONE, Ranks
 
 EXPLOSION = 100.0  # a loss this many times the recent median is a divergence, not noise
@@ -69,6 +70,11 @@ class Loop:
     save: Callable[[DistilledSet, int], None]
     stop_asked: Callable[[], bool]
     ranks: Ranks = ALONE
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The last two checkpoints; each holds everything, the best set too."""
+        return Checkpoints(self.folder / CHECKPOINT, self.context.bench.reporter)
 
     def run(self, start: Start) -> DistilledSet:
         """Distil from ``start``, or go on from the checkpoint.
@@ -155,7 +161,9 @@ class Loop:
         self.optimiser.apply(update.gradients, max(done, self._part_of_time()), self.progress.scale)
         for name, value in update.carried.items():
             self.state.carried[name].copy_(value)
-        return _not_finite("{} is not finite after the step", self.state.variables)
+        return _not_finite("{} is not finite after the step", self.state.variables) or _not_finite(
+            "the optimiser's {} is not finite after the step", self.optimiser.state_dict()
+        )
 
     def _undo(self, iteration: int, trouble: str) -> None:
         """Go back to before the last step that was applied: that one led here."""
@@ -227,9 +235,7 @@ class Loop:
         if not self.ranks.first:
             return
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / METRICS).open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(plain) + "\n")
+        append_line(self.folder / METRICS, json.dumps(plain))
 
     def _moving(self) -> dict[str, torch.Tensor]:
         """Everything that a step changes, by name; the tensors are the live ones."""
@@ -259,15 +265,16 @@ class Loop:
             note = {**vars(self.progress), "best_score": None}
         else:
             note = vars(self.progress)
-        write_tensors(self.folder / CHECKPOINT, tensors, {"progress": json.dumps(note)})
+        self.checkpoints.write(tensors, {"progress": json.dumps(note)})
 
     def _resume(self) -> None:
-        path = self.folder / CHECKPOINT
-        if not path.exists():
+        path = self.checkpoints.path
+        found = self.checkpoints.read()
+        if found is None:
             if self.ranks.first:
                 (self.folder / METRICS).unlink(missing_ok=True)
             return
-        tensors, metadata = read_tensors(path, "checkpoint")
+        tensors, metadata = found
         try:
             note = json.loads(metadata["progress"])
             self.progress = Progress(

@@ -1,6 +1,7 @@
 """Features of frozen towers on disk: every real image and caption passes its tower once, ever.
 
-A table is a folder of shards, each written atomically, so an interrupted encoding goes on where it stopped.
+A table is a folder of shards, each written atomically with a checksum, so an interrupted encoding goes on where it
+stopped, and a shard that was damaged meanwhile is made again.
 The folder's name is a hash of the data, the tower with its weights, the view and the number format: a changed
 key never meets old features.
 """
@@ -20,8 +21,8 @@ from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.text_towers import TextTower
 from vldistill.encoders.towers import ImageTower
-from vldistill.errors import DataError
-from vldistill.files import atomic, digest, human_bytes, require_space
+from vldistill.errors import DamagedError, DataError
+from vldistill.files import digest, human_bytes, open_array, require_space, write_array
 from vldistill.log import Reporter
 from vldistill.randomness import seed_of
 
@@ -130,13 +131,13 @@ class Encoding:
     def _path(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05d}.npy"
 
-    def _open(self, shard: int) -> np.ndarray | None:
+    def _open(self, shard: int, reporter: Reporter) -> np.ndarray | None:
         start, stop = self.spans[shard]
-        return _open_shard(self._path(shard), (stop - start, self.width), self.dtype)
+        return _open_shard(self._path(shard), (stop - start, self.width), self.dtype, self.what, reporter)
 
-    def missing(self) -> list[int]:
-        """The shards that have to be made."""
-        return [shard for shard in range(len(self.spans)) if self._open(shard) is None]
+    def missing(self, reporter: Reporter) -> list[int]:
+        """The shards that have to be made; damaged ones are told."""
+        return [shard for shard in range(len(self.spans)) if self._open(shard, reporter) is None]
 
     def make(self, shards: Sequence[int], reporter: Reporter) -> None:
         """Encode ``shards`` and write them, each atomically."""
@@ -154,8 +155,12 @@ class Encoding:
 
     def table(self, reporter: Reporter) -> FeatureTable:
         """The whole table; what is missing of it is made."""
-        self.make(self.missing(), reporter)
-        return FeatureTable([np.load(self._path(shard), mmap_mode="r") for shard in range(len(self.spans))])
+        shards = [self._open(shard, reporter) for shard in range(len(self.spans))]
+        missing = [shard for shard, found in enumerate(shards) if found is None]
+        self.make(missing, reporter)
+        for shard in missing:
+            shards[shard] = open_array(self._path(shard), self.what)
+        return FeatureTable([shard for shard in shards if shard is not None])
 
 
 def image_encoding(
@@ -226,15 +231,16 @@ def _write_shard(path: Path, rows: np.ndarray, dtype: str, what: str) -> None:
             f"{what}: the tower gave features that are not finite{' in ' + dtype if dtype != 'float32' else ''}. "
             f"Check its weights and normalisation{'' if dtype == 'float32' else ', or store float32'}."
         )
-    with atomic(path) as temporary, temporary.open("wb") as handle:
-        np.save(handle, stored)
+    write_array(path, stored)
 
 
-def _open_shard(path: Path, shape: tuple[int, int], dtype: str) -> np.ndarray | None:
+def _open_shard(path: Path, shape: tuple[int, int], dtype: str, what: str, reporter: Reporter) -> np.ndarray | None:
     """A finished shard, memory-mapped; None when it is missing or damaged and has to be made."""
-    try:
-        shard = np.load(path, mmap_mode="r")
-    except (OSError, EOFError, ValueError):
+    if not path.exists():
         return None
-    whole = isinstance(shard, np.memmap) and shard.offset + shard.nbytes == path.stat().st_size
-    return shard if whole and shard.shape == shape and shard.dtype == np.dtype(dtype) else None
+    try:
+        shard = open_array(path, what)
+    except DamagedError as error:
+        reporter.warn(f"{error} It is made again now.")
+        return None
+    return shard if shard.shape == shape and shard.dtype == np.dtype(dtype) else None

@@ -13,8 +13,10 @@ process here, a task on a cluster with the same file system) can run cells.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +26,8 @@ import yaml
 
 from vldistill.cluster import Launch, UnitFailed
 from vldistill.config import Config
-from vldistill.files import digest, read_json, write_json, write_text
+from vldistill.errors import ArtefactError
+from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.runs import differences, environment, to_plain
 
 
@@ -131,31 +134,42 @@ def run_cell(cell: Cell, run: Path, launch: Launch) -> dict[str, Any]:
     """
     folder = run / "cells" / cell.id
     try:
-        result = _method_result(cell, run, folder, launch) if cell.kind == "method" else _judged(cell, folder, launch)
+        try:
+            made = _method_result(cell, run, folder, launch) if cell.kind == "method" else _judged(cell, folder, launch)
+        except ArtefactError as error:  # what a command left cannot be read: this cell's trouble alone
+            raise UnitFailed(str(error), "refused") from None
     except UnitFailed as failure:
         note_failure(cell, run, str(failure))
         raise
-    write_json(folder / "result.json", _description(cell) | result | {"environment": environment()})
+    write_record(folder / "result.json", _description(cell) | made | {"environment": environment()})
     (folder / "failed.json").unlink(missing_ok=True)
     return read_json(folder / "result.json", "cell")
 
 
 def note_failure(cell: Cell, run: Path, why: str) -> None:
     """Write down why a cell failed."""
-    write_json(run / "cells" / cell.id / "failed.json", {"cell": cell.id, "row": cell.row, "error": why})
+    write_record(run / "cells" / cell.id / "failed.json", {"cell": cell.id, "row": cell.row, "error": why})
 
 
 def finished(cell: Cell, run: Path) -> dict[str, Any] | None:
     """The result of a cell, if it has one of the judging that is asked for."""
-    path = run / "cells" / cell.id / "result.json"
-    result = read_json(path, "cell") if path.exists() else None
+    result = _kept(run / "cells" / cell.id / "result.json")
     return result if result and result.get("judging") == cell.judging else None
 
 
 def failure(cell: Cell, run: Path) -> str | None:
     """Why a cell failed the last time, if it did and has no result."""
-    path = run / "cells" / cell.id / "failed.json"
-    return str(read_json(path, "failed cell")["error"]) if path.exists() else None
+    note = _kept(run / "cells" / cell.id / "failed.json")
+    return str(note.get("error")) if note else None
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """A record of a cell; None when it is missing, or damaged and has to be made again."""
+    try:
+        value = read_json(path, "cell")
+    except ArtefactError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _description(cell: Cell) -> dict[str, Any]:
@@ -233,10 +247,22 @@ def _distilled(cell: Cell, config: Config, run: Path, place: Path, launch: Launc
         launch(words, place.parent / "log.txt")
     note = next(iter(place.glob("sets/*/set.json")))
     selection = read_json(note, "distilled set")["info"]["selection"]
-    events = [line for line in (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if "distill" in line]
-    peak = yaml.safe_load(events[-1]).get("peak_memory_bytes") if events else None
     seconds = selection.get("seconds")
-    return {"set": str(note.parent), "seconds": seconds, "peak_memory_bytes": peak, "selection": selection}
+    return {"set": str(note.parent), "seconds": seconds, "peak_memory_bytes": _peak(place), "selection": selection}
+
+
+def _peak(place: Path) -> int | None:
+    """Peak memory of the last distillation, as its log says; None where a process was killed before it could say so."""
+    try:
+        lines = (place / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        with suppress(ValueError, AttributeError):
+            event = json.loads(line)
+            if event.get("stage") == "distill":
+                return event.get("peak_memory_bytes")
+    return None
 
 
 def _judged(cell: Cell, folder: Path, launch: Launch, target: str = "", config: Config | None = None) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from typing import Any
 import yaml
 
 from vldistill.cluster import Unit, UnitFailed, run_units
-from vldistill.cluster.lock import only_one
 from vldistill.cluster.options import Place, add_place, place_of
 from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.units import Backend
@@ -28,8 +27,9 @@ from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.published import data_of, published
 from vldistill.evaluate.sweep import Sweep, read_sweep
 from vldistill.evaluate.units import UNTIL, comparison_units, shared_units
-from vldistill.files import write_json, write_text
+from vldistill.files import write_record, write_text
 from vldistill.helptext import KeptLines
+from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.report.comparison import (
     comparison_csv,
@@ -90,7 +90,7 @@ def compare(argv: Sequence[str]) -> int:
         return DONE
     shard = asked.place.shard
     name = ".lock" if shard == WHOLE else f".lock-{shard.number}-{shard.count}"
-    with only_one(asked.run, name) as lock:
+    with held(asked.run / name, str(asked.run), stays=True) as lock:
         try:
             with asked.place.backend(reporter, lock) as backend:
                 broken = _run(asked, backend, reporter)
@@ -237,7 +237,7 @@ def _write_tables(asked: Asked) -> dict[str, str]:
         "missing": [cell.id for cell, result in found if result is None and cell.id not in failed],
         "cells": results,
     }
-    write_json(asked.run / "table.json", table)
+    write_record(asked.run / "table.json", table)
     if rows:
         write_text(asked.run / "table.md", comparison_markdown(rows, failed))
         write_text(asked.run / "table.tex", comparison_latex(rows))

@@ -24,10 +24,12 @@ import yaml
 from vldistill.config import Config
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError
+from vldistill.evaluate.answers import Answers
 from vldistill.evaluate.options import merged, nested, resolved
 from vldistill.evaluate.protocol import check_target, evaluate_set
-from vldistill.files import digest, read_json, write_json, write_text
+from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.helptext import KeptLines
+from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.report.tables import markdown, spread
 from vldistill.runs import Run, environment, to_plain
@@ -55,7 +57,8 @@ def cross(argv: Sequence[str]) -> int:
     matrix = Matrix(run.folder / "cross", towers, targets, reporter)
     run.begin(config)
     try:
-        matrix.fill()
+        with held(matrix.folder / ".lock", str(matrix.folder)):
+            matrix.fill()
     except KeyboardInterrupt:
         raise Stopped("stopped; finished cells of the matrix are kept. The same command goes on.") from None
     print(matrix.write(distilled.name), end="")
@@ -121,12 +124,14 @@ class Matrix:
                         bench = bench or open_bench(config, self.reporter)
                         bench.check_towers()
                         check_target(bench, target, config.evaluate, config.select)
-                        result = evaluate_set(bench, target, config.evaluate, config.select)
+                        answers = Answers(paths[name].with_suffix(".unfinished"), paths[name].name, self.reporter)
+                        result = evaluate_set(bench, target, config.evaluate, config.select, answers)
                     except VldistillError as error:
                         self.failed[name, column] = str(error)
                         self.reporter.warn(f"{name} on {column}: {error}")
                         continue
-                    write_json(paths[name], result | {"towers": column, "environment": environment()})
+                    write_record(paths[name], result | {"towers": column, "environment": environment()})
+                    answers.remove()
                 self.results[name, column] = read_json(paths[name], "cell of a matrix")
 
     def _path(self, column: str, config: Config, target: str | DistilledSet) -> Path:
@@ -145,7 +150,7 @@ class Matrix:
         write_text(self.folder / f"{name}.csv", self.csv())
         results = {f"{row} on {column}": result for (row, column), result in self.results.items()}
         failed = {f"{row} on {column}": why for (row, column), why in self.failed.items()}
-        write_json(self.folder / f"{name}.json", {"results": results, "failed": failed, "environment": environment()})
+        write_record(self.folder / f"{name}.json", {"results": results, "failed": failed, "environment": environment()})
         return text
 
     def markdown(self) -> str:

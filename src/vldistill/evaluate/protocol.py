@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,9 +20,11 @@ from vldistill.distill.learned import describe_towers
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError
+from vldistill.evaluate.answers import Answers
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluate.spaces import mapped_texts
 from vldistill.memory import peak_memory
+from vldistill.passes import embed_in_parts
 from vldistill.randomness import seed_of
 from vldistill.select import check_count, check_ground, choose_pairs, find_selector
 from vldistill.training import Recipe, TrainingData, fit
@@ -188,7 +189,10 @@ def embed_split(bench: Workbench, student: DualEncoder, split: Split, batch: int
     def embed(side: str, inputs: Any) -> torch.Tensor:
         starts = range(0, len(inputs), batch)
         return torch.cat(
-            [student.embed(side, inputs.rows(torch.arange(s, min(s + batch, len(inputs))))) for s in starts]
+            [
+                embed_in_parts(student, side, inputs.rows(torch.arange(s, min(s + batch, len(inputs)))), bench.passes)
+                for s in starts
+            ]
         )
 
     student.eval()
@@ -212,7 +216,7 @@ def train_student(
     """A fresh student trained on ``data``."""
     student = bench.student(seed_of("student", seed), recipe.dropout)
     hook = (lambda epoch, loss: on_epoch(student, epoch)) if on_epoch else None
-    fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=hook)
+    fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=hook, passes=bench.passes)
     return student
 
 
@@ -224,7 +228,9 @@ def _try_recipe(bench: Workbench, data: TrainingData, recipe: Recipe, seed: int)
         return 0.0
 
 
-def choose_generic(bench: Workbench, judged: Subject, config: EvaluateConfig) -> tuple[Recipe, list[dict[str, Any]]]:
+def choose_generic(
+    bench: Workbench, judged: Subject, config: EvaluateConfig, answers: Answers | None = None
+) -> tuple[Recipe, list[dict[str, Any]]]:
     """The generic recipe with rates, and for real pairs epochs, that do best on val; and every trial.
 
     Heads alone: the whole grid. With a trained tower: the tower's rate at a middle rate of the heads, then the heads'
@@ -233,6 +239,7 @@ def choose_generic(bench: Workbench, judged: Subject, config: EvaluateConfig) ->
     names: tuple[str, str] = ("towers", "heads") if bench.setting == "both" else ("image", "text")
     trials: list[dict[str, Any]] = []
     data = judged.draw(-1)
+    answer = (answers or Answers()).answer
     epochs = {"distilled": (config.generic_epochs,), "subset": config.subset_epochs, "full": config.full_epochs}
 
     def attempt(pairs: Sequence[tuple[float, float]], epoch_choices: Sequence[int], bar: Any) -> None:
@@ -240,7 +247,8 @@ def choose_generic(bench: Workbench, judged: Subject, config: EvaluateConfig) ->
             rates: dict[str, float] = dict(zip(names, pair))
             if any(t["rates"] == rates and t["epochs"] == count for t in trials):
                 continue
-            score = _try_recipe(bench, data, _generic(rates, count), -1)
+            recipe = _generic(rates, count)
+            score = answer("val", recipe, -1, lambda recipe=recipe: _try_recipe(bench, data, recipe, -1))
             trials.append({"rates": rates, "epochs": count, "val_mean_recall": score})
             bar.advance(1, val=score)
 
@@ -291,16 +299,23 @@ def quick_score(bench: Workbench, distilled: DistilledSet, config: EvaluateConfi
 
 
 def evaluate_set(
-    bench: Workbench, target: str | DistilledSet, config: EvaluateConfig, select: SelectConfig | None = None
+    bench: Workbench,
+    target: str | DistilledSet,
+    config: EvaluateConfig,
+    select: SelectConfig | None = None,
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """Train ``config.seeds`` students on ``target`` by each recipe and test them.
+
+    Args:
+        answers: keeps every student's figures as soon as there are any, and has those of an interrupted evaluation.
 
     Returns:
         ``set``, ``setting``, ``protocol``, ``pairs``, ``stored_floats``, ``seeds``; per recipe the mean and the
         sample standard deviation over students of every recall in percent (``own`` is null where the data has no
         recipe); ``chance``, ``seconds`` and ``peak_memory_bytes`` of this process.
     """
-    began = time.monotonic()
+    answers = answers or Answers()
     check_target(bench, target, config, select)
     judged = subject(bench, target, select)
     result: dict[str, Any] = {
@@ -314,27 +329,32 @@ def evaluate_set(
         "generic": None,
     }
     if "own" in config.recipes and judged.own is not None:
-        result["own"] = _students(bench, judged, judged.own, config, "own")
+        result["own"] = _students(bench, judged, judged.own, config, "own", answers)
     if "generic" in config.recipes:
-        recipe, trials = choose_generic(bench, judged, config)
-        result["generic"] = _students(bench, judged, recipe, config, "generic") | {"trials": trials}
+        recipe, trials = choose_generic(bench, judged, config, answers)
+        result["generic"] = _students(bench, judged, recipe, config, "generic", answers) | {"trials": trials}
     test = bench.split("test")
+    if bench.passes.precision != "float32":
+        judged.details["precision"] = bench.passes.precision
     return result | {
         "chance": chance_level(test.data.caption_image, test.pairs.count_images),
         "image_tower": bench.image_tower.name,
         "text_tower": bench.text_tower.name,
         "details": judged.details,
-        "seconds": round(time.monotonic() - began, 2),
+        "seconds": round(answers.seconds(), 2),
         "peak_memory_bytes": peak_memory(),
     }
 
 
-def _students(bench: Workbench, judged: Subject, recipe: Recipe, config: EvaluateConfig, label: str) -> dict[str, Any]:
+def _students(
+    bench: Workbench, judged: Subject, recipe: Recipe, config: EvaluateConfig, label: str, answers: Answers
+) -> dict[str, Any]:
     rows: list[dict[str, float]] = []
     with bench.reporter.progress(f"{judged.name}: students by {label}", config.seeds) as bar:
         for seed in range(config.seeds):
             try:
-                rows.append(_one_student(bench, judged.draw(seed), recipe, config, seed))
+                student = functools.partial(_one_student, bench, judged, recipe, config, seed)
+                rows.append(answers.answer("test", recipe, seed, student))
             except DivergedError as error:
                 rates = {side: rate[0] for side, rate in recipe.rates.items()}
                 raise DivergedError(
@@ -351,9 +371,10 @@ def _students(bench: Workbench, judged: Subject, recipe: Recipe, config: Evaluat
 
 
 def _one_student(
-    bench: Workbench, data: TrainingData, recipe: Recipe, config: EvaluateConfig, seed: int
+    bench: Workbench, judged: Subject, recipe: Recipe, config: EvaluateConfig, seed: int
 ) -> dict[str, float]:
     """Train and test by the protocol. Raises DivergedError when the student's loss is not finite."""
+    data = judged.draw(seed)
     if config.protocol == "last":
         return score_student(bench, train_student(bench, data, recipe, seed), "test")
     every = max(1, recipe.all_epochs // config.looks)

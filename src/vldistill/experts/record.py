@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import Groups
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
+from vldistill.experts.unfinished import SharedKeeper, Unfinished
 from vldistill.files import human_bytes, require_space
-from vldistill.log import Reporter
+from vldistill.interrupts import deferred_stop
+from vldistill.locks import held
+from vldistill.log import Mute, Reporter
 from vldistill.randomness import seed_of
+from vldistill.ranks import ALONE, Ranks
 from vldistill.runs import differences
 from vldistill.training import Recipe, fit, steps_in
 from vldistill.workbench import Workbench
+
+SAVE_SECONDS = 60.0  # between two checkpoints of a training, where nothing else is asked for
 
 
 def expert_path(folder: Path, index: int) -> Path:
@@ -73,36 +80,56 @@ def augments(bench: Workbench, config: ExpertsConfig) -> bool:
     return config.augment and (bench.setting != "heads" or bench.data_config.views > 0)
 
 
-def record_expert(bench: Workbench, config: ExpertsConfig, index: int, path: Path) -> Trajectory:
-    """Train expert ``index`` and write its snapshots to ``path``. Raises DivergedError when they are not finite."""
+def record_expert(
+    bench: Workbench,
+    config: ExpertsConfig,
+    index: int,
+    path: Path,
+    save_seconds: float = SAVE_SECONDS,
+    ranks: Ranks = ALONE,
+) -> Trajectory:
+    """Train expert ``index`` or go on with it, and write its snapshots to ``path``.
+
+    Args:
+        save_seconds: between two checkpoints of the training.
+        ranks: processes that share the batches of the training; the first one writes.
+
+    Raises:
+        DivergedError: the loss or the weights are not finite; nothing is written to ``path``.
+        Stopped: on Ctrl-C or SIGTERM, after the training is saved.
+        InUseError: another process records it.
+    """
     recipe = expert_recipe(config)
     data = bench.split("train").data
     keep = set(kept_epochs(config))
     seed = seed_of(config.seed, "expert", index)
     student = bench.student(seed)
-    snapshots: dict[int, Groups] = {}
-    losses: list[float] = []
+    note = expert_note(bench, config, index)
     per_epoch = steps_in(len(data), recipe) // recipe.epochs
     per_epoch = min(per_epoch, config.steps_per_epoch) if config.steps_per_epoch else per_epoch
+    with ExitStack() as stack:
+        if ranks.first:
+            stack.enter_context(held(path.with_name(f".{path.stem}.lock"), f"expert {index} in {path.parent}"))
+        found = _finished(student.trained(), note, path, Mute())
+        if ranks.of_first(found is not None):  # by another process, in the meantime
+            return found or Trajectory(path)
+        stop_asked = stack.enter_context(deferred_stop())
+        unfinished = Unfinished(path.with_suffix(".unfinished"), note, bench.reporter, save_seconds, stop_asked)
+        progress = stack.enter_context(bench.reporter.progress(f"expert {index}", per_epoch * recipe.epochs))
 
-    def snap(epoch: int) -> None:
-        if epoch in keep:
-            snapshots[epoch] = clone_groups(student.trained(), getattr(torch, config.dtype))
-            if not all(bool(t.isfinite().all()) for named in snapshots[epoch].values() for t in named.values()):
-                raise DivergedError(
-                    f"expert {index}: weights are not finite after epoch {epoch}. Lower experts.image_rate "
-                    f"({config.image_rate}) or experts.text_rate ({config.text_rate})."
-                )
-
-    snap(0)
-    with bench.reporter.progress(f"expert {index}", per_epoch * recipe.epochs) as progress:
+        def snap(epoch: int) -> None:
+            if epoch in keep:
+                snapshot = clone_groups(student.trained(), getattr(torch, config.dtype))
+                _require_finite(snapshot, config, index, epoch)
+                unfinished.snapshots[epoch] = snapshot
 
         def after_epoch(epoch: int, loss: float) -> None:
-            losses.append(loss)
+            unfinished.losses.append(loss)
             snap(epoch)
             if not slow:
                 progress.advance(per_epoch, loss=loss)
 
+        snap(0)
         slow = bench.setting != "heads"  # steps of heads are too short to be shown one by one
         fit(
             student,
@@ -114,10 +141,32 @@ def record_expert(bench: Workbench, config: ExpertsConfig, index: int, path: Pat
             steps_per_epoch=config.steps_per_epoch,
             on_epoch=after_epoch,
             on_step=(lambda loss: progress.advance(1, loss=loss)) if slow else None,
+            keeper=unfinished if ranks.size == 1 else SharedKeeper(unfinished, ranks),
+            passes=bench.passes,
+            ranks=ranks,
         )
-    note = expert_note(bench, config, index) | {"losses": losses, "version": __version__}
-    save_trajectory(path, snapshots, note, config.dtype)
+        about = note | {"losses": unfinished.losses, "version": __version__, "torch": str(torch.__version__)}
+        if ranks.first:
+            save_trajectory(path, unfinished.snapshots, about | how_computed(bench, ranks), config.dtype)
+            unfinished.remove()
+        ranks.wait()
     return Trajectory(path)
+
+
+def how_computed(bench: Workbench, ranks: Ranks) -> dict[str, Any]:
+    """What made the rounding of an expert, where it is not the usual; experts of different kinds may be mixed."""
+    usual = {"precision": "float32", "augment_on": "cpu", "processes": 1}
+    found = {"precision": bench.passes.precision, "augment_on": bench.augment_on, "processes": ranks.size}
+    return {name: value for name, value in found.items() if value != usual[name]}
+
+
+def _require_finite(snapshot: Groups, config: ExpertsConfig, index: int, epoch: int) -> None:
+    """Refuse weights that are NaN or infinite. Raises DivergedError."""
+    if not all(bool(t.isfinite().all()) for named in snapshot.values() for t in named.values()):
+        raise DivergedError(
+            f"expert {index}: weights are not finite after epoch {epoch}. Lower experts.image_rate "
+            f"({config.image_rate}) or experts.text_rate ({config.text_rate})."
+        )
 
 
 def finished_experts(
@@ -135,8 +184,20 @@ def finished_experts(
     }
 
 
-def record_experts(bench: Workbench, config: ExpertsConfig, folder: Path, shard: Shard = WHOLE) -> list[Trajectory]:
+def record_experts(
+    bench: Workbench,
+    config: ExpertsConfig,
+    folder: Path,
+    shard: Shard = WHOLE,
+    save_seconds: float = SAVE_SECONDS,
+    ranks: Ranks = ALONE,
+) -> list[Trajectory]:
     """Record every expert of ``shard`` that is not there yet; broken ones are redone, finished ones are skipped.
+
+    Args:
+        shard: the part of the experts that this process does.
+        save_seconds: between two checkpoints of a training.
+        ranks: processes that share the batches of each training; the first one writes.
 
     Raises:
         ConfigError: when a finished expert was made of something else.
@@ -150,7 +211,10 @@ def record_experts(bench: Workbench, config: ExpertsConfig, folder: Path, shard:
             f"{human_bytes(each * len(missing))} in {folder}"
         )
         require_space(folder, each * len(missing), f"recording {len(missing)} experts")
-    return [expert or record_expert(bench, config, index, expert_path(folder, index)) for index, expert in done.items()]
+    return [
+        expert or record_expert(bench, config, index, expert_path(folder, index), save_seconds, ranks)
+        for index, expert in done.items()
+    ]
 
 
 def _finished(trained: Groups, wanted: Mapping[str, Any], path: Path, reporter: Reporter) -> Trajectory | None:
@@ -159,6 +223,7 @@ def _finished(trained: Groups, wanted: Mapping[str, Any], path: Path, reporter: 
         return None
     try:
         expert = Trajectory(path)
+        expert.check_whole()
     except ArtefactError as error:
         reporter.warn(f"{error} It is redone now.")
         return None

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from vldistill.encoders.dual import SIDES, Groups, shapes_of
-from vldistill.errors import ArtefactError, MatchingError
-from vldistill.files import write_tensors
+from vldistill.errors import ArtefactError, DamagedError, MatchingError
+from vldistill.files import TensorFile, write_tensors
 
 FORMAT = 1
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}  # by their names in the file
@@ -54,29 +53,39 @@ class Trajectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.exists():
+            raise ArtefactError(f"expert {path} does not exist. Run `vldistill experts` first.")
         try:
-            self._file = safe_open(path, framework="pt")
-            self.note: dict[str, Any] = json.loads((self._file.metadata() or {})["vldistill.trajectory"])
+            self._file = TensorFile(path, "expert")
+            self.note: dict[str, Any] = json.loads(self._file.metadata["vldistill.trajectory"])
             if self.note["format"] != FORMAT:
                 raise ValueError(f"format {self.note['format']!r}; expected {FORMAT}")
             self._shapes = self._read_shapes()
-        except FileNotFoundError:
-            raise ArtefactError(f"expert {path} does not exist. Run `vldistill experts` first.") from None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise ArtefactError(
-                f"expert {path} is damaged or not a trajectory ({error}). "
-                f"Run `vldistill experts` again: it redoes broken experts and keeps the others."
-            ) from None
+        except DamagedError as error:
+            raise self._damaged(error.reason) from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(str(error)) from None
+
+    def _damaged(self, reason: str) -> DamagedError:
+        return DamagedError(
+            f"expert {self.path} is damaged or not a trajectory ({reason}). "
+            f"Run `vldistill experts` again: it redoes broken experts and keeps the others."
+        )
+
+    def check_whole(self) -> None:
+        """Read every snapshot and check it: of a file that is about to be kept or built upon. Raises DamagedError."""
+        for epoch in self.epochs:
+            self.snapshot(epoch)
 
     def _read_shapes(self) -> dict[int, dict[str, tuple[int, ...]]]:
         """By epoch the shape of every ``side/name``, from the header alone. Raises ValueError."""
         shapes: dict[int, dict[str, tuple[int, ...]]] = {}
-        for full in self._file.keys():  # noqa: SIM118
+        for full in self._file.names:
             epoch, _, name = full.partition("/")
-            tensor = self._file.get_slice(full)
-            if not epoch.isdigit() or name.partition("/")[0] not in SIDES or tensor.get_dtype() not in DTYPES:
-                raise ValueError(f"it holds an unexpected tensor {full!r} of {tensor.get_dtype()}")
-            shapes.setdefault(int(epoch), {})[name] = tuple(tensor.get_shape())
+            dtype = self._file.dtype(full)
+            if not epoch.isdigit() or name.partition("/")[0] not in SIDES or dtype not in DTYPES:
+                raise ValueError(f"it holds an unexpected tensor {full!r} of {dtype}")
+            shapes.setdefault(int(epoch), {})[name] = self._file.shape(full)
         if not shapes or any(named != next(iter(shapes.values())) for named in shapes.values()):
             raise ValueError("its snapshots are missing or do not hold the same tensors")
         return shapes
@@ -87,7 +96,12 @@ class Trajectory:
         return sorted(self._shapes)
 
     def snapshot(self, epoch: int) -> Groups:
-        """The trained parameters after ``epoch`` epochs, float32 on the CPU."""
+        """The trained parameters after ``epoch`` epochs, float32 on the CPU; checked when they are first read.
+
+        Raises:
+            MatchingError: the snapshot was not kept.
+            DamagedError: its checksum differs.
+        """
         if epoch not in self._shapes:
             raise MatchingError(
                 f"expert {self.path.name} has no snapshot of epoch {epoch}; it keeps {self.epochs}. "
@@ -96,7 +110,10 @@ class Trajectory:
         groups: Groups = {side: {} for side in SIDES}
         for full in self._shapes[epoch]:
             group, _, name = full.partition("/")
-            stored = self._file.get_tensor(f"{epoch}/{full}")
+            try:
+                stored = self._file.read(f"{epoch}/{full}")
+            except DamagedError as error:
+                raise self._damaged(error.reason) from None
             groups[group][name] = stored.to(
                 torch.float32, copy=True
             )  # `stored` is the mapped file, shared by all draws

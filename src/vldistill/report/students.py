@@ -16,7 +16,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, VldistillError
 from vldistill.evaluate.protocol import GENERIC, embed_split, subject, train_student
 from vldistill.evaluate.retrieval import retrieval_metrics, retrieval_ranks
-from vldistill.files import digest, read_json, write_json
+from vldistill.files import digest, read_json, write_record
 from vldistill.report.models import BrowserView, Hit, Query, StudentView
 from vldistill.report.pictures import data_uri, fitting_quality
 from vldistill.report.records import RunRecord
@@ -121,7 +121,7 @@ def _answers(
     kept = _kept(path)
     if kept is None:
         kept = _ask(bench, target.name, data, recipe, by_caption, by_image)
-        write_json(path, kept)
+        write_record(path, kept)
     return about, kept
 
 

@@ -13,7 +13,7 @@ from vldistill.config import SelectConfig
 from vldistill.data.transforms import to_float
 from vldistill.distill.learned import describe_towers
 from vldistill.distilled import CORESET, DistilledSet
-from vldistill.files import write_json
+from vldistill.files import write_record
 from vldistill.report.sheets import draw_contact_sheet
 from vldistill.select import choose_pairs, find_selector
 from vldistill.training import Recipe
@@ -74,7 +74,7 @@ def save_coreset(bench: Workbench, options: SelectConfig, folder: Path) -> Disti
         {"image": split.pairs.images.names[image], "caption": caption, "image_row": image, "caption_row": row}
         for image, row, caption in zip(images.tolist(), captions.tolist(), chosen)
     ]
-    write_json(folder / "pairs.json", {"method": options.method, "seed": options.seed, "pairs": rows})
+    write_record(folder / "pairs.json", {"method": options.method, "seed": options.seed, "pairs": rows})
     draw_contact_sheet(pixels, chosen, folder / "preview.png", title=coreset.name)
     coreset.save(folder)
     return coreset

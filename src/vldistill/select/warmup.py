@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vldistill import __version__
 from vldistill.config import SelectConfig
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
-from vldistill.files import atomic, digest, require_space, write_json
+from vldistill.files import digest, open_array, require_space, write_array, write_record
 from vldistill.randomness import seed_of
 from vldistill.select.features import PairFeatures
 from vldistill.select.forgetting import count_forgotten, found, galleries
@@ -86,7 +87,7 @@ def warm_up(bench: Workbench, image_captions: list[np.ndarray], options: SelectC
         "gallery": options.gallery,
     }
     folder = bench.cache / "warm-ups" / digest(key)
-    if not (folder / NOTE).exists():
+    if not _whole(folder, bench):
         count = len(image_captions) + sum(map(len, image_captions))
         require_space(bench.cache, count * bench.embedding_width * 2, "the warm-up's embeddings")
         groups = galleries(image_captions, options.gallery, options.warmup_seed)
@@ -97,18 +98,30 @@ def warm_up(bench: Workbench, image_captions: list[np.ndarray], options: SelectC
         except KeyboardInterrupt:
             raise Stopped("stopped in the warm-up, which starts anew. The same command does it.") from None
         for name, values in zip(("images", "texts", "forgotten"), made):
-            with atomic(folder / f"{name}.npy") as temporary, temporary.open("wb") as handle:
-                np.save(handle, values)
-        write_json(folder / NOTE, key)
+            write_array(folder / f"{name}.npy", values)
+        write_record(folder / NOTE, key | {"versions": {"vldistill": __version__, "torch": str(torch.__version__)}})
     return WarmUp(folder)
+
+
+def _whole(folder: Path, bench: Workbench) -> bool:
+    """Whether a warm-up is finished and nothing of it is damaged."""
+    if not (folder / NOTE).exists():
+        return False
+    try:
+        for name in ("images", "texts", "forgotten"):
+            open_rows(folder / f"{name}.npy")
+    except ArtefactError as error:
+        bench.reporter.warn(f"{error} It is made again now.")
+        return False
+    return True
 
 
 def open_rows(path: Path) -> torch.Tensor:
     """An array of a .npy file, memory-mapped until nothing refers to it. Raises ArtefactError when it is damaged."""
     try:
-        rows = np.load(path, mmap_mode="c")  # "c": torch wants memory it might write; the file stays as it is
-    except (OSError, EOFError, ValueError) as error:
-        raise ArtefactError(f"warm-up: {path} cannot be read ({error}). Delete {path.parent}.") from None
+        rows = open_array(path, "warm-up", mode="c")  # "c": torch wants memory it might write; the file stays as it is
+    except ArtefactError as error:
+        raise ArtefactError(f"{error} The folder is a cache: it can be deleted.") from None
     return torch.from_numpy(rows)
 
 

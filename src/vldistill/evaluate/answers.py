@@ -1,0 +1,85 @@
+"""What an evaluation has found so far, student by student: an interrupted one goes on with the next student."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vldistill.config import Config
+from vldistill.distilled import DistilledSet
+from vldistill.errors import ArtefactError
+from vldistill.files import digest, read_json, write_record
+from vldistill.log import Reporter
+from vldistill.training import Recipe
+from vldistill.workbench import Workbench
+
+
+class Answers:
+    """The figures of students, each in a file of its own until the evaluation is finished.
+
+    Args:
+        folder: of one evaluation; None keeps nothing.
+        key: of everything that the figures depend on, apart from recipe and seed.
+        reporter: hears of damage.
+    """
+
+    def __init__(self, folder: Path | None = None, key: str = "", reporter: Reporter | None = None) -> None:
+        self.folder, self.key, self.reporter = folder, key, reporter
+        self.count = 0
+        self._began, self._before = time.monotonic(), 0.0
+
+    def answer(self, kind: str, recipe: Recipe, seed: int, find: Callable[[], Any]) -> Any:
+        """The answer to a question: read, or found by ``find`` and kept.
+
+        Args:
+            kind: ``val`` or ``test``.
+            recipe: of the student.
+            seed: likewise.
+        """
+        if self.folder is None:
+            return find()
+        path = self.folder / f"{digest(self.key, kind, recipe.to_dict(), seed)}.json"
+        kept = self._read(path)
+        if kept is None:
+            began = time.monotonic()
+            kept = {"answer": find(), "seconds": time.monotonic() - began}
+            write_record(path, kept)
+        else:
+            self._before += kept["seconds"]
+        self.count += 1
+        return kept["answer"]
+
+    def seconds(self) -> float:
+        """Time that was spent, by interrupted processes too."""
+        return self._before + time.monotonic() - self._began
+
+    def remove(self) -> None:
+        """Delete the files: the evaluation is finished."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        try:
+            kept = read_json(path, "a student's figures")
+            return {"answer": kept["answer"], "seconds": float(kept["seconds"])}
+        except (ArtefactError, KeyError, TypeError, ValueError) as error:
+            if self.reporter is not None:
+                self.reporter.warn(f"{error} This student is trained again.")
+            return None
+
+
+def evaluation_key(bench: Workbench, judged: str | DistilledSet, config: Config) -> str:
+    """A hash of what students' figures depend on: data, towers, pairs, protocol."""
+    if isinstance(judged, DistilledSet):
+        content = digest(*(t.contiguous().numpy().tobytes() for t in judged.tensors().values()), judged.recipe.to_dict())
+    else:
+        content = digest(judged, asdict(config.select))
+    fingerprints = [bench.pairs(split).fingerprint for split in ("train", "val", "test")]
+    judging = {"protocol": config.evaluate.protocol, "looks": config.evaluate.looks, "map": config.evaluate.text_map}
+    return digest(content, bench.fingerprint, fingerprints, judging, bench.data_config.views, bench.data_config.features)

@@ -1,0 +1,63 @@
+"""Locks that name their holder, stay out of the way, and die with their process. Holders are real processes."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vldistill.errors import ConfigError, InUseError
+from vldistill.locks import held
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such locks there")
+
+HOLD = """
+import sys
+from pathlib import Path
+from vldistill.locks import held
+with held(Path(sys.argv[1]), "it"):
+    print("held", flush=True)
+    input()
+"""
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_second_process_is_told_who_holds_it_and_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / ".lock"
+    process = holder(path)
+    with process, held(tmp_path / ".other", "another artefact"):
+        where = rf"the set is in use by another process \(process {process.pid} on {platform.node()}\)"
+        with pytest.raises(InUseError, match=where) as raised, held(path, "the set"):
+            pytest.fail("held twice")
+        assert isinstance(raised.value, ConfigError)  # the command line says it and exits with 2
+        process.kill()
+        process.wait()
+        assert path.exists()
+        with held(path, "the set"):
+            pass
+    assert [entry.name for entry in (tmp_path / "deep").iterdir()] == []
+
+
+def test_a_lock_is_left_when_the_work_fails_and_a_remnant_of_any_kind_is_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    path.write_bytes(b"\xff not json")
+    with pytest.raises(RuntimeError), held(path, "it"):
+        raise RuntimeError
+    assert not path.exists()
+    with held(path, "it", stays=True) as handle:
+        assert handle is not None
+        with pytest.raises(InUseError), held(path, "it"):
+            pass
+    assert path.exists()
+    with held(path, "it"):
+        pass
