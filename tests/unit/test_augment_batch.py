@@ -49,7 +49,8 @@ def test_every_operation_is_torchvisions_at_this_magnitude(number: int) -> None:
         expected = theirs._apply_image_or_video_transform(
             image, NAMES[name], magnitude * (sign if signed else 1), interpolation="nearest", fill=theirs._fill
         )
-        assert torch.equal(got, expected)
+        assert isinstance(expected, torch.Tensor)
+        assert (got.int() - expected.int()).abs().max() <= 1  # a magnitude of float32 there, of float64 here
 
 
 def test_operations_reach_their_own_images_alone() -> None:

@@ -181,9 +181,11 @@ def test_ctrl_c_asks_running_work_to_end_and_says_so(capfd: pytest.CaptureFixtur
 
 def test_each_slot_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(
-        Commands, "launch", lambda own, words, log, more=None: seen.append(more["CUDA_VISIBLE_DEVICES"])
-    )
+
+    def launch(own: Commands, words: object, log: Path, environment: dict[str, str]) -> None:
+        seen.append(environment["CUDA_VISIBLE_DEVICES"])
+
+    monkeypatch.setattr(Commands, "launch", launch)
     units = [Unit(f"u{i}", _launches, {}) for i in range(6)]
     with LocalProcesses(2, 1, devices=("3", "5")) as backend:
         run_units(units, backend, Heard(), QUIET)

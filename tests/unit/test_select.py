@@ -20,7 +20,7 @@ from vldistill.config import EvaluateConfig, SelectConfig
 from vldistill.data.transforms import to_float
 from vldistill.distill.start import make_start
 from vldistill.distilled import DistilledSet
-from vldistill.errors import ArtefactError, ConfigError, DivergedError, Stopped
+from vldistill.errors import ConfigError, DivergedError, Stopped
 from vldistill.evaluate.protocol import check_target, evaluate_set, subject
 from vldistill.select import WARMUP, choose_pairs, find_selector, selectors
 from vldistill.select import facility as facility_location
