@@ -74,8 +74,11 @@ class Commands:
             return
         if code == 3 or self.stopping:
             raise Stopped("stopped")
-        kind = "lost" if code < 0 else "refused" if code == 2 else "failed"
-        raise UnitFailed(f"`vldistill {words[0]}` {_ending(code)}: {_last_words(log, begin)}", kind)
+        said = _last_words(log, begin)
+        # held by the process of a lost worker, which is about to end
+        in_use = "in use by another process" in said
+        kind = "lost" if code < 0 or in_use else "refused" if code == 2 else "failed"
+        raise UnitFailed(f"`vldistill {words[0]}` {_ending(code)}: {said}", kind)
 
     def stop(self) -> int:
         """Ask every process to stop, and start no other one; returns how many are asked."""
