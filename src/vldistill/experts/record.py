@@ -147,16 +147,21 @@ def record_expert(
         )
         about = note | {"losses": unfinished.losses, "version": __version__, "torch": str(torch.__version__)}
         if ranks.first:
-            save_trajectory(path, unfinished.snapshots, about | how_computed(bench, ranks), config.dtype)
+            save_trajectory(path, unfinished.snapshots, about | how_computed(bench, config, ranks), config.dtype)
             unfinished.remove()
         ranks.wait()
     return Trajectory(path)
 
 
-def how_computed(bench: Workbench, ranks: Ranks) -> dict[str, Any]:
+def how_computed(bench: Workbench, config: ExpertsConfig, ranks: Ranks) -> dict[str, Any]:
     """What made the rounding of an expert, where it is not the usual; experts of different kinds may be mixed."""
     usual = {"precision": "float32", "augment_on": "cpu", "processes": 1}
-    found = {"precision": bench.passes.precision, "augment_on": bench.augment_on, "processes": ranks.size}
+    drawn = augments(bench, config) and bench.setting != "heads"
+    found = {
+        "precision": bench.passes.precision,
+        "augment_on": bench.augment_on if drawn else "cpu",
+        "processes": ranks.size,
+    }
     return {name: value for name, value in found.items() if value != usual[name]}
 
 
