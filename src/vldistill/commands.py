@@ -19,8 +19,9 @@ from vldistill.checkpoints import Checkpoints
 from vldistill.cluster.options import Place
 from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.stages import encode_shards, spread_encode, spread_experts
-from vldistill.config import Config, DistillConfig, RuntimeConfig, SelectConfig
+from vldistill.config import Config, DistillConfig, SelectConfig
 from vldistill.data.pairs import SPLITS
+from vldistill.devices import augments_on, choose_device, choose_passes
 from vldistill.distill.augment import VIEWS
 from vldistill.distill.draws import check_draws
 from vldistill.distill.learned import set_name
@@ -38,7 +39,6 @@ from vldistill.interrupts import deferred_stop
 from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
-from vldistill.passes import Passes
 from vldistill.ranks import ALONE, Ranks
 from vldistill.report.sheets import draw_pairs
 from vldistill.runs import Run, differences, environment, with_defaults
@@ -47,57 +47,12 @@ from vldistill.select.coreset import coreset_name, save_coreset
 from vldistill.workbench import Workbench
 
 
-def choose_device(config: RuntimeConfig, ranks: Ranks = ALONE) -> torch.device:
-    """The device asked for; of several GPUs each process of a machine takes its own.
-
-    Raises:
-        ConfigError: this machine does not have it.
-    """
-    device = _named_device(config)
-    if ranks.size == 1 or device.type != "cuda":
-        return device
-    if device.index is not None or ranks.local >= torch.cuda.device_count():
-        raise ConfigError(
-            f"process {ranks.local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}, and "
-            f"runtime.device is {config.device}. Use auto, and at most as many processes for each machine as GPUs."
-        )
-    device = torch.device("cuda", ranks.local)
-    torch.cuda.set_device(device)
-    return device
-
-
-def _named_device(config: RuntimeConfig) -> torch.device:
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    if config.device == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.device(config.device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"runtime.device {config.device!r} cannot be used here ({reason}); try auto or cpu."
-        ) from None
-    return device
-
-
 def open_bench(config: Config, reporter: Reporter, ranks: Ranks = ALONE) -> Workbench:
     """The workbench of a configuration."""
     keep_freed_memory()
     device = choose_device(config.runtime, ranks)
-    on_device = config.runtime.augment == "device" or (config.runtime.augment == "auto" and device.type != "cpu")
-    passes = choose_passes(config.runtime, device)
-    return Workbench(config.data, config.encoder, device, reporter, passes, "device" if on_device else "cpu")
-
-
-def choose_passes(config: RuntimeConfig, device: torch.device) -> Passes:
-    """How passes are computed on ``device``."""
-    precision = config.precision
-    if precision == "auto":
-        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if able else "float32"
-    return Passes(precision, config.compile, config.micro_batch)
+    how = choose_passes(config.runtime, device), augments_on(config.runtime, device)
+    return Workbench(config.data, config.encoder, device, reporter, *how)
 
 
 def experts(

@@ -44,7 +44,7 @@ class Estimate:
     """
 
     def __init__(self, config: Config) -> None:
-        from vldistill.commands import choose_device
+        from vldistill.devices import choose_device
 
         self.problems: list[str] = []
         self.config = config

@@ -29,7 +29,7 @@ def test_a_node_that_dies_costs_nothing_but_time(
     asked = ["experts", "--config", config, "--encoder.setting", "full", "--experts.count", 4, "--experts.epochs", 40]
     alone = vldistill(*asked, "--run", tmp_path / "alone", "--runtime.threads", 1, "--quiet")
     assert alone.code == 0, alone.err
-    one_core = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    one_core: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**one_core, "include_dashboard": False})
     victims = [cluster.add_node(**one_core) for _ in range(2)]
     run = tmp_path / "spread"

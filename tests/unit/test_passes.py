@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from conftest import Bench
 from vldistill.config import RuntimeConfig
+from vldistill.devices import augments_on, choose_passes
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.errors import ConfigError, MemoryShortError
 from vldistill.losses import infonce
@@ -156,9 +157,8 @@ def test_bfloat16_changes_digits_and_keeps_weights_logits_and_losses_in_float32(
 
 
 def test_the_cpu_stays_in_float32_and_augments_by_pillow_unless_asked() -> None:
-    from vldistill.commands import choose_passes
-
-    assert choose_passes(RuntimeConfig(), CPU) == FLOAT32
+    assert choose_passes(RuntimeConfig(), CPU) == FLOAT32 and augments_on(RuntimeConfig(), CPU) == "cpu"
+    assert augments_on(RuntimeConfig(), torch.device("cuda")) == "device"
     asked = RuntimeConfig(precision="bfloat16", compile=True, micro_batch=3)
     assert choose_passes(asked, CPU) == Passes("bfloat16", True, 3)
     with pytest.raises(ConfigError, match=r"runtime\.micro_batch is -1"):

@@ -112,6 +112,8 @@ def _data(config: Config) -> str:
 def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
     """The part of a configuration that a cell's answer depends on."""
     plain = to_plain(config)
+    if plain["distill"]["draws"] == 1:
+        del plain["distill"]["draws"]  # cells that are older than this option keep their names
     apart = {"runtime", "data", "evaluate", *config.methods}
     apart -= {cell.name} if cell.kind == "method" else set()
     apart |= set() if cell.needs_experts else {"experts"}
