@@ -224,25 +224,40 @@ def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
 
 
 @torch.no_grad()
-def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, passes: Passes = FLOAT32) -> Tensor:
-    """Embeddings (B, D) for testing, float32; in parts where memory is short. Raises MemoryShortError."""
-    size = min(passes.micro_batch or len(inputs), len(inputs))
+def in_parts(function: Callable[[Tensor], Tensor], inputs: Tensor, size: int = 0) -> Tensor:
+    """``function(inputs)`` without gradients, row by row independent, in parts that the device's memory has room for.
+
+    Args:
+        size: rows at a time; 0 is all, as long as they fit.
+
+    Raises:
+        MemoryShortError: one row is too much.
+    """
+    size = min(size or len(inputs), len(inputs))
     while True:
         try:
-            parts = [_embedded(encoder, side, part, passes) for part in inputs.split(size)]
+            parts = [function(part) for part in inputs.split(size)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
         except RuntimeError as error:
             if not is_short_of_memory(error):
                 raise
         if size < 2:
-            raise MemoryShortError(f"{inputs.device} has too little memory to embed one input. Use another device.")
+            raise MemoryShortError(
+                f"{inputs.device} has too little memory for one input of shape {tuple(inputs.shape[1:])}. "
+                f"Use a smaller encoder.image.size, or another tower or device."
+            )
         size = (size + 1) // 2
         free_memory(inputs.device)
 
 
-def _embedded(encoder: DualEncoder, side: str, inputs: Tensor, passes: Passes) -> Tensor:
-    if passes.precision == "float32":
-        return encoder.embed(side, inputs)
-    with passes.autocast(inputs.device):
-        out = encoder.side(side)(inputs)
-    return F.normalize(out.float(), dim=-1)
+def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, passes: Passes = FLOAT32) -> Tensor:
+    """Embeddings (B, D) for testing, float32; in parts where memory is short. Raises MemoryShortError."""
+
+    def embed(part: Tensor) -> Tensor:
+        if passes.precision == "float32":
+            return encoder.embed(side, part)
+        with passes.autocast(part.device):
+            out = encoder.side(side)(part)
+        return F.normalize(out.float(), dim=-1)
+
+    return in_parts(embed, inputs, passes.micro_batch)

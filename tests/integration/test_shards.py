@@ -15,6 +15,7 @@ import yaml
 
 from vldistill.cli import STAGES
 from vldistill.cluster.commands import Commands
+from vldistill.locks import held
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,13 +118,23 @@ def test_the_script_for_slurm_submits_jobs_that_wait_for_each_other(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_several_processes_give_what_one_gives(vldistill: Any, config: Path, tmp_path: Path) -> None:
-    from vldistill.cluster.local import cores
-
-    if cores() < 2:
-        pytest.skip("one core: --workers 2 is refused here")
-    asked = ["experts", "--config", config, "--quiet", "--encoder.setting", "full", "--experts.count", 3]
-    assert vldistill(*asked, "--run", tmp_path / "one", "--runtime.threads", cores() // 2).code == 0
-    assert vldistill(*asked, "--run", tmp_path / "two", "--workers", 2).code == 0
+def test_several_processes_give_what_one_gives_and_list_what_fails(
+    vldistill: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vldistill.cluster.options.cores", lambda: 2)  # of one thread each, whatever this machine has
+    asked = ["experts", "--config", config, "--encoder.setting", "full", "--experts.count", 3]
+    assert vldistill(*asked, "--run", tmp_path / "one", "--runtime.threads", 1, "--quiet").code == 0
+    done = vldistill(*asked, "--run", tmp_path / "two", "--workers", 2)
+    assert done.code == 0 and "experts: 4 units, 2 at a time, 1 threads each" in done.err, done.err
     one, two = (files(tmp_path / name / "experts", "*.safetensors") for name in ("one", "two"))
     assert one == two and len(one) == 3
+    for number in (1, 2):
+        (tmp_path / "two" / "experts" / f"expert-00{number}.safetensors").unlink()
+    with held(tmp_path / "two" / "experts" / ".expert-001.lock", "expert 1"):
+        broken = vldistill(*asked, "--run", tmp_path / "two", "--workers", 2, "--retries", 0)
+    assert broken.code == 4 and "warning: expert 1: " in broken.err and "in use by another process" in broken.err
+    assert sorted(files(tmp_path / "two" / "experts", "*.safetensors")) == [
+        "expert-000.safetensors", "expert-002.safetensors"
+    ]  # fmt: skip
+    assert vldistill(*asked, "--run", tmp_path / "two", "--workers", 2, "--quiet").code == 0
+    assert files(tmp_path / "two" / "experts", "*.safetensors") == one

@@ -24,6 +24,7 @@ from vldistill.encoders.towers import ImageTower
 from vldistill.errors import DamagedError, DataError
 from vldistill.files import digest, human_bytes, open_array, require_space, write_array
 from vldistill.log import Reporter
+from vldistill.passes import in_parts
 from vldistill.randomness import seed_of
 
 SHARD_ROWS = 16_384
@@ -190,7 +191,7 @@ def image_encoding(
             if view:
                 pixels = augment(pixels, seed_of("view", view, first))
             inputs = to_float(pixels.to(device), tower.mean, tower.std)
-            parts.append(tower(inputs.to(memory_format=torch.channels_last)).float().cpu().numpy())
+            parts.append(in_parts(tower, inputs.to(memory_format=torch.channels_last)).float().cpu().numpy())
             advance(len(pixels))
         return np.concatenate(parts)
 
