@@ -145,7 +145,7 @@ class Stepper:
         self.model: nn.Module = self.sides
         if ranks.size > 1:
             devices = [self.device] if self.device.type == "cuda" else None
-            self.model = nn.parallel.DistributedDataParallel(self.sides, devices, broadcast_buffers=False)
+            self.model = nn.parallel.DistributedDataParallel(self.sides, devices)
 
     def rows(self, index: Tensor) -> Tensor:
         """This process's part of a batch: all of it where there are too few rows to share."""

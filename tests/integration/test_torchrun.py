@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from vldistill.files import read_tensors
 
@@ -97,15 +96,19 @@ def test_a_stop_is_agreed_on_and_the_same_command_goes_on_to_the_same_set(
 
 @pytest.mark.slow
 def test_an_expert_of_two_processes_is_that_of_one(vldistill: Any, config: Path, tmp_path: Path) -> None:
+    """Two steps, of 31 pairs each: after many, networks with ReLU on flat pictures part whatever made the rounding."""
     asked = ["--encoder.setting", "full", "--experts.count", 1, "--experts.augment", "false", "--experts.batch", 31]
+    asked += ["--experts.epochs", 2, "--experts.steps_per_epoch", 1, "--experts.momentum", 0.9]
     one, two = tmp_path / "one", tmp_path / "two"
     assert vldistill("experts", "--config", config, "--run", one, *asked, "--quiet").code == 0
     done = together(2, "experts", "--config", config, "--run", two, *asked, "--quiet")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
     name = Path("experts") / "expert-000.safetensors"
-    first, second = read_tensors(one / name, "expert")[0], read_tensors(two / name, "expert")[0]
+    (first, about), (second, other) = (read_tensors(run / name, "expert") for run in (one, two))
     assert first.keys() == second.keys()
-    moved = max(float((first[n] - first[n.replace("3/", "0/", 1)]).abs().max()) for n in first if n.startswith("3/"))
+    moved = max(float((first[n] - first[f"0/{n[2:]}"]).abs().max()) for n in first if n.startswith("2/"))
     apart = max(float((first[n] - second[n]).abs().max()) for n in first)
-    assert apart < 1e-4 * moved
-    assert all(bool(torch.isfinite(tensor).all()) for tensor in second.values())
+    assert apart < 1e-5 * moved
+    notes = [json.loads(note["vldistill.trajectory"]) for note in (about, other)]
+    assert notes[0]["losses"] == pytest.approx(notes[1]["losses"], rel=1e-5)
+    assert "processes" not in notes[0] and notes[1]["processes"] == 2
