@@ -76,10 +76,44 @@ def retrieval_table(result: dict[str, Any]) -> str:
     )
 
 
+def torture_table(result: dict[str, Any]) -> str:
+    """Killed processes: how many, in which stage, and whether anything came out different."""
+    stages = ("encode", "experts", "distill", "evaluate")
+    settings = list(dict.fromkeys(name.split()[0] for name in result["kills_by_stage"]))
+    by_stage = result["kills_by_stage"]
+    rows = [[setting, *(str(by_stage.get(f"{setting} {stage}", 0)) for stage in stages)] for setting in settings]
+    hit = sum(count for name, count in result["kills_hit"].items() if name != "between writes")
+    same = f"{result['lives_identical']} of {result['lives']} runs identical to undisturbed ones"
+    return (
+        f"{markdown(['setting, kills in', *stages], rows)}\n\n{result['kills']} processes killed, {hit} of them while "
+        f"a file was being written; {same}, {len(result['lost'])} lost. Seed {result['seed']}. Commit "
+        f"`{result['environment']['commit']}`, command\n`{result['command']}`.\n"
+    )
+
+
+def load_table(result: dict[str, Any]) -> str:
+    """Peak memory of commands on many captions."""
+    rows = [
+        [f"`{name}`", f"{row['peak_memory_bytes'] / 1e9:.2f} GB", f"{row['cpu_seconds']:.0f}",
+         "yes" if row["met"] else "no"]
+        for name, row in result["load"].items()
+    ]  # fmt: skip
+    table = markdown(["command", "peak memory", "CPU seconds", "done within 4 GB"], rows)
+    return (
+        f"{table}\n\n{result['images']:,} images, {result['captions']:,} captions, a json of "
+        f"{result['json_bytes'] / 1e6:.0f} MB. Commit `{result['environment']['commit']}`, command\n"
+        f"`{result['command']}`.\n"
+    )
+
+
 def table_of(result: dict[str, Any]) -> str:
     """The table that fits what ``result`` holds."""
     if "per_row" in result:
         return retrieval_table(result)
+    if "kills" in result:
+        return torture_table(result)
+    if "load" in result:
+        return load_table(result)
     kinds = {"estimator": gradient_table, "variant": ablation_table}
     return next((make for key, make in kinds.items() if key in result["rows"][0]), study_table)(result)
 

@@ -50,7 +50,7 @@ evaluate: {seeds: 2, generic_epochs: 2, head_rates: [0.1], tower_rates: [0.01]}
 IMPORTED = (  # ahead, what stages import when they need it
     "jsonargparse", "matplotlib.font_manager", "peft", "sklearn.feature_extraction.text", "torchvision.transforms.v2",
     "vldistill.cli", "vldistill.commands", "vldistill.evaluate.protocol", "vldistill.report.tables",
-    *(f"vldistill.distill.methods.{name}" for name in ("bilevel", "bitraj", "covmatch", "lors", "mdm", "ptm", "repblend")),
+    *(f"vldistill.distill.methods.{name}" for name in ("bilevel", "bitraj", "covmatch", "lors", "mdm", "ptm")),
 )  # fmt: skip
 PATIENCE = 300  # seconds after which a stage hangs
 KILLS_A_STAGE = 4  # at most, so that every life ends
@@ -224,7 +224,9 @@ def torture(kills: int, seed: int, folder: Path, settings: tuple[str, ...] = SET
         toll.different += [f"life {toll.lives}, {setting}: {name}" for name in differing]
         if not differing:
             shutil.rmtree(place)
-        print(f"life {toll.lives} ({setting}): {toll.kills} kills, {'differs' if differing else 'identical'}", flush=True)
+        print(
+            f"life {toll.lives} ({setting}): {toll.kills} kills, {'differs' if differing else 'identical'}", flush=True
+        )
     return toll
 
 
@@ -256,7 +258,7 @@ def main() -> int:
             "lives_identical": toll.identical,
             "different": toll.different,
             "lost": toll.lost,
-            "compared": "decoded images, features, experts, kept and final sets (bytes); iterations and recalls (values)",
+            "compared": "images, features, experts, kept and final sets (bytes); iterations and recalls (values)",
             "config": CONFIG,
             "seconds": round(time.monotonic() - began),
         },

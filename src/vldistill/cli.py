@@ -169,7 +169,7 @@ def _encode(argv: Sequence[str]) -> int:
 
 def _distill(argv: Sequence[str]) -> int:
     def extend(parser: ArgumentParser) -> None:
-        parser.add_argument("--experts_from", type=str, default=None, help="another run folder that has the experts")
+        parser.add_argument("--experts_from", type=str, default=None, help="another run folder, whose experts are used")
         _add_dry_run(parser)
 
     config, rest = parse("distill", argv, extend)

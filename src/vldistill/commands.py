@@ -33,7 +33,6 @@ from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
 from vldistill.evaluate.answers import Answers, evaluation_key
 from vldistill.evaluate.protocol import check_target, chosen_subset, evaluate_set, quick_score
 from vldistill.experts.record import open_experts, record_experts
-from vldistill.experts.trajectory import Trajectory
 from vldistill.files import read_json, write_record
 from vldistill.interrupts import deferred_stop
 from vldistill.locks import held
@@ -142,7 +141,7 @@ def distill(
     """Distil a set, or go on with it; returns its folder.
 
     Args:
-        experts_from: another run that has the experts; the first ``experts.count`` of them are used.
+        experts_from: another run that has the experts; here too ``distill.experts`` says how many are used.
         ranks: the processes that share the work; the first one writes.
     """
     check_draws(config.distill.draws, ranks)
@@ -173,8 +172,6 @@ def distill(
     with ranks.first_before_others():
         place = Run(experts_from) if experts_from else run
         recorded = open_experts(bench, place.experts, config.distill.experts) if "experts" in method.needs else []
-        if experts_from and not config.distill.experts:
-            recorded = _first_experts(recorded, config.experts.count, experts_from)
         context = Context(bench, config.distill, options, recorded)
         method.check(context)
         begin = starting_pairs(method, context, config.select)
@@ -222,16 +219,6 @@ def _distill(
     selection = distilled.info["selection"]
     run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
     bench.reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
-
-
-def _first_experts(recorded: list[Trajectory], count: int, place: Path) -> list[Trajectory]:
-    """The first ``count`` experts of another run. Raises ConfigError when it has fewer."""
-    if 0 < len(recorded) < count:
-        raise ConfigError(
-            f"experts.count is {count}, but {place} has {len(recorded)} experts. Ask for {len(recorded)} or fewer, or "
-            f"record more there with `vldistill experts --run {place} --experts.count {count}`."
-        )
-    return recorded[:count]
 
 
 def _check_space(config: Config) -> None:

@@ -6,7 +6,7 @@ which are verified when it is read:
 - tensors: a safetensors file whose header has one checksum per tensor, and one of the header itself. Each tensor is
   checked when it is read, so that a snapshot of an expert costs what a snapshot takes.
 - records: a JSON object whose last entry is ``blake2b``.
-- arrays: an ``.npy`` file with a checksum behind the data, checked when it is opened.
+- arrays: see :mod:`vldistill.arrays`.
 
 A file without a checksum (made before there were any, or by somebody else) is read as it is.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 import platform
@@ -29,13 +28,10 @@ from typing import TYPE_CHECKING, Any
 from vldistill.errors import ArtefactError, DamagedError, StorageError, VldistillError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 OWN = "vldistill"  # the one key of a safetensors header of ours: several would stand in random order
 CHECKSUM = "blake2b"  # the key of the checksum in a header or a record
-FOOTER = b"blake2b:"  # followed by 16 hex digits, behind the data of an array
-BLOCK = 2**20  # bytes hashed at a time
 REFUSALS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -285,57 +281,6 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[s
     """
     file = TensorFile(path, what)
     return {name: file.read(name) for name in file.names}, file.metadata
-
-
-# --- arrays --------------------------------------------------------------------------------------------------------
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an ``.npy`` file with a checksum behind the data, atomically."""
-    import numpy as np
-
-    data = np.ascontiguousarray(array)
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(data))
-    state = hashlib.blake2b(header.getvalue(), digest_size=8)
-    raw = data.reshape(-1).view(np.uint8).data
-    state.update(raw)
-    with atomic(path) as temporary, temporary.open("wb") as handle:
-        handle.write(header.getvalue())
-        handle.write(raw)
-        handle.write(FOOTER + state.hexdigest().encode())
-
-
-def open_array(path: Path, what: str, *, mode: Any = "r") -> np.memmap:
-    """An ``.npy`` file as a memory map, checked against its checksum if it has one: that reads it once.
-
-    Args:
-        mode: of the memory map: ``r``, or ``c`` for one that may be changed in memory.
-
-    Raises:
-        ArtefactError: it does not exist.
-        DamagedError: it is cut or changed.
-    """
-    import numpy as np
-
-    try:
-        array = np.load(path, mmap_mode=mode)
-        if not isinstance(array, np.memmap):
-            raise ValueError("it is not an array of numbers")
-        end = array.offset + array.nbytes
-        with path.open("rb") as handle:
-            state = hashlib.blake2b(digest_size=8)
-            for start in range(0, end, BLOCK):
-                state.update(handle.read(min(BLOCK, end - start)))
-            footer = handle.read(len(FOOTER) + 17)
-    except FileNotFoundError:
-        raise ArtefactError(f"{what}: {path} does not exist.") from None
-    except Exception as error:  # numpy raises nearly anything on a broken header
-        raise DamagedError(f"{what}: {path} is damaged ({error}). Delete it and make it again.") from None
-    if footer not in (b"", FOOTER + state.hexdigest().encode()):
-        reason = "its checksum differs" if footer.startswith(FOOTER) else "it is longer than its header says"
-        raise DamagedError(f"{what}: {path} is damaged ({reason}). Delete it and make it again.")
-    return array
 
 
 # --- hashes and sizes ----------------------------------------------------------------------------------------------

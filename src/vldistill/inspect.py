@@ -93,6 +93,7 @@ def _describe_experts(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("expert-*.safetensors")):
         try:
             expert = Trajectory(path)
+            expert.check_whole()
         except ArtefactError as error:
             broken.append(str(error))
             continue
@@ -117,6 +118,7 @@ def _describe_run(folder: Path) -> dict[str, Any]:
     return {
         "kind": "run",
         "experts": len(experts),
+        "unfinished_experts": len(list((folder / "experts").glob("*.unfinished"))),
         "sets": sets,
         "unfinished_sets": [name for name in begun if name not in sets],
         "results": sorted(path.name for path in (folder / "results").glob("*.json")),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,9 +18,11 @@ from pathlib import Path
 from vldistill.errors import InUseError
 from vldistill.files import storage_errors
 
+POLL_SECONDS = 0.05
+
 
 @contextmanager
-def held(path: Path, what: str, *, stays: bool = False) -> Iterator[int | None]:
+def held(path: Path, what: str, *, stays: bool = False, wait_seconds: float = 0.0) -> Iterator[int | None]:
     """Hold the lock file ``path`` while ``what`` is being written; yields its descriptor for child processes.
 
     Where the system or the file system has no such locks, nothing is held and the descriptor is None.
@@ -28,6 +31,7 @@ def held(path: Path, what: str, *, stays: bool = False) -> Iterator[int | None]:
         path: made when missing, with its folder.
         what: names the artefact in the error.
         stays: leave the file behind: processes that inherited the descriptor may still hold it.
+        wait_seconds: for another process, before it is refused.
 
     Raises:
         InUseError: another process holds it; the message says which.
@@ -38,6 +42,7 @@ def held(path: Path, what: str, *, stays: bool = False) -> Iterator[int | None]:
     except ImportError:
         yield None
         return
+    patience = time.monotonic() + wait_seconds
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = _opened(path)
@@ -46,6 +51,9 @@ def held(path: Path, what: str, *, stays: bool = False) -> Iterator[int | None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if time.monotonic() < patience:
+                    time.sleep(POLL_SECONDS)
+                    continue
                 raise InUseError(
                     f"{what} is in use by another process{_holder(path)}, or by one that it left behind. "
                     f"Wait for it, or end it: a lock ends with its process."

@@ -23,6 +23,7 @@ import yaml
 from vldistill.config import Config
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.files import append_line, write_json, write_text
+from vldistill.locks import held
 
 FIXED = ("data", "encoder", "experts")  # sections that decide what the run's artefacts mean
 FREE = ("data.strict", "data.cache", "experts.count")  # may differ from stage to stage
@@ -77,10 +78,12 @@ class Run:
         """
         self.check(config)
         try:
-            if not self.config_path.exists():
-                text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
-                write_text(self.config_path, text)
-            write_json(self.folder / "env.json", environment())
+            with held(self.folder / ".begin.lock", str(self.folder), wait_seconds=10):
+                self.check(config)  # again: another process may have begun the run meanwhile
+                if not self.config_path.exists():
+                    text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+                    write_text(self.config_path, text)
+                write_json(self.folder / "env.json", environment())
         except OSError as error:
             raise ConfigError(
                 f"run folder {self.folder} cannot be used ({error.strerror or error}). Choose another --run folder."

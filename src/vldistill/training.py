@@ -158,6 +158,15 @@ def _steps_per_epoch(pairs: int, recipe: Recipe) -> int:
     return full + (rest > 1)
 
 
+def _check_fits(data: TrainingData, recipe: Recipe) -> None:
+    if len(data) < 2:
+        raise ConfigError(f"training needs at least 2 pairs (one alone has no contrast); the data has {len(data)}.")
+    if recipe.loss in SOFT_LOSSES and data.similarity is None:
+        raise ConfigError(f"the recipe's loss is {recipe.loss}, but the set has no similarity matrix.")
+    if recipe.phases and sum(recipe.phases) != len(data):
+        raise ConfigError(f"the recipe's phases {recipe.phases} do not add up to the {len(data)} pairs of the data.")
+
+
 def fit(
     encoder: DualEncoder,
     data: TrainingData,
@@ -189,12 +198,7 @@ def fit(
         DivergedError: when a loss is not finite.
         Stopped: by the keeper, when the user asked to stop.
     """
-    if len(data) < 2:
-        raise ConfigError(f"training needs at least 2 pairs (one alone has no contrast); the data has {len(data)}.")
-    if recipe.loss in SOFT_LOSSES and data.similarity is None:
-        raise ConfigError(f"the recipe's loss is {recipe.loss}, but the set has no similarity matrix.")
-    if recipe.phases and sum(recipe.phases) != len(data):
-        raise ConfigError(f"the recipe's phases {recipe.phases} do not add up to the {len(data)} pairs of the data.")
+    _check_fits(data, recipe)
     groups = [(side, head, part) for side in SIDES for head, part in encoder.tower_and_head(side).items()]
     optimiser = torch.optim.SGD(
         [{"params": part} for _, _, part in groups],

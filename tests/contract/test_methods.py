@@ -46,9 +46,12 @@ class Case:
     loop: dict[str, Any] = field(default_factory=dict)
 
 
-def cases() -> list[Any]:
+def cases(trained: bool = False) -> list[Any]:
+    """Settings and cases of every method, or of those that take steps."""
     found = []
     for name, entry in methods().items():
+        if trained and not hasattr(entry.build(), "step"):
+            continue
         known = {option.name for option in fields(entry.options)}
         small = {option: value for option, value in SMALL.items() if option in known}
         settings = sorted(getattr(entry.build(), "settings", {"heads", "full", "lora"}), reverse=True)
@@ -64,6 +67,7 @@ def cases() -> list[Any]:
 
 
 every_method = pytest.mark.parametrize(("ground", "case"), cases(), indirect=["ground"])
+every_trained_method = pytest.mark.parametrize(("ground", "case"), cases(trained=True), indirect=["ground"])
 
 
 def prepare(ground: Ground, case: Case, **loop: Any) -> tuple[Method, Context, State]:
@@ -83,13 +87,6 @@ def learned(state: State, name: str) -> torch.Tensor:
     return torch.cat([value for key, value in state.variables.items() if key.startswith(name)])
 
 
-def take_step(method: Method, state: State, context: Context) -> Any:
-    """One step; methods without one end the test here."""
-    if not hasattr(method, "step"):
-        pytest.skip("trains nothing")
-    return method.step(state, context)
-
-
 def bits(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
     return {name: tensor.detach().contiguous().numpy().tobytes() for name, tensor in tensors.items()}
 
@@ -103,7 +100,7 @@ def test_a_method_is_registered_with_what_a_user_needs(name: str) -> None:
     entry = find_method(name)
     assert entry.summary.endswith((".", ")")) and 20 < len(entry.summary) < 160
     assert is_dataclass(entry.options) and entry.options() == entry.options()
-    about = entry.options.__doc__ or ""
+    about = " ".join(part.__doc__ or "" for part in entry.options.__mro__ if is_dataclass(part))
     for option in fields(entry.options):
         assert f"{option.name}: " in about, f"{name}.{option.name} is not explained"
     assert entry.build().needs <= {"experts", "features", "real_batches"}
@@ -127,11 +124,11 @@ def test_setup_starts_from_the_start_and_only_from_it(ground: Ground, case: Case
     assert all(bool(tensor.isfinite().all()) for tensor in state.state_dict().values())
 
 
-@every_method
+@every_trained_method
 def test_a_step_gives_gradients_and_touches_nothing(ground: Ground, case: Case) -> None:
     method, context, state = prepare(ground, case)
     before, global_draws = bits(state.state_dict()), torch.random.get_rng_state()
-    update = take_step(method, state, context.at(1))
+    update = method.step(state, context.at(1))
     assert bits(state.state_dict()) == before
     assert torch.equal(torch.random.get_rng_state(), global_draws)
     assert update.gradients and update.gradients.keys() <= state.variables.keys()
@@ -144,36 +141,36 @@ def test_a_step_gives_gradients_and_touches_nothing(ground: Ground, case: Case) 
     assert all(type(figure) is float and math.isfinite(figure) for figure in update.logs.values())
 
 
-@every_method
+@every_trained_method
 def test_a_step_depends_on_the_seed_and_the_iteration_alone(ground: Ground, case: Case) -> None:
     method, context, state = prepare(ground, case)
-    first = take_step(method, state, context.at(1))
+    first = method.step(state, context.at(1))
     torch.manual_seed(123)
-    take_step(method, state, context.at(2))
-    again = take_step(method, state, context.at(1))
+    method.step(state, context.at(2))
+    again = method.step(state, context.at(1))
     assert bits(again.gradients) == bits(first.gradients) and again.value == first.value and again.logs == first.logs
-    others = [take_step(method, state, context.at(iteration)).value for iteration in (2, 3, 4, 5)]
+    others = [method.step(state, context.at(iteration)).value for iteration in (2, 3, 4, 5)]
     assert len({first.value, *others}) > 1
     reseeded = replace(context, config=replace(context.config, seed=9))
-    others = [take_step(method, state, reseeded.at(iteration)).value for iteration in (1, 2)]
+    others = [method.step(state, reseeded.at(iteration)).value for iteration in (1, 2)]
     assert set(others) != {first.value}
 
 
-@every_method
+@every_trained_method
 def test_the_state_is_all_there_is(ground: Ground, case: Case) -> None:
     method, context, state = prepare(ground, case)
     draw = torch.Generator().manual_seed(0)
     for value in state.variables.values():
         value += 0.01 * torch.randn(value.shape, generator=draw).to(value)
-    first = take_step(method, state, context.at(1))
+    first = method.step(state, context.at(1))
     fresh, _, other = prepare(ground, case, seed=1)
     other.load_state_dict({key: tensor.clone() for key, tensor in state.state_dict().items()})
     assert bits(other.state_dict()) == bits(state.state_dict())
-    again = take_step(fresh, other, context.at(1))
+    again = fresh.step(other, context.at(1))
     assert bits(again.gradients) == bits(first.gradients) and again.value == first.value
 
 
-@every_method
+@every_trained_method
 def test_the_student_inside_stands_in_eval_mode(ground: Ground, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[bool] = []
     real = Workbench.student
@@ -186,9 +183,9 @@ def test_the_student_inside_stands_in_eval_mode(ground: Ground, case: Case, monk
 
     monkeypatch.setattr(Workbench, "student", watched)
     method, context, state = prepare(ground, case)
-    first = take_step(method, state, context)
+    first = method.step(state, context)
     assert not any(modes)
-    assert bits(take_step(method, state, context).gradients) == bits(first.gradients)
+    assert bits(method.step(state, context).gradients) == bits(first.gradients)
 
 
 @every_method

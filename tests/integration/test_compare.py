@@ -221,14 +221,15 @@ def test_experts_of_another_run_are_used_and_too_few_are_refused(
 ) -> None:
     last = ["--quiet", "--distill.validate_every", "0"]  # not the best on val, which may be the start
     asked = ["distill", "--config", config, "--run", tmp_path / "new", "--experts_from", run, *last]
-    few = vldistill(*asked, "--experts.count", "5")
-    assert few.code == 2 and "experts.count is 5" in few.err and "has 2 experts" in few.err
+    few = vldistill(*asked, "--distill.experts", "5")
+    assert few.code == 2 and "distill.experts is 5" in few.err and "holds 2 experts" in few.err
+    assert f"vldistill experts --run {run} --experts.count 5" in few.err
     assert not (tmp_path / "new").exists()
-    assert vldistill(*asked).code == 0
+    assert vldistill(*asked, "--experts.count", "1").code == 0  # how many are recorded, not how many are used
     assert vldistill("distill", "--run", run, *last).code == 0
     name = Path("sets") / "bitraj-6-s0" / "set.safetensors"
     assert (tmp_path / "new" / name).read_bytes() == (run / name).read_bytes()  # the same experts, the same set
-    fewer = vldistill(*asked[:4], tmp_path / "one", *asked[5:], "--experts.count", "1")
+    fewer = vldistill(*asked[:4], tmp_path / "one", *asked[5:], "--distill.experts", "1")
     assert fewer.code == 0 and (tmp_path / "one" / name).read_bytes() != (run / name).read_bytes()
 
 

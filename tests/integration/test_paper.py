@@ -14,9 +14,8 @@ import yaml
 from vldistill.cli import STAGES
 from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
-from vldistill.config import SETTINGS
 from vldistill.errors import VldistillError
-from vldistill.evaluate.cells import Cell, write_config
+from vldistill.evaluate.cells import write_config
 from vldistill.evaluate.cross import read_towers
 from vldistill.evaluate.smoke import shrunken
 from vldistill.evaluate.sweep import read_sweep
@@ -49,12 +48,6 @@ def test_published_values_stand_in_the_base() -> None:
     assert coco.distill == config.distill and coco.experts == config.experts and coco.data != config.data
 
 
-def cells_of(name: str) -> list[Cell]:
-    if "lora" in name and "lora" not in SETTINGS:
-        pytest.skip("setting lora is not there")
-    return read_sweep(PAPER / name).cells()
-
-
 @pytest.mark.parametrize("path", sorted((PAPER.parent / "flickr8k").glob("*.yaml")), ids=lambda path: path.name)
 def test_a_sweep_of_flickr8k_is_valid_and_says_how_it_is_run(path: Path) -> None:
     first = path.read_text().splitlines()[0]
@@ -65,7 +58,7 @@ def test_a_sweep_of_flickr8k_is_valid_and_says_how_it_is_run(path: Path) -> None
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
-    cells = cells_of(name)
+    cells = read_sweep(PAPER / name).cells()
     assert len(cells) >= 5 and any(cell.needs_experts for cell in cells)
     assert {cell.name for cell in cells} >= {"random:100", "full", "bitraj"}
     source = "${COCO:-data/coco}" if "coco" in name else "${FLICKR30K:-data/flickr30k}"
@@ -87,7 +80,6 @@ def smoke(vldistill: Any, name: str, run: Path, only: str) -> None:
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_runs_shrunken(vldistill: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Commands, "launch", in_process)
-    cells_of(name)
     methods = [cell for cell in read_sweep(PAPER / name).shrunk().cells() if cell.kind == "method"]
     smoke(vldistill, name, tmp_path, methods[-1].id)
     table = json.loads((tmp_path / "table.json").read_text())
@@ -100,7 +92,6 @@ def test_a_sweep_runs_shrunken_in_every_cell(
     vldistill: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Commands, "launch", in_process)
-    cells_of(name)
     smoke(vldistill, name, tmp_path, "*")
 
 

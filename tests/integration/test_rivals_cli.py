@@ -10,18 +10,6 @@ import pytest
 from vldistill.cli import main
 from vldistill.distilled import DistilledSet
 
-TINY = [
-    "--data.source=scenes:train=40,val=20,test=20",
-    "--encoder.image.name=convnet",
-    "--encoder.image.weights=random",
-    "--encoder.image.size=16",
-    "--encoder.image.options={width: 8}",
-    "--encoder.text.width=32",
-    "--encoder.dim=16",
-    "--experts.count=2",
-    "--experts.epochs=3",
-    "--quiet",
-]
 QUICK = ["--evaluate.seeds=1", "--evaluate.generic_epochs=1", "--evaluate.head_rates=[0.1]", "--quiet", "--json"]
 CASES = {
     "prototypes": [],
@@ -32,9 +20,12 @@ CASES = {
 }
 
 
-def test_every_rival_distils_and_is_judged_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_rival_distils_and_is_judged_in_one_run(
+    tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = str(tmp_path / "run")
-    assert main(["distill", "--run", run, *TINY, f"--data.cache={tmp_path}", "--method=prototypes", "--pairs=5"]) == 0
+    words = ["--config", str(config), "--method=prototypes", "--pairs=5", "--quiet"]
+    assert main(["distill", "--run", run, *words]) == 0
     first = DistilledSet.load(capsys.readouterr().out.strip())
     assert [caption["start"] for caption in first.captions] and first.info["method"] == "prototypes"
     assert (tmp_path / "run" / "sets" / first.name / "preview.png").is_file()

@@ -36,7 +36,10 @@ def test_the_last_is_read_and_two_are_kept(tmp_path: Path) -> None:
     assert kept(tmp_path, 0).read() is None
     checkpoints = kept(tmp_path, 4)
     assert number(checkpoints) == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-before.safetensors", "checkpoint.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-before.safetensors",
+        "checkpoint.safetensors",
+    ]
     checkpoints.remove()
     assert checkpoints.read() is None and list(tmp_path.iterdir()) == []
 

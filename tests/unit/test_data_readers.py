@@ -41,7 +41,7 @@ def test_adding_a_reader_is_one_function(monkeypatch: pytest.MonkeyPatch):
 
 def test_registration_refuses_what_would_confuse():
     def read(source: str) -> Collection:
-        raise NotImplementedError
+        raise AssertionError("a reader that is refused is never called")
 
     with pytest.raises(ValueError, match=r"exists already, in vldistill\.data\.readers\.karpathy"):
         reader("karpathy", matches=bool)(read)

@@ -17,17 +17,16 @@ import torch
 from safetensors.torch import save_file
 
 from vldistill import files
+from vldistill.arrays import open_array, write_array
 from vldistill.errors import ArtefactError, DamagedError, StorageError, VldistillError
 from vldistill.files import (
     append_line,
     atomic,
     digest,
     human_bytes,
-    open_array,
     read_json,
     read_tensors,
     require_space,
-    write_array,
     write_json,
     write_record,
     write_tensors,
@@ -309,7 +308,7 @@ def test_a_read_only_disk_is_an_error_of_ours(small_disk: Callable[[int], Path])
     disk = small_disk(200_000)
     write_text(disk / "text", "old")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    with pytest.raises(StorageError, match="the disk is read-only. Make its folder writable"):
+    with pytest.raises(StorageError, match=r"the disk is read-only\. Make its folder writable"):
         write_text(disk / "text", "new")
     with pytest.raises(StorageError, match="read-only"), held(disk / "lock", "it"):
         pass

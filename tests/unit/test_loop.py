@@ -25,7 +25,9 @@ from tiny import (
 
 from vldistill.config import DistillConfig
 from vldistill.distill.loop import CHECKPOINT, METRICS, PATIENCE, Loop
+from vldistill.distill.methods import Context, State, Update
 from vldistill.distill.methods.bitraj import BitrajOptions
+from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.experts.trajectory import Trajectory
@@ -407,3 +409,45 @@ def test_minutes_end_a_distillation_and_rates_decay_with_the_time(bench: Workben
     moved = float((start - distilled.texts).abs().mean()) / 1e-6  # without decay: the sum of the gradients
     gradients = sum(0.1 + 0.01 * iteration for iteration in range(selection["iterations"]))
     assert 0.1 < moved / gradients < 0.9  # a rate that falls with the time to 0, not with a millionth per iteration
+
+
+class Wild(Stub):
+    """Fails in its third iteration in one number of one tensor."""
+
+    def __init__(self, where: str, value: float) -> None:
+        super().__init__()
+        self.where, self.value = where, value
+
+    def setup(self, start: Start, context: Context) -> State:
+        state = super().setup(start, context)
+        state.carried["online"] = torch.zeros(3)
+        return state
+
+    def step(self, state: State, context: Context) -> Update:
+        update = super().step(state, context)
+        online = state.carried["online"] + 1
+        if context.iteration == 2:
+            tensor = online if self.where == "online" else update.gradients[self.where]
+            tensor.flatten()[-1] = self.value
+        return replace(update, carried={"online": online})
+
+
+@pytest.mark.parametrize("where", ["images", "texts", "log_rate_image", "log_rate_text", "online"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_that_is_not_finite_passes(bench: Workbench, tmp_path: Path, where: str, value: float) -> None:
+    config = replace(DISTILL, iterations=4)
+    loop = make_loop(bench, [], tmp_path, config, method=Wild(where, value))
+    seen = history(loop)
+    loop.run(start_of(bench, config))
+    assert loop.progress.undone == 1 and same(seen[2]["state"], seen[0]["state"])
+    (why,) = [line["why"] for line in metrics(tmp_path) if "why" in line]
+    assert where in why and "not finite" in why
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in loop._moving().values())
+
+
+def test_a_moment_that_overflows_is_undone(bench: Workbench, tmp_path: Path) -> None:
+    config = replace(DISTILL, iterations=4)  # Adam would divide by infinity from now on, and learn nothing more
+    loop = make_loop(bench, [], tmp_path, config, method=Wild("images", 1e25))
+    loop.run(start_of(bench, config))
+    (why,) = [line["why"] for line in metrics(tmp_path) if "why" in line]
+    assert why == "the optimiser's images/exp_avg_sq is not finite after the step" and loop.progress.undone == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -326,15 +327,30 @@ def test_a_damaged_warm_up_is_named_and_made_again(tmp_path: Path) -> None:
     assert any("texts.npy is damaged" in line and "made again" in line for line in own.reporter.warnings)
 
 
-def test_half_a_warm_up_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*args: Any, **named: Any) -> None:
-        raise KeyboardInterrupt
+def test_a_stopped_warm_up_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_pairs(make_bench(tmp_path / "straight"), "forgetting", 4, 0, OPTIONS)
+    asked, ends = 0, [3, 9]
 
-    own = make_bench(tmp_path)
-    monkeypatch.setattr(warming, "fit", stopped)
-    with pytest.raises(Stopped, match="same command"):
-        choose_pairs(own, "herding", 4, 0, OPTIONS)
-    assert not list(tmp_path.glob("warm-ups/*/*"))
+    def due(self: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked in ends:
+            signal.raise_signal(signal.SIGTERM)
+        return asked in ends
+
+    monkeypatch.setattr(warming._Keeper, "due", due)
+    for _ in ends:
+        with pytest.raises(
+            Stopped, match=r"stopped after step \d+ of the warm-up; everything is saved\. The same command"
+        ):
+            choose_pairs(make_bench(tmp_path / "stopped"), "forgetting", 4, 0, OPTIONS)
+    choose_pairs(make_bench(tmp_path / "stopped"), "forgetting", 4, 0, OPTIONS)
+
+    def made(cache: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in cache.glob("warm-ups/*/*")}
+
+    assert made(tmp_path / "stopped") == made(tmp_path / "straight")
+    assert sorted(made(tmp_path / "stopped")) == ["forgotten.npy", "images.npy", "note.json", "texts.npy"]
 
 
 def test_a_diverged_warm_up_names_its_rates(tmp_path: Path) -> None:

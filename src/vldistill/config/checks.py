@@ -29,10 +29,11 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
         raise ConfigError(f"{name} is {value!r}; expected {expected}.")
 
 
-def positive(**values: float | int) -> None:
-    """Refuse what is not above 0."""
-    for name, value in values.items():
-        require(value > 0, name, value, "a number above 0")
+def positive(config: object, section: str, *names: str) -> None:
+    """Refuse options of ``section`` that are not above 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{section}.{name}", value, "a number above 0")
 
 
 def finite(config: object, section: str) -> None:

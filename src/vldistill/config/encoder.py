@@ -70,7 +70,7 @@ class TextTowerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive(**{"encoder.text.max_tokens": self.max_tokens, "encoder.text.width": self.width})
+        positive(self, "encoder.text", "max_tokens", "width")
         fine = self.weights in ("hub", "random") or self.weights.endswith(".safetensors")
         require(fine, "encoder.text.weights", self.weights, "hub, random, or the path of a .safetensors file")
 
@@ -95,7 +95,7 @@ class LoraConfig:
         finite(self, "encoder.lora")
         fine = bool(self.patterns) and all(isinstance(pattern, str) and pattern for pattern in self.patterns)
         require(fine, "encoder.lora.patterns", self.patterns, "one or more patterns of module paths")
-        positive(**{"encoder.lora.rank": self.rank, "encoder.lora.alpha": self.alpha})
+        positive(self, "encoder.lora", "rank", "alpha")
 
 
 @dataclass(frozen=True)
@@ -122,4 +122,4 @@ class EncoderConfig:
         finite(self, "encoder")
         if self.setting not in SETTINGS:
             raise ConfigError(unknown("setting", self.setting, SETTINGS))
-        positive(**{"encoder.dim": self.dim, "encoder.temperature": self.temperature})
+        positive(self, "encoder", "dim", "temperature")

@@ -52,14 +52,7 @@ class ExpertsConfig:
 
     def __post_init__(self) -> None:
         finite(self, "experts")
-        positive(
-            **{
-                "experts.count": self.count,
-                "experts.epochs": self.epochs,
-                "experts.image_rate": self.image_rate,
-                "experts.text_rate": self.text_rate,
-            }
-        )
+        positive(self, "experts", "count", "epochs", "image_rate", "text_rate")
         require(self.batch >= 2, "experts.batch", self.batch, "at least 2 pairs (one alone has no contrast)")
         require(0 <= self.momentum < 1, "experts.momentum", self.momentum, "a number in [0, 1)")
         require(self.weight_decay >= 0, "experts.weight_decay", self.weight_decay, "0 or more")
@@ -149,13 +142,7 @@ class DistillConfig:
         require(self.draws >= 1, "distill.draws", self.draws, "1 or more")
         require(0 <= self.ema < 1, "distill.ema", self.ema, "a number in [0, 1)")
         require(0 <= self.momentum < 1, "distill.momentum", self.momentum, "a number in [0, 1)")
-        positive(
-            **{
-                "distill.student_rate_image": self.student_rate_image,
-                "distill.student_rate_text": self.student_rate_text,
-                "distill.checkpoint_every": self.checkpoint_every,
-            }
-        )
+        positive(self, "distill", "student_rate_image", "student_rate_text", "checkpoint_every")
         rates = ("image_lr", "text_lr", "rate_lr", "similarity_lr")
         for name in (*rates, "clip", "validate_every", "minutes"):
             require(getattr(self, name) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
@@ -212,13 +199,7 @@ class EvaluateConfig:
             raise ConfigError(unknown("protocol", self.protocol, PROTOCOLS))
         wrong = [name for name in self.recipes if name not in ("own", "generic")]
         require(bool(self.recipes) and not wrong, "evaluate.recipes", self.recipes, "own, generic, or both")
-        positive(
-            **{
-                "evaluate.seeds": self.seeds,
-                "evaluate.generic_epochs": self.generic_epochs,
-                "evaluate.looks": self.looks,
-            }
-        )
+        positive(self, "evaluate", "seeds", "generic_epochs", "looks")
         for name in ("subset_epochs", "full_epochs", "head_rates", "tower_rates"):
             values: Sequence[float] = getattr(self, name)
             require(bool(values) and min(values) > 0, f"evaluate.{name}", values, "one or more numbers above 0")
@@ -257,6 +238,6 @@ class SelectConfig:
     def __post_init__(self) -> None:
         finite(self, "select")
         names = ("warmup_epochs", "warmup_image_rate", "warmup_text_rate", "ground_set", "cluster_sample")
-        positive(**{f"select.{name}": getattr(self, name) for name in names})
+        positive(self, "select", *names)
         for name in ("pairs", "warmup_batch", "gallery"):
             require(getattr(self, name) >= 2, f"select.{name}", getattr(self, name), "at least 2 pairs")

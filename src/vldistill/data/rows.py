@@ -1,4 +1,4 @@
-"""Rows of a memory-mapped array that are checked when they are first read: opening 17 GB of images must cost nothing."""
+"""Rows of a memory-mapped array, checked when they are first read: opening 17 GB of images must cost nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class CheckedRows:
 
     def _check(self, rows: np.ndarray) -> None:
         digests = self._digests
-        for row in rows[~self._seen[rows]] if digests is not None else ():
+        if digests is None:
+            return
+        for row in rows[~self._seen[rows]]:
             if row_digest(self._array[row]) != digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES]:
                 raise DamagedError(
                     f"{self._path} is damaged: row {row} differs from what was decoded. Delete {self._path.parent} and "

@@ -53,20 +53,25 @@ def rate_gradients(state: State, gradients: dict[str, torch.Tensor]) -> dict[str
     }
 
 
-def soft_recipe(state: State, context: Context) -> Recipe:
-    """The published student of LoRS and its successors (arXiv 2406.03793): soft targets, the learned rates, x 0.1 at
-    half; epochs, batch and loss are the method's options."""
-    options = context.options
+def published_recipe(state: State, context: Context, schedule: str, loss: str = "infonce") -> Recipe:
+    """The student of trajectory methods: SGD at the learned rates with momentum 0.9 and decay 5e-4; epochs and batch
+    are the method's options.
+    """
     return Recipe(
         rates={side: (float(rate),) for side, rate in learned_rates(state).items()},
-        epochs=options.student_epochs,
-        batch=options.student_batch,
+        epochs=context.options.student_epochs,
+        batch=context.options.student_batch,
         momentum=0.9,
         weight_decay=5e-4,
-        schedule="half",
+        schedule=schedule,
         temperature=context.bench.encoder_config.temperature,
-        loss=options.loss,
+        loss=loss,
     )
+
+
+def soft_recipe(state: State, context: Context) -> Recipe:
+    """The published student of LoRS and its successors (arXiv 2406.03793): soft targets, and rates x 0.1 at half."""
+    return published_recipe(state, context, "half", context.options.loss)
 
 
 def describe_towers(bench: Workbench) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ iteration itself is here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,13 +17,55 @@ from vldistill.distill.learned import learned_rates, rate_gradients
 from vldistill.distill.matching import REDUCTIONS
 from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient, matching_loss
 from vldistill.distill.methods import Context, State, Update
-from vldistill.distill.similarity import similarity_gradients, similarity_matrix
+from vldistill.distill.similarity import KINDS, similarity_gradients, similarity_matrix
+from vldistill.distill.student import check_walk
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
 from vldistill.losses import SOFT_LOSSES
 
 Segment = tuple[Groups, Groups]
+"""Where an expert stood, and where it stood some epochs later."""
+Inner = Callable[[Groups, Mapping[str, torch.Tensor], InnerStep], torch.Tensor]
+"""The student's loss, of its parameters, the distilled tensors and the inner step."""
+
+
+@dataclass(frozen=True)
+class SoftOptions:
+    """Options that methods share which match trajectories on soft targets.
+
+    Args:
+        similarity: what is learned of it: lowrank, diag(w) + (alpha / rank) L R^T, or the full matrix.
+        rank: r of the low-rank part.
+        alpha: scale of the low-rank part.
+        loss: of the inner student and of the set's own recipe: soft_infonce (eNCE), bce or wbce.
+        syn_steps: inner SGD steps of the student on the distilled set.
+        expert_epochs: length of the expert's segment to match, in epochs.
+        minibatch: distilled pairs per inner step, at most; the steps walk through a permutation. 0 takes all.
+        estimator: of the gradient: tesla (published), adjoint (exact), unrolled or difference.
+        reduce: sum_of_ratios, or ratio_of_sums of both sides' distances (published on COCO).
+        student_epochs: of the set's own recipe.
+        student_batch: of the set's own recipe.
+    """
+
+    similarity: str = "lowrank"
+    rank: int = 10
+    alpha: float = 3.0
+    loss: str = "wbce"
+    syn_steps: int = 8
+    expert_epochs: int = 1
+    minibatch: int = 20
+    estimator: str = "tesla"
+    reduce: str = "sum_of_ratios"
+    student_epochs: int = 100
+    student_batch: int = 128
+
+    def check(self, section: str) -> None:
+        """Refuse impossible values; ``section`` is the method whose options they are."""
+        check_trajectory_options(section, self)
+        check_walk(f"{section}.minibatch", self.minibatch)
+        if self.similarity not in KINDS:
+            raise ConfigError(unknown("similarity", self.similarity, KINDS))
 
 
 def check_trajectory_options(section: str, options: Any) -> None:
@@ -73,7 +116,7 @@ def matching_update(
     state: State,
     context: Context,
     segment: Segment,
-    inner: Callable[[Groups, Mapping[str, torch.Tensor], InnerStep], torch.Tensor],
+    inner: Inner,
     steps: Sequence[InnerStep],
 ) -> Update:
     """Run the student along ``steps`` from the segment's start and differentiate its distance to the target.

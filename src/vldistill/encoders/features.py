@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from vldistill.arrays import open_array, write_array
 from vldistill.data.cache import DecodedImages
 from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.text_towers import TextTower
 from vldistill.encoders.towers import ImageTower
 from vldistill.errors import DamagedError, DataError
-from vldistill.files import digest, human_bytes, open_array, require_space, write_array
+from vldistill.files import digest, human_bytes, require_space
 from vldistill.log import Reporter
 from vldistill.passes import in_parts
 from vldistill.randomness import seed_of

@@ -77,9 +77,13 @@ class Answers:
 def evaluation_key(bench: Workbench, judged: str | DistilledSet, config: Config) -> str:
     """A hash of what students' figures depend on: data, towers, pairs, protocol."""
     if isinstance(judged, DistilledSet):
-        content = digest(*(t.contiguous().numpy().tobytes() for t in judged.tensors().values()), judged.recipe.to_dict())
+        content = digest(
+            *(t.contiguous().numpy().tobytes() for t in judged.tensors().values()), judged.recipe.to_dict()
+        )
     else:
         content = digest(judged, asdict(config.select))
     fingerprints = [bench.pairs(split).fingerprint for split in ("train", "val", "test")]
     judging = {"protocol": config.evaluate.protocol, "looks": config.evaluate.looks, "map": config.evaluate.text_map}
-    return digest(content, bench.fingerprint, fingerprints, judging, bench.data_config.views, bench.data_config.features)
+    return digest(
+        content, bench.fingerprint, fingerprints, judging, bench.data_config.views, bench.data_config.features
+    )

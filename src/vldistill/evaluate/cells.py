@@ -245,7 +245,9 @@ def _distilled(cell: Cell, config: Config, run: Path, place: Path, launch: Launc
     if not list(place.glob("sets/*/set.json")):
         words = ["distill", "--config", str(write_config(place.with_suffix(".yaml"), config)), "--run", str(place)]
         if cell.needs_experts:
+            # The group may hold more: it serves the most demanding cell.
             words += ["--experts_from", str(run / "experts" / expert_group(cell, config))]
+            words += ["--distill.experts", str(config.distill.experts or config.experts.count)]
         launch(words, place.parent / "log.txt")
     note = next(iter(place.glob("sets/*/set.json")))
     selection = read_json(note, "distilled set")["info"]["selection"]

@@ -66,7 +66,11 @@ def retrieval_ranks(images: Tensor, captions: Tensor, caption_image: Tensor, *, 
         DataError: a caption of no image, or an image without a caption.
         DivergedError: embeddings that are not finite, or so large that a score could overflow.
     """
-    images, captions, caption_image = _checked(images, captions, caption_image, chunk_bytes)
+    return _ranked(*_checked(images, captions, caption_image, chunk_bytes), chunk_bytes)
+
+
+def _ranked(images: Tensor, captions: Tensor, caption_image: Tensor, chunk_bytes: int) -> Ranks:
+    """The ranks of arguments that were checked."""
     image_twin, image_weight = _twins(images)
     caption_twin, caption_weight = _twins(captions)
     # Equal embeddings are one gallery item that weighs as much as they are many: ties do not hang on rounding.

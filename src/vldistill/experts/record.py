@@ -15,9 +15,10 @@ from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import Groups
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
-from vldistill.experts.unfinished import SharedKeeper, Unfinished
+from vldistill.experts.unfinished import Unfinished
 from vldistill.files import human_bytes, require_space
 from vldistill.interrupts import deferred_stop
+from vldistill.keeping import SAVE_SECONDS, SharedKeeper
 from vldistill.locks import held
 from vldistill.log import Mute, Reporter
 from vldistill.randomness import seed_of
@@ -25,8 +26,6 @@ from vldistill.ranks import ALONE, Ranks
 from vldistill.runs import differences
 from vldistill.training import Recipe, fit, steps_in
 from vldistill.workbench import Workbench
-
-SAVE_SECONDS = 60.0  # between two checkpoints of a training, where nothing else is asked for
 
 
 def expert_path(folder: Path, index: int) -> Path:
@@ -114,8 +113,11 @@ def record_expert(
         if ranks.of_first(found is not None):  # by another process, in the meantime
             return found or Trajectory(path)
         stop_asked = stack.enter_context(deferred_stop())
-        unfinished = Unfinished(path.with_suffix(".unfinished"), note, bench.reporter, save_seconds, stop_asked)
         progress = stack.enter_context(bench.reporter.progress(f"expert {index}", per_epoch * recipe.epochs))
+        place = path.with_suffix(".unfinished")
+        unfinished = Unfinished(
+            f"expert {index}", place, note, bench.reporter, save_seconds, stop_asked, progress.advance
+        )
 
         def snap(epoch: int) -> None:
             if epoch in keep:
@@ -256,7 +258,7 @@ def open_experts(bench: Workbench, folder: Path, count: int = 0) -> list[Traject
     if count > len(paths):
         raise ConfigError(
             f"distill.experts is {count}, but {folder} holds {len(paths)} experts. Ask for {len(paths)} or fewer, or "
-            f"record more: `vldistill experts --experts.count {count}`."
+            f"record more: `vldistill experts --run {folder.parent} --experts.count {count}`."
         )
     paths = paths[:count] if count else paths
     experts = [Trajectory(path) for path in paths]

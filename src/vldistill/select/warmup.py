@@ -5,22 +5,29 @@ It is the costly part of most selectors, so it is kept in the cache: ``herding:1
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from vldistill import __version__
+from vldistill.arrays import open_array, write_array
 from vldistill.config import SelectConfig
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
-from vldistill.files import digest, open_array, require_space, write_array, write_record
+from vldistill.files import digest, require_space, write_record
+from vldistill.interrupts import deferred_stop
+from vldistill.keeping import SAVE_SECONDS, FileKeeper
+from vldistill.locks import held
 from vldistill.randomness import seed_of
 from vldistill.select.features import PairFeatures
 from vldistill.select.forgetting import count_forgotten, found, galleries
 from vldistill.training import Recipe, TrainingData, fit, steps_in
+from vldistill.training_state import Tensors
 from vldistill.workbench import Workbench
 
 FORMAT = 1
@@ -75,7 +82,7 @@ def warm_up(bench: Workbench, image_captions: list[np.ndarray], options: SelectC
 
     Raises:
         DivergedError: the student's loss is not finite.
-        Stopped: on Ctrl-C; nothing is kept of a half warm-up.
+        Stopped: on Ctrl-C or SIGTERM, after the training is saved.
     """
     recipe = warmup_recipe(options)
     key = {
@@ -87,19 +94,20 @@ def warm_up(bench: Workbench, image_captions: list[np.ndarray], options: SelectC
         "gallery": options.gallery,
     }
     folder = bench.cache / "warm-ups" / digest(key)
-    if not _whole(folder, bench):
-        count = len(image_captions) + sum(map(len, image_captions))
-        require_space(bench.cache, count * bench.embedding_width * 2, "the warm-up's embeddings")
-        groups = galleries(image_captions, options.gallery, options.warmup_seed)
-        try:
-            made = _train(bench, groups, recipe, seed_of(options.warmup_seed, "warm-up"))
-        except DivergedError as error:
-            raise DivergedError(f"warm-up: {error} They are select.warmup_image_rate and _text_rate.") from None
-        except KeyboardInterrupt:
-            raise Stopped("stopped in the warm-up, which starts anew. The same command does it.") from None
-        for name, values in zip(("images", "texts", "forgotten"), made):
-            write_array(folder / f"{name}.npy", values)
-        write_record(folder / NOTE, key | {"versions": {"vldistill": __version__, "torch": str(torch.__version__)}})
+    if _whole(folder, bench):
+        return WarmUp(folder)
+    count = len(image_captions) + sum(map(len, image_captions))
+    require_space(bench.cache, count * bench.embedding_width * 2, "the warm-up's embeddings")
+    bench.split("train")
+    groups = galleries(image_captions, options.gallery, options.warmup_seed)
+    with held(folder / ".lock", "the warm-up", wait_seconds=math.inf):  # another process may be making it
+        if not _whole(folder, bench):
+            try:
+                _train(bench, groups, recipe, key, folder)
+            except DivergedError as error:
+                raise DivergedError(f"warm-up: {error} They are select.warmup_image_rate and _text_rate.") from None
+            except Stopped as stop:
+                raise Stopped(f"{stop}. The same command goes on.") from None
     return WarmUp(folder)
 
 
@@ -125,26 +133,48 @@ def open_rows(path: Path) -> torch.Tensor:
     return torch.from_numpy(rows)
 
 
-def _train(
-    bench: Workbench, groups: list[torch.Tensor], recipe: Recipe, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Train the student; its embeddings (N, D) and (M, D) float16, and the counts (M,) int64."""
-    data = bench.split("train").data
+@dataclass
+class _Keeper(FileKeeper):
+    """Keeps beside the training which pairs were found after each epoch."""
+
+    seen: list[torch.Tensor] = field(default_factory=list)
+
+    def also(self) -> tuple[Tensors, dict[str, Any]]:
+        return {f"seen/{epoch}": found for epoch, found in enumerate(self.seen)}, {"epochs": len(self.seen)}
+
+    def restore(self, tensors: Tensors, about: Mapping[str, Any]) -> None:
+        self.seen[:] = [tensors[f"seen/{epoch}"].clone() for epoch in range(about["epochs"])]
+
+
+def _train(bench: Workbench, groups: list[torch.Tensor], recipe: Recipe, key: Mapping[str, Any], folder: Path) -> None:
+    """Train the student or go on with it; write its embeddings (N, D) and (M, D) float16, and the counts (M,) int64."""
+    data, seed = bench.split("train").data, seed_of(key["seed"], "warm-up")
     student = bench.student(seed)
     images = torch.empty(len(data.images), bench.embedding_width, dtype=torch.float16)
     texts = torch.empty(len(data.texts), bench.embedding_width, dtype=torch.float16)
     features = PairFeatures(images, texts, data.caption_image)
-    seen = []
-    steps = steps_in(len(data), recipe)
-    with bench.reporter.progress(f"warm-up of {recipe.epochs} epochs", steps) as bar:
+    steps, embedded = steps_in(len(data), recipe), 0
+    what = f"warm-up of {recipe.epochs} epochs"
+    with deferred_stop() as stop_asked, bench.reporter.progress(what, steps) as bar:
+        place = folder / "unfinished"
+        keeper = _Keeper("the warm-up", place, key, bench.reporter, SAVE_SECONDS, stop_asked, bar.advance)
 
         def after_epoch(epoch: int, loss: float) -> None:
+            nonlocal embedded
             embed_into(student, data, images, texts)
-            seen.append(found(features, groups))
-            bar.advance(steps // recipe.epochs, loss=loss, found=100 * float(seen[-1].float().mean()))
+            keeper.seen.append(found(features, groups))
+            embedded = epoch
+            bar.advance(steps // recipe.epochs, loss=loss, found=100 * float(keeper.seen[-1].float().mean()))
 
-        fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=after_epoch)
-    return images.numpy(), texts.numpy(), count_forgotten(torch.stack(seen)).numpy()
+        fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=after_epoch, keeper=keeper)
+    if not embedded:  # an earlier process stopped after the last step
+        embed_into(student, data, images, texts)
+    made = {"images": images, "texts": texts, "forgotten": count_forgotten(torch.stack(keeper.seen))}
+    for name, values in made.items():
+        write_array(folder / f"{name}.npy", values.numpy())
+    versions = {"vldistill": __version__, "torch": str(torch.__version__)}
+    write_record(folder / NOTE, {**key, "versions": versions})
+    keeper.remove()
 
 
 @torch.no_grad()

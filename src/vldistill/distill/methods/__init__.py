@@ -129,7 +129,11 @@ class Method(Protocol):
         ...
 
     def export(self, state: State, context: Context) -> DistilledSet:
-        """The set as it stands; texts and images are copies."""
+        """The set as it stands; texts and images are copies.
+
+        Carried tensors are those of the last step, also where the variables are the best ones or their average: only
+        what stays the same may enter the set.
+        """
         ...
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vldistill.distill.learned import export_set, learned_rates, start_variables
+from vldistill.distill.learned import export_set, published_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.segments import check_segments, check_trajectory_options, draw_segment, matching_update
 from vldistill.distill.start import Start
 from vldistill.distill.student import check_minibatch, inner_loss, inner_steps
 from vldistill.distilled import DistilledSet
-from vldistill.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,4 @@ class BiTrajectoryMatching:
 
     def export(self, state: State, context: Context) -> DistilledSet:
         """The set with the published student: SGD at the learned rates, momentum 0.9, decay 5e-4."""
-        options: BitrajOptions = context.options
-        rates = {side: (float(rate),) for side, rate in learned_rates(state).items()}
-        recipe = Recipe(
-            rates=rates,
-            epochs=options.student_epochs,
-            batch=options.student_batch,
-            momentum=0.9,
-            weight_decay=5e-4,
-            schedule="constant",
-            temperature=context.bench.encoder_config.temperature,
-        )
-        return export_set(state, context, recipe)
+        return export_set(state, context, published_recipe(state, context, "constant"))

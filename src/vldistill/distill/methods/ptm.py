@@ -8,13 +8,13 @@ import torch
 
 from vldistill.distill.learned import export_set, soft_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.segments import Segment, check_segments, check_trajectory_options, matching_update, on_device
-from vldistill.distill.similarity import KINDS, similarity_matrix, start_similarity
+from vldistill.distill.segments import Segment, SoftOptions, check_segments, matching_update, on_device
+from vldistill.distill.similarity import similarity_matrix, start_similarity
 from vldistill.distill.start import Start
-from vldistill.distill.student import check_walk, inner_loss, walking_steps
+from vldistill.distill.student import inner_loss, walking_steps
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, Groups
-from vldistill.errors import ConfigError, unknown
+from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 
 Shares = dict[str, dict[str, torch.Tensor]]
@@ -22,7 +22,7 @@ Shares = dict[str, dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class PtmOptions:
+class PtmOptions(SoftOptions):
     """Options of phased teachers.
 
     Args:
@@ -31,17 +31,8 @@ class PtmOptions:
         last_starts: for each phase the epoch that its segments start before.
         straighten: for each phase the epoch T that the experts' way from epoch 0 is straightened to; 0 leaves it.
         separate_starts: draw the start epoch for images and for texts apart (AMD).
-        expert_epochs: length of the expert's segment to match, in epochs.
-        similarity: what is learned of it: full, or lowrank, diag(w) + (alpha / rank) L R^T.
-        rank: r of a low-rank similarity.
-        alpha: scale of a low-rank similarity.
-        loss: of the inner student and of the set's own recipe: soft_infonce (eNCE), bce or wbce.
         syn_steps: inner SGD steps of the student on the phase's pairs.
-        minibatch: distilled pairs per inner step, at most; the steps walk through a permutation. 0 takes all.
-        estimator: of the gradient: tesla (published), adjoint (exact), unrolled or difference.
-        reduce: sum_of_ratios, or ratio_of_sums of both sides' distances.
         student_epochs: of the set's own recipe, for each phase.
-        student_batch: of the set's own recipe.
     """
 
     subsets: tuple[int, ...] = ()
@@ -49,23 +40,11 @@ class PtmOptions:
     last_starts: tuple[int, ...] = (2, 3)
     straighten: tuple[int, ...] = (6, 8)
     separate_starts: bool = False
-    expert_epochs: int = 1
     similarity: str = "full"
-    rank: int = 10
     alpha: float = 1.0
-    loss: str = "wbce"
-    syn_steps: int = 8
-    minibatch: int = 20
-    estimator: str = "tesla"
-    reduce: str = "sum_of_ratios"
-    student_epochs: int = 100
-    student_batch: int = 128
 
     def __post_init__(self) -> None:
-        check_trajectory_options("ptm", self)
-        check_walk("ptm.minibatch", self.minibatch)
-        if self.similarity not in KINDS:
-            raise ConfigError(unknown("similarity", self.similarity, KINDS))
+        self.check("ptm")
         if self.subsets and min(self.subsets) < 2:
             raise ConfigError(f"ptm.subsets is {self.subsets}; expected at least 2 pairs in each phase.")
         for name in ("first_starts", "last_starts", "straighten"):

@@ -1,0 +1,30 @@
+"""Real processes killed with SIGKILL, at random moments and while they write. `benchmarks/torture.py` kills 200."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such processes there")
+@pytest.mark.parametrize(
+    ("kills", "settings"),
+    [
+        pytest.param(3, ("full",), id="3"),
+        pytest.param(20, ("heads", "full"), id="20", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_processes_lose_nothing(
+    kills: int, settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    import torture  # pyright: ignore[reportMissingImports]
+
+    toll = torture.torture(kills, 0, tmp_path, settings)
+    assert not toll.lost and not toll.different
+    assert toll.kills == kills and toll.identical == toll.lives > 0
