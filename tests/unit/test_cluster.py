@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
@@ -150,6 +151,27 @@ def test_a_command_inherits_the_lock_of_its_comparison(tmp_path: Path) -> None:
         thread.join()
     with held(tmp_path / ".lock", "the board", stays=True):
         pass
+
+
+def test_an_interrupt_that_wakes_no_system_call_stops_a_command(tmp_path: Path) -> None:
+    """As Ray's do, which takes a task back by setting Python's flag and no more."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\nopen(os.environ['BEGUN'], 'w').close()\ntime.sleep(60)\n"
+    )
+    begun = tmp_path / "begun"
+    commands = Commands(1, environment={"PYTHONPATH": str(tmp_path), "BEGUN": str(begun)})
+
+    def interrupt() -> None:
+        _patiently(begun.exists)
+        _thread.interrupt_main()
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        commands.launch(["--version"], tmp_path / "log.txt")
+    sender.join()
+    assert time.monotonic() - began < 50
 
 
 def _launched(commands: Commands, log: Path) -> None:

@@ -15,6 +15,7 @@ from vldistill.cluster.units import UnitFailed
 from vldistill.errors import Stopped
 from vldistill.interrupts import PARENT
 
+POLL_SECONDS = 0.2
 TAIL = 3  # lines of a log that are shown where a command said nothing better
 
 
@@ -63,11 +64,7 @@ class Commands:
                     pass_fds=() if self.lock is None else (self.lock,),
                 )
                 self._live.add(process)
-            try:
-                code = process.wait()
-            except KeyboardInterrupt:  # a cluster takes its task back
-                self.stop()
-                code = process.wait()
+            code = self._waited(process)
             with self._guard:
                 self._live.discard(process)
         if code == 0:
@@ -79,6 +76,16 @@ class Commands:
         in_use = "in use by another process" in said
         kind = "lost" if code < 0 or in_use else "refused" if code == 2 else "failed"
         raise UnitFailed(f"`vldistill {words[0]}` {_ending(code)}: {said}", kind)
+
+    def _waited(self, process: subprocess.Popen) -> int:
+        """The exit code, when the process has ended; an interrupt (a cluster takes its task back) stops it."""
+        while True:
+            try:  # not one long wait: Ray's interrupts are seen between two lines of Python alone
+                return process.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+            except KeyboardInterrupt:
+                self.stop()
 
     def stop(self) -> int:
         """Ask every process to stop, and start no other one; returns how many are asked."""
