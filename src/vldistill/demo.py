@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill import commands
+from vldistill.distill.methods import find_method
 from vldistill.distilled import DistilledSet
 from vldistill.evaluate.protocol import METRICS as RECALLS
 from vldistill.files import write_json
@@ -21,7 +22,7 @@ from vldistill.runs import Run, environment
 
 
 def demo(argv: Sequence[str]) -> int:
-    """Experts, 20 distilled pairs, and an honest comparison with 20 random pairs and the full data."""
+    """20 distilled pairs, and an honest comparison with 20 random pairs and the full data."""
     arguments = list(argv)
     if not any(word == "--run" or word.startswith("--run=") for word in arguments):
         arguments = ["--run", "runs/demo", *arguments]
@@ -30,11 +31,18 @@ def demo(argv: Sequence[str]) -> int:
     config, rest = parse("demo", arguments)
     run, reporter = Run(Path(rest.run)), Reporter(quiet=rest.quiet)
     began = time.monotonic()
-    reporter.info("1/4 experts: students trained on the real data")
-    commands.experts(run, config, reporter)
-    reporter.info("2/4 distilling")
+    needs_experts = "experts" in find_method(config.distill.method).build().needs
+    stages = iter(range(1, 5 if needs_experts else 4))
+
+    def begin(what: str) -> None:
+        reporter.info(f"{next(stages)}/{4 if needs_experts else 3} {what}")
+
+    if needs_experts:
+        begin("experts: students trained on the real data")
+        commands.experts(run, config, reporter)
+    begin("distilling")
     folder = commands.distill(run, config, reporter)
-    reporter.info("3/4 judging: fresh students, tested on scenes nobody has seen")
+    begin("judging: fresh students, tested on scenes nobody has seen")
     targets = (str(folder), f"random:{config.distill.pairs}", "full")
     results = [commands.evaluate(run, config, reporter, target) for target in targets]
     summary = _summary(results, round(time.monotonic() - began, 1))
@@ -45,7 +53,7 @@ def demo(argv: Sequence[str]) -> int:
         f"gain over random pairs x {summary['gain_over_random']:.1f}, "
         f"{summary['share_of_full']:.0%} of the full data's mean recall, {summary['seconds']} s"
     )
-    reporter.info("4/4 the report: everything above as one page, with the pairs and what students find")
+    begin("the report: everything above as one page, with the pairs and what students find")
     page = write_report([run.folder], None, ReportOptions(), reporter)
     for path in (run.folder / "results.json", folder / "preview.png", run.folder / "curve.png", page):
         print(path)
