@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -71,6 +71,16 @@ class Ranks:
     def wait(self) -> None:
         """Go on when all have come here."""
         self.gather(None)
+
+    @torch.no_grad()
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Make ``tensors`` those of rank 0, in place; every rank has to call it with the same shapes."""
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+            dist.broadcast(plain, 0)
+            tensor.copy_(plain)
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:

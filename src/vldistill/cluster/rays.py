@@ -28,9 +28,9 @@ def perform(unit: Unit, folder: str, environment: dict[str, str], threads: int) 
 
     A unit that raises anything else raises it here: Ray brings it back with its traceback.
     """
-    os.chdir(folder)  # relative paths mean what they mean to the user
     commands = Commands(threads, environment=environment)
     try:
+        os.chdir(folder)  # relative paths mean what they mean to the user
         unit.work(commands.launch, **unit.arguments)
     except UnitFailed as error:
         return error.kind, str(error)

@@ -180,6 +180,9 @@ def run_units(
                     course.stop()  # told twice, a process stops in the middle of its step
                 else:
                     backend.kill()
+            except BaseException:  # a bug: nobody would hear of what still runs
+                course.stop()
+                raise
     if course.stopping:
         raise Stopped("stopped; what is finished is kept and what was begun goes on from where it is.")
     return course.failed

@@ -91,6 +91,7 @@ class Loop:
         self.best = _copies(self.state.variables)
         self._before = _copies(self._moving())
         self._resume()
+        self.ranks.share(self._moving().values())  # a start computed on several GPUs may differ in the last digit
         self._began = time.monotonic() - self.progress.seconds
         trains = hasattr(self.method, "step")
         last = config.iterations if trains else 0
