@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from vldistill.data.transforms import between_towers
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.files import human_bytes, read_json, read_tensors, write_record, write_tensors, write_text
+from vldistill.setrecord import check_numbers, check_record
 from vldistill.training import Recipe
 
 FORMAT = 1
@@ -262,6 +263,8 @@ class DistilledSet(Dataset):
         found = hashlib.sha256((folder / "set.safetensors").read_bytes()).hexdigest()
         if found != record.get("sha256"):
             raise ArtefactError(f"{folder}/set.safetensors does not match its checksum. Restore it or distil again.")
+        check_record(record)
+        check_numbers(tensors)
         try:
             return DistilledSet(
                 images=tensors["images"],
@@ -276,7 +279,7 @@ class DistilledSet(Dataset):
                 captions=tuple(record["captions"]),
                 info=record["info"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, ConfigError) as error:
             raise ArtefactError(f"{folder}/set.json lacks or garbles something ({error}). Distil again.") from None
 
     def check_fits(self, towers: Mapping[str, Mapping[str, Any]], *, other_text: bool = False) -> None:

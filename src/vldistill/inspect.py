@@ -106,9 +106,14 @@ def _describe_experts(folder: Path) -> dict[str, Any]:
         "snapshots": first.get("epochs"),
         "dtype": first.get("dtype"),
         "fits": f"setting {first.get('setting')}, encoder {first.get('encoder')}, data {first.get('data')}",
-        "last_losses": [round(note["losses"][-1], 4) for note in notes if note.get("losses")],
+        "last_losses": [round(losses[-1], 4) for note in notes if (losses := _numbers(note.get("losses")))],
         "broken": broken,
     }
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers of a list in a file, of which anybody may have written anything."""
+    return [one for one in value if isinstance(one, int | float)] if isinstance(value, list) else []
 
 
 def _describe_run(folder: Path) -> dict[str, Any]:
@@ -203,6 +208,12 @@ def _contact_sheet(source: str, splits: Sequence[str], sheet: str | None, report
     return str(path)
 
 
+def _shown(item: object, most: int = 500) -> str:
+    """A value as text for a terminal: captions may hold codes that move its cursor, or be as long as a book."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(item)[:most])
+    return text if len(str(item)) <= most else f"{text}…"
+
+
 def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:
     for name, item in value.items():
         title = name.replace("_", " ")
@@ -213,8 +224,8 @@ def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}size: {human_bytes(item)}"
         elif name == "broken":
             yield f"{indent}broken: {len(item)}"
-            yield from (f"{indent}  {trouble}" for trouble in item[:20])
+            yield from (f"{indent}  {_shown(trouble)}" for trouble in item[:20])
         elif isinstance(item, list):
-            yield f"{indent}{title}: {', '.join(map(str, item)) or 'none'}"
+            yield f"{indent}{title}: {', '.join(map(_shown, item)) or 'none'}"
         else:
-            yield f"{indent}{title}: {item}"
+            yield f"{indent}{title}: {_shown(item)}"

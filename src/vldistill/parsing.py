@@ -9,7 +9,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
-from vldistill.errors import ConfigError, unknown
+from vldistill.errors import ArtefactError, ConfigError, unknown
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -78,7 +78,11 @@ def rewrite(stage: str, argv: Sequence[str], lists: Sequence[str] = ()) -> list[
 
 def _value(name: str, value: str, lists: Sequence[str]) -> str:
     if name == "config":
-        return packaged_config(value)
+        from vldistill.configfile import read_yaml
+
+        path = packaged_config(value)
+        read_yaml(Path(path), "--config")  # jsonargparse says less of what is wrong with a file
+        return path
     if name in lists and not value.startswith("["):
         return f"[{value}]"
     return value
@@ -97,6 +101,7 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
         prog=f"vldistill {stage}",
         description=ABOUT[stage],
         epilog=epilog,
+        parser_mode=_guarded_mode(),
         default_config_files=[glob.escape(defaults)] if defaults else [],
         exit_on_error=False,
     )
@@ -108,6 +113,23 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     for name, cls in sections.items():
         parser.add_class_arguments(cls, name)
     return parser, list(methods()), [name for section, cls in sections.items() for name in _lists(cls, section)]
+
+
+def _guarded_mode() -> str:
+    """jsonargparse's way of reading YAML, behind the checks of :mod:`vldistill.configfile`: it would import classes."""
+    from jsonargparse import get_loader, set_loader
+    from yaml import YAMLError
+
+    from vldistill.configfile import parse_yaml
+
+    load = get_loader("yaml")
+
+    def guarded(text: str) -> Any:
+        parse_yaml(text)
+        return load(text)
+
+    set_loader("vldistill", guarded, exceptions=(YAMLError, ValueError))
+    return "vldistill"
 
 
 def _lists(cls: type, prefix: str) -> list[str]:
@@ -132,8 +154,11 @@ def parse(
     from argparse import ArgumentError
 
     from vldistill.config import Config
+    from vldistill.configfile import read_yaml
 
     run_config = _run_config(argv)
+    if run_config:
+        read_yaml(Path(run_config), "the run's own configuration", ArtefactError)
     parser, method_names, lists = build_parser(stage, run_config)
     if extend:
         extend(parser)
@@ -141,9 +166,12 @@ def parse(
     _refuse_unknown(parser, stage, words)
     try:
         namespace = parser.parse_args(words)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError, TypeError, RecursionError, OverflowError) as error:
         read = f" (the run's own configuration is {run_config})" if run_config else ""
         raise ConfigError(f"{error}{read} See `vldistill {stage} --help`.") from None
+    for name in (*SECTIONS, *method_names):
+        if not hasattr(namespace[name], "items"):
+            raise ConfigError(f"{name} is {str(namespace[name])[:80]!r}; expected options by name.")
     if namespace.run is None:
         raise ConfigError(f"vldistill {stage} needs --run FOLDER, e.g. --run runs/first.")
     built = parser.instantiate(namespace)

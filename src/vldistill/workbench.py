@@ -17,6 +17,7 @@ from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
 from vldistill.data.augment_batch import augment_batch
 from vldistill.data.cache import DecodedImages, open_images
 from vldistill.data.pairs import Pairs, load_pairs
+from vldistill.data.photos import PhotoLimits
 from vldistill.data.rows import CheckedRows
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head, with_head
@@ -238,7 +239,12 @@ class Workbench:
         """The pairs of a split, before any picture is decoded."""
         if split not in self._pairs:
             source = expand(self.data_config.source)
-            self._pairs[split] = load_pairs(source, split, strict=self.data_config.strict)
+            self._pairs[split] = load_pairs(
+                source,
+                split,
+                strict=self.data_config.strict,
+                limits=PhotoLimits(self.data_config.max_pixels, self.data_config.max_bytes),
+            )
         return self._pairs[split]
 
     @cached_property

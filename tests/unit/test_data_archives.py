@@ -148,10 +148,10 @@ def header(kind: bytes, size: int, name: str = "x") -> bytes:
 def test_headers_made_to_hurt(tmp_path: Path, raw: bytes):
     path = tmp_path / "a.tar"
     path.write_bytes(raw + bytes(2048))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(DataError, match=r"cannot be read|is refused"):
         list(tar_members(path))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_packed_bomb_is_refused_unread(tmp_path: Path):

@@ -324,7 +324,7 @@ def test_a_damaged_warm_up_is_named_and_made_again(tmp_path: Path) -> None:
     again = choose_pairs(own, "similarity", 4, 0, OPTIONS)
     assert all(torch.equal(left, right) for left, right in zip(first, again)) and path.read_bytes() == whole
     assert isinstance(own.reporter, Recorder)
-    assert any("texts.npy is damaged" in line and "made again" in line for line in own.reporter.warnings)
+    assert any("texts.npy cannot be read" in line and "made again" in line for line in own.reporter.warnings)
 
 
 def test_a_stopped_warm_up_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

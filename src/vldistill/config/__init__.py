@@ -6,10 +6,10 @@ so a saved configuration stays valid on another machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from vldistill.config.checks import expand
+from vldistill.config.checks import check_fields, expand
 from vldistill.config.data import DataConfig, RuntimeConfig
 from vldistill.config.encoder import SETTINGS, EncoderConfig, ImageTowerConfig, LoraConfig, TextTowerConfig
 from vldistill.config.stages import PROTOCOLS, DistillConfig, EvaluateConfig, ExpertsConfig, SelectConfig
@@ -44,3 +44,9 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     methods: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "configuration")
+        for name, options in self.methods.items():
+            if is_dataclass(options):
+                check_fields(options, name)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
+import types
+from functools import cache
 from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vldistill.errors import ConfigError
 
@@ -19,8 +22,13 @@ def expand(text: str) -> str:
             raise ConfigError(f"{text!r} needs the environment variable {match['name']}, which is not set.")
         return value
 
+    if "\0" in text:
+        raise ConfigError(f"{text!r} holds a NUL character, which no path or name has.")
     filled = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", fill, text)
-    return str(Path(filled).expanduser()) if filled.startswith("~") else filled
+    try:
+        return str(Path(filled).expanduser()) if filled.startswith("~") else filled
+    except RuntimeError:
+        raise ConfigError(f"{text!r} names the home folder of a user who does not exist.") from None
 
 
 def require(condition: bool, name: str, value: object, expected: str) -> None:
@@ -36,9 +44,54 @@ def positive(config: object, section: str, *names: str) -> None:
         require(value > 0, f"{section}.{name}", value, "a number above 0")
 
 
-def finite(config: object, section: str) -> None:
-    """Refuse NaN and infinity anywhere in ``config``: every later comparison would let them pass."""
-    for name, value in vars(config).items():
+def check_fields(config: Any, section: str) -> None:
+    """Refuse values of another type than their field says, and NaN and infinity anywhere in ``config``.
+
+    The command line checks types itself; a section that is built in Python would take ``"float12"`` for a Literal and
+    fail hours later, and every comparison lets NaN pass.
+    """
+    for name, kind in _kinds(type(config)).items():
+        value = getattr(config, name)
+        require(_fits(value, kind), f"{section}.{name}", value, _words(kind))
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float):
                 require(math.isfinite(number), f"{section}.{name}", value, "finite numbers")
+
+
+@cache
+def _kinds(cls: type) -> dict[str, Any]:
+    return {
+        name: kind for name, kind in get_type_hints(cls).items() if name in getattr(cls, "__dataclass_fields__", {})
+    }
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a field of type ``kind`` takes ``value``; a whole number will do for a float, a list for a tuple."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        if inner[-1] is Ellipsis:
+            return all(_fits(one, inner[0]) for one in value)
+        return len(value) == len(inner) and all(map(_fits, value, inner))
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    return isinstance(value, origin or kind)
+
+
+def _words(kind: Any) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_words, inner))
+    if origin is tuple:
+        return f"a list of: {_words(inner[0])}"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "options by name"}
+    return names.get(origin or kind, "nothing" if kind is type(None) else getattr(kind, "__name__", str(kind)))

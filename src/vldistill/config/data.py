@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vldistill.config.checks import finite, require
+from vldistill.config.checks import check_fields, positive, require
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RuntimeConfig:
     save_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        finite(self, "runtime")
+        check_fields(self, "runtime")
         require(self.threads >= 0, "runtime.threads", self.threads, "0 or more threads")
         require(self.micro_batch >= 0, "runtime.micro_batch", self.micro_batch, "0 (all) or more images")
         require(self.save_seconds >= 0, "runtime.save_seconds", self.save_seconds, "0 (every step) or more seconds")
@@ -52,6 +52,8 @@ class DataConfig:
         views: augmented views of every training image whose features are kept beside the plain image's (setting
             ``heads``); experts and the real batches of ``bilevel`` draw among them. Each costs one pass of the tower.
         features: how features are stored on disk.
+        max_pixels: width times height that a photo may have; a larger one counts as broken, and is not decoded.
+        max_bytes: size that a photo's file may have, likewise.
     """
 
     source: str = "scenes"
@@ -59,7 +61,10 @@ class DataConfig:
     cache: str = "${VLDISTILL_CACHE:-~/.cache/vldistill}"
     views: int = 0
     features: Literal["float32", "float16"] = "float32"
+    max_pixels: int = 64_000_000
+    max_bytes: int = 256_000_000
 
     def __post_init__(self) -> None:
+        check_fields(self, "data")
         require(self.views >= 0, "data.views", self.views, "0 or more")
-        require(self.features in ("float32", "float16"), "data.features", self.features, "float32 or float16")
+        positive(self, "data", "max_pixels", "max_bytes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vldistill.config.checks import finite, positive, require
+from vldistill.config.checks import check_fields, positive, require
 from vldistill.errors import ConfigError, unknown
 
 SETTINGS = {
@@ -39,7 +39,7 @@ class ImageTowerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        finite(self, "encoder.image")
+        check_fields(self, "encoder.image")
         require(self.size == 0 or self.size >= 16, "encoder.image.size", self.size, "0 or at least 16 pixels")
         for name in ("mean", "std"):
             value = getattr(self, name)
@@ -70,6 +70,7 @@ class TextTowerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self, "encoder.text")
         positive(self, "encoder.text", "max_tokens", "width")
         fine = self.weights in ("hub", "random") or self.weights.endswith(".safetensors")
         require(fine, "encoder.text.weights", self.weights, "hub, random, or the path of a .safetensors file")
@@ -92,7 +93,7 @@ class LoraConfig:
     alpha: float = 16.0
 
     def __post_init__(self) -> None:
-        finite(self, "encoder.lora")
+        check_fields(self, "encoder.lora")
         fine = bool(self.patterns) and all(isinstance(pattern, str) and pattern for pattern in self.patterns)
         require(fine, "encoder.lora.patterns", self.patterns, "one or more patterns of module paths")
         positive(self, "encoder.lora", "rank", "alpha")
@@ -119,7 +120,7 @@ class EncoderConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
-        finite(self, "encoder")
+        check_fields(self, "encoder")
         if self.setting not in SETTINGS:
             raise ConfigError(unknown("setting", self.setting, SETTINGS))
         positive(self, "encoder", "dim", "temperature")

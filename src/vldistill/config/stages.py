@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vldistill.config.checks import finite, positive, require
+from vldistill.config.checks import check_fields, positive, require
 from vldistill.errors import ConfigError, unknown
 
 PROTOCOLS = {
@@ -51,7 +51,7 @@ class ExpertsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        finite(self, "experts")
+        check_fields(self, "experts")
         positive(self, "experts", "count", "epochs", "image_rate", "text_rate")
         require(self.batch >= 2, "experts.batch", self.batch, "at least 2 pairs (one alone has no contrast)")
         require(0 <= self.momentum < 1, "experts.momentum", self.momentum, "a number in [0, 1)")
@@ -135,7 +135,7 @@ class DistillConfig:
     keep: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        finite(self, "distill")
+        check_fields(self, "distill")
         require(self.pairs >= 2, "distill.pairs", self.pairs, "at least 2 pairs (one alone has no contrast)")
         require(self.iterations >= 0, "distill.iterations", self.iterations, "0 or more")
         require(self.captions >= 1, "distill.captions", self.captions, "1 or more")
@@ -194,7 +194,7 @@ class EvaluateConfig:
     text_map: Literal["none", "ridge"] = "none"
 
     def __post_init__(self) -> None:
-        finite(self, "evaluate")
+        check_fields(self, "evaluate")
         if self.protocol not in PROTOCOLS:
             raise ConfigError(unknown("protocol", self.protocol, PROTOCOLS))
         wrong = [name for name in self.recipes if name not in ("own", "generic")]
@@ -236,7 +236,7 @@ class SelectConfig:
     cluster_sample: int = 50_000
 
     def __post_init__(self) -> None:
-        finite(self, "select")
+        check_fields(self, "select")
         names = ("warmup_epochs", "warmup_image_rate", "warmup_text_rate", "ground_set", "cluster_sample")
         positive(self, "select", *names)
         for name in ("pairs", "warmup_batch", "gallery"):

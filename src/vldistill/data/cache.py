@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vldistill import __version__
+from vldistill.data.arrays import open_array
 from vldistill.data.pairs import Pairs
 from vldistill.data.rows import DIGEST_BYTES, CheckedRows, row_digest
 from vldistill.errors import ArtefactError, DataError, VldistillError
@@ -76,9 +77,9 @@ def open_images(
         if strict:
             raise DataError(f"{where}: broken images: {len(broken):,}, and --strict refuses them: {shown}")
         pairs = _without(pairs, broken)
-    array = np.load(place / "images.npy", mmap_mode="r")
+    array = open_array(place / "images.npy", where)
     digests = json.loads((place / "images.json").read_text(encoding="utf-8")).get("rows")
-    if len(array) != pairs.count_images:  # another process met other broken images: never pair rows wrongly
+    if array.shape != (pairs.count_images, 3, size, size):  # another process met other broken ones
         raise DataError(f"{where}: images changed while {place} was written. Run the command again.")
     rows = CheckedRows(array, None if digests is None else bytes.fromhex(digests), place / "images.npy")
     return DecodedImages(pairs, rows, tuple(broken))
@@ -99,6 +100,8 @@ def _valid(place: Path, pairs: Pairs, size: int) -> dict[str, str] | None:
         broken = {str(name): str(reason) for name, reason in about["broken"].items()}
         if not broken.keys() <= set(pairs.images.names):
             return None
+        if broken and about.get("limits") != _limits(pairs):  # what was too large then may be fine now
+            return None
         rows = pairs.count_images - len(broken)
         if rows == 0:
             return broken
@@ -111,6 +114,12 @@ def _valid(place: Path, pairs: Pairs, size: int) -> dict[str, str] | None:
     except (ArtefactError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # missing, half copied or edited: decoding again is the remedy
     return None
+
+
+def _limits(pairs: Pairs) -> list[int] | None:
+    """Largest pixels and bytes of a photo; None where the images have no limits."""
+    limits = getattr(pairs.images, "limits", None)
+    return limits and [limits.pixels, limits.bytes]
 
 
 def _checksum(path: Path) -> str:
@@ -149,6 +158,7 @@ def _build(place: Path, pairs: Pairs, size: int, progress: Progress | None) -> d
                 "broken": broken,
                 "rows": digests.hex(),
                 "version": __version__,
+                "limits": _limits(pairs),
             }
         write_record(place / "images.json", about)
     except OSError as error:

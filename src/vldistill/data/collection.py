@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vldistill.data.pairs import SPLITS, ImageStore, Pairs, choose
 from vldistill.errors import DataError
+
+if TYPE_CHECKING:
+    from vldistill.data.photos import PhotoLimits
+
+LONGEST_CAPTION = 10_000  # characters; longer texts are no captions, and some tokenizers take quadratic time on them
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,11 @@ class Collection:
     splits: Sequence[str]
     missing: Mapping[int, str] = field(default_factory=dict)
 
+    def limited(self, limits: PhotoLimits) -> Collection:
+        """The same with ``limits`` for its photos, where they are files: drawings have none."""
+        images: Any = self.images
+        return replace(self, images=replace(images, limits=limits)) if hasattr(images, "limits") else self
+
     def splits_present(self) -> list[str]:
         """The splits that have an image, in the order train, val, test."""
         present = set(self.splits)
@@ -44,10 +55,16 @@ class Collection:
         texts = {index: [text.strip() for text in self.captions[index]] for index in members}
         for index in members:
             _require_encodable(texts[index], f"{self.source}: image {names[index]}")
+        endless = [index for index in members for text in texts[index] if len(text) > LONGEST_CAPTION]
+        for index in set(endless):
+            texts[index] = [text for text in texts[index] if len(text) <= LONGEST_CAPTION]
         empty = [index for index in members for text in texts[index] if not text]
         bare = [index for index in members if not any(texts[index])]
         lost = [index for index in members if index in self.missing]
         notes = [
+            _count(
+                len(endless), "caption", f"over {LONGEST_CAPTION:,} characters left out", [names[i] for i in endless]
+            ),
             _count(len(empty), "empty caption", "left out", [names[index] for index in empty]),
             _count(len(bare), "image", "without a caption left out", [names[index] for index in bare]),
             _count(len(lost), "missing image", "left out", [names[index] for index in lost]),

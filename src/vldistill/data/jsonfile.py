@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.errors import DataError
+from vldistill.files import human_bytes
 
+MOST_BYTES = 1_000_000_000  # parsed, a json takes several times its size in memory
 KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 
 
 def load_json(path: Path) -> Any:
-    """Read a JSON file. Raises DataError when it is missing, not UTF-8, not JSON or nested too deeply."""
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} is not a file. Expected a json file.")
+    """Read a JSON file. Raises DataError when it is missing, too large, not UTF-8, not JSON or nested too deeply."""
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is not a file. Expected a json file.")
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise DataError(
+                f"{path} has {human_bytes(size)}; expected {human_bytes(MOST_BYTES)} or less. Split it into several "
+                f"sources."
+            )
         return json.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Give the path of a json file, or of its folder.") from None
@@ -44,6 +51,6 @@ def describe(value: Any) -> str:
     if isinstance(value, dict):
         if "annotations" in value:
             return "a COCO-style annotation file (it has 'annotations')"
-        keys = ", ".join(repr(key) for key in list(value)[:6])
+        keys = ", ".join(repr(key[:40]) for key in list(value)[:6])
         return f"an object with the keys {keys}" if keys else "an empty object"
     return kind(value)

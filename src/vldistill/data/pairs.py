@@ -16,6 +16,8 @@ from vldistill.files import digest
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vldistill.data.photos import PhotoLimits
+
 SPLITS = ("train", "val", "test")
 
 
@@ -59,6 +61,11 @@ class ChosenImages:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def limits(self) -> PhotoLimits | None:
+        """What the store refuses as too large, if it has limits."""
+        return getattr(self.store, "limits", None)
 
     def read(self, index: int, at_least: int = 0) -> Image.Image:
         """See ImageStore."""
@@ -179,14 +186,15 @@ class Pairs:
         )
 
 
-def load_pairs(source: str | Path, split: str, *, strict: bool = False) -> Pairs:
+def load_pairs(source: str | Path, split: str, *, strict: bool = False, limits: PhotoLimits | None = None) -> Pairs:
     """Read one split of a data source; no image is decoded yet.
 
     Args:
         source: a path or a name such as ``scenes``; ``vldistill ls readers`` lists the kinds.
         split: train, val or test.
         strict: refuse what would otherwise be left out with a counted note: images without a caption, missing
-            images, empty captions.
+            images, empty captions and captions as long as a book.
+        limits: photos with more pixels or bytes are refused unread; None means :class:`~.photos.PhotoLimits`.
 
     Raises:
         DataError: no reader knows the source, it is malformed, the split is missing, or nothing of it is usable.
@@ -195,7 +203,10 @@ def load_pairs(source: str | Path, split: str, *, strict: bool = False) -> Pairs
 
     if split not in SPLITS:
         raise DataError(unknown("split", split, SPLITS))
-    return read_collection(source).pairs(split, strict=strict)
+    collection = read_collection(source)
+    if limits is not None:
+        collection = collection.limited(limits)
+    return collection.pairs(split, strict=strict)
 
 
 def source_summary(source: str | Path) -> dict[str, Any]:

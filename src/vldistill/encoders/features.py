@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.arrays import open_array, write_array
+from vldistill.data.arrays import let_go, open_array, write_array
 from vldistill.data.cache import DecodedImages
 from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
@@ -64,6 +64,7 @@ class FeatureTable:
         out = np.empty((self.count, self.width), np.float32)
         for number, shard in enumerate(self.shards):
             out[number * self._rows : number * self._rows + len(shard)] = shard
+            let_go(shard)
         return torch.from_numpy(out)
 
 
@@ -97,6 +98,7 @@ class Standardisation:
                 rows = np.asarray(shard[start : start + 4096], np.float64)
                 total += rows.sum(0)
                 squares += (rows**2).sum(0)
+            let_go(shard)
         mean = total / len(table)
         std = np.sqrt(np.maximum(squares / len(table) - mean**2, 0))
         floor = max(1e-2 * float(std.mean()), 1e-6)

@@ -21,6 +21,7 @@ from vldistill.cluster.options import Place, add_place, place_of
 from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.units import Backend
 from vldistill.config import expand
+from vldistill.configfile import parse_yaml
 from vldistill.errors import ConfigError, Stopped
 from vldistill.evaluate.cells import Cell, failure, finished, note_failure
 from vldistill.evaluate.options import merged, nested
@@ -188,8 +189,16 @@ def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             if not words:
                 raise ConfigError(f"option {word} has no value.")
             value = words.pop(0)
-        options = merged(options, nested({name: yaml.safe_load(value)}))
+        options = merged(options, nested({name: _value(word, value)}))
     return own, options
+
+
+def _value(option: str, value: str) -> Any:
+    """What was typed for an option, as YAML. Raises ConfigError."""
+    try:
+        return parse_yaml(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{option} is {value[:80]!r}, which is not YAML ({str(error).splitlines()[0]}).") from None
 
 
 def _run(asked: Asked, backend: Backend, reporter: Reporter) -> dict[str, UnitFailed]:

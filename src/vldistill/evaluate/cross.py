@@ -19,9 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vldistill.config import Config
+from vldistill.configfile import read_yaml
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError
 from vldistill.evaluate.answers import Answers
@@ -72,10 +71,7 @@ def _counted(target: str, pairs: int) -> str:
 
 def read_towers(path: Path, config: Config) -> dict[str, Config]:
     """The configuration of every column, the run's own first. Raises ConfigError for a file that is malformed."""
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--towers {path} cannot be read: {str(error).splitlines()[0]}") from None
+    read = read_yaml(path, "--towers")
     if not isinstance(read, dict) or not all(isinstance(part, dict) for part in read.values()):
         raise ConfigError(f"--towers {path}: expected encoder sections by name, e.g. {{small: {{image: {{...}}}}}}.")
     if OWN in read:

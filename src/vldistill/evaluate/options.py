@@ -9,8 +9,10 @@ from functools import cache
 from typing import Any
 
 from vldistill.config import Config
+from vldistill.configfile import check_plain
 from vldistill.errors import ConfigError
 from vldistill.files import digest
+from vldistill.parsing import SECTIONS
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,12 +48,20 @@ _RESOLVED: dict[str, Config] = {}
 
 def resolved(options: Mapping[str, Any], where: str) -> Config:
     """The configuration that nested ``options`` give. Raises ConfigError naming ``where`` they stand."""
-    key = digest(options)
+    try:
+        check_plain(options)
+        key = digest(options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {str(error) or type(error).__name__}.") from None
     if key not in _RESOLVED:
         parser, names = _parser()
         try:
-            built = parser.instantiate(parser.parse_object(dict(options)))
-        except (ArgumentError, ConfigError) as error:
+            read = parser.parse_object(dict(options))
+            for name in options:
+                if name in (*SECTIONS, *names) and not hasattr(read[name], "items"):
+                    raise ConfigError(f"{name} is {str(read[name])[:80]!r}; expected options by name.")
+            built = parser.instantiate(read)
+        except (ArgumentError, ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{where}: {error}") from None
         sections = {field.name: built[field.name] for field in fields(Config) if field.name != "methods"}
         _RESOLVED[key] = Config(**sections, methods={name: built[name] for name in names})

@@ -23,15 +23,15 @@ target (``targets: {random: {settings: heads, pairs: [100]}, full: {}}``) its ow
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vldistill.config import Config
+from vldistill.configfile import read_yaml
 from vldistill.errors import ConfigError, unknown
 from vldistill.evaluate.cells import Cell
 from vldistill.evaluate.options import merged, nested, resolved
@@ -44,6 +44,7 @@ KEYS = (
 )
 TARGET_KEYS = ("pairs", "settings", "towers")
 METHOD_KEYS = ("method", "options", "by_pairs", "grid", "pairs", "settings", "towers", "seeds")
+MOST_POINTS = 100_000  # options of one grid
 WHOLE = ("image", "text")  # sections of `encoder` that an entry of `towers` replaces: options of one tower fit no other
 
 
@@ -147,6 +148,10 @@ class Sweep:
     def _trials(self, label: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The options to try: the grid's product, or ``trials`` points of it drawn from the label."""
         grid = entry.get("grid", self.grid)
+        if (count := math.prod(len(values) for values in grid.values())) > MOST_POINTS:
+            raise ConfigError(
+                f"method {label!r} has {count:,} options in its grid; expected {MOST_POINTS:,} or less. Leave some out."
+            )
         points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
         if self.trials and len(points) < self.trials:
             raise ConfigError(
@@ -212,10 +217,7 @@ def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None, base: str
 
 
 def _read_mapping(path: Path, what: str) -> dict[str, Any]:
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{what} {path} cannot be read: {str(error).splitlines()[0]}") from None
+    read = read_yaml(path, what)
     if not isinstance(read, dict):
         raise ConfigError(f"{what} {path} is not a mapping; expected YAML such as `vldistill compare --help` shows.")
     return read

@@ -58,12 +58,15 @@ class Trajectory:
         try:
             self._file = TensorFile(path, "expert")
             self.note: dict[str, Any] = json.loads(self._file.metadata["vldistill.trajectory"])
+            if not isinstance(self.note, dict):
+                raise ValueError("its note is no object")
+            json.dumps(self.note, ensure_ascii=False, allow_nan=False).encode()  # or it could not be shown
             if self.note["format"] != FORMAT:
                 raise ValueError(f"format {self.note['format']!r}; expected {FORMAT}")
             self._shapes = self._read_shapes()
         except DamagedError as error:
             raise self._damaged(error.reason) from None
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise self._damaged(str(error)) from None
 
     def _damaged(self, reason: str) -> DamagedError:

@@ -42,6 +42,7 @@ def import_command(argv: Sequence[str]) -> int:
     from vldistill.log import Reporter
     from vldistill.losses import SOFT_LOSSES
     from vldistill.runs import Run
+    from vldistill.setrecord import plain_name
 
     run, reporter, path = Run(Path(asked.run)), Reporter(quiet=asked.quiet), Path(asked.path)
     if not path.exists():
@@ -59,6 +60,10 @@ def import_command(argv: Sequence[str]) -> int:
         return 0
     if asked.loss not in SOFT_LOSSES:
         raise ConfigError(unknown("loss", asked.loss, SOFT_LOSSES))
+    if not plain_name(path.stem):
+        raise ConfigError(
+            f"{path}: a set cannot be named {path.stem!r}. Rename the file: letters, digits, '_' and '-'."
+        )
     folder = run.sets / path.stem
     if folder.exists():
         raise ConfigError(f"{folder} exists already. Delete it, or import into another --run folder.")

@@ -100,7 +100,8 @@ def import_lors(
 def _tensor(found: Any, name: str, path: Path, dimensions: int) -> torch.Tensor:
     value = found.get(name) if isinstance(found, Mapping) else None
     if not isinstance(value, torch.Tensor) or value.ndim != dimensions:
-        held = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+        held = [str(key)[:40] for key in list(found)[:12] if isinstance(key, str)] if isinstance(found, Mapping) else []
+        held = sorted(held) or type(found).__name__
         raise ArtefactError(
             f"{path} is not a set in the layout of LoRS: expected a dict with a tensor {name!r} of {dimensions} "
             f"dimensions among {', '.join(NAMES)}; it holds {held}."
@@ -123,7 +124,7 @@ def _similarity(found: Mapping[str, Any], path: Path, count: int) -> tuple[torch
 def _rate(found: Mapping[str, Any], name: str, path: Path) -> float:
     try:
         rate = float(found[name])
-    except (KeyError, TypeError, ValueError, RuntimeError):
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError):
         raise ArtefactError(f"{path} has no learned rate {name!r}; expected one number.") from None
     if not 0 < rate < math.inf:
         raise ConfigError(

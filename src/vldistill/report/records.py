@@ -9,16 +9,20 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
+from vldistill.configfile import parse_yaml
 from vldistill.errors import ConfigError
 
 RECIPES = ("generic", "own")
 METRICS = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
 IDENTITY = ("cell", "row", "seed", "set", "setting", "protocol", "image_tower", "text_tower", "pairs")
 TOLD = ("environment", "making")  # mappings around an evaluation that say something of it
+MOST_BYTES = 200_000_000  # of a file; a log of a million iterations has less
+COUNTS = ("pairs", "stored_floats", "seconds", "peak_memory_bytes", "seeds", "standardisation_floats")
+NAMES = ("set", "row", "cell", "setting", "protocol", "image_tower", "text_tower")
 DEPTH = 4  # levels below a JSON file's top at which an evaluation is looked for
 
 
@@ -159,7 +163,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
             f"{folder} holds no configuration, no distilled set and no result: it is not a run. "
             f"Expected the folder given to --run, e.g. runs/demo."
         )
-    environment = _json(folder / "env.json", notes) or {}
+    environment = _mapping(_json(folder / "env.json", notes))
     events = _lines(folder / "metrics.jsonl", notes)
     said = [event.get("command") for event in events]
     said += [_mapping(row.told("environment")).get("command") for row in rows]
@@ -217,10 +221,21 @@ def _evaluations(value: Any, inherited: Mapping[str, Any], depth: int) -> Iterat
         return
     plain = {key: item for key, item in value.items() if not isinstance(item, dict | list) or key in TOLD}
     if isinstance(value.get("set"), str) and any(_figures(value.get(recipe)) for recipe in RECIPES):
-        yield {**inherited, **value}
+        yield {key: item for key, item in {**inherited, **value}.items() if _as_written(key, item)}
     elif depth:
         for item in value.values():
             yield from _evaluations(item, {**inherited, **plain}, depth - 1)
+
+
+def _as_written(key: str, value: Any) -> bool:
+    """Whether a value of an evaluation is of the kind that is calculated with or printed as a number."""
+    if key in COUNTS:
+        return value is None or (isinstance(value, int | float) and abs(value) < 1e18)
+    if key == "chance":
+        return isinstance(value, Mapping) and _percent(value.get("mean_recall"))
+    if key in ("details", *TOLD):
+        return isinstance(value, Mapping)
+    return key not in NAMES or value is None or isinstance(value, str)
 
 
 def _figures(value: Any) -> dict[str, dict[str, float]] | None:
@@ -228,9 +243,14 @@ def _figures(value: Any) -> dict[str, dict[str, float]] | None:
     figures: dict[str, dict[str, float]] = {}
     for name in METRICS:
         figure = _mapping(_mapping(value).get(name))
-        if isinstance(figure.get("mean"), int | float):
-            figures[name] = {"mean": float(figure["mean"]), "std": float(figure.get("std") or 0.0)}
+        mean, std = figure.get("mean"), figure.get("std") or 0.0
+        if _percent(mean) and _percent(std):
+            figures[name] = {"mean": float(mean), "std": float(std)}
     return figures if "mean_recall" in figures else None
+
+
+def _percent(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and -1000 <= value <= 1000
 
 
 def _order(row: Row) -> tuple[Any, ...]:
@@ -255,6 +275,8 @@ def _text(path: Path, notes: list[str]) -> str:
     if not path.exists():
         return ""
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise ValueError(f"it has {size:,} bytes")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         notes.append(f"{path} cannot be read ({error}).")
@@ -263,9 +285,9 @@ def _text(path: Path, notes: list[str]) -> str:
 
 def _config(text: str, folder: Path, notes: list[str]) -> Mapping[str, Any]:
     try:
-        return _mapping(yaml.safe_load(text))
-    except yaml.YAMLError:
-        notes.append(f"{folder / 'config.yaml'} is not YAML.")
+        return _mapping(parse_yaml(text))
+    except (yaml.YAMLError, ValueError):
+        notes.append(f"{folder / 'config.yaml'} is not YAML that can be read.")
         return {}
 
 

@@ -11,12 +11,16 @@ TITLES = ("mean recall", "TR@1", "TR@5", "TR@10", "IR@1", "IR@5", "IR@10")
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
-    table = [list(header), *[list(row) for row in rows]]
+    """A Markdown table with aligned columns; a name cannot end its cell or its row."""
+    table = [[_cell(text) for text in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in table]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text).replace("|", "\\|")
 
 
 def spread(figure: Mapping[str, float]) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from vldistill import __version__
-from vldistill.arrays import open_array, write_array
 from vldistill.config import SelectConfig
+from vldistill.data.arrays import open_array, write_array
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.files import digest, require_space, write_record
@@ -126,11 +126,7 @@ def _whole(folder: Path, bench: Workbench) -> bool:
 
 def open_rows(path: Path) -> torch.Tensor:
     """An array of a .npy file, memory-mapped until nothing refers to it. Raises ArtefactError when it is damaged."""
-    try:
-        rows = open_array(path, "warm-up", mode="c")  # "c": torch wants memory it might write; the file stays as it is
-    except ArtefactError as error:
-        raise ArtefactError(f"{error} The folder is a cache: it can be deleted.") from None
-    return torch.from_numpy(rows)
+    return torch.from_numpy(open_array(path, "warm-up", "c"))  # "c": torch wants memory that it might write
 
 
 @dataclass

@@ -69,8 +69,9 @@ def find_reader(source: str | Path) -> Reader:
         found = [one for one in _REGISTRY.values() if one.matches(text)]
         if not found:
             raise DataError(_nothing_fits(text))
-    except OSError as error:  # no permission, a name too long for the file system
-        raise DataError(f"data source {text!r} cannot be read ({error.strerror}).") from None
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a name too long, NUL, ~ of nobody
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"data source {text[:200]!r} cannot be read ({reason}).") from None
     if len(found) > 1:
         names = ", ".join(one.name for one in found)
         raise DataError(f"data source {text!r} is recognised by several readers: {names}. Give a more exact path.")
