@@ -3,8 +3,9 @@
     python benchmarks/study.py --config configs/flickr8k_heads.yaml --run runs/f8k \\
         --methods bitraj --pairs 100 --also random:100 random:1000 full --out docs/results/flickr8k_heads.json
 
-What the run folder holds already is not done again, so a stopped study goes on. The JSON has the command, the commit,
-the seeds, and per row mean and standard deviation over students, on test, and the val figures of every choice made.
+Options of `vldistill distill` may follow (--distill.minutes 20). What the run folder holds already is not done again,
+so a stopped study goes on. The JSON has the command, the commit, the seeds, and per row mean and standard deviation
+over students, on test, and the val figures of every choice made.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="students per row")
     parser.add_argument("--no-experts", action="store_true", help="for methods that need none")
     parser.add_argument("--out", type=Path, required=True)
-    asked = parser.parse_args()
+    asked, options = parser.parse_known_args()  # what is left are options of `vldistill distill`
     # An existing run remembers its configuration; giving it again would only repeat it.
     config = [] if (asked.run / "config.yaml").exists() else ["--config", asked.config]
     config += ["--data.source", asked.data] if config and asked.data else []
@@ -71,7 +72,7 @@ def main() -> None:
     for method in asked.methods:
         for pairs in asked.pairs:
             for seed in asked.distill_seeds:
-                chosen = ["--method", method, "--pairs", str(pairs), "--seed", str(seed)]
+                chosen = ["--method", method, "--pairs", str(pairs), "--seed", str(seed), *options]
                 stage("distill", *config, "--run", str(asked.run), *chosen)
                 config = []
                 rows.append(evaluated(asked.run, str(asked.run / "sets" / f"{method}-{pairs}-s{seed}"), asked.seeds))

@@ -106,6 +106,42 @@ def load_table(result: dict[str, Any]) -> str:
     )
 
 
+LARGER = {"CC12M": 12_423_374, "LAION-400M": 413_871_335}  # pairs, as their papers count them
+
+
+def scale_table(result: dict[str, Any]) -> str:
+    """Seconds and memory of every stage by size, and the straight line through the two largest sizes."""
+    rows = result["rows"]
+    header = ["stage", *(f"{row['images']:,} pairs" for row in rows)]
+    lines = []
+    for stage in rows[0]["stages"]:
+        told = [row["stages"][stage] for row in rows]
+        line = [stage, *(f"{one['cpu_seconds']:.0f} s, {one['own_bytes'] / 1e9:.2f} GB" for one in told)]
+        if len(rows) > 1:
+            line += [_extrapolated(rows[-2:], stage, pairs) for pairs in LARGER.values()]
+        lines.append(line)
+    header += [f"{name} ({pairs / 1e6:.0f} M)" for name, pairs in LARGER.items()] if len(rows) > 1 else []
+    disk = rows[-1]
+    most = max(one["resident_bytes"] for row in rows for one in row["stages"].values())
+    return (
+        f"{markdown(header, lines)}\n\nCPU seconds of one thread; memory that is not pages of files, Python and torch "
+        f"included; most resident memory of any stage {most / 1e9:.2f} GB. On disk at {disk['images']:,} pairs: source "
+        f"{disk['source_bytes'] / 1e9:.2f} GB, cache {disk['cache_bytes'] / 1e9:.2f} GB. The last two columns are "
+        f"extrapolated. Commit `{disk['environment']['commit']}`, command\n`{result['command']}`.\n"
+    )
+
+
+def _extrapolated(rows: list[dict[str, Any]], stage: str, pairs: int) -> str:
+    """Hours and memory of a stage at ``pairs``, on the line through two sizes."""
+    small, large = rows
+    reach = (pairs - large["images"]) / (large["images"] - small["images"])
+    seconds, memory = (
+        large["stages"][stage][name] + reach * max(0, large["stages"][stage][name] - small["stages"][stage][name])
+        for name in ("cpu_seconds", "own_bytes")
+    )
+    return f"{seconds / 3600:.1f} h, {memory / 1e9:.0f} GB"
+
+
 def table_of(result: dict[str, Any]) -> str:
     """The table that fits what ``result`` holds."""
     if "per_row" in result:
@@ -114,7 +150,7 @@ def table_of(result: dict[str, Any]) -> str:
         return torture_table(result)
     if "load" in result:
         return load_table(result)
-    kinds = {"estimator": gradient_table, "variant": ablation_table}
+    kinds = {"estimator": gradient_table, "variant": ablation_table, "stages": scale_table}
     return next((make for key, make in kinds.items() if key in result["rows"][0]), study_table)(result)
 
 

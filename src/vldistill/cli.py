@@ -236,6 +236,12 @@ def _import(argv: Sequence[str]) -> int:
     return import_command(argv)
 
 
+def _convert(argv: Sequence[str]) -> int:
+    from vldistill.convert.command import convert
+
+    return convert(argv)
+
+
 def _ls(argv: Sequence[str]) -> int:
     from vldistill.listing import listing
 
@@ -277,6 +283,7 @@ STAGES: dict[str, Callable[[Sequence[str]], int]] = {
     "encode": _encode,
     "report": _report,
     "inspect": _inspect,
+    "convert": _convert,
     "import": _import,
     "ls": _ls,
     "demo": _demo,

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vldistill.errors import ArtefactError, ConfigError, DataError
 from vldistill.files import human_bytes
 from vldistill.log import Reporter
 
+if TYPE_CHECKING:
+    from vldistill.data.pairs import Pairs
+
 SHEET_PICTURES = 40
+EXAMPLES = 3  # pairs of each split that are shown
+AT_ONCE = 4096  # images given to the threads at a time
 
 
 def inspect(argv: Sequence[str]) -> int:
@@ -45,6 +51,8 @@ def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[st
         sheet: of a data source, where its contact sheet is drawn; by default in the cache folder.
     """
     folder = Path(path)
+    if not folder.is_dir():  # a file, a name or a pattern
+        return _describe_source(path, reporter, sheet)
     if (folder / "set.json").is_file():
         return _describe_set(folder)
     if any(folder.glob("expert-*.safetensors")):
@@ -133,56 +141,67 @@ def _describe_run(folder: Path) -> dict[str, Any]:
 
 def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict[str, Any]:
     from vldistill.config import expand
-    from vldistill.data.pairs import load_pairs, source_summary
+    from vldistill.data.readers import read_collection
 
-    source = expand(source)
-    summary = source_summary(source)
+    collection = read_collection(expand(source))
+    summary = collection.summary()
     broken: list[str] = []
-    sizes: dict[str, int] = {}
+    sizes: Counter[str] = Counter()
+    first: Pairs | None = None
     for split, counts in summary["splits"].items():
         if not counts["images"]:
             continue
-        pairs = load_pairs(source, split)
-
-        def look(index: int, images: Any = pairs.images) -> tuple[str, str]:
-            try:
-                width, height = images.read(index).size
-            except DataError as error:
-                return "", str(error)
-            return f"{width} x {height}", ""
-
-        with ThreadPoolExecutor() as pool, reporter.progress(f"{split} images", pairs.count_images) as bar:
-            for size, trouble in pool.map(look, range(pairs.count_images)):
+        pairs = collection.pairs(split)
+        with reporter.progress(f"{split} images", pairs.count_images) as bar:
+            for size, trouble in _looks(pairs):
                 bar.advance()
                 if trouble:
                     broken.append(f"{split}: {trouble}")
                 else:
-                    sizes[size] = sizes.get(size, 0) + 1
-        words = [len(caption.split()) for caption in pairs.captions]
+                    sizes[size] += 1
+        words = sum(len(caption.split()) for caption in pairs.captions)
         counts["captions_per_image"] = round(pairs.count_captions / pairs.count_images, 2)
-        counts["words_per_caption"] = round(sum(words) / len(words), 1)
+        counts["words_per_caption"] = round(words / pairs.count_captions, 1)
         counts["fingerprint"] = pairs.fingerprint
-        counts["example"] = pairs.captions[0]
-    drawn = _contact_sheet(source, [name for name, c in summary["splits"].items() if c["images"]], sheet, reporter)
-    common = dict(sorted(sizes.items(), key=lambda item: -item[1])[:5])
-    return {"kind": "data source", **summary, "image_sizes": common, "distinct_sizes": len(sizes)} | {
+        counts["examples"] = [
+            f"{pairs.images.names[index]}: {pairs.captions[int(pairs.image_captions[index][0])]}"
+            for index in range(min(EXAMPLES, pairs.count_images))
+        ]
+        first = first or pairs
+    drawn = _contact_sheet(first, sheet, reporter) if first else None
+    return {
+        "kind": "data source",
+        **summary,
+        "image_sizes": dict(sizes.most_common(5)),
+        "distinct_sizes": len(sizes),
         "contact_sheet": drawn,
         "broken": broken,
     }
 
 
-def _contact_sheet(source: str, splits: Sequence[str], sheet: str | None, reporter: Reporter) -> str | None:
-    """Draw pictures spread over the first split, each over one of its captions; returns the file, None without any."""
+def _looks(pairs: Pairs) -> Iterator[tuple[str, str]]:
+    """The size of every image, or what is wrong with it, in order."""
+
+    def look(index: int) -> tuple[str, str]:
+        try:
+            width, height = pairs.images.read(index).size
+        except DataError as error:
+            return "", str(error)
+        return f"{width} x {height}", ""
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, pairs.count_images, AT_ONCE):  # a pool keeps a task for every image it is given
+            yield from pool.map(look, range(start, min(start + AT_ONCE, pairs.count_images)))
+
+
+def _contact_sheet(pairs: Pairs, sheet: str | None, reporter: Reporter) -> str | None:
+    """Draw pictures spread over a split, each over one of its captions; returns the file, None without any."""
     import numpy as np
 
     from vldistill.config import DataConfig, expand
-    from vldistill.data.pairs import load_pairs
     from vldistill.report.pictures import TILE
     from vldistill.report.sheets import draw_contact_sheet
 
-    if not splits:
-        return None
-    pairs = load_pairs(source, splits[0])
     images, captions = [], []
     wanted = min(SHEET_PICTURES, pairs.count_images)
     for number in range(wanted):
@@ -195,9 +214,9 @@ def _contact_sheet(source: str, splits: Sequence[str], sheet: str | None, report
         captions.append(pairs.captions[int(pairs.image_captions[index][0])])
     if not images:
         return None
-    name = f"contact-{splits[0]}-{pairs.fingerprint}.png"
+    name = f"contact-{pairs.split}-{pairs.fingerprint}.png"
     path = Path(sheet) if sheet else Path(expand(DataConfig().cache)) / "sheets" / name
-    title = f"{Path(source).name}, {splits[0]}: {len(images)} of {pairs.count_images:,} pictures"
+    title = f"{Path(pairs.source).name}, {pairs.split}: {len(images)} of {pairs.count_images:,} pictures"
     try:
         draw_contact_sheet(np.stack(images), captions, path, title=title)
     except OSError as error:
@@ -225,6 +244,9 @@ def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:
         elif name == "broken":
             yield f"{indent}broken: {len(item)}"
             yield from (f"{indent}  {_shown(trouble)}" for trouble in item[:20])
+        elif name == "examples":
+            yield f"{indent}{title}:"
+            yield from (f"{indent}  {_shown(example)}" for example in item)
         elif isinstance(item, list):
             yield f"{indent}{title}: {', '.join(map(_shown, item)) or 'none'}"
         else:

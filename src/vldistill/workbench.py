@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
 from vldistill.data.augment_batch import augment_batch
 from vldistill.data.cache import DecodedImages, open_images
-from vldistill.data.pairs import Pairs, load_pairs
+from vldistill.data.collection import Collection
+from vldistill.data.pairs import Pairs
 from vldistill.data.photos import PhotoLimits
+from vldistill.data.readers import read_collection
 from vldistill.data.rows import CheckedRows
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head, with_head
@@ -235,16 +237,16 @@ class Workbench:
         """Width of the shared space."""
         return self.encoder_config.dim if self.setting in ("heads", "both") else self.image_tower.width
 
+    @cached_property
+    def _collection(self) -> Collection:
+        """The source, read once for all splits."""
+        config = self.data_config
+        return read_collection(expand(config.source)).limited(PhotoLimits(config.max_pixels, config.max_bytes))
+
     def pairs(self, split: str) -> Pairs:
         """The pairs of a split, before any picture is decoded."""
         if split not in self._pairs:
-            source = expand(self.data_config.source)
-            self._pairs[split] = load_pairs(
-                source,
-                split,
-                strict=self.data_config.strict,
-                limits=PhotoLimits(self.data_config.max_pixels, self.data_config.max_bytes),
-            )
+            self._pairs[split] = self._collection.pairs(split, strict=self.data_config.strict)
         return self._pairs[split]
 
     @cached_property

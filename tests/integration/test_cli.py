@@ -156,7 +156,7 @@ def test_a_different_configuration_is_refused_with_the_difference(vldistill: Any
 def test_other_data_are_refused_before_they_are_read(
     vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vldistill.workbench.load_pairs", lambda *given, **more: pytest.fail("read"))
+    monkeypatch.setattr("vldistill.workbench.read_collection", lambda *given, **more: pytest.fail("read"))
     for words in (["experts"], ["distill"], ["evaluate", "--set", "full"]):
         done = vldistill(*words, "--run", run, "--data.source", "scenes:seed=3,train=40")
         assert done.code == 2 and "data.source: " in done.err, done.err

@@ -142,3 +142,18 @@ def test_a_study_keeps_what_its_run_has(run: Path, tmp_path: Path, monkeypatch: 
     page.write_text("<!-- table: tiny -->\n<!-- end table -->\n")
     filled = benchmark("tables").filled(page.read_text(), out.parent)
     assert "random:6" in filled and "python benchmarks/study.py" in filled
+
+
+def test_inspect_and_convert_show_what_was_understood(vldistill: Any, tmp_path: Path) -> None:
+    done = vldistill("convert", "scenes:train=4,val=2,test=2", "--to", "csv", "--out", tmp_path / "pairs")
+    assert done.code == 0 and done.out.strip() == str(tmp_path / "pairs"), done.err
+    seen = vldistill("inspect", tmp_path / "pairs", "--sheet", tmp_path / "sheet.png")
+    assert seen.code == 0 and "image: filepath" in seen.out and "separator: ," in seen.out and "examples:" in seen.out
+    bare = tmp_path / "bare.tsv"
+    rows = (tmp_path / "pairs" / "pairs.csv").read_text().splitlines()
+    bare.write_text("filepath\ttitle\n" + "".join(f"{row.split(',')[0]}\tsome words\n" for row in rows[1:41:5]))
+    found = json.loads(vldistill("inspect", f"{bare}?images={tmp_path / 'pairs'}&val=0.4&test=0.4", "--json").out)
+    assert found["reader"] == "csv" and sum(split["images"] for split in found["splits"].values()) == 8
+    assert "made by a hash of image names" in found["splits"]["test"]["notes"][-1]
+    wrong = vldistill("convert", "scenes", "--to", "csv", "--out", tmp_path / "pairs")
+    assert wrong.code == 2 and "exists already" in wrong.err

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vldistill.data.pairs import ChosenImages, Pairs, load_pairs, source_summary
+from vldistill.data.pairs import CaptionRows, ChosenImages, Pairs, load_pairs, source_summary
 from vldistill.data.scenes import SceneImages, draw_splits
 from vldistill.errors import DataError
 
@@ -157,3 +157,31 @@ def test_reading_needs_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rows_of_captions_are_a_sequence():
+    rows = CaptionRows(np.array([2, 0, 1, 2, 0]), 3)
+    assert len(rows) == 3 and rows[-1].tolist() == rows[2].tolist() == [0, 3]
+    assert [own.tolist() for own in rows[1:]] == [[2], [0, 3]] and list(map(len, rows)) == [2, 1, 2]
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            rows[index]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+def test_the_fingerprint_of_a_large_split_changes_with_everything(monkeypatch: pytest.MonkeyPatch, chunk: int):
+    monkeypatch.setattr("vldistill.data.pairs.LARGE", 2)
+    monkeypatch.setattr("vldistill.data.pairs.CHUNK", chunk)
+    store, others = (SceneImages(tuple(draw_splits(seed, {"train": 3})["train"])) for seed in (0, 1))
+    same, same_again = tiny(), tiny(source="elsewhere")
+    different = [
+        tiny(split="val"),
+        tiny(images=others),
+        tiny(images=SceneImages((store.scenes[1], store.scenes[0], store.scenes[2]))),
+        tiny(captions=["c0", "a0", "b0", "c1", "a2"]),
+        tiny(captions=["c0", "a0b0", "b0", "c1", "a1"]),
+        tiny(caption_image=np.array([2, 0, 1, 0, 2])),
+        tiny(captions=["a0", "c0", "b0", "c1", "a1"], caption_image=np.array([0, 2, 1, 2, 0])),
+    ]
+    found = [pairs.fingerprint for pairs in (same, *different)]
+    assert len(set(found)) == len(found) and same.fingerprint == same_again.fingerprint

@@ -46,7 +46,8 @@ class DataConfig:
     """Where captioned images come from.
 
     Args:
-        source: a Karpathy json, a folder that holds one, or ``scenes[:seed=0,train=3000,...]``.
+        source: a file or folder of any known format, ``[KIND:]PATH[?option=value&...]``, or
+            ``scenes[:seed=0,train=3000,...]``; see ``vldistill ls readers`` and docs/data.md.
         strict: refuse a source with broken photos or captions instead of leaving them out with a warning.
         cache: folder for decoded images and tower features, shared by runs.
         views: augmented views of every training image whose features are kept beside the plain image's (setting

@@ -28,6 +28,9 @@ class Collection:
         captions: the raw captions of each image; may be empty.
         splits: the split of each image, one of train, val, test.
         missing: index -> where it was looked for, for images that cannot be found.
+        about: what the reader understood, for ``vldistill inspect``: format, columns, files.
+        made: split -> how it was made, for splits that the source does not have of its own.
+        reader: the reader's name.
     """
 
     source: str
@@ -35,6 +38,9 @@ class Collection:
     captions: Sequence[Sequence[str]]
     splits: Sequence[str]
     missing: Mapping[int, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    made: Mapping[str, str] = field(default_factory=dict)
+    reader: str = ""
 
     def limited(self, limits: PhotoLimits) -> Collection:
         """The same with ``limits`` for its photos, where they are files: drawings have none."""
@@ -52,15 +58,28 @@ class Collection:
         if not members:
             raise DataError(self._no_split(split))
         names = self.images.names
-        texts = {index: [text.strip() for text in self.captions[index]] for index in members}
+        kept: list[int] = []
+        captions: list[str] = []
+        counts: list[int] = []
+        endless: list[int] = []
+        empty: list[int] = []
+        bare: list[int] = []
+        lost: list[int] = []
         for index in members:
-            _require_encodable(texts[index], f"{self.source}: image {names[index]}")
-        endless = [index for index in members for text in texts[index] if len(text) > LONGEST_CAPTION]
-        for index in set(endless):
-            texts[index] = [text for text in texts[index] if len(text) <= LONGEST_CAPTION]
-        empty = [index for index in members for text in texts[index] if not text]
-        bare = [index for index in members if not any(texts[index])]
-        lost = [index for index in members if index in self.missing]
+            texts = [text.strip() for text in self.captions[index]]
+            _require_encodable(texts, self.source, names[index])
+            short = [text for text in texts if len(text) <= LONGEST_CAPTION]
+            full = [text for text in short if text]
+            endless += [index] * (len(texts) - len(short))
+            empty += [index] * (len(short) - len(full))
+            if not full:
+                bare.append(index)
+            if index in self.missing:
+                lost.append(index)
+            elif full:
+                kept.append(index)
+                captions += full
+                counts.append(len(full))
         notes = [
             _count(
                 len(endless), "caption", f"over {LONGEST_CAPTION:,} characters left out", [names[i] for i in endless]
@@ -76,19 +95,31 @@ class Collection:
             raise DataError(
                 f"{where}: {'; '.join(notes)}.{looked} Correct the source, or allow it by leaving out --strict."
             )
-        useless = {*bare, *lost}
-        kept = [index for index in members if index not in useless]
         if not kept:
             raise DataError(f"{where}: none of its {len(members):,} images can be used: {'; '.join(notes)}.{looked}")
-        groups = [[text for text in texts[index] if text] for index in kept]
         return Pairs(
             source=self.source,
             split=split,
             images=choose(self.images, kept),
-            captions=[text for group in groups for text in group],
-            caption_image=np.repeat(np.arange(len(kept)), [len(group) for group in groups]),
-            notes=notes,
+            captions=captions,
+            caption_image=np.repeat(np.arange(len(kept)), counts),
+            notes=(*notes, *(note for name, note in self.made.items() if name == split)),
         )
+
+    def summary(self) -> dict[str, Any]:
+        """See :func:`vldistill.data.pairs.source_summary`."""
+        splits = {}
+        for split in self.splits_present():
+            try:
+                pairs = self.pairs(split)
+                splits[split] = {
+                    "images": pairs.count_images,
+                    "captions": pairs.count_captions,
+                    "notes": list(pairs.notes),
+                }
+            except DataError as error:  # a split without one usable image is a finding here, not the end
+                splits[split] = {"images": 0, "captions": 0, "notes": [str(error)]}
+        return {"source": self.source, "reader": self.reader, "understood": dict(self.about), "splits": splits}
 
     def _no_split(self, split: str) -> str:
         """The message for a split without images: which there are, and how large."""
@@ -97,7 +128,10 @@ class Collection:
         for name, texts in zip(self.splits, self.captions, strict=True):
             captions[name] += len(texts)
         known = [f"{name} ({images[name]:,} images, {captions[name]:,} captions)" for name in self.splits_present()]
-        return f"{self.source} has no split {split!r}. It has: {', '.join(known) or 'no images at all'}."
+        hint = ""
+        if split in self.made:
+            hint = f" It was {self.made[split]}: too few images for one. Ask for a larger share, e.g. ?{split}=0.2."
+        return f"{self.source} has no split {split!r}. It has: {', '.join(known) or 'no images at all'}.{hint}"
 
 
 def _count(count: int, noun: str, tail: str, names: Sequence[str]) -> str:
@@ -109,10 +143,10 @@ def _count(count: int, noun: str, tail: str, names: Sequence[str]) -> str:
     return f"{count:,} {noun}{'s' if count > 1 else ''} {tail} ({shown})"
 
 
-def _require_encodable(texts: Sequence[str], where: str) -> None:
+def _require_encodable(texts: Sequence[str], source: str, name: str) -> None:
     """Refuse half a surrogate pair, which JSON can spell but no file or tokenizer can take."""
     for text in texts:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise DataError(f"{where}: the caption {text!r} is not valid Unicode. Correct it.") from None
+            raise DataError(f"{source}: image {name}: the caption {text!r} is not valid Unicode. Correct it.") from None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vldistill.data.photos import PhotoLimits
 
 SPLITS = ("train", "val", "test")
+LARGE = 2**15  # images; fingerprints of larger splits are hashes of hashes
+CHUNK = 4096  # images, or captions, hashed at a time there
 
 
 class ImageStore(Protocol):
@@ -50,6 +52,10 @@ class ImageStore(Protocol):
         """A cheap identity of the content: it changes when the image changes. Raises DataError when missing."""
         ...
 
+    def encoded(self, index: int) -> bytes:
+        """The image's file as the source holds it; drawings as PNG. Raises DataError when missing."""
+        ...
+
 
 @dataclass(frozen=True)
 class ChosenImages:
@@ -75,6 +81,10 @@ class ChosenImages:
         """See ImageStore."""
         return self.store.signature(self.indices[index])
 
+    def encoded(self, index: int) -> bytes:
+        """See ImageStore."""
+        return self.store.encoded(self.indices[index])
+
 
 def choose(store: ImageStore, indices: Sequence[int]) -> ImageStore:
     """The images of ``store`` at ``indices``, in that order; a choice of a choice stays one layer deep."""
@@ -83,6 +93,38 @@ def choose(store: ImageStore, indices: Sequence[int]) -> ImageStore:
     if isinstance(store, ChosenImages):
         return ChosenImages(store.store, tuple(store.indices[index] for index in indices), chosen)
     return ChosenImages(store, tuple(indices), chosen)
+
+
+class CaptionRows(Sequence[np.ndarray]):
+    """For each image the rows of its captions, as views of one array.
+
+    Args:
+        caption_image: int64 (M,), the image of each caption.
+        count: N, the number of images.
+    """
+
+    def __init__(self, caption_image: np.ndarray, count: int) -> None:
+        self._order = np.argsort(caption_image, kind="stable")
+        self._ends = np.cumsum(np.bincount(caption_image, minlength=count))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
+        """Rows of one image, ascending, int64; of several as a list."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = int(index) + len(self) if index < 0 else int(index)
+        if not 0 <= place < len(self):
+            raise IndexError(index)
+        end = int(self._ends[place])
+        return self._order[int(self._ends[place - 1]) if place else 0 : end]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,16 +194,25 @@ class Pairs:
 
         Reads a little of every image once. Raises DataError when an image has gone meanwhile.
         """
-        signatures = [self.images.signature(index).hex() for index in range(len(self.images))]
         image_of = self.caption_image.astype("<i8").tobytes()
+        if len(self.images) > LARGE:
+            return digest(self.split, *self._chunk_digests(), image_of)
+        signatures = [self.images.signature(index).hex() for index in range(len(self.images))]
         return digest(self.split, list(self.images.names), signatures, self.captions, image_of)
 
+    def _chunk_digests(self) -> Iterator[str]:
+        """Hashes of images and captions a few thousand at a time: all signatures at once are 8 GB for a million."""
+        for start in range(0, len(self.images), CHUNK):
+            rows = range(start, min(start + CHUNK, len(self.images)))
+            signatures = [self.images.signature(index).hex() for index in rows]
+            yield digest(list(self.images.names[rows.start : rows.stop]), signatures)
+        for start in range(0, len(self.captions), CHUNK):
+            yield digest(self.captions[start : start + CHUNK])
+
     @cached_property
-    def image_captions(self) -> list[np.ndarray]:
+    def image_captions(self) -> CaptionRows:
         """For each of the N images the int64 indices of its captions, ascending."""
-        order = np.argsort(self.caption_image, kind="stable")
-        counts = np.bincount(self.caption_image, minlength=len(self.images))
-        return np.split(order, np.cumsum(counts)[:-1])
+        return CaptionRows(self.caption_image, len(self.images))
 
     def select_images(self, indices: Iterable[int]) -> Pairs:
         """These images in this order with all their captions, which follow the order of the images.
@@ -213,24 +264,12 @@ def source_summary(source: str | Path) -> dict[str, Any]:
     """What a data source holds, without decoding images.
 
     Returns:
-        ``source``, ``reader``, and ``splits``: for each split present ``images`` and ``captions`` (usable ones)
-        and ``notes`` (what is left out and why).
+        ``source``, ``reader``, ``understood`` (format, columns, files, as the reader tells), and ``splits``: for each
+        split present ``images`` and ``captions`` (usable ones) and ``notes`` (what is left out and why).
 
     Raises:
         DataError: no reader knows the source, or it is malformed.
     """
-    from vldistill.data.readers import find_reader, read_collection
+    from vldistill.data.readers import read_collection
 
-    collection = read_collection(source)
-    splits = {}
-    for split in collection.splits_present():
-        try:
-            pairs = collection.pairs(split)
-            splits[split] = {
-                "images": pairs.count_images,
-                "captions": pairs.count_captions,
-                "notes": list(pairs.notes),
-            }
-        except DataError as error:  # a split without one usable image is a finding here, not the end
-            splits[split] = {"images": 0, "captions": 0, "notes": [str(error)]}
-    return {"source": str(source), "reader": find_reader(source).name, "splits": splits}
+    return read_collection(source).summary()

@@ -105,6 +105,15 @@ def decode(raw: bytes, label: str, at_least: int = 0, limits: PhotoLimits = PHOT
         ) from None
 
 
+def format_of(raw: bytes, label: str) -> str:
+    """Pillow's name of the format of an encoded image, seen from its header. Raises DataError for what is none."""
+    try:
+        with Image.open(BytesIO(raw), formats=_formats()) as image:
+            return str(image.format)
+    except Exception:  # decoders raise nearly anything on broken bytes
+        raise DataError(f"{label} is of no known image format. Replace it, or take it out of the source.") from None
+
+
 def _short(error: Exception) -> str:
     """One line of a decoder's message."""
     return " ".join((str(error) or type(error).__name__).split())[:160]

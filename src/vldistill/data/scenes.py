@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vldistill.data.stores import as_png
 from vldistill.errors import DataError, unknown
 
 SIDE = 64  # pixels of a drawn scene
@@ -205,6 +206,10 @@ class SceneImages:
         """The scene's key, its seed and the version of the drawing."""
         scene = self.scenes[index]
         return f"{scene.key}:{scene.seed}:{VERSION}".encode()
+
+    def encoded(self, index: int) -> bytes:
+        """The drawing as PNG."""
+        return as_png(self.read(index))
 
 
 def draw_scene(scene: Scene) -> Image.Image:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
+import numpy as np
 from PIL import Image
 
 from vldistill.data.archives import tar_members
@@ -25,6 +27,36 @@ class Place(NamedTuple):
     size: int | None = None
 
 
+class TarPlaces(Sequence[Place]):
+    """Places in a few tars, 20 bytes each: as objects those of ten million photos would take 2 GB.
+
+    Args:
+        tars: the files.
+        number: int32 (N,), which of them.
+        offset: int64 (N,), where the image begins.
+        size: int64 (N,), its bytes.
+    """
+
+    def __init__(self, tars: Sequence[Path], number: Iterable[int], offset: Iterable[int], size: Iterable[int]) -> None:
+        self.tars = tuple(tars)
+        self.number = np.array(number, np.int32)
+        self.offset, self.size = np.array(offset, np.int64), np.array(size, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @overload
+    def __getitem__(self, index: int) -> Place: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Place]: ...
+
+    def __getitem__(self, index: int | slice) -> Place | list[Place]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return Place(self.tars[self.number[index]], int(self.offset[index]), int(self.size[index]))
+
+
 @dataclass(frozen=True)
 class FileImages:
     """An image store over files and tar members.
@@ -34,7 +66,7 @@ class FileImages:
     """
 
     names: tuple[str, ...]
-    places: tuple[Place | None, ...]
+    places: Sequence[Place | None]
     limits: PhotoLimits = PHOTO_LIMITS
 
     def __len__(self) -> int:
@@ -48,6 +80,10 @@ class FileImages:
         """The byte size and the last 4 KB. Raises DataError when missing."""
         size, tail = self._bytes_at_end(index)
         return size.to_bytes(8, "little") + tail
+
+    def encoded(self, index: int) -> bytes:
+        """The file, or the member of the tar, as it is."""
+        return self._bytes(index)
 
     def _label(self, index: int) -> str:
         place = self.places[index]
@@ -83,6 +119,18 @@ class FileImages:
         if place is None:
             raise DataError(f"image {self.names[index]} is missing. Restore it, or take it out of the source.")
         return place
+
+
+def signature_of(raw: bytes) -> bytes:
+    """The signature that a file with these bytes has, whatever holds it."""
+    return len(raw).to_bytes(8, "little") + raw[-TAIL_BYTES:]
+
+
+def as_png(image: Image.Image) -> bytes:
+    """The image as a PNG file, which keeps every pixel."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)

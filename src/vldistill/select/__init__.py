@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,7 +39,7 @@ class Candidates(Protocol):
         ...
 
     @property
-    def image_captions(self) -> list[np.ndarray]:
+    def image_captions(self) -> Sequence[np.ndarray]:
         """For each of the N images the rows of its captions."""
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +26,7 @@ class TrainingCandidates:
         self.bench, self.options = bench, options
         pairs = bench.pixels("train").pairs
         self.caption_image = torch.from_numpy(np.array(pairs.caption_image, np.int64))
-        self.image_captions: list[np.ndarray] = pairs.image_captions
+        self.image_captions: Sequence[np.ndarray] = pairs.image_captions
 
     @property
     def towers(self) -> PairFeatures:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -24,7 +26,7 @@ def forgetting(candidates: Candidates, count: int, seed: int, options: SelectCon
     return first_of_each_image(order, candidates.caption_image, count)
 
 
-def galleries(image_captions: list[np.ndarray], size: int, seed: int) -> list[torch.Tensor]:
+def galleries(image_captions: Sequence[np.ndarray], size: int, seed: int) -> list[torch.Tensor]:
     """All captions in random groups of about ``size``, the captions of a group having distinct images.
 
     The first group takes one caption of each of ``size`` images, and so on; then the images' second captions are

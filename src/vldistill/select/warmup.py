@@ -6,7 +6,7 @@ It is the costly part of most selectors, so it is kept in the cache: ``herding:1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def warmup_recipe(options: SelectConfig) -> Recipe:
     )
 
 
-def warm_up(bench: Workbench, image_captions: list[np.ndarray], options: SelectConfig) -> WarmUp:
+def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: SelectConfig) -> WarmUp:
     """The warm-up of this data, encoder and options: from the cache, or trained now.
 
     Raises:

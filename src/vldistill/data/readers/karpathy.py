@@ -22,7 +22,7 @@ def _matches(source: str) -> bool:
     return some and not is_blip(source)
 
 
-@reader("karpathy", matches=_matches)
+@reader("karpathy", matches=_matches, fallback=True)
 def read(source: str) -> Collection:
     """A Karpathy-style .json, or the folder with it; images beside it, in images/, or in .tar files beside it.
 

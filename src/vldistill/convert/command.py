@@ -1,0 +1,136 @@
+"""``vldistill convert SOURCE --to wds|hf|folder|csv --out FOLDER``: the same pairs in another form.
+
+SOURCE is a data source, or the folder of a coreset or of a distilled set. The files of photos are copied as they are.
+Drawings and distilled pictures become PNG; a distilled set is exported with its nearest real captions, marked as lossy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from vldistill import __version__
+from vldistill.convert.records import Export, files_to_write
+from vldistill.convert.writers import WRITERS
+from vldistill.data.pairs import SPLITS
+from vldistill.errors import ConfigError, DataError, unknown
+from vldistill.log import Reporter
+
+
+def convert(argv: Sequence[str]) -> int:
+    """The command. Raises ConfigError and DataError with the remedy."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="vldistill convert", description=__doc__)
+    parser.add_argument("source", type=str, help="a data source, or the folder of a coreset or a distilled set")
+    parser.add_argument("--to", type=str, required=True, help=", ".join(f"{n}: {w.about}" for n, w in WRITERS.items()))
+    parser.add_argument("--out", type=str, required=True, help="the folder to write, which must not exist yet")
+    parser.add_argument("--split", type=list[str], default=[], help="splits to convert, e.g. [train]; default all")
+    parser.add_argument("--shard", type=int, default=10_000, help="images in each shard of wds")
+    parser.add_argument("--from", type=str, default="", dest="origin", help="of a coreset: its source, if it has moved")
+    parser.add_argument("--strict", action="store_true", help="refuse broken photos and captions")
+    parser.add_argument("--quiet", action="store_true", help="warnings only")
+    asked = parser.parse_args([f"[{word}]" if before == "--split" and word[:1] != "[" else word
+                               for before, word in zip(["", *argv], argv)])  # fmt: skip
+    if asked.to not in WRITERS:
+        raise ConfigError(f"--to: {unknown('format', asked.to, WRITERS)}")
+    if asked.shard < 1:
+        raise ConfigError(f"--shard is {asked.shard}; expected at least 1 image.")
+    for split in asked.split:
+        if split not in SPLITS:
+            raise ConfigError(f"--split: {unknown('split', split, SPLITS)}")
+    reporter = Reporter(quiet=asked.quiet)
+    export = open_export(asked.source, asked.split, strict=asked.strict, origin=asked.origin)
+    out = write_export(export, asked.to, Path(asked.out), reporter, shard=asked.shard, strict=asked.strict)
+    print(out)
+    return 0
+
+
+def open_export(path: str, splits: Sequence[str] = (), *, strict: bool = False, origin: str = "") -> Export:
+    """What is to be written of a source or of a set. Raises DataError.
+
+    Args:
+        path: a data source, or the folder of a set.
+        splits: those wanted; empty is all there are.
+        strict: refuse a source with something unusable.
+        origin: the source of a coreset, if it is not where the set says.
+    """
+    from vldistill.config import expand
+    from vldistill.convert.sets import export_set
+    from vldistill.data.readers import read_collection
+
+    if (Path(path).expanduser() / "set.json").is_file():
+        return export_set(Path(path).expanduser(), origin)
+    collection = read_collection(expand(path))
+    present = collection.splits_present()
+    lacking = [split for split in splits if split not in present]
+    if lacking:
+        raise DataError(f"{path} has no split {', '.join(lacking)}. It has: {', '.join(present)}.")
+    chosen = {split: collection.pairs(split, strict=strict) for split in splits or present}
+    return Export(path, chosen, notes=tuple(f"{name}: {note}" for name, own in chosen.items() for note in own.notes))
+
+
+def write_export(
+    export: Export, to: str, out: Path, reporter: Reporter, *, shard: int = 10_000, strict: bool = False
+) -> Path:
+    """Write an export as ``to``: the folder ``out`` appears complete or not at all.
+
+    Raises:
+        ConfigError: ``out`` exists, or the disk is too small.
+        DataError: an image that cannot be read, with ``strict``.
+    """
+    if out.exists():
+        raise ConfigError(f"--out {out} exists already. Delete it, or choose another folder.")
+    for note in export.notes:
+        reporter.warn(note)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        writer = WRITERS[to]
+        counts: dict[str, dict[str, int]] = {}
+        broken: list[str] = []
+        images = sum(pairs.count_images for pairs in export.splits.values())
+        with reporter.progress(f"images to {to}", images) as bar:
+            records = {
+                split: files_to_write(pairs, broken, counts.setdefault(split, {}), bar, strict=strict)
+                for split, pairs in export.splits.items()
+            }
+            writer.write(temporary, records, shard)
+        if broken:
+            shown = "; ".join(broken[:3])
+            reporter.warn(f"{len(broken):,} image{'s' if len(broken) > 1 else ''} left out: {shown}")
+        (temporary / "README.md").write_text(_card(export, to, out.name, counts), encoding="utf-8")
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    total = sum(count["images"] for count in counts.values())
+    captions = sum(count["captions"] for count in counts.values())
+    reporter.info(f"{total:,} images, {captions:,} captions in {out}" + (", lossy" if export.lossy else ""))
+    return out
+
+
+def _card(export: Export, to: str, name: str, counts: dict[str, dict[str, int]]) -> str:
+    """README.md: what it is, for a machine in the front matter, for people below."""
+    about = {
+        "made_by": f"vldistill {__version__} convert",
+        "source": export.source,
+        "format": to,
+        "lossy": bool(export.lossy),
+        **({"why_lossy": export.lossy} if export.lossy else {}),
+        "splits": counts,
+        **({"set": dict(export.about)} if export.about else {}),
+        **({"left_out": list(export.notes)} if export.notes else {}),
+    }
+    front = yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=110)
+    said = [f"- {split}: {c['images']:,} images, {c['captions']:,} captions" for split, c in counts.items()]
+    lossy = f"**This is a lossy export.** {export.lossy}\n\n" if export.lossy else ""
+    return (
+        f"---\n{front}---\n\n# {name}\n\n{lossy}Image-caption pairs written by `vldistill convert` from "
+        f"`{export.source}`.\n\n" + "\n".join(said) + "\n\nThe terms of the data they come from apply.\n"
+    )

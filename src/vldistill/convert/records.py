@@ -1,0 +1,103 @@
+"""What is written: the images of each split with their file names, bytes and captions, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from vldistill.data.pairs import Pairs
+from vldistill.data.photos import format_of
+from vldistill.data.places import safe_name
+from vldistill.data.samples import IMAGE_SUFFIXES
+from vldistill.errors import DataError
+from vldistill.log import Progress
+
+SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
+LONGEST = 200  # bytes of one part of a file name: file systems take 255, and a suffix is added
+
+
+@dataclass(frozen=True)
+class Export:
+    """Pairs to be written.
+
+    Attributes:
+        source: where they come from.
+        splits: split -> pairs.
+        lossy: why the pairs are less than what they come from; empty where nothing is lost.
+        about: of a set: method, seed, towers, ...
+        notes: what was left out.
+    """
+
+    source: str
+    splits: Mapping[str, Pairs]
+    lossy: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Record(NamedTuple):
+    """One image: its name in the source, a relative file name that is safe and unique in the split, bytes, captions."""
+
+    name: str
+    file: str
+    raw: bytes
+    captions: list[str]
+
+
+def files_to_write(
+    pairs: Pairs, broken: list[str], counts: dict[str, int], bar: Progress, *, strict: bool
+) -> Iterator[Record]:
+    """The images of a split in order.
+
+    Args:
+        pairs: of the split.
+        broken: gets a line for every image that cannot be read, which is left out.
+        counts: gets ``images`` and ``captions``, those written so far.
+        bar: advances with every image.
+        strict: refuse an image that cannot be read.
+
+    Raises:
+        DataError: as ``strict`` says.
+    """
+    counts |= {"images": 0, "captions": 0}
+    taken: set[str] = set()
+    for index, name in enumerate(pairs.images.names):
+        bar.advance()
+        try:
+            raw = pairs.images.encoded(index)
+            kind = _format(raw, name)
+        except DataError as error:
+            if strict:
+                raise
+            broken.append(str(error))
+            continue
+        captions = [pairs.captions[int(row)] for row in pairs.image_captions[index]]
+        counts["images"] += 1
+        counts["captions"] += len(captions)
+        yield Record(name, _file_name(name, kind, index, taken), raw, captions)
+
+
+def _format(raw: bytes, name: str) -> str:
+    """The suffix of an encoded image, from its first bytes. Raises DataError for what is no image."""
+    kind = format_of(raw, f"image {name}")
+    return SUFFIX_OF.get(kind, f".{kind.lower()}")
+
+
+def _file_name(name: str, suffix: str, index: int, taken: set[str]) -> str:
+    """``name`` as a relative path with a suffix, whose stem no image before has, whatever the case of letters."""
+    try:
+        path = PurePosixPath(safe_name("", name))
+        if any(len(part.encode()) > LONGEST for part in path.parts):
+            raise DataError("")
+    except DataError:
+        path = PurePosixPath(f"{index:08d}")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        path, suffix = path.with_suffix(""), path.suffix
+    stem, number = path, 1
+    while str(stem).casefold() in taken:
+        number += 1
+        stem = path.with_name(f"{path.name}-{number}")
+    taken.add(str(stem).casefold())
+    return f"{stem}{suffix}"

@@ -1,0 +1,114 @@
+"""Coresets and distilled sets as pairs: the chosen photos, or learned pictures with their nearest captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vldistill.config import expand
+from vldistill.convert.records import Export
+from vldistill.data.pairs import Pairs, choose
+from vldistill.data.readers import read_collection
+from vldistill.data.stores import as_png, signature_of
+from vldistill.distilled import DistilledSet
+from vldistill.errors import ArtefactError, DataError
+from vldistill.files import read_json
+
+LOSSY = (
+    "Its pictures are rounded and clipped to 8 bits, and its texts are the real captions nearest to the learned "
+    "vectors, not the vectors. Learned rates, similarities and the recipe are left behind. Train on the set itself "
+    "(vldistill.DistilledSet), not on this."
+)
+
+
+def export_set(folder: Path, origin: str = "") -> Export:
+    """A set's folder as an export with one split, train.
+
+    Args:
+        folder: with set.json.
+        origin: the source of a coreset, if it is not where the set says.
+
+    Raises:
+        ArtefactError: a set without pictures or without captions.
+        DataError: the source of a coreset has gone or has other pairs.
+    """
+    distilled = DistilledSet.load(folder)
+    known = ("name", "kind", "method", "seed", "iteration", "data", "source")
+    about = {name: distilled.info[name] for name in known if name in distilled.info}
+    if distilled.is_coreset and (folder / "pairs.json").is_file():
+        return Export(str(folder), {"train": _chosen(folder, distilled, origin)}, about=about)
+    if distilled.space != "pixels":
+        raise ArtefactError(f"{folder} is a set of features: it has no pictures to export. Distil in space pixels.")
+    captions = [str(caption.get("nearest", "")).strip() for caption in distilled.captions]
+    if len(captions) != len(distilled) or not all(captions):
+        raise ArtefactError(
+            f"{folder} does not say which real captions are nearest to its texts, so it cannot be exported as "
+            f"captioned pictures. Sets made by `vldistill distill` do."
+        )
+    several = distilled.captions_per_image > 1
+    groups = [caption.split(" / ") if several else [caption] for caption in captions]
+    pixels = (distilled.pixels() * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    pairs = Pairs(
+        source=str(folder),
+        split="train",
+        images=PictureImages(tuple(f"{number:06d}.png" for number in range(len(pixels))), pixels),
+        captions=[caption for group in groups for caption in group],
+        caption_image=np.repeat(np.arange(len(groups)), [len(group) for group in groups]),
+    )
+    return Export(str(folder), {"train": pairs}, lossy=LOSSY, about=about | {"towers": _towers(distilled)})
+
+
+def _towers(distilled: DistilledSet) -> dict[str, Any]:
+    return {side: str(tower["name"]) for side, tower in distilled.towers.items()}
+
+
+def _chosen(folder: Path, distilled: DistilledSet, origin: str) -> Pairs:
+    """The pairs of a coreset in their source, in the order chosen. Raises DataError."""
+    source = expand(origin or str(distilled.info.get("source", "")))
+    pairs = read_collection(source).pairs("train")
+    record = read_json(folder / "pairs.json", "chosen pairs")
+    row_of = {name: row for row, name in enumerate(pairs.images.names)}
+    rows, captions = [], []
+    for chosen in record["pairs"]:
+        row = row_of.get(chosen["image"])
+        own = [] if row is None else [pairs.captions[int(caption)] for caption in pairs.image_captions[row]]
+        if row is None or chosen["caption"] not in own:
+            raise DataError(
+                f"{folder}: the pair of {chosen['image']!r} and {chosen['caption']!r} is not in {source}. Give the "
+                f"source it was chosen from: --from SOURCE."
+            )
+        rows.append(row)
+        captions.append(chosen["caption"])
+    return Pairs(source, "train", choose(pairs.images, rows), captions, np.arange(len(rows)))
+
+
+@dataclass(frozen=True, eq=False)
+class PictureImages:
+    """An image store over pictures in memory.
+
+    Attributes:
+        names: of the pictures.
+        pixels: uint8 (N, S, S, 3).
+    """
+
+    names: tuple[str, ...]
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int, at_least: int = 0) -> Image.Image:
+        """See ImageStore."""
+        return Image.fromarray(self.pixels[index])
+
+    def signature(self, index: int) -> bytes:
+        """That of the PNG file."""
+        return signature_of(self.encoded(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The picture as PNG."""
+        return as_png(self.read(index))

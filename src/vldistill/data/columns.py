@@ -1,0 +1,152 @@
+"""Tables with a column of images and one or more of captions: which is which, and rows gathered by image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vldistill.data.splits import split_named
+from vldistill.errors import DataError, unknown
+
+# Names met in published data sets, the likelier ones first.
+IMAGES = ("filepath", "image", "img", "jpg", "png", "webp", "image_path", "file_name", "filename", "image_name", "path")
+CAPTIONS = (
+    "captions", "caption", "title", "sentences_raw", "sentences", "text", "txt", "raw", "alt_text", "description",
+    "comment",
+)  # fmt: skip
+NAMES = ("image_name", "filename", "file_name", "image_id", "cocoid", "imgid", "img_id", "key", "__key__", "id")
+NUMBERED = re.compile(r"(captions?|text|sentences?)_?\d+")  # caption_0, caption_1, ...
+INSIDE = ("raw", "caption", "text")  # of a caption that is an object
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What each column of a table means.
+
+    Attributes:
+        image: the column of images, or of their file names.
+        captions: one or more columns.
+        name: a column that names the image of a row; rows with one name belong together. Empty: every row is an image.
+        split: a column with the split; empty where there is none.
+    """
+
+    image: str
+    captions: tuple[str, ...]
+    name: str = ""
+    split: str = ""
+
+    def about(self) -> dict[str, str]:
+        """For ``inspect``: meaning -> column."""
+        found = {"image": self.image, "captions": ", ".join(self.captions), "name": self.name, "split": self.split}
+        return {meaning: column for meaning, column in found.items() if column}
+
+
+def choose_columns(
+    columns: Sequence[str],
+    options: Mapping[str, str],
+    source: str,
+    *,
+    images: Sequence[str] = IMAGES,
+    names: Sequence[str] = NAMES,
+) -> Columns:
+    """The columns asked for by the options ``image``, ``caption`` (several joined by commas), ``name`` and ``split``,
+    the others guessed.
+
+    Args:
+        columns: of the table.
+        options: of the source.
+        source: for messages.
+        images: names that an image column may have.
+        names: names that a name column may have; the image's column is none.
+
+    Raises:
+        DataError: a column that does not exist, or nothing that looks like an image or a caption.
+    """
+    lower = {column.strip().lower(): column for column in reversed(columns)}
+
+    def asked(option: str) -> list[str]:
+        wanted = [part.strip() for part in options.get(option, "").split(",") if part.strip()]
+        for column in wanted:
+            if column not in columns:
+                raise DataError(f"{source}: {unknown(f'column ({option}=)', column, columns)}")
+        return wanted
+
+    def guessed(candidates: Iterable[str]) -> list[str]:
+        return [lower[name] for name in candidates if name in lower]
+
+    image = asked("image") or guessed(images)[:1]
+    captions = asked("caption") or guessed(CAPTIONS)[:1]
+    captions = captions or [column for column in columns if NUMBERED.fullmatch(column.strip().lower())]
+    for option, found in (("image", image), ("caption", captions)):
+        if not found:
+            have = ", ".join(columns) or "none"
+            raise DataError(
+                f"{source}: no column looks like {'an image' if option == 'image' else 'a caption'}; it has: {have}. "
+                f"Name it: ?{option}=COLUMN."
+            )
+    name = asked("name") or [column for column in guessed(names) if column not in (*image, *captions)][:1]
+    split = asked("split") or guessed(("split",))
+    return Columns(image[0], tuple(captions), name[0] if name else "", split[0] if split else "")
+
+
+def texts_of(value: Any, where: str) -> list[str]:
+    """The captions in a cell: a text, a list of texts, objects with ``raw``, or nothing. Raises DataError."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        inside = next((key for key in INSIDE if key in value), None)
+        if inside is not None:
+            return texts_of(value[inside], where)
+    elif isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [text for part in value for text in texts_of(part, where)]
+    raise DataError(
+        f"{where}: the caption is {type(value).__name__}; expected a text or a list of texts. "
+        f"Name the right column: ?caption=COLUMN."
+    )
+
+
+@dataclass
+class Gathered:
+    """Rows of a table, gathered by image in the order of their first row.
+
+    Attributes:
+        names: of the images.
+        splits: of the images.
+        captions: of the images.
+        rows: the first row of each image.
+    """
+
+    names: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    captions: list[list[str]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    _known: dict[str, int] = field(default_factory=dict)
+
+    def add(self, row: int, name: str, split: str, captions: list[str], where: str) -> None:
+        """One more row. Raises DataError when an image is in two splits."""
+        known = self._known.setdefault(name, len(self.names))
+        if known == len(self.names):
+            self.names.append(name)
+            self.splits.append(split)
+            self.captions.append(captions)
+            self.rows.append(row)
+            return
+        if self.splits[known] != split:
+            raise DataError(f"{where}: image {name!r} is in split {self.splits[known]} as well; expected it in one.")
+        self.captions[known] += captions
+
+
+def name_of_cell(value: object, usual: str) -> str:
+    """The name of a row's image: what the cell says, ``usual`` where it is empty."""
+    return usual if value is None or value == "" else str(value)
+
+
+def split_of_cell(value: object, usual: str | None, where: str) -> str:
+    """The split of a row: its own where it says one, else ``usual``, else train."""
+    if value is None or value == "":
+        return usual or "train"
+    return split_named(value, where)

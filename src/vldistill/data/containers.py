@@ -1,0 +1,190 @@
+"""Images in the cells of tables: rows of Arrow tables (Hugging Face datasets) and of parquet files.
+
+A cell holds the encoded bytes of an image, or an object with ``bytes`` and perhaps ``path``. The libraries are optional
+and imported when a store is made.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits, decode
+from vldistill.data.stores import signature_of
+from vldistill.errors import DataError, MissingExtraError
+from vldistill.files import human_bytes
+
+GROUPS_KEPT = 2  # row groups of parquet files in memory
+GROUP_BYTES = 2_000_000_000  # largest row group that is read
+
+
+def require_datasets() -> Any:
+    """The package ``datasets``. Raises MissingExtraError with the command that installs it."""
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError(
+            "Hugging Face datasets and parquet files need the package datasets: pip install 'vldistill[hf]'"
+        ) from None
+    return datasets
+
+
+def require_parquet() -> Any:
+    """The module ``pyarrow.parquet``, which comes with ``datasets``. Raises MissingExtraError."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        require_datasets()
+        raise
+    return pyarrow.parquet
+
+
+def image_bytes(cell: Any, label: str, folder: Path | None = None) -> bytes:
+    """The encoded image in a cell. Raises DataError when there is none.
+
+    Args:
+        cell: bytes, or an object with ``bytes``, or with the ``path`` of a file.
+        label: how messages name the image.
+        folder: of relative paths.
+    """
+    path = None
+    if isinstance(cell, Mapping):
+        cell, path = cell.get("bytes"), cell.get("path")
+    if isinstance(cell, bytes):
+        return cell
+    if cell is None and isinstance(path, str) and path:
+        try:
+            return (folder / path if folder else Path(path)).read_bytes()
+        except OSError as error:
+            raise DataError(f"{label}: {path} cannot be read ({error.strerror}).") from None
+    found = "empty" if cell is None else type(cell).__name__
+    raise DataError(f"{label}: the cell is {found}; expected the bytes of an image. Name the right column: ?image=...")
+
+
+@dataclass(frozen=True)
+class TableImages:
+    """An image store over cells; subclasses say where a cell is.
+
+    Attributes:
+        names: of the images.
+        rows: int64 (N,), the row of each image.
+        limits: what is too large.
+    """
+
+    names: tuple[str, ...]
+    rows: np.ndarray
+    limits: PhotoLimits = field(default=PHOTO_LIMITS, kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def cell(self, row: int) -> Any:
+        """The content of the image column in a row."""
+        raise NotImplementedError
+
+    def read(self, index: int, at_least: int = 0) -> Image.Image:
+        """See ImageStore."""
+        return decode(self.encoded(index), f"image {self.names[index]}", at_least, self.limits)
+
+    def signature(self, index: int) -> bytes:
+        """That of a file with the same bytes."""
+        return signature_of(self.encoded(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes in the cell."""
+        return image_bytes(self.cell(int(self.rows[index])), f"image {self.names[index]}")
+
+
+@dataclass(frozen=True)
+class ArrowImages(TableImages):
+    """Images in memory-mapped tables of the package ``datasets``.
+
+    Attributes:
+        tables: one after the other, each with the column ``column`` alone and its images not decoded.
+        starts: int64 (T,), the row that each table begins with.
+    """
+
+    tables: Sequence[Any]
+    starts: np.ndarray
+    column: str
+
+    def cell(self, row: int) -> Any:
+        """See TableImages."""
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.tables[number][row - int(self.starts[number])][self.column]
+
+
+@dataclass(frozen=True)
+class ParquetImages(TableImages):
+    """Images in parquet files. Row groups are read whole, the last ones are kept: read images in order.
+
+    Attributes:
+        files: the files.
+        group_file: int64 (G,), the file of each row group.
+        group_number: int64 (G,), its number in the file.
+        group_start: int64 (G,), the first of its rows, counted through all files.
+    """
+
+    files: tuple[Path, ...]
+    group_file: np.ndarray
+    group_number: np.ndarray
+    group_start: np.ndarray
+    column: str
+
+    def cell(self, row: int) -> Any:
+        """See TableImages."""
+        group = int(np.searchsorted(self.group_start, row, side="right")) - 1
+        path = self.files[int(self.group_file[group])]
+        cells = _GROUPS.get(path, int(self.group_number[group]), self.column)
+        return cells[row - int(self.group_start[group])].as_py()
+
+
+class _Groups:
+    """The row groups read last, shared by threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+    def get(self, path: Path, number: int, column: str) -> Any:
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}).") from None
+        key = (path, state.st_size, state.st_mtime_ns, number, column)
+        with self._lock:  # one thread reads, the others wait: each would need the whole group in memory
+            if key not in self._kept:
+                while len(self._kept) >= GROUPS_KEPT:
+                    self._kept.popitem(last=False)
+                self._kept[key] = _read_group(path, number, column)
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+
+_GROUPS = _Groups()
+
+
+def _read_group(path: Path, number: int, column: str) -> Any:
+    """The column of one row group as an Arrow array. Raises DataError."""
+    parquet = require_parquet()
+    import pyarrow
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            group = file.metadata.row_group(number)
+            if group.total_byte_size > GROUP_BYTES:
+                raise DataError(
+                    f"{path}: row group {number} has {human_bytes(group.total_byte_size)}; expected at most "
+                    f"{human_bytes(GROUP_BYTES)}. Write the file again with smaller row groups, e.g. "
+                    f"pyarrow.parquet.write_table(table, path, row_group_size=1000)."
+                )
+            return file.read_row_group(number, columns=[column]).column(column)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path} cannot be read ({error}). Copy it again, or take it out of the source.") from None

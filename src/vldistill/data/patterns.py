@@ -1,0 +1,71 @@
+"""Sources of several files: ``shard-{00000..00012}.tar``, ``shard-*.tar``, or the folder with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from vldistill.data.source import Source
+from vldistill.errors import DataError
+
+BRACES = re.compile(r"\{([^{}]*)\}")
+SPAN = re.compile(r"(\d+)\.\.(\d+)")
+MOST = 1_000_000  # files of one pattern
+
+
+def files_of(source: Source, suffix: str, inside: tuple[str, ...] = ("",)) -> list[Path]:
+    """The files of a source, in order.
+
+    Args:
+        source: a file, a pattern, or a folder.
+        suffix: of files in a folder.
+        inside: folders of a folder that are looked into; ``*`` is any. The first that has files counts.
+
+    Raises:
+        DataError: nothing there, or a file of a span that is missing.
+    """
+    path = source.place
+    if path.is_dir():
+        for place in inside:
+            found = sorted(file for file in path.glob(f"{place}/*{suffix}".lstrip("/")) if file.is_file())
+            if found:
+                return found
+        raise DataError(f"the folder {source.path} holds no {suffix} file. Give the folder with them, or a pattern.")
+    if path.is_file():
+        return [path]
+    files: list[Path] = []
+    for name in islice(expanded(str(path)), MOST):
+        if Path(name).is_file():
+            files.append(Path(name))
+        elif any(letter in name for letter in "*["):
+            place, _, below = name.rpartition("/")
+            if any(letter in place for letter in "*["):
+                raise DataError(f"{source.text}: * stands in the name of a folder; expected it in that of files only.")
+            files += sorted(file for file in Path(place or ".").glob(below) if file.is_file())
+        else:
+            raise DataError(f"{source.text}: {name} does not exist. Correct the path or the pattern.")
+    if not files:
+        raise DataError(f"{source.text}: no file fits the pattern. Correct it.")
+    if len(set(files)) < len(files):
+        raise DataError(f"{source.text}: a file fits the pattern twice. Correct it.")
+    return files
+
+
+def expanded(pattern: str) -> Iterator[str]:
+    """Every text that a pattern with ``{a,b}`` and ``{000..012}`` stands for, in order; zeros in front are kept."""
+    braces = BRACES.search(pattern)
+    if not braces:
+        yield pattern
+        return
+    span = SPAN.fullmatch(braces[1])
+    if span:
+        first, last = int(span[1]), int(span[2])
+        step = 1 if first <= last else -1
+        width = len(span[1]) if span[1].startswith("0") or len(span[1]) == len(span[2]) else 0
+        choices: Iterator[str] = (f"{number:0{width}d}" for number in range(first, last + step, step))
+    else:
+        choices = iter(braces[1].split(","))
+    for choice in choices:
+        yield from expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])

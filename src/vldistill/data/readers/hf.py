@@ -1,0 +1,116 @@
+"""The reader of Hugging Face datasets: a name on the hub, or a folder that ``save_to_disk`` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vldistill.data.collection import Collection
+from vldistill.data.columns import Columns, Gathered, choose_columns, name_of_cell, split_of_cell, texts_of
+from vldistill.data.containers import ArrowImages, require_datasets
+from vldistill.data.readers import path_reader
+from vldistill.data.source import Source
+from vldistill.data.splits import split_in
+from vldistill.errors import DataError
+
+BATCH = 10_000  # rows whose texts are turned into Python at a time
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder was written by ``save_to_disk`` of datasets."""
+    return (path / "dataset_dict.json").is_file() or (
+        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    )
+
+
+@path_reader("hf", looks=is_saved, options=("image", "caption", "name", "split", "config", "revision"))
+def read(source: Source) -> Collection:
+    """hf:OWNER/NAME of the Hugging Face hub, or a folder of save_to_disk; columns are guessed, or named by options.
+
+    Options: ``image``, ``caption`` (several joined by commas), ``name`` (rows with one name are one image), ``split``
+    (columns), and of the hub ``config`` and ``revision``. Needs the extra ``hf``.
+    """
+    tables = _load(source)
+    first = next(iter(tables.values()))
+    pictures = [name for name, feature in first.features.items() if type(feature).__name__ == "Image"]
+    options = dict(source.options)
+    if "image" not in options and pictures:
+        options["image"] = pictures[0]
+    columns = choose_columns(first.column_names, options, source.text)
+    found, starts, stores = Gathered(), [], []
+    total = 0
+    for name, table in tables.items():
+        if set(table.column_names) < {columns.image, *columns.captions}:
+            raise DataError(f"{source.text}: split {name!r} has other columns than {next(iter(tables))!r}.")
+        _gather(found, table, columns, name, total, source.text)
+        starts.append(total)
+        stores.append(_pictures_only(table, columns.image, source.text))
+        total += len(table)
+    if not found.names:
+        raise DataError(f"{source.text} holds no rows.")
+    images = ArrowImages(
+        tuple(found.names), np.array(found.rows, np.int64), tuple(stores), np.array(starts, np.int64), columns.image
+    )
+    about = {
+        "format": "Hugging Face dataset",
+        "columns": columns.about(),
+        "rows": {n: len(t) for n, t in tables.items()},
+    }
+    return Collection(source.text, images, found.captions, found.splits, about=about)
+
+
+def _load(source: Source) -> dict[str, Any]:
+    """The tables of a dataset by the name of their split. Raises DataError and MissingExtraError."""
+    datasets = require_datasets()
+    path = source.place
+    try:
+        if is_saved(path):
+            found = datasets.load_from_disk(str(path))
+        elif path.exists():
+            raise DataError(
+                f"{source.path} is there, but was not written by save_to_disk: it has no dataset_dict.json and no "
+                f"state.json. Give that folder, or read other files without hf:."
+            )
+        else:
+            asked = {name: source.options[name] for name in ("revision",) if name in source.options}
+            found = datasets.load_dataset(source.path, source.options.get("config"), **asked)
+    except DataError:
+        raise
+    except Exception as error:  # of the hub, of files, of the network: datasets raises nearly anything
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise DataError(
+            f"{source.text} cannot be loaded by datasets ({reason}). Expected a name such as OWNER/NAME of the hub, "
+            f"which needs a network the first time, or a folder of save_to_disk."
+        ) from None
+    return dict(found) if isinstance(found, dict) else {"train": found}
+
+
+def _pictures_only(table: Any, column: str, where: str) -> Any:
+    """The image column alone, as encoded bytes."""
+    datasets = require_datasets()
+    only = table.select_columns([column])
+    feature = only.features[column]
+    if type(feature).__name__ == "Image":
+        return only.cast_column(column, datasets.Image(decode=False))
+    if isinstance(feature, dict) or getattr(feature, "dtype", "") in ("binary", "large_binary"):
+        return only
+    raise DataError(f"{where}: the column {column!r} holds {feature}; expected images. Name another: ?image=COLUMN.")
+
+
+def _gather(found: Gathered, table: Any, columns: Columns, split: str, start: int, source: str) -> None:
+    """Names, splits and captions of a table's rows, without its images."""
+    wanted = [*columns.captions, columns.name, columns.split]
+    texts = table.select_columns([column for column in dict.fromkeys(wanted) if column])
+    usual = split_in(split)
+    for first in range(0, len(table), BATCH):
+        rows = texts[first : first + BATCH]
+        for offset in range(len(rows[columns.captions[0]])):
+            row = first + offset
+            where = f"{source}: row {row} of {split}"
+            captions = [text for column in columns.captions for text in texts_of(rows[column][offset], where)]
+            name = name_of_cell(rows[columns.name][offset] if columns.name else None, f"{split}-{row:08d}")
+            own = split_of_cell(rows[columns.split][offset] if columns.split else None, usual, where)
+            found.add(start + row, name, own, captions, where)

@@ -1,0 +1,92 @@
+"""The reader of parquet files with the bytes of images in a column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vldistill.data.collection import Collection
+from vldistill.data.columns import Columns, Gathered, choose_columns, name_of_cell, split_of_cell, texts_of
+from vldistill.data.containers import ParquetImages, require_parquet
+from vldistill.data.patterns import files_of
+from vldistill.data.readers import path_reader
+from vldistill.data.source import Source
+from vldistill.data.splits import split_of_file
+from vldistill.errors import DataError
+
+SUFFIX = ".parquet"
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a path is parquet files: one, a pattern of them, or a folder with some and no json, tar or table."""
+    if path.is_dir():
+        inside = {file.suffix for file in path.iterdir()} | {file.suffix for file in path.glob("data/*")}
+        return SUFFIX in inside and not inside & {".json", ".tar", ".csv", ".tsv"}
+    return path.suffix == SUFFIX
+
+
+@path_reader("parquet", looks=is_parquet, options=("image", "caption", "name", "split"))
+def read(source: Source) -> Collection:
+    """.parquet files with image bytes: one, a pattern such as train-{000..007}.parquet or *.parquet, or their folder.
+
+    Options as for ``hf``. Names of files such as ``train-00000-of-00002.parquet`` say the split. Needs the extra
+    ``hf``.
+    """
+    parquet = require_parquet()
+    files = files_of(source, SUFFIX, inside=("", "data"))
+    found, total = Gathered(), 0
+    group_file: list[int] = []
+    group_number: list[int] = []
+    group_start: list[int] = []
+    columns: Columns | None = None
+    for number, path in enumerate(files):
+        with _open(parquet, path) as file:
+            if columns is None:
+                columns = choose_columns(file.schema_arrow.names, source.options, source.text)
+            lacking = {columns.image, *columns.captions} - set(file.schema_arrow.names)
+            if lacking:
+                raise DataError(f"{path} has no column {', '.join(sorted(lacking))}, as the files before it have.")
+            for group in range(file.num_row_groups):
+                group_file.append(number)
+                group_number.append(group)
+                group_start.append(total)
+                total += _gather(found, file, group, columns, path, total)
+    if columns is None or not found.names:
+        raise DataError(f"{source.text} holds no rows.")
+    images = ParquetImages(
+        names=tuple(found.names),
+        rows=np.array(found.rows, np.int64),
+        files=tuple(files),
+        group_file=np.array(group_file, np.int64),
+        group_number=np.array(group_number, np.int64),
+        group_start=np.array(group_start, np.int64),
+        column=columns.image,
+    )
+    about = {"format": "parquet", "files": len(files), "columns": columns.about(), "rows": total}
+    return Collection(source.text, images, found.captions, found.splits, about=about)
+
+
+def _open(parquet: Any, path: Path) -> Any:
+    import pyarrow
+
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path} is no readable parquet file ({error}). Copy it again.") from None
+
+
+def _gather(found: Gathered, file: Any, group: int, columns: Columns, path: Path, start: int) -> int:
+    """Names, splits and captions of a row group's rows, without its images; the number of rows."""
+    wanted = [column for column in dict.fromkeys((*columns.captions, columns.name, columns.split)) if column]
+    rows = file.read_row_group(group, columns=wanted).to_pydict()
+    usual = split_of_file(path)
+    count = file.metadata.row_group(group).num_rows
+    for row in range(count):
+        where = f"{path}: row group {group}, row {row}"
+        captions = [text for column in columns.captions for text in texts_of(rows[column][row], where)]
+        name = name_of_cell(rows[columns.name][row] if columns.name else None, f"{usual or 'row'}-{start + row:08d}")
+        own = split_of_cell(rows[columns.split][row] if columns.split else None, usual, where)
+        found.add(start + row, name, own, captions, where)
+    return count
