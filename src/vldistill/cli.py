@@ -6,6 +6,7 @@ Only the standard library is imported until a stage is known, so that ``--help``
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from vldistill.log import Reporter
     from vldistill.runs import Run
 
-DONE, BUG, WRONG, STOPPED = 0, 1, 2, 3
+TOGETHER = ("distill", "experts")  # stages of which several processes can do one piece of work
+DONE, BUG, WRONG, STOPPED, SOME_FAILED = 0, 1, 2, 3, 4
 TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # of the machine, not of the program
 
 USAGE = """\
@@ -36,8 +38,8 @@ stages:
 {stages}
 
 Every stage has its own --help and --print_config. A run folder remembers its configuration, so only the
-first stage needs --config. Exit codes: 0 done, 2 wrong use or input, 3 stopped and resumable, 4 some cells
-of a comparison failed, 1 a bug.
+first stage needs --config. Exit codes: 0 done, 2 wrong use or input, 3 stopped and resumable, 4 some units
+(cells of a comparison, experts, ...) failed, 1 a bug.
 """
 
 
@@ -54,10 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if argv[0] not in STAGES:
             raise ConfigError(unknown("stage", argv[0], STAGES))
+        if _rank() and argv[0] not in TOGETHER:
+            raise ConfigError(
+                f"`vldistill {argv[0]}` runs in one process; torchrun is for {' and '.join(TOGETHER)}. Give several "
+                f"units to several processes with --workers or --cluster."
+            )
         _stop_on_sigterm()
         return STAGES[argv[0]](argv[1:])
     except VldistillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_rank()}{error}", file=sys.stderr)
         return WRONG
     except Stopped as stop:
         print(str(stop), file=sys.stderr)
@@ -78,6 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _bug()
 
 
+def _rank() -> str:
+    """Which of the processes that torchrun started this is, for messages; empty without it."""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ
+    return "" if alone else f"process {os.environ['RANK']}: "
+
+
 def _bug() -> int:
     traceback.print_exc()
     print(f"This is a bug in vldistill {__version__}. Please report it with the lines above.", file=sys.stderr)
@@ -85,9 +98,10 @@ def _bug() -> int:
 
 
 def _stop_on_sigterm() -> None:
-    from vldistill.interrupts import stop_at_once
+    from vldistill.interrupts import end_with_parent, stop_at_once
 
     signal.signal(signal.SIGTERM, stop_at_once)
+    end_with_parent()
 
 
 def _add_dry_run(parser: ArgumentParser) -> None:
@@ -104,32 +118,53 @@ def _plan(stage: str, config: Config, rest: Any) -> int:
     return DONE
 
 
-def _opened(rest: Any) -> tuple[Run, Reporter]:
+def _opened(rest: Any, mute: bool = False) -> tuple[Run, Reporter]:
     """The run folder that the arguments of a stage name, and where its lines go."""
-    from vldistill.log import Reporter
+    from vldistill.log import Mute, Reporter
     from vldistill.runs import Run
 
-    return Run(Path(rest.run)), Reporter(quiet=rest.quiet)
+    return Run(Path(rest.run)), Mute() if mute else Reporter(quiet=rest.quiet)
 
 
 def _experts(argv: Sequence[str]) -> int:
-    config, rest = parse("experts", argv, _add_dry_run)
+    from vldistill.cluster.options import add_place, place_of
+
+    def extend(parser: ArgumentParser) -> None:
+        add_place(parser)
+        _add_dry_run(parser)
+
+    config, rest = parse("experts", argv, extend)
+    place = place_of(rest)
     if rest.dry_run:
         return _plan("experts", config, rest)
     from vldistill import commands
 
+    if _rank():
+        from vldistill.ranks import joined
+
+        with joined() as ranks:
+            run, reporter = _opened(rest, mute=not ranks.first)
+            commands.experts(run, config, reporter, place, ranks)
+        return DONE
     run, reporter = _opened(rest)
-    commands.experts(run, config, reporter)
-    return DONE
+    failed = commands.experts(run, config, reporter, place)
+    return SOME_FAILED if failed else DONE
 
 
 def _encode(argv: Sequence[str]) -> int:
-    config, rest = parse("encode", argv)
+    from vldistill.cluster.options import add_place, place_of
+
+    def extend(parser: ArgumentParser) -> None:
+        add_place(parser)
+        parser.add_argument("--decode_only", action="store_true", help="decode the images and leave the rest")
+
+    config, rest = parse("encode", argv, extend)
+    place = place_of(rest)
     from vldistill import commands
 
     run, reporter = _opened(rest)
-    commands.encode(run, config, reporter)
-    return DONE
+    failed = commands.encode(run, config, reporter, place, rest.decode_only)
+    return SOME_FAILED if failed else DONE
 
 
 def _distill(argv: Sequence[str]) -> int:
@@ -141,9 +176,14 @@ def _distill(argv: Sequence[str]) -> int:
     if rest.dry_run:
         return _plan("distill", config, rest)
     from vldistill import commands
+    from vldistill.ranks import joined
 
-    run, reporter = _opened(rest)
-    print(commands.distill(run, config, reporter, Path(rest.experts_from) if rest.experts_from else None))
+    experts_from = Path(rest.experts_from) if rest.experts_from else None
+    with joined() as ranks:
+        run, reporter = _opened(rest, mute=not ranks.first)
+        folder = commands.distill(run, config, reporter, experts_from, ranks)
+    if ranks.first:
+        print(folder)
     return DONE
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ import numpy as np
 import torch
 
 from vldistill.checkpoints import Checkpoints
-from vldistill.config import Config, DistillConfig, RuntimeConfig, SelectConfig
+from vldistill.cluster.options import Place
+from vldistill.cluster.shards import WHOLE
+from vldistill.cluster.stages import encode_shards, spread_encode, spread_experts
+from vldistill.config import Config, DistillConfig, SelectConfig
 from vldistill.data.pairs import SPLITS
+from vldistill.devices import augments_on, choose_device, choose_passes
 from vldistill.distill.augment import VIEWS
+from vldistill.distill.draws import check_draws
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
 from vldistill.distill.methods import Context, check_captions, check_setting, find_method, starting_pairs
@@ -32,6 +38,7 @@ from vldistill.interrupts import deferred_stop
 from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory, peak_memory
+from vldistill.ranks import ALONE, Ranks
 from vldistill.report.sheets import draw_pairs
 from vldistill.runs import Run, differences, environment, with_defaults
 from vldistill.select import check_count, check_ground, find_selector, selectors
@@ -39,76 +46,111 @@ from vldistill.select.coreset import coreset_name, save_coreset
 from vldistill.workbench import Workbench
 
 
-def choose_device(config: RuntimeConfig) -> torch.device:
-    """The device asked for. Raises ConfigError when this machine does not have it."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    if config.device == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.device(config.device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"runtime.device {config.device!r} cannot be used here ({reason}); try auto or cpu."
-        ) from None
-    return device
-
-
-def open_bench(config: Config, reporter: Reporter) -> Workbench:
+def open_bench(config: Config, reporter: Reporter, ranks: Ranks = ALONE) -> Workbench:
     """The workbench of a configuration."""
     keep_freed_memory()
-    return Workbench(config.data, config.encoder, choose_device(config.runtime), reporter)
+    device = choose_device(config.runtime, ranks)
+    how = choose_passes(config.runtime, device), augments_on(config.runtime, device)
+    return Workbench(config.data, config.encoder, device, reporter, *how)
 
 
-def experts(run: Run, config: Config, reporter: Reporter) -> None:
-    """Record the experts that are missing."""
+def experts(
+    run: Run, config: Config, reporter: Reporter, place: Place | None = None, ranks: Ranks = ALONE
+) -> Mapping[str, Exception]:
+    """Record the experts that are missing; returns what failed elsewhere, by unit.
+
+    Args:
+        place: where other units run, or the part that this job does.
+        ranks: processes that share the batches of each expert's training; the first one writes.
+    """
+    place = place or Place()
+    if ranks.size > 1 and (config.encoder.setting == "heads" or place.spread):
+        raise ConfigError(
+            "torchrun shares the batches of one expert, which is for trained towers, not for setting heads, nor for "
+            "--workers and --cluster, which give every expert to one process. Leave torchrun out."
+        )
     run.check(config)
-    bench = open_bench(config, reporter)
+    bench = open_bench(config, reporter, ranks)
     bench.pairs("train")  # what cannot be read or built is refused before the run folder is made
     bench.check_towers()
-    run.begin(config)
+    with ranks.first_before_others():
+        if ranks.first:
+            run.begin(config)
+        if ranks.size > 1:
+            bench.split("train")
     began = time.monotonic()
+    if place.spread:
+        failed = spread_experts(run, config, bench, reporter, place)
+        if failed:
+            return failed
     try:
-        recorded = record_experts(bench, config.experts, run.experts, config.runtime.save_seconds)
+        save_seconds = config.runtime.save_seconds
+        recorded = record_experts(bench, config.experts, run.experts, place.shard, save_seconds, ranks)
     except (KeyboardInterrupt, Stopped) as stop:
         done = len(list(run.experts.glob("expert-*.safetensors")))
         where = str(stop) or "stopped"
         raise Stopped(f"{where}; {done} finished experts are kept. The same command goes on.") from None
+    if not ranks.first:
+        return {}
     seconds = round(time.monotonic() - began, 2)
     losses = [expert.note["losses"] for expert in recorded]
     run.log(stage="experts", count=len(recorded), seconds=seconds, losses=losses, peak_memory_bytes=peak_memory())
     reporter.info(f"{len(recorded)} experts in {run.experts}")
+    return {}
 
 
-def encode(run: Run, config: Config, reporter: Reporter) -> None:
-    """Decode the images and encode what the frozen towers see, once, into the cache that every run shares."""
+def encode(
+    run: Run, config: Config, reporter: Reporter, place: Place | None = None, decode_only: bool = False
+) -> Mapping[str, Exception]:
+    """Decode the images and encode what the frozen towers see, once, into the cache that every run shares.
+
+    Returns:
+        What failed elsewhere, by unit.
+    """
+    place = place or Place()
     run.check(config)
     bench = open_bench(config, reporter)
     for split in SPLITS:
         bench.pairs(split)
     bench.check_towers()
     run.begin(config)
+    failed: Mapping[str, Exception] = {}
     try:
         for split in SPLITS:
-            bench.split(split)
+            bench.pixels(split)
+        if decode_only:
+            reporter.info(f"decoded images are in {bench.cache}")
+            return failed
+        if place.spread:
+            failed = spread_encode(run, config, bench, reporter, place)
+        elif place.shard != WHOLE:
+            for encoding, shards in encode_shards(bench, place.shard):
+                encoding.make(shards, reporter)
+        else:
+            for split in SPLITS:
+                bench.split(split)
     except KeyboardInterrupt:
         raise Stopped("stopped; finished shards are kept. The same command goes on.") from None
     reporter.info(f"decoded images and features are in {bench.cache}")
+    return failed
 
 
-def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None) -> Path:
+def distill(
+    run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None, ranks: Ranks = ALONE
+) -> Path:
     """Distil a set, or go on with it; returns its folder.
 
-    ``experts_from`` is another run that has the experts; here too ``distill.experts`` says how many are used.
+    Args:
+        experts_from: another run that has the experts; here too ``distill.experts`` says how many are used.
+        ranks: the processes that share the work; the first one writes.
     """
+    check_draws(config.distill.draws, ranks)
     entry = find_method(config.distill.method)
     method = entry.build()
     check_setting(method, config.distill.method, config.encoder.setting)
     check_captions(method, config.distill.method, config.distill.captions)
     run.check(config)
-    bench = open_bench(config, reporter)
+    bench = open_bench(config, reporter, ranks)
     _check_space(config)
     for kind in config.distill.starts:
         check_start(kind, config.distill.pairs, config.select)
@@ -120,27 +162,36 @@ def distill(run: Run, config: Config, reporter: Reporter, experts_from: Path | N
     asked = _asked(config, options) | _asked_of_start(config)
     _refuse_other(folder, asked, _asked(Config(distill=DistillConfig(config.distill.method)), type(options)()))
     if (folder / "set.json").exists():
-        run.begin(config)  # refuses a contradiction
+        if ranks.first:
+            run.begin(config)  # refuses a contradiction
         DistilledSet.load(folder)  # refuses damage
-        Checkpoints(folder / CHECKPOINT, reporter).remove()  # of a process that was killed right after the end
+        if ranks.first:
+            Checkpoints(folder / CHECKPOINT, reporter).remove()  # of a process that was killed right after the end
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
-    place = Run(experts_from) if experts_from else run
-    recorded = open_experts(bench, place.experts, config.distill.experts) if "experts" in method.needs else []
-    context = Context(bench, config.distill, options, recorded)
-    method.check(context)
-    begin = starting_pairs(method, context, config.select)
-    run.begin(config)
-    with held(folder / ".lock", str(folder)):
-        if not (folder / "set.json").exists():  # else another process has just finished it
-            _distill(run, config, context, method, begin, asked)
+    with ranks.first_before_others():
+        place = Run(experts_from) if experts_from else run
+        recorded = open_experts(bench, place.experts, config.distill.experts) if "experts" in method.needs else []
+        context = Context(bench, config.distill, options, recorded)
+        method.check(context)
+        begin = starting_pairs(method, context, config.select)
+        if ranks.first:
+            run.begin(config)
+    lock = held(folder / ".lock", str(folder)) if ranks.first else nullcontext()
+    with lock:
+        if not ranks.of_first((folder / "set.json").exists()):  # else another process has just finished it
+            _distill(run, config, context, method, begin, asked, ranks)
+        ranks.wait()
     return folder
 
 
-def _distill(run: Run, config: Config, context: Context, method: Any, begin: Start, asked: dict[str, Any]) -> None:
+def _distill(
+    run: Run, config: Config, context: Context, method: Any, begin: Start, asked: dict[str, Any], ranks: Ranks
+) -> None:
     """Run the loop and write the set."""
     bench, folder = context.bench, run.sets / set_name(config.distill)
-    write_record(folder / "config.json", asked)
+    if ranks.first:
+        write_record(folder / "config.json", asked)
     with deferred_stop() as stop_asked:
         loop = Loop(
             method,
@@ -151,14 +202,18 @@ def _distill(run: Run, config: Config, context: Context, method: Any, begin: Sta
                 bench, distilled, begin, folder / "kept" / f"iteration-{iteration}"
             ),
             stop_asked=stop_asked,
+            ranks=ranks,
         )
         try:
             distilled = loop.run(begin)
         except DivergedError:
-            _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
+            if ranks.first:
+                _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
             raise
         except Stopped as stop:
             raise Stopped(f"{stop}. The same command goes on.") from None
+    if not ranks.first:
+        return
     _save(bench, distilled, begin, folder)
     loop.checkpoints.remove()
     selection = distilled.info["selection"]

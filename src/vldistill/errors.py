@@ -60,6 +60,10 @@ class StorageError(VldistillError, OSError):
         return self.message
 
 
+class MemoryShortError(VldistillError):
+    """A device whose memory is too small, whatever is done in parts."""
+
+
 class MatchingError(VldistillError):
     """A matching problem without a meaning, such as a segment of length zero."""
 

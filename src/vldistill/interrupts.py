@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PARENT = "VLDISTILL_PARENT"  # the process that a unit's command must not outlive
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 def stop_at_once(number: int, frame: FrameType | None) -> None:
@@ -30,6 +34,8 @@ def deferred_stop() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
+        if asked and "TORCHELASTIC_RUN_ID" in os.environ:
+            return  # torchrun passes a Ctrl-C on to processes that got it already; it ends them itself after a while
         if asked:
             raise KeyboardInterrupt
         asked = True
@@ -42,3 +48,17 @@ def deferred_stop() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def end_with_parent() -> None:
+    """Stop politely when the process that started this one as a unit's command dies (Linux; elsewhere nothing).
+
+    Without it a lost worker's command would go on beside the one that does its unit again.
+    """
+    parent = os.environ.pop(PARENT, "")
+    if not parent or not sys.platform.startswith("linux"):
+        return
+    with suppress(OSError, AttributeError):  # another C library: nothing to ask
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != int(parent):  # it died before it could be asked for
+        raise KeyboardInterrupt

@@ -13,6 +13,7 @@ from typing import Any
 from vldistill.checkpoints import Checkpoints
 from vldistill.errors import ArtefactError, DamagedError, Stopped
 from vldistill.log import Reporter
+from vldistill.ranks import Ranks
 from vldistill.training_state import Tensors
 
 SAVE_SECONDS = 60.0  # between two checkpoints of a training, where nothing else is asked for
@@ -90,3 +91,44 @@ class FileKeeper:
     def remove(self) -> None:
         """Delete the folder: the training is finished, or starts anew."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass
+class SharedKeeper:
+    """The keeper of a training that several processes share: all go on from one place and stop together.
+
+    Args:
+        own: of this process; the first one's writes.
+        ranks: the processes.
+    """
+
+    own: FileKeeper
+    ranks: Ranks
+    stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self._asked, self.own.stop_asked = self.own.stop_asked, lambda: self.stopping
+
+    def found(self) -> tuple[Tensors, int] | None:
+        """What all of them found. Raises ArtefactError where they differ."""
+        found = self.own.found()
+        steps = self.ranks.gather(None if found is None else found[1])
+        if any(step != steps[0] for step in steps):
+            raise ArtefactError(
+                f"the processes found {self.own.what} after {steps} steps in {self.own.folder}. They need one file "
+                f"system; delete that folder if it is on one."
+            )
+        return found
+
+    def due(self) -> bool:
+        """When the first one's time is over, or when any was asked to stop."""
+        told = self.ranks.gather([self._asked(), self.own.due()])
+        self.stopping = any(asked for asked, _ in told)
+        return self.stopping or told[0][1]
+
+    def keep(self, tensors: Tensors, steps: int) -> None:
+        """The first one writes. Raises Stopped on all when any was asked to stop."""
+        if self.ranks.first:
+            self.own.keep(tensors, steps)
+        elif self.stopping:
+            raise Stopped("stopped")

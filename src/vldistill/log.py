@@ -75,6 +75,16 @@ class Reporter:
             yield count
 
 
+class Mute(Reporter):
+    """Of a process whose words another one says already."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+
+    def warn(self, message: str) -> None:
+        """Say nothing."""
+
+
 class _Silent:
     def advance(self, steps: int = 1, **figures: float) -> None:
         """Show nothing."""

@@ -44,7 +44,7 @@ class Estimate:
     """
 
     def __init__(self, config: Config) -> None:
-        from vldistill.commands import choose_device
+        from vldistill.devices import choose_device
 
         self.problems: list[str] = []
         self.config = config
@@ -139,10 +139,10 @@ class Estimate:
         distill, options = config.distill, config.methods.get(config.distill.method)
         inner = getattr(options, "syn_steps", getattr(options, "steps", 1))
         rows = getattr(options, "minibatch", 0) or distill.pairs
-        seconds = distill.iterations * inner * ADJOINT * rows * self._row_seconds
+        seconds = distill.iterations * distill.draws * inner * ADJOINT * rows * self._row_seconds
         if not self.trains_tower and distill.space == "pixels":
             every = max(sum(images for images, _ in self.counts.values()), 1)
-            seconds += distill.iterations * 3 * distill.pairs * self.encode_seconds / every
+            seconds += distill.iterations * distill.draws * 3 * distill.pairs * self.encode_seconds / every
         return min(seconds, 60 * distill.minutes) if distill.minutes else seconds
 
     def judging_seconds(self, config: Config, pairs: int | None) -> float:

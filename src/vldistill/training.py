@@ -15,7 +15,9 @@ import torch
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, DivergedError, unknown
 from vldistill.losses import SOFT_LOSSES, infonce
+from vldistill.passes import FLOAT32, Passes, Stepper
 from vldistill.randomness import generator, seed_of, seeded
+from vldistill.ranks import ALONE, Ranks
 from vldistill.training_state import Keeper, restore_training, training_state
 
 CHECK_STEPS = 20  # steps between two looks at the loss: each waits for the device
@@ -177,6 +179,8 @@ def fit(
     on_epoch: Callable[[int, float], None] | None = None,
     on_step: Callable[[float], None] | None = None,
     keeper: Keeper | None = None,
+    passes: Passes = FLOAT32,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train ``encoder`` in place by SGD.
 
@@ -186,6 +190,8 @@ def fit(
         on_epoch: called with (epochs done, mean loss) after each epoch.
         on_step: called with the loss after each step, for a progress bar (costs a device sync).
         keeper: keeps the training in files now and then, and goes on from there: the result is the same to the bit.
+        passes: how passes are computed; the result is the same but for rounding.
+        ranks: processes that call this with the same arguments and share every batch, and no dropout.
 
     Raises:
         ConfigError: when the data cannot be trained on by this recipe.
@@ -209,7 +215,8 @@ def fit(
         (epoch, number) for epoch in range(recipe.all_epochs) for number in range(per_epoch[epoch // recipe.epochs])
     ]
     total = torch.zeros((), device=device)  # of the losses of the epoch
-    order, ordered = torch.empty(0), -1
+    order, ordered, loss = torch.empty(0), -1, total
+    stepper = Stepper(encoder, passes, device, ranks)
     encoder.train()
     with seeded(device, seed, "dropout"):
         done = 0
@@ -227,13 +234,19 @@ def fit(
                 group["lr"] = recipe.rate(side, step, span) * (recipe.head_factor if head else 1.0)
             batch = min(recipe.batch, sizes[phase])
             index = order[number * batch : (number + 1) * batch]
-            loss = _loss(encoder, data, recipe, index, seed_of(seed, "augment", step) if augment else None)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            mine, names = stepper.rows(index), ("augment", step, *([ranks.rank] if ranks.rank else []))
+            images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
+            texts = data.texts.rows(mine)
+            before, loss = (
+                loss,
+                stepper.backward(
+                    images, texts, len(index), lambda logits, index=index: _loss(logits, encoder, data, recipe, index)
+                ),
+            )
             optimiser.step()
-            total += loss.detach()
-            if on_step:
-                on_step(float(loss.detach()))
+            total += loss
+            if on_step:  # the last but one on a device: to read it does not wait for the step that has just begun
+                on_step(float(before if device.type != "cpu" and number else loss))
             last = number + 1 == per_epoch[phase]
             if last or step % CHECK_STEPS == 0:
                 _require_finite(encoder, total, recipe, epoch, number + 1)
@@ -263,10 +276,8 @@ def _require_finite(encoder: DualEncoder, total: torch.Tensor, recipe: Recipe, e
 
 
 def _loss(
-    encoder: DualEncoder, data: TrainingData, recipe: Recipe, index: torch.Tensor, augment_seed: int | None
+    logits: torch.Tensor, encoder: DualEncoder, data: TrainingData, recipe: Recipe, index: torch.Tensor
 ) -> torch.Tensor:
-    images = data.images.rows(data.caption_image[index], augment_seed)
-    logits = encoder(images, data.texts.rows(index))
     if recipe.temperature:
         logits = logits / (encoder.logit_scale * recipe.temperature)
     if recipe.loss in SOFT_LOSSES and data.similarity is not None:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
+from vldistill.data.augment_batch import augment_batch
 from vldistill.data.cache import DecodedImages, open_images
 from vldistill.data.collection import Collection
 from vldistill.data.pairs import Pairs
@@ -21,7 +23,15 @@ from vldistill.data.readers import read_collection
 from vldistill.data.rows import CheckedRows
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head, with_head
-from vldistill.encoders.features import FeatureTable, Standardisation, encode_images, encode_texts
+from vldistill.encoders.features import (
+    Encoding,
+    FeatureTable,
+    Standardisation,
+    encode_images,
+    encode_texts,
+    image_encoding,
+    text_encoding,
+)
 from vldistill.encoders.lora import adapter_targets, add_adapters
 from vldistill.encoders.text_towers import TextTower, build_text_tower
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
@@ -29,6 +39,7 @@ from vldistill.encoders.towers import ImageTower, build_image_tower
 from vldistill.errors import ConfigError
 from vldistill.files import digest
 from vldistill.log import Reporter
+from vldistill.passes import FLOAT32, Passes
 from vldistill.randomness import generator, seeded
 from vldistill.training import Inputs, TrainingData
 
@@ -86,10 +97,16 @@ class ViewInputs:
 
 
 class PixelInputs:
-    """Normalised images from the decoded-image cache."""
+    """Normalised images from the decoded-image cache.
 
-    def __init__(self, images: np.ndarray | CheckedRows, tower: ImageTower, device: torch.device) -> None:
-        self.images, self.tower, self.device = images, tower, device
+    Args:
+        augment_on: ``cpu`` (Pillow, one by one) or ``device`` (whole batches).
+    """
+
+    def __init__(
+        self, images: np.ndarray | CheckedRows, tower: ImageTower, device: torch.device, augment_on: str = "cpu"
+    ) -> None:
+        self.images, self.tower, self.device, self.augment_on = images, tower, device, augment_on
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,10 +114,20 @@ class PixelInputs:
     def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
         """Normalised images (B, 3, S, S), channels last; augmented if a seed is given."""
         pixels = torch.from_numpy(np.ascontiguousarray(self.images[index.cpu().numpy()]))
-        if augment_seed is not None:
+        if augment_seed is not None and self.augment_on == "cpu":
             pixels = augment(pixels, augment_seed)
-        inputs = to_float(pixels.to(self.device), self.tower.mean, self.tower.std)
+        pixels = moved(pixels, self.device)
+        if augment_seed is not None and self.augment_on == "device":
+            pixels = augment_batch(pixels, augment_seed)
+        inputs = to_float(pixels, self.tower.mean, self.tower.std)
         return inputs.to(memory_format=torch.channels_last)
+
+
+def moved(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``pixels`` of the CPU on ``device``; a GPU fetches them from pinned memory while this process goes on."""
+    if device.type != "cuda":
+        return pixels.to(device)
+    return pixels.pin_memory().to(device, non_blocking=True)
 
 
 def _unit_rows(table: FeatureTable, standardise: Standardisation) -> torch.Tensor:
@@ -128,9 +155,20 @@ class Workbench:
         encoder: towers and setting.
         device: where tensors live.
         reporter: where progress goes.
+        passes: how first-order passes of experts and students are computed.
+        augment_on: where experts' images are augmented: ``cpu`` or ``device``.
     """
 
-    def __init__(self, data: DataConfig, encoder: EncoderConfig, device: torch.device, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        data: DataConfig,
+        encoder: EncoderConfig,
+        device: torch.device,
+        reporter: Reporter,
+        passes: Passes = FLOAT32,
+        augment_on: str = "cpu",
+    ) -> None:
+        self.passes, self.augment_on = passes, augment_on
         self.data_config, self.encoder_config = data, encoder
         self.device, self.reporter = device, reporter
         self.cache = Path(expand(data.cache))
@@ -144,7 +182,9 @@ class Workbench:
         name = repr(image)
         if name not in self._beside:
             encoder = replace(self.encoder_config, image=image)
-            self._beside[name] = Workbench(self.data_config, encoder, self.device, self.reporter)
+            self._beside[name] = Workbench(
+                self.data_config, encoder, self.device, self.reporter, self.passes, self.augment_on
+            )
         return self._beside[name]
 
     @property
@@ -155,7 +195,10 @@ class Workbench:
     @cached_property
     def image_tower(self) -> ImageTower:
         """The image tower at its starting weights, frozen."""
-        return build_image_tower(self.encoder_config.image).to(self.device).requires_grad_(False)
+        tower = build_image_tower(self.encoder_config.image).to(self.device).requires_grad_(False)
+        if self.device.type == "cuda":  # elsewhere inputs in channels last are enough
+            tower = tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return tower
 
     @cached_property
     def text_tower(self) -> TextTower:
@@ -239,6 +282,18 @@ class Workbench:
         pairs, dtype = self.pixels(split).pairs, self.data_config.features
         return encode_texts(self.text_tower, pairs, self.cache, self.reporter, dtype=dtype)
 
+    def encodings(self, split: str) -> list[Encoding]:
+        """What of a split passes a frozen tower once, for :meth:`split`: images with their views, captions."""
+        pixels, config = self.pixels(split), self.data_config
+        found: list[Encoding] = []
+        if self.setting == "heads":
+            for view in range(1 + (config.views if split == "train" else 0)):
+                options: dict[str, Any] = {"device": self.device, "view": view, "dtype": config.features}
+                found.append(image_encoding(self.image_tower, pixels, self.cache, **options))
+        if self.setting != "both":
+            found.append(text_encoding(self.text_tower, pixels.pairs, self.cache, dtype=config.features))
+        return found
+
     def _inputs(self, table: FeatureTable, standardise: Standardisation) -> TensorInputs | FeatureInputs:
         if len(table) * table.width * 4 <= IN_MEMORY_BYTES:
             return TensorInputs(standardise.apply_(table.all().to(self.device)))
@@ -254,7 +309,7 @@ class Workbench:
                 inputs = [self._inputs(table, self.image_standardisation) for table in tables]
                 images = ViewInputs(inputs) if views else inputs[0]
             else:
-                images = PixelInputs(pixels.array, self.image_tower, self.device)
+                images = PixelInputs(pixels.array, self.image_tower, self.device, self.augment_on)
             if self.setting == "both":
                 texts = token_inputs(self.text_tower, pixels.pairs.captions, self.device)
             else:

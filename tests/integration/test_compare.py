@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from vldistill.cli import STAGES
+from vldistill.cluster import UnitFailed
+from vldistill.cluster.commands import Commands
 from vldistill.errors import Stopped, VldistillError
-from vldistill.evaluate.cells import CellFailed
-from vldistill.evaluate.workers import Workers
 
 SWEEP: dict[str, Any] = {
     "pairs": [6],
@@ -43,14 +43,14 @@ class Here:
         self.calls: list[list[str]] = []
         self.broken: Callable[[Sequence[str]], BaseException | None] = lambda words: None
 
-    def __call__(self, workers: Workers, words: Sequence[str], log: Path) -> None:
+    def __call__(self, commands: Commands, words: Sequence[str], log: Path) -> None:
         self.calls.append(list(words))
         if error := self.broken(words):
             raise error
         try:
             STAGES[words[0]]([*words[1:], "--quiet"])
         except VldistillError as error:
-            raise CellFailed(str(error)) from None
+            raise UnitFailed(str(error), "refused") from None
 
     def stages(self) -> list[str]:
         return [words[0] for words in self.calls]
@@ -59,7 +59,7 @@ class Here:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Here:
     launcher = Here()
-    monkeypatch.setattr(Workers, "launch", lambda *given: launcher(*given))
+    monkeypatch.setattr(Commands, "launch", lambda *given: launcher(*given))
     return launcher
 
 
@@ -137,7 +137,7 @@ def test_stopping_keeps_what_is_done_and_the_same_command_goes_on(
 
 
 def test_failed_experts_fail_their_cells_and_no_others(vldistill: Any, here: Here, sweep: Any, tmp_path: Path) -> None:
-    here.broken = lambda words: CellFailed("no disk") if words[0] == "experts" else None
+    here.broken = lambda words: UnitFailed("no disk", "refused") if words[0] == "experts" else None
     done = vldistill("compare", "--config", sweep(methods=["bitraj"]), "--run", tmp_path / "board")
     assert done.code == 4
     table = json.loads((tmp_path / "board" / "table.json").read_text())

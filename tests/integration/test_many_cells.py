@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from vldistill.cli import STAGES
+from vldistill.cluster import UnitFailed
+from vldistill.cluster.commands import Commands
 from vldistill.errors import VldistillError
-from vldistill.evaluate.cells import CellFailed
-from vldistill.evaluate.workers import Workers
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "too many real pairs": ({"method": "bilevel", "options": {"bilevel.real_batch": 500}}, "real_batch is 500"),
@@ -38,22 +38,22 @@ SELECTORS = ("random", "herding", "kcenter", "similarity", "facility")
 def test_ten_failures_among_many_cells_are_listed(
     most: int, vldistill: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def launch(workers: Workers, words: Sequence[str], log: Path) -> None:
+    def launch(commands: Commands, words: Sequence[str], log: Path) -> None:
         """Stages run in this process; two of them end as only processes do, and one leaves a damaged file."""
         asked = yaml.safe_load(Path(words[words.index("--config") + 1]).read_text())["distill"]
         if words[0] == "distill" and asked["seed"] in (71, 72):
-            raise CellFailed(
+            raise UnitFailed(
                 {71: "`vldistill distill` was ended by signal 9", 72: "`vldistill distill` met a bug"}[asked["seed"]]
             )
         try:
             STAGES[words[0]]([*words[1:], "--quiet"])
         except VldistillError as error:
-            raise CellFailed(str(error)) from None
+            raise UnitFailed(str(error), "refused") from None
         if words[0] == "distill" and asked["seed"] == 73:
             (note,) = Path(words[words.index("--run") + 1]).glob("sets/*/set.json")
             note.write_text(note.read_text()[:-100])
 
-    monkeypatch.setattr(Workers, "launch", launch)
+    monkeypatch.setattr(Commands, "launch", launch)
     budgets = list(range(2, most + 1))
     sweep = {
         "base": str(config),

@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from vldistill.cli import STAGES
+from vldistill.cluster import UnitFailed
+from vldistill.cluster.commands import Commands
 from vldistill.errors import VldistillError
-from vldistill.evaluate.cells import CellFailed, write_config
+from vldistill.evaluate.cells import write_config
 from vldistill.evaluate.cross import read_towers
 from vldistill.evaluate.smoke import shrunken
 from vldistill.evaluate.sweep import read_sweep
-from vldistill.evaluate.workers import Workers
 from vldistill.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,11 +65,11 @@ def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
     assert {cell.configs[0].data.source for cell in cells} == {source}
 
 
-def in_process(workers: Workers, words: Sequence[str], log: Path) -> None:
+def in_process(commands: Commands, words: Sequence[str], log: Path) -> None:
     try:
         STAGES[words[0]]([*words[1:], "--quiet"])
     except VldistillError as error:
-        raise CellFailed(str(error)) from None
+        raise UnitFailed(str(error), "refused") from None
 
 
 def smoke(vldistill: Any, name: str, run: Path, only: str) -> None:
@@ -78,7 +79,7 @@ def smoke(vldistill: Any, name: str, run: Path, only: str) -> None:
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_runs_shrunken(vldistill: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Workers, "launch", in_process)
+    monkeypatch.setattr(Commands, "launch", in_process)
     methods = [cell for cell in read_sweep(PAPER / name).shrunk().cells() if cell.kind == "method"]
     smoke(vldistill, name, tmp_path, methods[-1].id)
     table = json.loads((tmp_path / "table.json").read_text())
@@ -90,7 +91,7 @@ def test_a_sweep_runs_shrunken(vldistill: Any, name: str, tmp_path: Path, monkey
 def test_a_sweep_runs_shrunken_in_every_cell(
     vldistill: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Workers, "launch", in_process)
+    monkeypatch.setattr(Commands, "launch", in_process)
     smoke(vldistill, name, tmp_path, "*")
 
 

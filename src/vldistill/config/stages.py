@@ -70,6 +70,8 @@ class DistillConfig:
         pairs: number of distilled pairs.
         seed: seed of the start and of every draw.
         iterations: outer iterations.
+        draws: segments, students or real batches that are drawn in each iteration, their gradients averaged. Under
+            ``torchrun`` the processes share them; the set is the same with any number of processes.
         minutes: end after so many minutes of distilling, if the iterations are not done by then; rates decay over
             whichever is nearer its end. 0 is no limit. Such a set depends on the machine's speed.
         captions: text vectors learned for each image; inner steps take them in turn. All count as stored floats.
@@ -106,6 +108,7 @@ class DistillConfig:
     pairs: int = 100
     seed: int = 0
     iterations: int = 2000
+    draws: int = 1
     minutes: float = 0.0
     captions: int = 1
     label: str = ""
@@ -136,6 +139,7 @@ class DistillConfig:
         require(self.pairs >= 2, "distill.pairs", self.pairs, "at least 2 pairs (one alone has no contrast)")
         require(self.iterations >= 0, "distill.iterations", self.iterations, "0 or more")
         require(self.captions >= 1, "distill.captions", self.captions, "1 or more")
+        require(self.draws >= 1, "distill.draws", self.draws, "1 or more")
         require(0 <= self.ema < 1, "distill.ema", self.ema, "a number in [0, 1)")
         require(0 <= self.momentum < 1, "distill.momentum", self.momentum, "a number in [0, 1)")
         positive(self, "distill", "student_rate_image", "student_rate_text", "checkpoint_every")

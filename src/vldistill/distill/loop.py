@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vldistill.checkpoints import Checkpoints
+from vldistill.distill.draws import averaged_update
 from vldistill.distill.metagrad import NonFiniteError
 from vldistill.distill.methods import Context, Method, State, Update
 from vldistill.distill.optimise import OuterOptimiser
@@ -21,6 +22,7 @@ from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.files import append_line, write_text
+from vldistill.ranks import ALONE, Ranks
 
 EXPLOSION = 100.0  # a loss this many times the recent median is a divergence, not noise
 MEMORY = 50  # recent losses that the median is taken of
@@ -57,6 +59,8 @@ class Loop:
         score: judges a set on val, higher is better.
         save: writes a kept set; called with the set and its iteration.
         stop_asked: true once the user wants to stop; asked after every step.
+        ranks: the processes that share the draws of each iteration. All go through the same steps and decisions; the
+            first alone judges and writes.
     """
 
     method: Method
@@ -65,6 +69,7 @@ class Loop:
     score: Callable[[DistilledSet], float]
     save: Callable[[DistilledSet, int], None]
     stop_asked: Callable[[], bool]
+    ranks: Ranks = ALONE
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -86,23 +91,24 @@ class Loop:
         self.best = _copies(self.state.variables)
         self._before = _copies(self._moving())
         self._resume()
+        self.ranks.share(self._moving().values())  # a start computed on several GPUs may differ in the last digit
         self._began = time.monotonic() - self.progress.seconds
         trains = hasattr(self.method, "step")
         last = config.iterations if trains else 0
         with reporter.progress(f"{config.method}, {config.pairs} pairs", last, self.progress.iteration) as bar:
             while True:
                 iteration = self.progress.iteration
-                if iteration in config.keep:
+                if iteration in config.keep and self.ranks.first:
                     self.save(self._export(self._shown(), iteration), iteration)
                 if self._part_of_time() >= 1:
                     last = min(last, iteration)
-                if self._due(config.validate_every, iteration, last):
+                if self._due(config.validate_every, iteration, last) and self.ranks.first:
                     self._validate(iteration)
                 if iteration >= last:
                     break
                 logs = self._advance(iteration)
                 bar.advance(1, **logs)
-                if self.stop_asked():
+                if self.ranks.any(self.stop_asked()):
                     self._checkpoint()
                     raise Stopped(f"stopped after iteration {self.progress.iteration} of {last}; everything is saved")
                 if self.progress.iteration % config.checkpoint_every == 0:
@@ -115,7 +121,7 @@ class Loop:
         """One guarded step; a bad one is undone and the rates are halved."""
         progress = self.progress
         try:
-            update = self.method.step(self.state, self.context.at(iteration))
+            update = averaged_update(self.method, self.state, self.context.at(iteration), self.ranks)
         except NonFiniteError as error:
             self._undo(iteration, str(error))
             return {}
@@ -221,12 +227,14 @@ class Loop:
     def _part_of_time(self) -> float:
         """The part of the minutes that is over, 0 to 1; 0 without a limit."""
         minutes = self.context.config.minutes
-        return min(self._seconds() / (60 * minutes), 1.0) if minutes else 0.0
+        return self.ranks.of_first(min(self._seconds() / (60 * minutes), 1.0)) if minutes else 0.0
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
     def _log(self, record: dict[str, Any]) -> None:
+        if not self.ranks.first:
+            return
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         append_line(self.folder / METRICS, json.dumps(plain))
 
@@ -246,6 +254,8 @@ class Loop:
             value.copy_(tensors[f"average/{name}"])
 
     def _checkpoint(self) -> None:
+        if not self.ranks.first:
+            return
         self.progress.seconds = self._seconds()
         tensors = {
             **self._moving(),
@@ -262,7 +272,8 @@ class Loop:
         path = self.checkpoints.path
         found = self.checkpoints.read()
         if found is None:
-            (self.folder / METRICS).unlink(missing_ok=True)
+            if self.ranks.first:
+                (self.folder / METRICS).unlink(missing_ok=True)
             return
         tensors, metadata = found
         try:
@@ -279,7 +290,8 @@ class Loop:
             ) from None
         self._before = _part(tensors, "before/")
         self._keep_to_experts(path)
-        self._cut_metrics()
+        if self.ranks.first:
+            self._cut_metrics()
         self.context.bench.reporter.info(f"going on at iteration {self.progress.iteration}")
 
     def _keep_to_experts(self, path: Path) -> None:

@@ -8,9 +8,10 @@ key never meets old features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from vldistill.encoders.towers import ImageTower
 from vldistill.errors import DamagedError, DataError
 from vldistill.files import digest, human_bytes, require_space
 from vldistill.log import Reporter
+from vldistill.passes import in_parts
 from vldistill.randomness import seed_of
 
 SHARD_ROWS = 16_384
@@ -105,18 +107,77 @@ class Standardisation:
         )
 
 
-def encode_images(
+@dataclass(frozen=True)
+class Encoding:
+    """A table that is on disk, or has to be made shard by shard.
+
+    Args:
+        folder: of its shards.
+        count: rows.
+        width: of a row.
+        dtype: ``float32`` or ``float16`` on disk.
+        what: it is, in words.
+        encode: rows from start to stop; called with (start, stop, advance).
+    """
+
+    folder: Path
+    count: int
+    width: int
+    dtype: str
+    what: str
+    encode: Callable[[int, int, Callable[[int], None]], np.ndarray]
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First row and end of every shard."""
+        return [(start, min(start + SHARD_ROWS, self.count)) for start in range(0, self.count, SHARD_ROWS)]
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}.npy"
+
+    def _open(self, shard: int, reporter: Reporter) -> np.ndarray | None:
+        start, stop = self.spans[shard]
+        return _open_shard(self._path(shard), (stop - start, self.width), self.dtype, self.what, reporter)
+
+    def missing(self, reporter: Reporter) -> list[int]:
+        """The shards that have to be made; damaged ones are told."""
+        return [shard for shard in range(len(self.spans)) if self._open(shard, reporter) is None]
+
+    def make(self, shards: Sequence[int], reporter: Reporter) -> None:
+        """Encode ``shards`` and write them, each atomically."""
+        if not shards:
+            return
+        count = sum(stop - start for start, stop in (self.spans[shard] for shard in shards))
+        needed = count * self.width * np.dtype(self.dtype).itemsize
+        reporter.info(f"{self.what}: {count:,} rows of {self.width}, {human_bytes(needed)} in {self.folder}")
+        require_space(self.folder, needed, self.what)
+        with reporter.progress(self.what, self.count, self.count - count) as progress:
+            for shard in shards:
+                _write_shard(
+                    self._path(shard), self.encode(*self.spans[shard], progress.advance), self.dtype, self.what
+                )
+
+    def table(self, reporter: Reporter) -> FeatureTable:
+        """The whole table; what is missing of it is made."""
+        shards = [self._open(shard, reporter) for shard in range(len(self.spans))]
+        missing = [shard for shard, found in enumerate(shards) if found is None]
+        self.make(missing, reporter)
+        for shard in missing:
+            shards[shard] = open_array(self._path(shard), self.what)
+        return FeatureTable([shard for shard in shards if shard is not None])
+
+
+def image_encoding(
     tower: ImageTower,
     images: DecodedImages,
     folder: Path,
-    reporter: Reporter,
     *,
     device: torch.device,
     view: int = 0,
     dtype: str = "float32",
     batch: int = 64,
-) -> FeatureTable:
-    """Features of every image (N, width), from disk or computed and kept there.
+) -> Encoding:
+    """Features of every image (N, width).
 
     Args:
         view: 0 is the plain image; every other number is one augmented view, drawn from that number.
@@ -133,52 +194,37 @@ def encode_images(
             if view:
                 pixels = augment(pixels, seed_of("view", view, first))
             inputs = to_float(pixels.to(device), tower.mean, tower.std)
-            parts.append(tower(inputs.to(memory_format=torch.channels_last)).float().cpu().numpy())
+            parts.append(in_parts(tower, inputs.to(memory_format=torch.channels_last)).float().cpu().numpy())
             advance(len(pixels))
         return np.concatenate(parts)
 
     what = f"{images.pairs.split} images through {tower.name}" + (f", view {view}" if view else "")
-    return _table(folder / f"features-{key}", len(images.array), tower.width, dtype, what, encode, reporter)
+    return Encoding(folder / f"features-{key}", len(images.array), tower.width, dtype, what, encode)
 
 
-def encode_texts(
-    tower: TextTower, pairs: Pairs, folder: Path, reporter: Reporter, *, dtype: str = "float32"
-) -> FeatureTable:
-    """Sentence vectors of every caption (M, width), from disk or computed and kept there."""
+def text_encoding(tower: TextTower, pairs: Pairs, folder: Path, *, dtype: str = "float32") -> Encoding:
+    """Sentence vectors of every caption (M, width)."""
     key = digest("texts", pairs.fingerprint, tower.fingerprint(), dtype)
 
     def encode(start: int, stop: int, advance: Callable[[int], None]) -> np.ndarray:
         return tower.encode(pairs.captions[start:stop], advance).numpy()
 
     what = f"{pairs.split} captions through {Path(tower.name).name}"
-    return _table(folder / f"features-{key}", len(pairs.captions), tower.width, dtype, what, encode, reporter)
+    return Encoding(folder / f"features-{key}", len(pairs.captions), tower.width, dtype, what, encode)
 
 
-def _table(
-    folder: Path,
-    count: int,
-    width: int,
-    dtype: str,
-    what: str,
-    encode: Callable[[int, int, Callable[[int], None]], np.ndarray],
-    reporter: Reporter,
+def encode_images(
+    tower: ImageTower, images: DecodedImages, folder: Path, reporter: Reporter, **options: Any
 ) -> FeatureTable:
-    spans = [(start, min(start + SHARD_ROWS, count)) for start in range(0, count, SHARD_ROWS)]
-    paths = [folder / f"shard-{index:05d}.npy" for index in range(len(spans))]
-    shards = [
-        _open_shard(path, (stop - start, width), dtype, what, reporter) for path, (start, stop) in zip(paths, spans)
-    ]
-    missing = [index for index, shard in enumerate(shards) if shard is None]
-    if missing:
-        rows = sum(spans[index][1] - spans[index][0] for index in missing)
-        needed = rows * width * np.dtype(dtype).itemsize
-        reporter.info(f"{what}: {rows:,} rows of {width}, {human_bytes(needed)} in {folder}")
-        require_space(folder, needed, what)
-        with reporter.progress(what, count, count - rows) as progress:
-            for index in missing:
-                _write_shard(paths[index], encode(*spans[index], progress.advance), dtype, what)
-                shards[index] = open_array(paths[index], what)
-    return FeatureTable([shard for shard in shards if shard is not None])
+    """:func:`image_encoding`, from disk or computed and kept there."""
+    return image_encoding(tower, images, folder, **options).table(reporter)
+
+
+def encode_texts(
+    tower: TextTower, pairs: Pairs, folder: Path, reporter: Reporter, *, dtype: str = "float32"
+) -> FeatureTable:
+    """:func:`text_encoding`, from disk or computed and kept there."""
+    return text_encoding(tower, pairs, folder, dtype=dtype).table(reporter)
 
 
 def _write_shard(path: Path, rows: np.ndarray, dtype: str, what: str) -> None:

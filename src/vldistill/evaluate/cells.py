@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -24,17 +24,11 @@ from typing import Any
 
 import yaml
 
+from vldistill.cluster import Launch, UnitFailed
 from vldistill.config import Config
 from vldistill.errors import ArtefactError
 from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.runs import differences, environment, to_plain
-
-Launch = Callable[[Sequence[str], Path], None]
-"""Runs ``vldistill WORDS``, its output appended to a file; raises :class:`CellFailed` or Stopped."""
-
-
-class CellFailed(Exception):
-    """A command of a cell failed; the message is for the list of failures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +112,8 @@ def _data(config: Config) -> str:
 def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
     """The part of a configuration that a cell's answer depends on."""
     plain = to_plain(config)
+    if plain["distill"]["draws"] == 1:
+        del plain["distill"]["draws"]  # cells that are older than this option keep their names
     apart = {"runtime", "data", "evaluate", *config.methods}
     apart -= {cell.name} if cell.kind == "method" else set()
     apart |= set() if cell.needs_experts else {"experts"}
@@ -135,7 +131,7 @@ def run_cell(cell: Cell, run: Path, launch: Launch) -> dict[str, Any]:
     """Answer one cell, or go on with it; writes and returns its result.
 
     Raises:
-        CellFailed: a command failed; ``failed.json`` says which.
+        UnitFailed: a command failed; ``failed.json`` says which.
         Stopped: the user asked to stop.
     """
     folder = run / "cells" / cell.id
@@ -143,13 +139,18 @@ def run_cell(cell: Cell, run: Path, launch: Launch) -> dict[str, Any]:
         try:
             made = _method_result(cell, run, folder, launch) if cell.kind == "method" else _judged(cell, folder, launch)
         except ArtefactError as error:  # what a command left cannot be read: this cell's trouble alone
-            raise CellFailed(str(error)) from None
-    except CellFailed as failure:
-        write_record(folder / "failed.json", {"cell": cell.id, "row": cell.row, "error": str(failure)})
+            raise UnitFailed(str(error), "refused") from None
+    except UnitFailed as failure:
+        note_failure(cell, run, str(failure))
         raise
     write_record(folder / "result.json", _description(cell) | made | {"environment": environment()})
     (folder / "failed.json").unlink(missing_ok=True)
     return read_json(folder / "result.json", "cell")
+
+
+def note_failure(cell: Cell, run: Path, why: str) -> None:
+    """Write down why a cell failed."""
+    write_record(run / "cells" / cell.id / "failed.json", {"cell": cell.id, "row": cell.row, "error": why})
 
 
 def finished(cell: Cell, run: Path) -> dict[str, Any] | None:
@@ -195,7 +196,7 @@ def _method_result(cell: Cell, run: Path, folder: Path, launch: Launch) -> dict[
     trials = [_trial(cell, number, config, run, folder, launch) for number, config in enumerate(cell.configs, start=1)]
     scored = [trial for trial in trials if trial["val_mean_recall"] is not None]
     if not scored:
-        raise CellFailed(f"all {len(trials)} trials failed; the first: {trials[0]['error']}")
+        raise UnitFailed(f"all {len(trials)} trials failed; the first: {trials[0]['error']}")
     best = max(scored, key=lambda trial: trial["val_mean_recall"])
     chosen = cell.configs[trials.index(best)]
     if cell.trial_minutes:
@@ -221,7 +222,9 @@ def _trial(cell: Cell, number: int, config: Config, run: Path, folder: Path, lau
             launch([*words, "--set", made["set"], "--val_only"], folder / "log.txt")
             found = list((place / "results").glob("*-val.json"))
         return record | made | {"val_mean_recall": read_json(found[0], "look at val")["val_mean_recall"]}
-    except CellFailed as failed:
+    except UnitFailed as failed:
+        if failed.kind == "lost":  # says nothing about the option
+            raise
         return record | {"error": str(failed)}
 
 

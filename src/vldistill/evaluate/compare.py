@@ -8,34 +8,29 @@ again, and a cell's name changes with whatever its answer depends on: a sweep fi
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from vldistill.cluster import Unit, UnitFailed, run_units
+from vldistill.cluster.options import Place, add_place, place_of
+from vldistill.cluster.shards import WHOLE
+from vldistill.cluster.units import Backend
 from vldistill.config import expand
 from vldistill.configfile import parse_yaml
 from vldistill.errors import ConfigError, Stopped
-from vldistill.evaluate.cells import (
-    Cell,
-    CellFailed,
-    Launch,
-    failure,
-    finished,
-    run_cell,
-    shared_experts,
-    write_config,
-)
+from vldistill.evaluate.cells import Cell, failure, finished, note_failure
 from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.published import data_of, published
 from vldistill.evaluate.sweep import Sweep, read_sweep
-from vldistill.evaluate.workers import Job, Workers, cores, only_one
+from vldistill.evaluate.units import UNTIL, comparison_units, shared_units
 from vldistill.files import write_record, write_text
 from vldistill.helptext import KeptLines
+from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.report.comparison import (
     comparison_csv,
@@ -58,8 +53,8 @@ class Asked:
         sweep: the sweep.
         cells: its cells, those that ``--only`` leaves.
         run: the comparison's folder.
-        workers: processes at a time.
-        threads: CPU threads of each.
+        place: where its units run, and which part of them this job does.
+        until: the last kind of unit that is run: ``experts`` or ``cells``.
         published: data sets whose published rows are shown.
         dry_run: show the plan alone.
     """
@@ -67,10 +62,15 @@ class Asked:
     sweep: Sweep
     cells: list[Cell]
     run: Path
-    workers: int
-    threads: int
+    place: Place
+    until: str
     published: tuple[str, ...]
     dry_run: bool
+
+    @property
+    def partial(self) -> bool:
+        """Whether this job does a part that has no table."""
+        return self.place.shard != WHOLE or self.until == "experts"
 
 
 def compare(argv: Sequence[str]) -> int:
@@ -84,15 +84,19 @@ def compare(argv: Sequence[str]) -> int:
     if asked.dry_run:
         from vldistill.plan import comparison_plan
 
-        text, problems = comparison_plan(asked.cells, asked.run, asked.workers)
+        text, problems = comparison_plan(asked.cells, asked.run, asked.place.workers)
         print(text)
         if problems:
             raise ConfigError("; ".join(problems))
         return DONE
-    with only_one(asked.run) as lock:
-        workers = Workers(asked.workers, asked.threads, lock)
+    shard = asked.place.shard
+    name = ".lock" if shard == WHOLE else f".lock-{shard.number}-{shard.count}"
+    with held(asked.run / name, str(asked.run), stays=True) as lock:
         try:
-            _run(asked, workers, reporter)
+            with asked.place.backend(reporter, lock) as backend:
+                broken = _run(asked, backend, reporter)
+            if asked.partial:  # the whole comparison's table is the last command's
+                return SOME_FAILED if broken else DONE
         except Stopped as stop:
             _write_tables(asked)
             raise Stopped(f"{stop} The same command goes on.") from None
@@ -119,7 +123,10 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     parser.add_argument("--config", type=str, required=True, help="the sweep file")
     parser.add_argument("--run", type=str, required=True, help="the comparison's folder")
     parser.add_argument("--base", type=str, default=None, help="another base configuration than the sweep's")
-    parser.add_argument("--workers", type=int, default=1, help="cells at a time; CPU cores are divided among them")
+    add_place(parser)
+    parser.add_argument(
+        "--until", choices=UNTIL, default="cells", help="experts: what cells share, and no cell (for job arrays)"
+    )
     parser.add_argument("--only", type=str, default="*", help="a pattern of cell names, e.g. '*bitraj*'")
     parser.add_argument("--pairs", type=str, default=None, help="other budgets than the sweep's, e.g. 20,50")
     parser.add_argument(
@@ -136,10 +143,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     given = parser.parse_args(own)
     from vldistill.parsing import packaged_config
 
-    if given.workers < 1 or given.workers > cores():
-        raise ConfigError(
-            f"--workers is {given.workers}; expected 1 to {cores()}, the CPU cores that this process may use."
-        )
+    place = place_of(given)
     sweep = read_sweep(Path(packaged_config(given.config)), options, given.base)
     if given.pairs:
         sweep = _with_pairs(sweep, given.pairs)
@@ -153,8 +157,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
         automatic = [name for source in sources for name in data_of(source)]
         names = tuple(dict.fromkeys(automatic if given.published == "auto" else given.published.split(",")))
         published(names)  # refuses an unknown one now
-    run, threads = Path(given.run), cores() // given.workers
-    asked = Asked(sweep, cells, run, given.workers, threads, names, given.dry_run)
+    asked = Asked(sweep, cells, Path(given.run).absolute(), place, given.until, names, given.dry_run)
     return asked, Reporter(quiet=given.quiet)
 
 
@@ -198,70 +201,32 @@ def _value(option: str, value: str) -> Any:
         raise ConfigError(f"{option} is {value[:80]!r}, which is not YAML ({str(error).splitlines()[0]}).") from None
 
 
-def _run(asked: Asked, workers: Workers, reporter: Reporter) -> None:
-    """Encode, record experts and run every cell that is not finished."""
-    missing = [cell for cell in asked.cells if finished(cell, asked.run) is None]
-    said = f"{len(asked.cells)} cells, {len(asked.cells) - len(missing)} done"
-    reporter.info(f"{said}; {asked.workers} at a time, {asked.threads} threads each" if missing else said)
-    failed: dict[str, str] = {}
-    jobs = _jobs(missing, asked.run, workers.launch, failed)
-    done, total = len(asked.cells) - len(missing), len(asked.cells)
+def _run(asked: Asked, backend: Backend, reporter: Reporter) -> dict[str, UnitFailed]:
+    """Encode, record experts and run every cell that is not finished; returns the failures by unit."""
+    asked_for = asked.place.shard.of(asked.cells) if asked.until == "cells" else asked.cells
+    missing = [cell for cell in asked_for if finished(cell, asked.run) is None]
+    done, total = len(asked_for) - len(missing), len(asked_for)
+    said = f"{total} cells, {done} done"
+    reporter.info(f"{said}; {asked.place.said(backend.slots)}" if missing else said)
+    if asked.until == "experts":
+        units = shared_units(asked.cells, asked.run, asked.place.shard)
+    else:
+        units = comparison_units(missing, asked.run, backend.slots)
     began = time.monotonic()
+    cells = {f"cell {cell.id}": cell for cell in missing}
 
-    def heard(job: Job, error: BaseException | None) -> None:
+    def heard(unit: Unit, error: UnitFailed | None) -> None:
         nonlocal done
-        if error is not None and not isinstance(error, CellFailed | Stopped):
-            raise error
-        if isinstance(error, CellFailed):
-            failed[job.name] = str(error)
-            reporter.warn(f"{job.name} failed: {error}")
-        if isinstance(error, Stopped):
-            return
-        if job.name.startswith("cell "):
-            done += 1
+        if error is not None:
+            reporter.warn(f"{unit.name} failed: {error}")
+        if unit.name in cells:
+            done += error is None
+            if error is not None:
+                note_failure(cells[unit.name], asked.run, str(error))
         seconds = time.monotonic() - began
-        reporter.info(f"{job.name}: {'failed' if error else 'done'} ({done}/{total} cells, {seconds:.0f} s)")
+        reporter.info(f"{unit.name}: {'failed' if error else 'done'} ({done}/{total} cells, {seconds:.0f} s)")
 
-    workers.run(jobs, heard)
-
-
-def _jobs(cells: Sequence[Cell], run: Path, launch: Launch, failed: Mapping[str, str]) -> list[Job]:
-    """Jobs in order: what cells share comes first, and is made once."""
-    jobs: dict[str, Job] = {}
-    experts = shared_experts(cells)
-    for cell in cells:
-        encode = f"encode {cell.data_group}"
-        jobs.setdefault(encode, Job(encode, partial(_encode, cell, run, launch)))
-        needs = [encode]
-        for group in cell.expert_groups:
-            name = f"experts {group}"
-            work = partial(_experts, run / "experts" / group, experts[group], launch)
-            jobs.setdefault(name, Job(name, work, (encode,)))
-            needs.append(name)
-        name = f"cell {cell.id}"
-        jobs[name] = Job(name, partial(_cell, cell, run, launch, failed), tuple(needs))
-    order = {"encode": 0, "experts": 1, "cell": 2}
-    return sorted(jobs.values(), key=lambda job: order[job.name.split()[0]])
-
-
-def _encode(cell: Cell, run: Path, launch: Launch) -> None:
-    place = run / "encode" / cell.data_group
-    config = write_config(place.with_suffix(".yaml"), cell.configs[0])
-    launch(["encode", "--config", str(config), "--run", str(place)], place.with_suffix(".log"))
-
-
-def _experts(place: Path, config: Any, launch: Launch) -> None:
-    asked = write_config(place.with_suffix(".yaml"), config)
-    launch(["experts", "--config", str(asked), "--run", str(place)], place.with_suffix(".log"))
-
-
-def _cell(cell: Cell, run: Path, launch: Launch, failed: Mapping[str, str]) -> None:
-    broken = sorted({f"experts {group}" for group in cell.expert_groups}.intersection(failed))
-    if broken:
-        why = f"{broken[0]} failed: {failed[broken[0]]}"
-        write_record(run / "cells" / cell.id / "failed.json", {"cell": cell.id, "row": cell.row, "error": why})
-        raise CellFailed(why)
-    run_cell(cell, run, launch)
+    return run_units(units, backend, heard, reporter, asked.place.retries)
 
 
 def _write_tables(asked: Asked) -> dict[str, str]:

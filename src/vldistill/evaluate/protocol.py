@@ -24,6 +24,7 @@ from vldistill.evaluate.answers import Answers
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluate.spaces import mapped_texts
 from vldistill.memory import peak_memory
+from vldistill.passes import embed_in_parts
 from vldistill.randomness import seed_of
 from vldistill.select import check_count, check_ground, choose_pairs, find_selector
 from vldistill.training import Recipe, TrainingData, fit
@@ -188,7 +189,10 @@ def embed_split(bench: Workbench, student: DualEncoder, split: Split, batch: int
     def embed(side: str, inputs: Any) -> torch.Tensor:
         starts = range(0, len(inputs), batch)
         return torch.cat(
-            [student.embed(side, inputs.rows(torch.arange(s, min(s + batch, len(inputs))))) for s in starts]
+            [
+                embed_in_parts(student, side, inputs.rows(torch.arange(s, min(s + batch, len(inputs)))), bench.passes)
+                for s in starts
+            ]
         )
 
     student.eval()
@@ -212,7 +216,7 @@ def train_student(
     """A fresh student trained on ``data``."""
     student = bench.student(seed_of("student", seed), recipe.dropout)
     hook = (lambda epoch, loss: on_epoch(student, epoch)) if on_epoch else None
-    fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=hook)
+    fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=hook, passes=bench.passes)
     return student
 
 
@@ -330,6 +334,8 @@ def evaluate_set(
         recipe, trials = choose_generic(bench, judged, config, answers)
         result["generic"] = _students(bench, judged, recipe, config, "generic", answers) | {"trials": trials}
     test = bench.split("test")
+    if bench.passes.precision != "float32":
+        judged.details["precision"] = bench.passes.precision
     return result | {
         "chance": chance_level(test.data.caption_image, test.pairs.count_images),
         "image_tower": bench.image_tower.name,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vldistill import __version__
+from vldistill.cluster.shards import WHOLE, Shard
 from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import Groups
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
@@ -17,10 +18,11 @@ from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajecto
 from vldistill.experts.unfinished import Unfinished
 from vldistill.files import human_bytes, require_space
 from vldistill.interrupts import deferred_stop
-from vldistill.keeping import SAVE_SECONDS
+from vldistill.keeping import SAVE_SECONDS, SharedKeeper
 from vldistill.locks import held
-from vldistill.log import Reporter
+from vldistill.log import Mute, Reporter
 from vldistill.randomness import seed_of
+from vldistill.ranks import ALONE, Ranks
 from vldistill.runs import differences
 from vldistill.training import Recipe, fit, steps_in
 from vldistill.workbench import Workbench
@@ -78,12 +80,18 @@ def augments(bench: Workbench, config: ExpertsConfig) -> bool:
 
 
 def record_expert(
-    bench: Workbench, config: ExpertsConfig, index: int, path: Path, save_seconds: float = SAVE_SECONDS
+    bench: Workbench,
+    config: ExpertsConfig,
+    index: int,
+    path: Path,
+    save_seconds: float = SAVE_SECONDS,
+    ranks: Ranks = ALONE,
 ) -> Trajectory:
     """Train expert ``index`` or go on with it, and write its snapshots to ``path``.
 
     Args:
         save_seconds: between two checkpoints of the training.
+        ranks: processes that share the batches of the training; the first one writes.
 
     Raises:
         DivergedError: the loss or the weights are not finite; nothing is written to ``path``.
@@ -99,7 +107,11 @@ def record_expert(
     per_epoch = steps_in(len(data), recipe) // recipe.epochs
     per_epoch = min(per_epoch, config.steps_per_epoch) if config.steps_per_epoch else per_epoch
     with ExitStack() as stack:
-        stack.enter_context(held(path.with_name(f".{path.stem}.lock"), f"expert {index} in {path.parent}"))
+        if ranks.first:
+            stack.enter_context(held(path.with_name(f".{path.stem}.lock"), f"expert {index} in {path.parent}"))
+        found = _finished(student.trained(), note, path, Mute())
+        if ranks.of_first(found is not None):  # by another process, in the meantime
+            return found or Trajectory(path)
         stop_asked = stack.enter_context(deferred_stop())
         progress = stack.enter_context(bench.reporter.progress(f"expert {index}", per_epoch * recipe.epochs))
         place = path.with_suffix(".unfinished")
@@ -131,12 +143,28 @@ def record_expert(
             steps_per_epoch=config.steps_per_epoch,
             on_epoch=after_epoch,
             on_step=(lambda loss: progress.advance(1, loss=loss)) if slow else None,
-            keeper=unfinished,
+            keeper=unfinished if ranks.size == 1 else SharedKeeper(unfinished, ranks),
+            passes=bench.passes,
+            ranks=ranks,
         )
         about = note | {"losses": unfinished.losses, "version": __version__, "torch": str(torch.__version__)}
-        save_trajectory(path, unfinished.snapshots, about, config.dtype)
-        unfinished.remove()
+        if ranks.first:
+            save_trajectory(path, unfinished.snapshots, about | how_computed(bench, config, ranks), config.dtype)
+            unfinished.remove()
+        ranks.wait()
     return Trajectory(path)
+
+
+def how_computed(bench: Workbench, config: ExpertsConfig, ranks: Ranks) -> dict[str, Any]:
+    """What made the rounding of an expert, where it is not the usual; experts of different kinds may be mixed."""
+    usual = {"precision": "float32", "augment_on": "cpu", "processes": 1}
+    drawn = augments(bench, config) and bench.setting != "heads"
+    found = {
+        "precision": bench.passes.precision,
+        "augment_on": bench.augment_on if drawn else "cpu",
+        "processes": ranks.size,
+    }
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def _require_finite(snapshot: Groups, config: ExpertsConfig, index: int, epoch: int) -> None:
@@ -148,29 +176,50 @@ def _require_finite(snapshot: Groups, config: ExpertsConfig, index: int, epoch: 
         )
 
 
-def record_experts(
-    bench: Workbench, config: ExpertsConfig, folder: Path, save_seconds: float = SAVE_SECONDS
-) -> list[Trajectory]:
-    """Record every expert that is not there yet; broken ones are redone, finished ones are skipped.
+def finished_experts(
+    bench: Workbench, config: ExpertsConfig, folder: Path, shard: Shard = WHOLE
+) -> dict[int, Trajectory | None]:
+    """The experts of ``shard`` by number; None stands for one that has to be made.
 
     Raises:
         ConfigError: when a finished expert was made of something else.
     """
     trained = bench.student(0).trained()
-    done = {
+    return {
         index: _finished(trained, expert_note(bench, config, index), expert_path(folder, index), bench.reporter)
-        for index in range(config.count)
+        for index in shard.of(range(config.count))
     }
+
+
+def record_experts(
+    bench: Workbench,
+    config: ExpertsConfig,
+    folder: Path,
+    shard: Shard = WHOLE,
+    save_seconds: float = SAVE_SECONDS,
+    ranks: Ranks = ALONE,
+) -> list[Trajectory]:
+    """Record every expert of ``shard`` that is not there yet; broken ones are redone, finished ones are skipped.
+
+    Args:
+        shard: the part of the experts that this process does.
+        save_seconds: between two checkpoints of a training.
+        ranks: processes that share the batches of each training; the first one writes.
+
+    Raises:
+        ConfigError: when a finished expert was made of something else.
+    """
+    done = finished_experts(bench, config, folder, shard)
     missing = [index for index, expert in done.items() if expert is None]
     if missing:
         each = bytes_per_expert(bench, config)
         bench.reporter.info(
-            f"{config.count} experts, {config.count - len(missing)} done; {len(missing)} to train need "
+            f"{len(done)} experts, {len(done) - len(missing)} done; {len(missing)} to train need "
             f"{human_bytes(each * len(missing))} in {folder}"
         )
         require_space(folder, each * len(missing), f"recording {len(missing)} experts")
     return [
-        expert or record_expert(bench, config, index, expert_path(folder, index), save_seconds)
+        expert or record_expert(bench, config, index, expert_path(folder, index), save_seconds, ranks)
         for index, expert in done.items()
     ]
 

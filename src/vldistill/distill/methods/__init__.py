@@ -30,6 +30,7 @@ class Context:
         options: the method's own options.
         experts: recorded experts, where the method needs them.
         iteration: counted from 0.
+        draw: of several in one iteration (``distill.draws``), counted from 0.
     """
 
     bench: Workbench
@@ -37,18 +38,24 @@ class Context:
     options: Any
     experts: list[Trajectory] = field(default_factory=list)
     iteration: int = 0
+    draw: int = 0
 
-    def at(self, iteration: int) -> Context:
-        """The same context in another iteration."""
-        return replace(self, iteration=iteration)
+    def at(self, iteration: int, draw: int = 0) -> Context:
+        """The same context in another iteration, or in another draw of it."""
+        return replace(self, iteration=iteration, draw=draw)
+
+    @property
+    def _place(self) -> tuple[object, ...]:
+        drawn = ("draw", self.draw) if self.draw else ()  # the first is what a single one would be
+        return (self.config.seed, self.iteration, *drawn)
 
     def generator(self, *names: object) -> torch.Generator:
-        """Random numbers that depend on the seed, the iteration and ``names`` alone."""
-        return generator(self.config.seed, self.iteration, *names)
+        """Random numbers that depend on the seed, the iteration, the draw and ``names`` alone."""
+        return generator(*self._place, *names)
 
     def seed_of(self, *names: object) -> int:
         """A seed likewise."""
-        return seed_of(self.config.seed, self.iteration, *names)
+        return seed_of(*self._place, *names)
 
 
 @dataclass

@@ -172,7 +172,8 @@ def forward(student: DualEncoder, side: str, params: Groups, inputs: torch.Tenso
 
 def fresh(context: Context) -> Groups:
     """Pretrained towers with new random heads, as copies."""
-    trained = context.bench.student(context.seed_of("online")).trained()
+    every_draw = context.at(context.iteration)  # all draws of an iteration move the same towers
+    trained = context.bench.student(every_draw.seed_of("online")).trained()
     return {side: {name: p.detach().clone() for name, p in named.items()} for side, named in trained.items()}
 
 

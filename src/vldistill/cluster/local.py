@@ -1,0 +1,86 @@
+"""Units on this machine: a few at a time, each one's commands in processes of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+from vldistill.cluster.commands import Commands
+from vldistill.cluster.units import Unit, UnitFailed
+from vldistill.errors import VldistillError
+
+
+class LocalProcesses:
+    """``slots`` units at a time.
+
+    Args:
+        slots: units at a time.
+        threads: CPU threads of each.
+        lock: a file descriptor that every process inherits.
+        devices: what each slot sees as its only GPU, in turn; empty leaves all GPUs to all.
+    """
+
+    def __init__(self, slots: int, threads: int, lock: int | None = None, devices: Sequence[str] = ()) -> None:
+        self.slots, self.commands = slots, Commands(threads, lock)
+        self._pool = ThreadPoolExecutor(max_workers=slots)
+        self._free: SimpleQueue[str] = SimpleQueue()
+        for slot in range(slots):
+            self._free.put(devices[slot % len(devices)] if devices else "")
+
+    def __enter__(self) -> LocalProcesses:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+
+    def submit(self, unit: Unit) -> Future[None]:
+        """Start a unit in a thread."""
+        return self._pool.submit(self._perform, unit)
+
+    def _perform(self, unit: Unit) -> None:
+        device = self._free.get()
+        seen = {"CUDA_VISIBLE_DEVICES": device} if device else {}
+        try:
+            unit.work(partial(self._launch, environment=seen), **unit.arguments)
+        except VldistillError as error:
+            raise UnitFailed(str(error), "refused") from None
+        finally:
+            self._free.put(device)
+
+    def _launch(self, words: Sequence[str], log: Path, environment: dict[str, str]) -> None:
+        if environment:
+            self.commands.launch(words, log, environment)
+        else:
+            self.commands.launch(words, log)
+
+    def stop(self) -> None:
+        """Ask every process to stop."""
+        self.commands.stop()
+
+    def kill(self) -> None:
+        """End what does not want to stop."""
+        self.commands.kill()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def visible_devices() -> tuple[str, ...]:
+    """The CUDA devices that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(part.strip() for part in named.split(",") if part.strip())
+    import torch
+
+    return tuple(str(number) for number in range(torch.cuda.device_count()))
+
+
+__all__ = ["LocalProcesses", "cores", "visible_devices"]

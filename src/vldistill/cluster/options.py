@@ -1,0 +1,104 @@
+"""The options that say where units run, the same for every stage that has units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vldistill.cluster.local import LocalProcesses, cores, visible_devices
+from vldistill.cluster.shards import WHOLE, Shard
+from vldistill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vldistill.cluster.rays import RayCluster
+    from vldistill.log import Reporter
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where units run.
+
+    Args:
+        cluster: ``local``, ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``.
+        workers: processes at a time where that is local.
+        cpus: CPU cores of a unit on a cluster.
+        gpus: GPUs of a unit; negative chooses.
+        retries: how often a failed or lost unit is tried again.
+        shard: the part that this job does.
+    """
+
+    cluster: str = "local"
+    workers: int = 1
+    cpus: int = 1
+    gpus: float = -1.0
+    retries: int = 2
+    shard: Shard = WHOLE
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.workers > cores():
+            raise ConfigError(
+                f"--workers is {self.workers}; expected 1 to {cores()}, the CPU cores that this process may use."
+            )
+        if self.cluster != "local" and self.workers > 1:
+            raise ConfigError(
+                f"--workers {self.workers} is for this machine; --cluster {self.cluster} uses what the cluster has. "
+                f"Leave one of them out."
+            )
+        if self.cpus < 1 or self.retries < 0:
+            raise ConfigError(f"--cpus is {self.cpus} and --retries {self.retries}; expected 1 or more, and 0 or more.")
+        if self.spread and self.shard != WHOLE:
+            raise ConfigError(
+                f"--shard {self.shard} is for jobs that know nothing of each other; with --workers or --cluster one "
+                f"command gives out all units. Leave one of them out."
+            )
+
+    @property
+    def spread(self) -> bool:
+        """Whether units run elsewhere than in this process."""
+        return self.cluster != "local" or self.workers > 1
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of a unit."""
+        return cores() // self.workers if self.cluster == "local" else self.cpus
+
+    def said(self, slots: int) -> str:
+        """Where units run, in words."""
+        if self.cluster != "local":
+            return f"{slots} at a time on cluster {self.cluster}, {self.threads} threads each"
+        part = "" if self.shard == WHOLE else f", shard {self.shard} of what is left"
+        return f"{slots} at a time, {self.threads} threads each{part}"
+
+    @contextmanager
+    def backend(self, reporter: Reporter, lock: int | None = None) -> Iterator[LocalProcesses | RayCluster]:
+        """What runs the units."""
+        if self.cluster != "local":
+            from vldistill.cluster.rays import RayCluster
+
+            with RayCluster(self.cluster, self.cpus, self.gpus, reporter) as rays:
+                yield rays
+            return
+        devices = visible_devices() if self.gpus and self.workers > 1 else ()
+        with LocalProcesses(self.workers, self.threads, lock, devices) as processes:
+            yield processes
+
+
+def add_place(parser: Any) -> None:
+    """Add the options of :class:`Place` to an argument parser."""
+    parser.add_argument("--workers", type=int, default=1, help="processes at a time; CPU cores are divided among them")
+    parser.add_argument(
+        "--cluster", type=str, default="local", help="local, or a Ray cluster: auto, HOST:PORT or ray://HOST:PORT"
+    )
+    parser.add_argument("--cpus", type=int, default=1, help="CPU cores, and threads, of a unit on a cluster")
+    parser.add_argument(
+        "--gpus", type=float, default=-1.0, help="GPUs of a unit, also a part of one; -1: one where there are any"
+    )
+    parser.add_argument("--retries", type=int, default=2, help="how often a failed or lost unit is tried again")
+    parser.add_argument("--shard", type=str, default="1/1", help="I/N: do the I-th of N parts, e.g. in a job array")
+
+
+def place_of(given: Any) -> Place:
+    """The :class:`Place` that parsed arguments ask for. Raises ConfigError."""
+    return Place(given.cluster, given.workers, given.cpus, given.gpus, given.retries, Shard.parse(given.shard))

@@ -1,0 +1,50 @@
+"""``--shard I/N``: the part of a stage that one of N jobs does, without a word between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from vldistill.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Job ``number`` (from 1) of ``count``.
+
+    Args:
+        number: 1 to count.
+        count: jobs.
+    """
+
+    number: int
+    count: int
+
+    @staticmethod
+    def parse(text: str) -> Shard:
+        """``2/8``. Raises ConfigError."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        shard = Shard(int(match[1]), int(match[2])) if match else Shard(0, 0)
+        if not 1 <= shard.number <= shard.count:
+            raise ConfigError(
+                f"--shard is {text!r}; expected I/N with I from 1 to N, e.g. 2/8 for the second of eight jobs."
+            )
+        return shard
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def has(self, index: int) -> bool:
+        """Whether item ``index`` (from 0) is this job's."""
+        return index % self.count == self.number - 1
+
+    def of(self, items: Sequence[T]) -> list[T]:
+        """This job's items."""
+        return [item for index, item in enumerate(items) if self.has(index)]
+
+
+WHOLE = Shard(1, 1)

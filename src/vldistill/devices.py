@@ -1,0 +1,61 @@
+"""Where work runs and in which number format: what ``runtime.*`` means on this machine."""
+
+from __future__ import annotations
+
+import torch
+
+from vldistill.config import RuntimeConfig
+from vldistill.errors import ConfigError
+from vldistill.passes import Passes
+from vldistill.ranks import ALONE, Ranks
+
+
+def choose_device(config: RuntimeConfig, ranks: Ranks = ALONE) -> torch.device:
+    """The device asked for; of several GPUs each process of a machine takes its own.
+
+    Raises:
+        ConfigError: this machine does not have it.
+    """
+    device = _named_device(config)
+    if ranks.size == 1 or device.type != "cuda":
+        return device
+    if device.index is not None or ranks.local >= torch.cuda.device_count():
+        raise ConfigError(
+            f"process {ranks.local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}, and "
+            f"runtime.device is {config.device}. Use auto, and at most as many processes for each machine as GPUs."
+        )
+    device = torch.device("cuda", ranks.local)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _named_device(config: RuntimeConfig) -> torch.device:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if config.device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(config.device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"runtime.device {config.device!r} cannot be used here ({reason}); try auto or cpu."
+        ) from None
+    return device
+
+
+def choose_passes(config: RuntimeConfig, device: torch.device) -> Passes:
+    """How passes are computed on ``device``."""
+    precision = config.precision
+    if precision == "auto":
+        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bfloat16" if able else "float32"
+    return Passes(precision, config.compile, config.micro_batch)
+
+
+def augments_on(config: RuntimeConfig, device: torch.device) -> str:
+    """Where experts' images are augmented: ``cpu`` or ``device``."""
+    if config.augment != "auto":
+        return config.augment
+    return "cpu" if device.type == "cpu" else "device"

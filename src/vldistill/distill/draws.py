@@ -1,0 +1,87 @@
+"""One outer iteration over several draws: segments, real batches or students drawn anew, their gradients averaged.
+
+The draws are divided among the processes that ``torchrun`` started. Every draw has its own randomness, made from
+(seed, iteration, draw), and gradients are added up in the order of the draws: any number of processes gives the set
+that one process gives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vldistill.distill.metagrad import NonFiniteError
+from vldistill.distill.methods import Context, Method, State, Update
+from vldistill.errors import ConfigError
+from vldistill.ranks import Ranks, merged_logs
+
+
+def check_draws(draws: int, ranks: Ranks) -> None:
+    """Refuse draws that cannot be divided among the processes. Raises ConfigError."""
+    if draws % ranks.size:
+        several = draws + ranks.size - draws % ranks.size
+        raise ConfigError(
+            f"distill.draws is {draws}, but torchrun started {ranks.size} processes, which share the draws of an "
+            f"iteration evenly. Set --distill.draws {several}, or another multiple of {ranks.size}."
+        )
+
+
+def averaged_update(method: Method, state: State, context: Context, ranks: Ranks) -> Update:
+    """The mean over all draws of this iteration.
+
+    Raises:
+        NonFiniteError: on every rank, when a draw met numbers that are not finite on any of them.
+    """
+    count = context.config.draws // ranks.size
+    if count == 1 and ranks.size == 1:
+        return method.step(state, context)
+    own: list[Update] = []
+    trouble = ""
+    for draw in range(ranks.rank * count, (ranks.rank + 1) * count):
+        try:
+            own.append(method.step(state, context.at(context.iteration, draw)))
+        except NonFiniteError as error:
+            trouble = f"draw {draw}: {error}"
+            break
+    told = ranks.gather({"trouble": trouble, "draws": [] if trouble else [_told(update) for update in own]})
+    for other in told:
+        if other["trouble"]:
+            raise NonFiniteError(other["trouble"])
+    draws: list[dict[str, Any]] = [draw for other in told for draw in other["draws"]]
+    values = [float(draw["value"]) for draw in draws]
+    return Update(
+        gradients=_means([update.gradients for update in own], draws, "gradients", state.variables, ranks),
+        value=sum(values) / len(values),
+        logs=merged_logs([{name: float(x) for name, x in draw["logs"].items()} for draw in draws]),
+        phase=draws[0]["phase"],
+        progress=draws[0]["progress"],
+        carried=_means([update.carried for update in own], draws, "carried", state.carried, ranks),
+    )
+
+
+def _told(update: Update) -> dict[str, Any]:
+    """What the other ranks need to know of an update, as JSON; NaN and infinity travel as text."""
+    return {
+        "value": str(update.value),
+        "logs": {name: str(value) for name, value in update.logs.items()},
+        "phase": update.phase,
+        "progress": update.progress,
+        "gradients": list(update.gradients),
+        "carried": list(update.carried),
+    }
+
+
+def _means(
+    own: list[dict[str, torch.Tensor]],
+    draws: list[dict[str, Any]],
+    kind: str,
+    like: dict[str, torch.Tensor],
+    ranks: Ranks,
+) -> dict[str, torch.Tensor]:
+    """By name the mean over all draws; a draw without a tensor counts as zero."""
+    names = dict.fromkeys(name for draw in draws for name in draw[kind])
+    return {
+        name: ranks.mean([found.get(name, torch.zeros_like(like[name])).to(like[name]) for found in own])
+        for name in names
+    }

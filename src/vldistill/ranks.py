@@ -1,0 +1,154 @@
+"""Several processes that work on one distillation or one expert, started by ``torchrun``.
+
+What they say to each other is either JSON (losses, a wish to stop, an error) or tensors; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vldistill.errors import ConfigError
+
+PATIENCE = timedelta(hours=24)  # others wait while rank 0 judges; torchrun ends them all when one fails
+CHUNK = 2**22  # numbers of one variable that are gathered from every draw at a time
+
+
+def launched() -> int:
+    """How many processes ``torchrun`` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that work together.
+
+    Args:
+        rank: of this process, from 0.
+        size: processes.
+        local: of this process on its machine, from 0: which GPU is its own.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes, judges and reports."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """The plain values (JSON) of all ranks, in their order; every rank has to call it."""
+        if self.size == 1:
+            return [value]
+        raw = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([len(raw)]))
+        longest = max(int(length) for length in lengths)
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(raw)] = raw
+        found = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(found, padded)
+        return [json.loads(bytes(part[: int(length)].tolist())) for part, length in zip(found, lengths)]
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on any rank."""
+        return any(self.gather(flag))
+
+    def of_first(self, value: Any) -> Any:
+        """The value of rank 0."""
+        return self.gather(value)[0]
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        self.gather(None)
+
+    @torch.no_grad()
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Make ``tensors`` those of rank 0, in place; every rank has to call it with the same shapes."""
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+            dist.broadcast(plain, 0)
+            tensor.copy_(plain)
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """Rank 0 goes through this block alone, then the others, who find its files."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+    def mean(self, own: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The mean over the draws of all ranks, added up in the order of the draws: the same bits for any number.
+
+        Args:
+            own: tensors of this rank's draws, as many on every rank, all of one shape and dtype.
+        """
+        count = len(own) * self.size
+        if count == 1:
+            return own[0]
+        flat = [tensor.detach().contiguous().reshape(-1) for tensor in own]
+        out = torch.empty_like(flat[0])
+        for start in range(0, len(out), CHUNK):
+            parts = torch.stack([tensor[start : start + CHUNK] for tensor in flat])
+            every = [parts]
+            if self.size > 1:
+                every = [torch.empty_like(parts) for _ in range(self.size)]
+                dist.all_gather(every, parts)
+            total = torch.zeros_like(parts[0])
+            for part in every:
+                for row in part:
+                    total += row
+            out[start : start + CHUNK] = total / count
+        return out.reshape(own[0].shape)
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Join the processes that ``torchrun`` started; :data:`ALONE` without it.
+
+    Raises:
+        ConfigError: its variables are not all there.
+    """
+    if launched() == 1:
+        yield ALONE
+        return
+    try:
+        rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')!r}, but the processes cannot find each other ({error}). "
+            f"Start them with torchrun --nproc_per_node N -m vldistill.cli ..., or unset WORLD_SIZE."
+        ) from None
+    try:
+        yield Ranks(rank, launched(), local)
+    finally:
+        dist.destroy_process_group()
+
+
+def merged_logs(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every figure over the draws that have it."""
+    names = dict.fromkeys(name for log in logs for name in log)
+    return {name: _mean([log[name] for log in logs if name in log]) for name in names}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
