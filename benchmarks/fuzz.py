@@ -108,8 +108,10 @@ def main() -> int:
     atheris: Any = import_module("atheris")  # it brings no types
     sys.path.insert(0, str(HERE))
     with atheris.instrument_imports(include=["vldistill", "yaml", "tarfile"]):
+        import fuzz_sources
         import fuzz_targets
 
+    assert fuzz_sources  # it has registered its targets
     rows = {}
     for name in asked.targets or fuzz_targets.TARGETS:
         rows[name] = run_worker(name, asked)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vldistill.files import write_text
+from vldistill.files import human_bytes, write_text
 from vldistill.report.tables import evaluation_text, markdown, spread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,6 +106,24 @@ def load_table(result: dict[str, Any]) -> str:
     )
 
 
+def fuzz_table(result: dict[str, Any]) -> str:
+    """Targets of the fuzzer: cases, how they ended, the slowest and the largest."""
+    rows = []
+    for name, row in result["targets"].items():
+        refused = sum(count for outcome, count in row["outcomes"].items() if outcome != "result")
+        rows.append(
+            [f"`{name}`", f"{row['cases']:,}", f"{row['outcomes'].get('result', 0):,}", f"{refused:,}",
+             f"{row['slowest_case_seconds']:.2f} s", human_bytes(row["peak_memory_bytes"]), str(len(row["findings"]))]
+        )  # fmt: skip
+    total = result["total"]
+    header = ["target", "cases", "read", "refused by our own error", "slowest case", "memory", "findings"]
+    return (
+        f"{markdown(header, rows)}\n\n{total['cases']:,} cases in {total['seconds']:.0f} s, seed {result['seed']}; "
+        f"memory beyond that of the process before. A finding is a crash, more than 5 s or 1 GB, a write elsewhere, a "
+        f"process or a connection. Commit `{result['commit'][:12]}`, command\n`{result['command']}`.\n"
+    )
+
+
 LARGER = {"CC12M": 12_423_374, "LAION-400M": 413_871_335}  # pairs, as their papers count them
 
 
@@ -146,6 +164,8 @@ def table_of(result: dict[str, Any]) -> str:
     """The table that fits what ``result`` holds."""
     if "per_row" in result:
         return retrieval_table(result)
+    if "targets" in result and "total" in result:
+        return fuzz_table(result)
     if "kills" in result:
         return torture_table(result)
     if "load" in result:

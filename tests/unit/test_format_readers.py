@@ -432,8 +432,19 @@ def test_parquet_of_datasets_and_of_pyarrow(tmp_path: Path, quiet_datasets: Any)
     assert told(load_pairs(f"{tmp_path / 'flat.parquet'}{ALL}", "train")) == {
         key: (photo(n), [caption(n)]) for n, key in enumerate("abc")
     }
+    whole = (tmp_path / "flat.parquet").read_bytes()
+    refused = 0
+    for place in range(4, len(whole), 11):
+        (tmp_path / "flipped.parquet").write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            pairs = load_pairs(f"{tmp_path / 'flipped.parquet'}{ALL}", "train")
+            for number in range(pairs.count_images):
+                pairs.images.encoded(number)
+        except DataError:
+            refused += 1
+    assert refused
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(DataError, match="no readable parquet file"):
+    with pytest.raises(DataError, match="cannot be read"):
         load_pairs(tmp_path / "bad.parquet", "train")
     parquet.write_table(pyarrow.table({"jpg": ["a.jpg"], "text": ["x"]}), tmp_path / "paths.parquet")
     with pytest.raises(DataError, match="expected the bytes of an image"):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,18 @@ def require_parquet() -> Any:
         require_datasets()
         raise
     return pyarrow.parquet
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what pyarrow says of a broken file into DataError."""
+    import pyarrow
+
+    try:
+        yield
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read ({reason}). Copy it again, or take it out of the source.") from None
 
 
 def image_bytes(cell: Any, label: str, folder: Path | None = None) -> bytes:
@@ -143,7 +156,11 @@ class ParquetImages(TableImages):
         group = int(np.searchsorted(self.group_start, row, side="right")) - 1
         path = self.files[int(self.group_file[group])]
         cells = _GROUPS.get(path, int(self.group_number[group]), self.column)
-        return cells[row - int(self.group_start[group])].as_py()
+        place = row - int(self.group_start[group])
+        if place >= len(cells):
+            raise DataError(f"{path}: row {row} is missing, though the file declares it. Copy the file again.")
+        with readable(path):
+            return cells[place].as_py()
 
 
 class _Groups:
@@ -174,17 +191,12 @@ _GROUPS = _Groups()
 def _read_group(path: Path, number: int, column: str) -> Any:
     """The column of one row group as an Arrow array. Raises DataError."""
     parquet = require_parquet()
-    import pyarrow
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            group = file.metadata.row_group(number)
-            if group.total_byte_size > GROUP_BYTES:
-                raise DataError(
-                    f"{path}: row group {number} has {human_bytes(group.total_byte_size)}; expected at most "
-                    f"{human_bytes(GROUP_BYTES)}. Write the file again with smaller row groups, e.g. "
-                    f"pyarrow.parquet.write_table(table, path, row_group_size=1000)."
-                )
-            return file.read_row_group(number, columns=[column]).column(column)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read ({error}). Copy it again, or take it out of the source.") from None
+    with readable(path), parquet.ParquetFile(path) as file:
+        group = file.metadata.row_group(number)
+        if group.total_byte_size > GROUP_BYTES:
+            raise DataError(
+                f"{path}: row group {number} has {human_bytes(group.total_byte_size)}; expected at most "
+                f"{human_bytes(GROUP_BYTES)}. Write the file again with smaller row groups, e.g. "
+                f"pyarrow.parquet.write_table(table, path, row_group_size=1000)."
+            )
+        return file.read_row_group(number, columns=[column]).column(column)

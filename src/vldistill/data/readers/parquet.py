@@ -9,7 +9,7 @@ import numpy as np
 
 from vldistill.data.collection import Collection
 from vldistill.data.columns import Columns, Gathered, choose_columns, name_of_cell, split_of_cell, texts_of
-from vldistill.data.containers import ParquetImages, require_parquet
+from vldistill.data.containers import ParquetImages, readable, require_parquet
 from vldistill.data.patterns import files_of
 from vldistill.data.readers import path_reader
 from vldistill.data.source import Source
@@ -42,7 +42,7 @@ def read(source: Source) -> Collection:
     group_start: list[int] = []
     columns: Columns | None = None
     for number, path in enumerate(files):
-        with _open(parquet, path) as file:
+        with readable(path), parquet.ParquetFile(path) as file:
             if columns is None:
                 columns = choose_columns(file.schema_arrow.names, source.options, source.text)
             lacking = {columns.image, *columns.captions} - set(file.schema_arrow.names)
@@ -68,21 +68,14 @@ def read(source: Source) -> Collection:
     return Collection(source.text, images, found.captions, found.splits, about=about)
 
 
-def _open(parquet: Any, path: Path) -> Any:
-    import pyarrow
-
-    try:
-        return parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path} is no readable parquet file ({error}). Copy it again.") from None
-
-
 def _gather(found: Gathered, file: Any, group: int, columns: Columns, path: Path, start: int) -> int:
     """Names, splits and captions of a row group's rows, without its images; the number of rows."""
     wanted = [column for column in dict.fromkeys((*columns.captions, columns.name, columns.split)) if column]
     rows = file.read_row_group(group, columns=wanted).to_pydict()
     usual = split_of_file(path)
     count = file.metadata.row_group(group).num_rows
+    if any(len(cells) != count for cells in rows.values()):
+        raise DataError(f"{path}: row group {group} does not hold the {count:,} rows it declares. Copy it again.")
     for row in range(count):
         where = f"{path}: row group {group}, row {row}"
         captions = [text for column in columns.captions for text in texts_of(rows[column][row], where)]

@@ -1,0 +1,89 @@
+"""More targets of ``benchmarks/fuzz.py``: sources that images live in, or that lie in tables."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from fuzz_targets import Prepared, Target, photo, target
+from vldistill.data.cache import open_images
+from vldistill.data.pairs import load_pairs, source_summary
+
+
+def reading(place: Path, name: str, kind: str) -> Target:
+    """Read bytes as the file ``name`` of a source of one kind, with three photos beside it, in every split."""
+    path = place / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for picture, form in (("a.jpg", "JPEG"), ("b.png", "PNG"), ("c.jpg", "JPEG")):
+        (place / picture).write_bytes(photo(form))
+    source = f"{kind}:{place if kind == 'folder' else path}"
+
+    def read(raw: bytes) -> None:
+        path.write_bytes(raw)
+        for split in source_summary(source)["splits"]:
+            open_images(load_pairs(source, split), 4, place / "cache")
+
+    return read
+
+
+@target
+def coco_json(place: Path) -> Prepared:
+    """COCO captions."""
+    pictures = ["a.jpg", "b.png", "c.jpg"]
+    record = {
+        "info": {"year": 2017},
+        "images": [{"id": i, "file_name": name, "width": 12, "height": 9} for i, name in enumerate(pictures)],
+        "annotations": [{"id": i, "image_id": i % 3, "caption": "a dog"} for i in range(4)],
+    }
+    return reading(place, "captions_train2017.json", "coco"), [json.dumps(record).encode()], True
+
+
+@target
+def csv_tables(place: Path) -> Prepared:
+    """csv and tsv."""
+    examples = [b'filepath,title\na.jpg,a dog\nb.png,"a, cat"\n', b"filepath\ttitle\nc.jpg\ta dog\na.jpg\ttwo\n"]
+    return reading(place, "pairs.csv", "csv"), examples, False
+
+
+@target
+def folder_texts(place: Path) -> Prepared:
+    """Captions in a text file and in a json beside photos."""
+    read_text = reading(place, "a.txt", "folder")
+    (place / "b.txt").write_text("a cat")
+
+    def read(raw: bytes) -> None:
+        (place / "c.json").write_bytes(raw)
+        read_text(raw)
+
+    return read, [b"a dog\ntwo dogs\n", b'{"captions": ["a dog", "two"]}'], False
+
+
+@target
+def webdataset_tars(place: Path) -> Prepared:
+    """Shards."""
+    examples = []
+    for texts in ({"txt": b"a dog"}, {"json": b'{"caption": "a dog"}'}):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for key in ("000", "001"):
+                for ending, content in {"jpg": photo("JPEG"), **texts}.items():
+                    info = tarfile.TarInfo(f"{key}.{ending}")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+        examples.append(buffer.getvalue())
+    return reading(place, "shard-000.tar", "wds"), examples, False
+
+
+@target
+def parquet_tables(place: Path) -> Prepared:
+    """Tables with the bytes of images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table: Any = pa.table({"image": [photo("JPEG"), photo("PNG")], "caption": ["a dog", "a cat"], "name": ["a", "b"]})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return reading(place, "train.parquet", "parquet"), [buffer.getvalue()], False
