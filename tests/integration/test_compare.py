@@ -26,7 +26,7 @@ SWEEP: dict[str, Any] = {
     "pairs": [6],
     "methods": {
         "bitraj": {},
-        "bilevel": {"options": {"bilevel.real_batch": 500}},
+        "bilevel": {"options": {"bilevel.minibatch": 500}},
         "only images": {
             "method": "bitraj",
             "options": {"distill.text_lr": 0.0},
@@ -85,7 +85,7 @@ def test_a_sweep_becomes_one_table_and_a_failure_stays_alone(
     table = json.loads((run / "table.json").read_text())
     assert [row["row"] for row in table["rows"]] == ["random:6", "full", "bitraj", "only images"]
     assert list(table["failed"]) == [cell for cell in table["failed"] if "bilevel" in cell]
-    assert "bilevel.real_batch is 500" in done.err and "bilevel.real_batch is 500" in (run / "table.md").read_text()
+    assert "bilevel.minibatch is 500" in done.err and "bilevel.minibatch is 500" in (run / "table.md").read_text()
     random, full, bitraj, images = table["rows"]
     generic = bitraj["generic"]["mean"]
     assert bitraj["gain"] == pytest.approx(generic / random["generic"]["mean"])

@@ -16,7 +16,7 @@ from vldistill.cluster.commands import Commands
 from vldistill.errors import VldistillError
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "too many real pairs": ({"method": "bilevel", "options": {"bilevel.real_batch": 500}}, "real_batch is 500"),
+    "too large a minibatch": ({"method": "bilevel", "options": {"bilevel.minibatch": 500}}, "minibatch is 500"),
     "too long segments": ({"method": "bitraj", "options": {"bitraj.expert_epochs": 9}}, "expert_epochs"),
     "diverging": ({"method": "bitraj", "options": {"evaluate.head_rates": [1e30]}}, "student 0 by the generic recipe"),
     "wrong setting": ({"method": "covmatch"}, "covmatch works in setting both"),

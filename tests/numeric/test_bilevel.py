@@ -215,9 +215,9 @@ def test_impossible_options_are_refused(values: dict[str, Any], message: str) ->
         BilevelOptions(**values)
 
 
-def test_more_real_images_than_there_are_are_refused(bench: Workbench) -> None:
-    with pytest.raises(ConfigError, match="train split has 40 images"):
-        Bilevel().check(context_of(bench, BilevelOptions(real_batch=41)))
+def test_a_real_batch_takes_all_images_where_there_are_fewer(bench: Workbench) -> None:
+    images, (captions,) = real_batch(context_of(bench, BilevelOptions()), 41, 1)
+    assert sorted(images.tolist()) == list(range(40)) and len(captions) == 40
 
 
 def test_each_iteration_has_its_own_student_and_batch(bench: Workbench) -> None:

@@ -38,7 +38,7 @@ class BilevelOptions:
         weight_decay: of the inner SGD.
         schedule: shape of the inner rates over the steps: constant or cosine.
         rate_per_step: learn a rate for every step instead of one factor per side.
-        real_batch: real images per outer batch.
+        real_batch: real images per outer batch; all of them where there are fewer.
         captions_per_image: captions of each of them.
         rank: of a learned soft similarity; 0 learns none.
         alpha: scale of the low-rank part of the similarity.
@@ -56,7 +56,7 @@ class BilevelOptions:
     weight_decay: float = 5e-4
     schedule: str = "cosine"
     rate_per_step: bool = False
-    real_batch: int = 512
+    real_batch: int = 2048
     captions_per_image: int = 1
     rank: int = 0
     alpha: float = 1.0
@@ -100,7 +100,7 @@ class Bilevel:
     several_captions = True
 
     def check(self, context: Context) -> None:
-        """Refuse batches that the set or the data cannot fill."""
+        """Refuse options that do not go together, and batches that the set cannot fill."""
         options: BilevelOptions = context.options
         check_minibatch("bilevel.minibatch", options.minibatch, context.config.pairs)
         if options.rank and context.config.captions > 1:
@@ -115,12 +115,6 @@ class Bilevel:
             )
         for tower in options.towers:
             context.bench.beside(tower).check_towers()
-        images = context.bench.pairs("train").count_images
-        if options.real_batch > images:
-            raise ConfigError(
-                f"bilevel.real_batch is {options.real_batch}, but the train split has {images} images; "
-                f"ask for {images} or fewer."
-            )
 
     def setup(self, start: Start, context: Context) -> State:
         """Images, texts and rates of the start; the similarity starts as the identity."""
@@ -257,11 +251,14 @@ def inner_step_count(options: BilevelOptions, iteration: int, iterations: int) -
 
 
 def real_batch(context: Context, count: int, captions_each: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Rows of ``count`` distinct training images (B,), and ``captions_each`` rows of captions, (B,) each."""
+    """Rows of ``count`` distinct training images (B,), and ``captions_each`` rows of captions, (B,) each.
+
+    B is ``count``, or the number of images where that is smaller.
+    """
     pairs = context.bench.split("train").pairs
     draw = context.generator("real")
     images = torch.randperm(pairs.count_images, generator=draw)[:count]
-    picks = torch.rand(count, captions_each, generator=draw)
+    picks = torch.rand(len(images), captions_each, generator=draw)
     rows: list[list[int]] = [[] for _ in range(captions_each)]
     for image, row in zip(images.tolist(), picks):
         own = pairs.image_captions[image]
