@@ -74,7 +74,11 @@ def atomic(path: Path) -> Iterator[Path]:
         _remove_stale(path)
         temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
         try:
+            temporary.touch()
+            usual = temporary.stat().st_mode  # what the umask says; safetensors lets the owner alone read its files
+            temporary.unlink()
             yield temporary
+            temporary.chmod(usual)
             with temporary.open("rb+") as handle:
                 os.fsync(handle.fileno())
             temporary.replace(path)

@@ -325,3 +325,10 @@ def test_half_a_line_does_not_swallow_the_next(tmp_path: Path):
         handle.write("ha")
     append_line(path, "two")
     assert path.read_text().splitlines() == ["one", "ha", "two"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX")
+def test_whoever_may_read_a_folders_texts_may_read_its_tensors(tmp_path: Path) -> None:
+    write_text(tmp_path / "x.txt", "x")
+    write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(2)})
+    assert (tmp_path / "x.txt").stat().st_mode == (tmp_path / "x.safetensors").stat().st_mode
