@@ -78,7 +78,19 @@ def test_an_edited_photo_or_another_size_is_decoded_anew(karpathy: KarpathyFolde
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "longer", "zeroed end", "header", "no json", "bad json", "list", "foreign"]
+    "damage",
+    [
+        "truncated",
+        "longer",
+        "zeroed end",
+        "header",
+        "no json",
+        "bad json",
+        "list",
+        "foreign",
+        "wrong type",
+        "no digits",
+    ],
 )
 def test_a_damaged_cache_is_rebuilt(pairs: Pairs, tmp_path: Path, damage: str):
     expected = np.array(open_images(pairs, 16, tmp_path).array)
@@ -102,6 +114,9 @@ def test_a_damaged_cache_is_rebuilt(pairs: Pairs, tmp_path: Path, damage: str):
             about.write_text("[]")
         case "foreign":
             about.write_text(json.dumps({**json.loads(about.read_text()), "broken": {"other.jpg": "gone"}}))
+        case "wrong type" | "no digits":
+            digests = {} if damage == "wrong type" else "x" * len(json.loads(about.read_text())["rows"])
+            about.write_text(json.dumps({**json.loads(about.read_text()), "rows": digests}))
     assert np.array_equal(open_images(pairs, 16, tmp_path).array, expected)
     assert sorted(path.name for path in place.iterdir()) == ["images.json", "images.npy"]
 

@@ -81,7 +81,7 @@ def open_images(
     digests = json.loads((place / "images.json").read_text(encoding="utf-8")).get("rows")
     if array.shape != (pairs.count_images, 3, size, size):  # another process met other broken ones
         raise DataError(f"{where}: images changed while {place} was written. Run the command again.")
-    rows = CheckedRows(array, None if digests is None else bytes.fromhex(digests), place / "images.npy")
+    rows = CheckedRows(array, bytes.fromhex(digests) if digests else None, place / "images.npy")
     return DecodedImages(pairs, rows, tuple(broken))
 
 
@@ -105,7 +105,8 @@ def _valid(place: Path, pairs: Pairs, size: int) -> dict[str, str] | None:
         rows = pairs.count_images - len(broken)
         if rows == 0:
             return broken
-        if len(about.get("rows", "")) not in (0, 2 * DIGEST_BYTES * rows):
+        digests = about.get("rows", "")
+        if len(bytes.fromhex(digests)) not in (0, DIGEST_BYTES * rows):
             return None
         expected = HEADER_BYTES + rows * 3 * size * size
         path = place / "images.npy"
