@@ -227,7 +227,7 @@ def measure(stage: str, work: Path, images: int) -> dict[str, Any]:
     }
 
 
-def size(work: Path, images: int) -> dict[str, Any]:
+def size(work: Path, images: int, on: dict[str, Any]) -> dict[str, Any]:
     """Every stage at one size."""
     for kind in ("run", "cache"):
         shutil.rmtree(work / f"{kind}-{images}", ignore_errors=True)
@@ -256,7 +256,7 @@ def size(work: Path, images: int) -> dict[str, Any]:
         "source_bytes": _bytes(work / f"source-{images}"),
         "cache_bytes": _bytes(work / f"cache-{images}"),
         "within_limit": all(told["resident_bytes"] <= LIMIT_BYTES for told in stages.values()),
-        "environment": {name: value for name, value in environment().items() if name != "command"},
+        "environment": on,
         "machine": platform.processor() or platform.machine(),
     }
 
@@ -280,8 +280,10 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         work = asked.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work.mkdir(parents=True, exist_ok=True)
+        # asked once, before results are written: they are part of the checkout
+        on = {name: value for name, value in environment().items() if name != "command"}
         for images in asked.images:
-            row = size(work.absolute(), images)
+            row = size(work.absolute(), images, on)
             kept = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
             rows = sorted([old for old in kept if old["images"] != images] + [row], key=lambda one: one["images"])
             command = f"python benchmarks/scale.py --images {' '.join(str(one['images']) for one in rows)}"
