@@ -139,7 +139,7 @@ def try_array(draw: st.DataObject, folder: Path) -> None:
     path = folder / "x.npy"
     np.save(path, np.arange(12, dtype=np.float32).reshape(3, 4))
     path.write_bytes(damaged(draw, path.read_bytes()))
-    assert open_array(path, "features").sum() is not None
+    assert isinstance(open_array(path, "features").tobytes(), bytes)
 
 
 def try_karpathy(draw: st.DataObject, folder: Path) -> None:
@@ -160,6 +160,7 @@ def try_blip(draw: st.DataObject, folder: Path) -> None:
 
 def try_json_bytes(draw: st.DataObject, folder: Path) -> None:
     raw = json.dumps({"images": [{"filename": "é.jpg", "split": "train", "sentences": [{"raw": "a"}]}]}).encode()
+    (folder / "é.jpg").write_bytes(b"x")
     (folder / "dataset.json").write_bytes(damaged(draw, raw))
     load_pairs(folder, "train")
 
