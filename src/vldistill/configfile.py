@@ -95,6 +95,9 @@ def parse_yaml(text: str) -> Any:
     return value
 
 
+LARGEST = 2**64
+
+
 def check_plain(value: Any) -> None:
     """Refuse values that are endless, name a class to import, or are no plain values. Raises ValueError."""
     left, count = [(value, 0)], 0
@@ -117,6 +120,8 @@ def check_plain(value: Any) -> None:
             left.extend((item, depth + 1) for item in one)
         elif not isinstance(one, PLAIN):
             raise ValueError(f"a value is {type(one).__name__}; expected numbers, texts, lists and mappings")
+        elif isinstance(one, int) and abs(one) > LARGEST:
+            raise ValueError(f"a number has {one.bit_length()} bits; expected at most 64")
 
 
 def _first_lines(problem: Exception) -> str:

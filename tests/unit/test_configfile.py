@@ -147,3 +147,9 @@ def test_a_grid_without_end_is_refused(tmp_path: Path):
     path.write_text(f"pairs: [5]\nmethods: {{bilevel: {{grid: {{{grid}}}}}}}\n")
     with pytest.raises(ConfigError, match=r"100,000,000 options in its grid"):
         read_sweep(path).cells()
+
+
+@pytest.mark.parametrize("options", [{"distill": {"minutes": 10**400}}, {"encoder": {"image": {"mean": [-(10**400)]}}}])
+def test_numbers_without_end_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"a number has 13\d\d bits"):
+        resolved(options, "here")
