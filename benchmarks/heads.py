@@ -119,7 +119,7 @@ def inner_loops(model: str, size: int, pairs: int, steps: int) -> dict[str, Call
         side: {n: p + 1e-2 * torch.randn(p.shape, generator=draw) for n, p in named.items()}
         for side, named in start.items()
     }
-    context: Any = Context(bench, DistillConfig(pairs=pairs), None)  # pyright: ignore[reportArgumentType]
+    context: Any = Context(bench, DistillConfig(method="bitraj", pairs=pairs), None)  # pyright: ignore[reportArgumentType]
     images, texts = torch.randn(pairs, 3, size, size, generator=draw), torch.randn(pairs, TEXT_WIDTH, generator=draw)
     state = State({"images": images, "texts": texts})
     rates = {side: torch.tensor(0.1) for side in start}

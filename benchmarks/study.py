@@ -68,17 +68,19 @@ def main() -> None:
     if not asked.no_experts:
         stage("experts", *config, "--run", str(asked.run))
         config = []
-    rows = []
+    rows, used = [], {}
     for method in asked.methods:
         for pairs in asked.pairs:
             for seed in asked.distill_seeds:
                 chosen = ["--method", method, "--pairs", str(pairs), "--seed", str(seed), *options]
                 stage("distill", *config, "--run", str(asked.run), *chosen)
                 config = []
-                rows.append(evaluated(asked.run, str(asked.run / "sets" / f"{method}-{pairs}-s{seed}"), asked.seeds))
+                folder = asked.run / "sets" / f"{method}-{pairs}-s{seed}"
+                rows.append(evaluated(asked.run, str(folder), asked.seeds))
+                used |= json.loads((folder / "config.json").read_text())  # with what the run leaves to the method
     rows += [evaluated(asked.run, target, asked.seeds) for target in asked.also]
     settings = yaml.safe_load((asked.run / "config.yaml").read_text())
-    used = {name: settings[name] for name in ("encoder", "experts", "distill", "evaluate", *asked.methods)}
+    used = {name: settings[name] for name in ("encoder", "experts", "evaluate")} | used
     study = {
         "command": "python benchmarks/study.py " + " ".join(sys.argv[1:]),
         "environment": environment(),

@@ -26,7 +26,7 @@ from vldistill.distill.augment import VIEWS
 from vldistill.distill.draws import check_draws
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
-from vldistill.distill.methods import Context, check_captions, check_setting, find_method, starting_pairs
+from vldistill.distill.methods import Context, check_captions, check_setting, find_method, settle, starting_pairs
 from vldistill.distill.start import Start, check_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
@@ -144,6 +144,9 @@ def distill(
         experts_from: another run that has the experts; here too ``distill.experts`` says how many are used.
         ranks: the processes that share the work; the first one writes.
     """
+    remembered, (config, said) = config, settle(config)
+    if said:
+        reporter.info(said)
     check_draws(config.distill.draws, ranks)
     entry = find_method(config.distill.method)
     method = entry.build()
@@ -160,10 +163,12 @@ def distill(
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
     asked = _asked(config, options) | _asked_of_start(config)
-    _refuse_other(folder, asked, _asked(Config(distill=DistillConfig(config.distill.method)), type(options)()))
+    _refuse_other(
+        folder, asked, _asked(settle(Config(distill=DistillConfig(config.distill.method)))[0], type(options)())
+    )
     if (folder / "set.json").exists():
         if ranks.first:
-            run.begin(config)  # refuses a contradiction
+            run.begin(remembered)  # refuses a contradiction
         DistilledSet.load(folder)  # refuses damage
         if ranks.first:
             Checkpoints(folder / CHECKPOINT, reporter).remove()  # of a process that was killed right after the end
@@ -176,7 +181,7 @@ def distill(
         method.check(context)
         begin = starting_pairs(method, context, config.select)
         if ranks.first:
-            run.begin(config)
+            run.begin(remembered)
     lock = held(folder / ".lock", str(folder)) if ranks.first else nullcontext()
     with lock:
         if not ranks.of_first((folder / "set.json").exists()):  # else another process has just finished it

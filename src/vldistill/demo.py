@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill import commands
-from vldistill.distill.methods import find_method
+from vldistill.distill.methods import find_method, settle
 from vldistill.distilled import DistilledSet
 from vldistill.evaluate.protocol import METRICS as RECALLS
 from vldistill.files import write_json
@@ -31,6 +31,9 @@ def demo(argv: Sequence[str]) -> int:
     config, rest = parse("demo", arguments)
     run, reporter = Run(Path(rest.run)), Reporter(quiet=rest.quiet)
     began = time.monotonic()
+    config, said = settle(config)
+    if said:
+        reporter.info(said)
     needs_experts = "experts" in find_method(config.distill.method).build().needs
     stages = iter(range(1, 5 if needs_experts else 4))
 

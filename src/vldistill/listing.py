@@ -31,7 +31,8 @@ def _methods(pattern: str) -> list[tuple[str, str]]:
     rows = []
     for name, entry in methods().items():
         options = ", ".join(f"{field.name}={getattr(entry.options(), field.name)}" for field in fields(entry.options))
-        rows.append((name, f"{entry.summary} Options: {options}."))
+        own = ", ".join(f"distill.{option.name}={getattr(entry.outer, option.name)}" for option in fields(entry.outer))
+        rows.append((name, f"{entry.summary} Options: {options}. Outer loop: {own}."))
     return rows
 
 

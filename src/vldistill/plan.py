@@ -20,6 +20,7 @@ import torch
 
 from vldistill.config import Config, expand
 from vldistill.data.pairs import SPLITS
+from vldistill.distill.methods import settle
 from vldistill.errors import VldistillError
 from vldistill.evaluate.cells import Cell, failure, finished, shared_experts
 from vldistill.experts.record import bytes_per_expert, expert_path, expert_recipe
@@ -139,10 +140,10 @@ class Estimate:
         distill, options = config.distill, config.methods.get(config.distill.method)
         inner = getattr(options, "syn_steps", getattr(options, "steps", 1))
         rows = getattr(options, "minibatch", 0) or distill.pairs
-        seconds = distill.iterations * distill.draws * inner * ADJOINT * rows * self._row_seconds
+        seconds = distill.outer.iterations * distill.draws * inner * ADJOINT * rows * self._row_seconds
         if not self.trains_tower and distill.space == "pixels":
             every = max(sum(images for images, _ in self.counts.values()), 1)
-            seconds += distill.iterations * distill.draws * 3 * distill.pairs * self.encode_seconds / every
+            seconds += distill.outer.iterations * distill.draws * 3 * distill.pairs * self.encode_seconds / every
         return min(seconds, 60 * distill.minutes) if distill.minutes else seconds
 
     def judging_seconds(self, config: Config, pairs: int | None) -> float:
@@ -187,6 +188,7 @@ def _best_of(work: Any, times: int = 2) -> float:
 
 def stage_plan(stage: str, config: Config, run: Path) -> tuple[str, list[str]]:
     """The plan of ``experts`` or ``distill`` as text, and what would stop it."""
+    config, said = settle(config)
     Run(run).check(config)
     estimate = Estimate(config)
     lines = [f"plan of `vldistill {stage}` in {run}", *estimate.describe()]
@@ -198,10 +200,11 @@ def stage_plan(stage: str, config: Config, run: Path) -> tuple[str, list[str]]:
         lines.append(estimate.said_time(lambda: missing * estimate.expert_seconds() + estimate.encode_seconds))
     elif estimate.ready:
         distill = config.distill
+        lines += [said] if said else []
         image = 3 * estimate.bench.image_tower.size**2
         numbers = distill.pairs * (image + estimate.bench.text_tower.width)
         limit = f", at most {distill.minutes:g} minutes" if distill.minutes else ""
-        lines.append(f"{distill.method}: {distill.pairs} pairs, {distill.iterations} iterations{limit}")
+        lines.append(f"{distill.method}: {distill.pairs} pairs, {distill.outer.iterations} iterations{limit}")
         # the set, its preview's pictures, and a checkpoint: variables, two moments, the best, the ones before
         lines.append(f"{numbers:,} learned numbers, {_disk(4 * numbers * (7 + len(distill.keep)), run)}")
         lines.append(estimate.said_time(lambda: estimate.distill_seconds(config) + estimate.encode_seconds))

@@ -103,7 +103,7 @@ def allowed(image: str, text: str) -> bool:
 
 @pytest.mark.parametrize(("image", "text"), [p for p in itertools.product(KINDS, KINDS) if allowed(*p)])
 def test_each_side_starts_as_asked_and_real_sides_are_pairs(image: Any, text: Any, bench: Workbench) -> None:
-    config = DistillConfig(pairs=5, seed=2, start_image=image, start_text=text)
+    config = DistillConfig(method="bitraj", pairs=5, seed=2, start_image=image, start_text=text)
     assert config.starts == (image, text)
     start = make_start(bench, config.starts[0], 5, 2, None, config.starts[1])
     pairs, found = bench.pairs("train"), rows_of(bench, start.images)
@@ -123,13 +123,13 @@ def test_each_side_starts_as_asked_and_real_sides_are_pairs(image: Any, text: An
 
 
 def test_one_start_means_both_sides() -> None:
-    assert DistillConfig(start="noise").starts == ("noise", "noise")
-    assert DistillConfig(start="noise", start_text="kmeans").starts == ("noise", "kmeans")
+    assert DistillConfig(method="bitraj", start="noise").starts == ("noise", "noise")
+    assert DistillConfig(method="bitraj", start="noise", start_text="kmeans").starts == ("noise", "kmeans")
 
 
 def test_two_choices_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="images from kmeans and texts from herding, which choose different pairs"):
-        DistillConfig(start="kmeans", start_text="herding")
+        DistillConfig(method="bitraj", start="kmeans", start_text="herding")
 
 
 # --- how much is used ---------------------------------------------------------------------------------------------
@@ -178,10 +178,10 @@ def test_kept_iterations_are_what_the_set_was_then(bench: Workbench, experts: li
 
 
 def test_variants_have_names_of_their_own() -> None:
-    assert set_name(DistillConfig(pairs=7)) == "bitraj-7-s0"
-    assert set_name(DistillConfig(pairs=7, label="noise-start")) == "bitraj-7-s0-noise-start"
+    assert set_name(DistillConfig(method="bitraj", pairs=7)) == "bitraj-7-s0"
+    assert set_name(DistillConfig(method="bitraj", pairs=7, label="noise-start")) == "bitraj-7-s0-noise-start"
     for label in ("a/b", "..\\x", "ä b", "x" * 81):
         with pytest.raises(ConfigError, match=r"distill\.label"):
-            DistillConfig(label=label)
+            DistillConfig(method="bitraj", label=label)
     with pytest.raises(ConfigError, match=r"distill\.experts is -1"):
-        DistillConfig(experts=-1)
+        DistillConfig(method="bitraj", experts=-1)

@@ -94,7 +94,7 @@ def test_numbers_have_to_be_finite(config: type, values: dict[str, Any]) -> None
 
 def test_the_defaults_are_possible_and_frozen() -> None:
     config = Config()
-    assert config.distill.method == "bitraj" and config.evaluate.protocol == "last"
+    assert config.distill.method == "" and config.evaluate.protocol == "last"
     with pytest.raises(FrozenInstanceError):
         config.distill.pairs = 3  # pyright: ignore[reportAttributeAccessIssue]
 

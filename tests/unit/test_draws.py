@@ -78,4 +78,4 @@ def test_draws_are_shared_evenly_or_refused() -> None:
     with pytest.raises(ConfigError, match=r"distill\.draws is 6, but torchrun started 4 .*--distill\.draws 8"):
         check_draws(6, Ranks(0, 4))
     with pytest.raises(ConfigError, match=r"distill\.draws is 0; expected 1 or more"):
-        DistillConfig(draws=0)
+        DistillConfig(method="bitraj", draws=0)

@@ -9,10 +9,21 @@ import torch
 from tiny import copies, same
 
 from vldistill.config import DistillConfig
+from vldistill.distill.methods import settled
 from vldistill.distill.optimise import RATE_BOUNDS, OuterOptimiser, decay_factor
 
-CONFIG = DistillConfig(
-    optimiser="sgd", momentum=0.0, image_lr=2.0, text_lr=0.5, rate_lr=0.01, student_rate_image=0.1, iterations=10
+CONFIG = settled(
+    DistillConfig(
+        method="bitraj",
+        optimiser="sgd",
+        momentum=0.0,
+        image_lr=2.0,
+        text_lr=0.5,
+        rate_lr=0.01,
+        student_rate_image=0.1,
+        iterations=10,
+    ),
+    "heads",
 )
 
 
@@ -55,7 +66,7 @@ def test_the_first_sgd_step_of_a_learned_rate_is_the_published_one(start: float)
         OuterOptimiser(moved, config).apply(
             {"log_rate_image": torch.tensor(slope * start, dtype=torch.float64)}, 0, scale=1.0
         )
-        published = start - config.rate_lr * slope
+        published = start - config.outer.rate_lr * slope
         step = published - start
         assert float(moved["log_rate_image"].exp()) - start == pytest.approx(step, rel=abs(step) / start + 1e-6)
 
@@ -99,7 +110,7 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(size: float) -> None:
     slope = gradients()["texts"]
     slope = slope * (size / slope.norm())
     OuterOptimiser(moved, replace(CONFIG, clip=2.0)).apply({"texts": slope}, 0, scale=1.0)
-    step = (before - moved["texts"]) / CONFIG.text_lr
+    step = (before - moved["texts"]) / CONFIG.outer.text_lr
     torch.testing.assert_close(step, slope * min(1.0, 2.0 / size), rtol=1e-4, atol=1e-5)
 
 
@@ -113,14 +124,14 @@ def test_clipping_leaves_a_zero_gradient_alone() -> None:
 
 def test_decay() -> None:
     none, cosine, linear = (replace(CONFIG, decay=decay) for decay in ("none", "cosine", "linear"))
-    assert [decay_factor(none, done) for done in (0, 0.5, 0.9)] == [1.0, 1.0, 1.0]
-    assert [decay_factor(linear, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
-    assert [decay_factor(cosine, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
-    assert decay_factor(cosine, 0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 10)))
+    assert [decay_factor(none.outer.decay, done) for done in (0, 0.5, 0.9)] == [1.0, 1.0, 1.0]
+    assert [decay_factor(linear.outer.decay, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
+    assert [decay_factor(cosine.outer.decay, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
+    assert decay_factor(cosine.outer.decay, 0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 10)))
     moved = variables()
     before, slope = moved["texts"].clone(), gradients()["texts"]
     OuterOptimiser(moved, linear).apply({"texts": slope}, 0.5, scale=1.0)
-    torch.testing.assert_close(before - moved["texts"], 0.5 * CONFIG.text_lr * slope)
+    torch.testing.assert_close(before - moved["texts"], 0.5 * CONFIG.outer.text_lr * slope)
 
 
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, momentum=0.9), replace(CONFIG, optimiser="adam")])
@@ -154,6 +165,6 @@ def test_an_empty_state_is_a_fresh_start() -> None:
 def test_only_the_learned_side_moves(learn: Any, fixed: set[str]) -> None:
     names = ("images", "images_2", "texts", "texts_2", "log_rate_image", "log_rate_text", "similarity_diagonal")
     variables = {name: torch.ones(3, dtype=torch.float64) for name in names}
-    optimiser = OuterOptimiser(variables, DistillConfig(learn=learn))
+    optimiser = OuterOptimiser(variables, settled(DistillConfig(method="bitraj", learn=learn), "heads"))
     optimiser.apply({name: torch.ones(3, dtype=torch.float64) for name in names}, 0.0, 1.0)
     assert {name for name, variable in variables.items() if bool((variable == 1).all())} == fixed

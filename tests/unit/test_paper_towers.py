@@ -90,7 +90,7 @@ def main_path(bench: Workbench, folder: Path) -> None:
     experts = record_experts(bench, config, folder)
     entry = find_method("bitraj")
     method, options = entry.build(), entry.options(syn_steps=2, max_start_epoch=1, student_epochs=1)
-    context = Context(bench, DistillConfig(pairs=3, student_rate_image=0.01), options, experts)
+    context = Context(bench, DistillConfig(method="bitraj", pairs=3, student_rate_image=0.01), options, experts)
     method.check(context)
     state = method.setup(make_start(bench, "real", 3, 0), context)
     step: Any = getattr(method, "step")  # noqa: B009

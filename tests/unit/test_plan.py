@@ -7,6 +7,7 @@ import pytest
 from tiny import DISTILL, ENCODER, EXPERTS, SCENES, make_bench
 
 from vldistill.config import Config, DataConfig, TextTowerConfig
+from vldistill.distill.methods import settle
 from vldistill.experts.record import expert_path, record_expert
 from vldistill.plan import Estimate, human_time, stage_plan
 from vldistill.training import Recipe
@@ -54,7 +55,7 @@ def test_times_grow_with_the_work(config: Config, setting: str) -> None:
     short, long = (estimate.training_seconds(64, Recipe(epochs=n, batch=32)) for n in (1, 10))
     assert short > 0 and long == pytest.approx(10 * short)
     assert estimate.training_seconds(64, Recipe(epochs=10, batch=32), 1) == pytest.approx(long / 2)
-    slow = replace(config, distill=replace(DISTILL, iterations=10**9))
+    slow, _ = settle(replace(config, distill=replace(DISTILL, iterations=10**9)))
     limited = replace(slow, distill=replace(slow.distill, minutes=3.0))
     assert estimate.distill_seconds(slow) > 180 == estimate.distill_seconds(limited)
     assert estimate.judging_seconds(config, None) > 0

@@ -65,7 +65,7 @@ def test_what_does_not_change_the_meaning_may_differ(tmp_path: Path) -> None:
             CONFIG,
             data=replace(CONFIG.data, strict=True, cache="elsewhere"),
             experts=ExpertsConfig(count=50),
-            distill=DistillConfig(pairs=7),
+            distill=DistillConfig(method="bitraj", pairs=7),
             methods={"bitraj": BitrajOptions(syn_steps=9)},
         )
     )

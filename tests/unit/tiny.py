@@ -30,7 +30,7 @@ ENCODER = EncoderConfig(
     dim=16,
 )
 EXPERTS = ExpertsConfig(count=2, epochs=3, batch=32)
-DISTILL = DistillConfig(pairs=6, iterations=8, validate_every=0, checkpoint_every=3)
+DISTILL = DistillConfig(method="bitraj", pairs=6, iterations=8, validate_every=0, checkpoint_every=3)
 
 
 class Recorder(Reporter):

@@ -12,7 +12,7 @@ from typing import Any
 from vldistill.config.checks import check_fields, expand
 from vldistill.config.data import DataConfig, RuntimeConfig
 from vldistill.config.encoder import SETTINGS, EncoderConfig, ImageTowerConfig, LoraConfig, TextTowerConfig
-from vldistill.config.stages import PROTOCOLS, DistillConfig, EvaluateConfig, ExpertsConfig, SelectConfig
+from vldistill.config.stages import PROTOCOLS, DistillConfig, EvaluateConfig, ExpertsConfig, Outer, SelectConfig
 
 __all__ = [
     "PROTOCOLS",
@@ -25,6 +25,7 @@ __all__ = [
     "ExpertsConfig",
     "ImageTowerConfig",
     "LoraConfig",
+    "Outer",
     "RuntimeConfig",
     "SelectConfig",
     "TextTowerConfig",

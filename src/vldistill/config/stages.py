@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from vldistill.config.checks import check_fields, positive, require
@@ -62,11 +63,36 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True)
-class DistillConfig:
-    """The outer loop, the same for every method.
+class Outer:
+    """What of the outer loop differs by method: each has its own, and every one can be set in section ``distill``.
 
     Args:
-        method: see ``vldistill ls methods``.
+        iterations: outer iterations.
+        optimiser: ``adam``, or ``sgd`` as published.
+        image_lr: outer rate of the images (in units of the normalised input).
+        text_lr: outer rate of the texts.
+        rate_lr: outer rate of the learned student rates.
+        similarity_lr: outer rate of a learned similarity.
+        decay: outer rates over the iterations: ``none``, ``cosine``, or ``linear`` (both to 0).
+        ema: weight of the past in the averaged set that is saved; 0 saves the set itself.
+    """
+
+    iterations: int = 2000
+    optimiser: str = "adam"
+    image_lr: float = 0.03
+    text_lr: float = 0.03
+    rate_lr: float = 0.01
+    similarity_lr: float = 0.01
+    decay: str = "none"
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The outer loop. What is ``null`` is the method's own (``vldistill ls methods`` shows it).
+
+    Args:
+        method: see ``vldistill ls methods``; empty is the best one known for the setting, which is said and why.
         pairs: number of distilled pairs.
         seed: seed of the start and of every draw.
         iterations: outer iterations.
@@ -104,10 +130,10 @@ class DistillConfig:
         keep: iterations whose set is kept beside the final one, e.g. ``[0, 2000, 7000]``.
     """
 
-    method: str = "bitraj"
+    method: str = ""
     pairs: int = 100
     seed: int = 0
-    iterations: int = 2000
+    iterations: int | None = None
     draws: int = 1
     minutes: float = 0.0
     captions: int = 1
@@ -119,17 +145,17 @@ class DistillConfig:
     experts: int = 0
     space: Literal["pixels", "features"] = "pixels"
     augment: tuple[str, ...] = ()
-    optimiser: Literal["adam", "sgd"] = "adam"
-    image_lr: float = 0.03
-    text_lr: float = 0.03
-    rate_lr: float = 0.01
-    similarity_lr: float = 0.01
+    optimiser: Literal["adam", "sgd"] | None = None
+    image_lr: float | None = None
+    text_lr: float | None = None
+    rate_lr: float | None = None
+    similarity_lr: float | None = None
     student_rate_image: float = 0.1
     student_rate_text: float = 0.1
     momentum: float = 0.5
     clip: float = 0.0
-    decay: Literal["none", "cosine", "linear"] = "none"
-    ema: float = 0.0
+    decay: Literal["none", "cosine", "linear"] | None = None
+    ema: float | None = None
     validate_every: int = 100
     checkpoint_every: int = 50
     keep: tuple[int, ...] = ()
@@ -137,15 +163,14 @@ class DistillConfig:
     def __post_init__(self) -> None:
         check_fields(self, "distill")
         require(self.pairs >= 2, "distill.pairs", self.pairs, "at least 2 pairs (one alone has no contrast)")
-        require(self.iterations >= 0, "distill.iterations", self.iterations, "0 or more")
         require(self.captions >= 1, "distill.captions", self.captions, "1 or more")
         require(self.draws >= 1, "distill.draws", self.draws, "1 or more")
-        require(0 <= self.ema < 1, "distill.ema", self.ema, "a number in [0, 1)")
+        require(self.ema is None or 0 <= self.ema < 1, "distill.ema", self.ema, "a number in [0, 1)")
         require(0 <= self.momentum < 1, "distill.momentum", self.momentum, "a number in [0, 1)")
         positive(self, "distill", "student_rate_image", "student_rate_text", "checkpoint_every")
         rates = ("image_lr", "text_lr", "rate_lr", "similarity_lr")
-        for name in (*rates, "clip", "validate_every", "minutes"):
-            require(getattr(self, name) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
+        for name in (*rates, "iterations", "clip", "validate_every", "minutes"):
+            require((getattr(self, name) or 0) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
         require(self.experts >= 0, "distill.experts", self.experts, "0 (all) or more")
         fine = re.fullmatch(r"[\w.-]{0,80}", self.label, re.ASCII) is not None
         require(fine, "distill.label", self.label, "letters, digits, '_', '.' and '-', at most 80")
@@ -155,8 +180,25 @@ class DistillConfig:
                 f"distill starts images from {image} and texts from {text}, which choose different pairs: an image and "
                 f"a text that do not belong together are no pair. Use one of them, or real or noise on one side."
             )
-        wrong = [iteration for iteration in self.keep if not 0 <= iteration <= self.iterations]
-        require(not wrong, "distill.keep", wrong, f"iterations from 0 to {self.iterations}")
+        last = math.inf if self.iterations is None else self.iterations
+        wrong = [iteration for iteration in self.keep if not 0 <= iteration <= last]
+        require(not wrong, "distill.keep", wrong, f"iterations from 0 to {last}")
+
+    @property
+    def outer(self) -> Outer:
+        """What differs by method, of a settled configuration. Raises ConfigError where something is left open."""
+        values = {option.name: getattr(self, option.name) for option in fields(Outer)}
+        left = [f"distill.{name}" for name, value in values.items() if value is None]
+        if left or not self.method:
+            raise ConfigError(
+                f"{', '.join(left) or 'distill.method'} is left to the method; pass the configuration through "
+                f"vldistill.distill.methods.settled first."
+            )
+        return Outer(**values)
+
+    def with_own(self, own: Outer) -> DistillConfig:
+        """This configuration with the method's ``own`` values where it leaves them open."""
+        return replace(self, **{n: v for n, v in asdict(own).items() if getattr(self, n) is None})
 
     @property
     def starts(self) -> tuple[str, str]:

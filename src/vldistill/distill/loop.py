@@ -87,14 +87,14 @@ class Loop:
         self.state = self.method.setup(start, self.context.at(0))
         self.progress = Progress(experts=len(self.context.experts))
         self.optimiser = OuterOptimiser(self.state.variables, config)
-        self.average = _copies(self.state.variables) if config.ema else None
+        self.average = _copies(self.state.variables) if config.outer.ema else None
         self.best = _copies(self.state.variables)
         self._before = _copies(self._moving())
         self._resume()
         self.ranks.share(self._moving().values())  # a start computed on several GPUs may differ in the last digit
         self._began = time.monotonic() - self.progress.seconds
         trains = hasattr(self.method, "step")
-        last = config.iterations if trains else 0
+        last = config.outer.iterations if trains else 0
         with reporter.progress(f"{config.method}, {config.pairs} pairs", last, self.progress.iteration) as bar:
             while True:
                 iteration = self.progress.iteration
@@ -135,7 +135,7 @@ class Loop:
         progress.iteration += 1
         if self.average is not None:
             for name in update.gradients:  # a variable that rests keeps its average
-                self.average[name].lerp_(self.state.variables[name], 1 - self.context.config.ema)
+                self.average[name].lerp_(self.state.variables[name], 1 - self.context.outer.ema)
         rates = {
             name.removeprefix("log_"): float(value.exp())
             for name, value in self.state.variables.items()
@@ -158,7 +158,7 @@ class Loop:
     def _apply(self, update: Update, iteration: int) -> str:
         """Take the step; why it must be undone, empty if it may stay."""
         self._before = _copies(self._moving())
-        done = iteration / max(self.context.config.iterations, 1) if update.progress is None else update.progress
+        done = iteration / max(self.context.outer.iterations, 1) if update.progress is None else update.progress
         self.optimiser.apply(update.gradients, max(done, self._part_of_time()), self.progress.scale)
         for name, value in update.carried.items():
             self.state.carried[name].copy_(value)

@@ -22,11 +22,11 @@ class OuterOptimiser:
     """
 
     def __init__(self, variables: Mapping[str, torch.Tensor], config: DistillConfig) -> None:
-        self.variables, self.config = variables, config
+        self.variables, self.config, outer = variables, config, config.outer
         self.rates = {name: _rate(name, config) for name in variables}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
         for name, variable in variables.items():
-            if config.optimiser == "sgd":
+            if outer.optimiser == "sgd":
                 self.optimisers[name] = torch.optim.SGD([variable], lr=self.rates[name], momentum=config.momentum)
             else:
                 self.optimisers[name] = torch.optim.Adam([variable], lr=self.rates[name])
@@ -38,7 +38,7 @@ class OuterOptimiser:
             progress: part of the iterations that is done, 0 to 1; the rates decay with it.
             scale: multiplies all rates.
         """
-        factor = scale * decay_factor(self.config, progress)
+        factor = scale * decay_factor(self.config.outer.decay, progress)
         for name, gradient in gradients.items():
             if name.startswith(FIXED[self.config.learn]):
                 continue
@@ -76,20 +76,21 @@ class OuterOptimiser:
                 }
 
 
-def decay_factor(config: DistillConfig, progress: float) -> float:
+def decay_factor(decay: str, progress: float) -> float:
     """The part of the outer rates that is left when ``progress`` (0 to 1) of the iterations are done."""
-    if config.decay == "cosine":
+    if decay == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
-    return 1.0 - progress if config.decay == "linear" else 1.0
+    return 1.0 - progress if decay == "linear" else 1.0
 
 
 def _rate(name: str, config: DistillConfig) -> float:
+    outer = config.outer
     if name.startswith("log_rate_"):
-        if config.optimiser == "adam":
-            return config.rate_lr
+        if outer.optimiser == "adam":
+            return outer.rate_lr
         # Published: eta <- eta - lr d/d eta. On the logarithm, the first such step has this length.
         start = config.student_rate_image if "image" in name else config.student_rate_text
-        return config.rate_lr / start**2
+        return outer.rate_lr / start**2
     if name.startswith("similarity"):
-        return config.similarity_lr
-    return config.image_lr if name.startswith("images") else config.text_lr
+        return outer.similarity_lr
+    return outer.image_lr if name.startswith("images") else outer.text_lr

@@ -43,7 +43,8 @@ def folded(tower: ImageTower) -> ImageTower:
         _fold(out, conv, norm)
     for module in out.modules():
         if getattr(module, "inplace", False) and not isinstance(module, nn.ReLU):
-            module.inplace = False  # in place, their way back needs a copy of the input: dearer than a new output
+            # in place, their way back needs a copy of the input: dearer than a new output
+            module.inplace = False  # pyright: ignore[reportArgumentType]
     out.requires_grad_(False)
     with torch.no_grad():
         wanted, found = tower(example), out(example)

@@ -134,13 +134,15 @@ class Sweep:
     def _method_cell(
         self, label: str, entry: Mapping[str, Any], setting: str, towers: str, pairs: int, seed: int
     ) -> Cell:
+        from vldistill.distill.methods import settled
+
         method = entry.get("method", label)
         options = merged(self._shared(setting, towers), entry.get("options", {}), entry["by_pairs"].get(pairs, {}))
         minutes = self.minutes.get(pairs, self.minutes.get(None, options.get("distill", {}).get("minutes", 0.0)))
         configs = []
         for trial in self._trials(label, entry):
             config = resolved(merged(options, {"distill": {"method": method}}, trial), f"method {label!r}")
-            distill = replace(config.distill, pairs=pairs, seed=seed, minutes=minutes)
+            distill = settled(replace(config.distill, pairs=pairs, seed=seed, minutes=minutes), setting)
             configs.append(self._sized(replace(config, distill=distill)))
         short = self.trial_minutes if len(configs) > 1 else 0.0
         return Cell(label, "method", method, pairs, setting, towers, seed, tuple(configs), short)

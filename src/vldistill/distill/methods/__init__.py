@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from vldistill.config import SETTINGS, DistillConfig, SelectConfig
+from vldistill.config import SETTINGS, Config, DistillConfig, Outer, SelectConfig
 from vldistill.distill.start import Start, make_start, with_more_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, unknown
@@ -39,6 +39,14 @@ class Context:
     experts: list[Trajectory] = field(default_factory=list)
     iteration: int = 0
     draw: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", settled(self.config, self.bench.setting))
+
+    @property
+    def outer(self) -> Outer:
+        """What of the outer loop differs by method."""
+        return self.config.outer
 
     def at(self, iteration: int, draw: int = 0) -> Context:
         """The same context in another iteration, or in another draw of it."""
@@ -168,25 +176,29 @@ def check_captions(method: Any, name: str, count: int) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered method: its constructor, the dataclass of its options, and one line about it."""
+    """A registered method: its constructor, the dataclass of its options, one line about it, its outer loop."""
 
     build: Callable[[], Method]
     options: type
     summary: str
+    outer: Outer = field(default_factory=Outer)
 
 
 _METHODS: dict[str, Entry] = {}
 
 
-def register(name: str, options: type) -> Callable[[type], type]:
-    """Register a method class under ``name``; its docstring's first line is its summary."""
+def register(name: str, options: type, outer: Outer | None = None) -> Callable[[type], type]:
+    """Register a method class under ``name``; its docstring's first line is its summary.
+
+    ``outer`` is what suits it of the outer loop, wherever the user leaves that open.
+    """
 
     def add(cls: type) -> type:
         if name in _METHODS:
             raise ConfigError(f"method {name!r} is registered twice: rename one of the two.")
         if not name.isidentifier() or not name.islower():
             raise ConfigError(f"method name {name!r}: expected a lower-case identifier.")
-        _METHODS[name] = Entry(cls, options, (cls.__doc__ or name).strip().splitlines()[0])
+        _METHODS[name] = Entry(cls, options, (cls.__doc__ or name).strip().splitlines()[0], outer or Outer())
         return cls
 
     return add
@@ -206,3 +218,31 @@ def find_method(name: str) -> Entry:
     if name not in known:
         raise ConfigError(unknown("method", name, known))
     return known[name]
+
+
+BEST_KNOWN = {
+    "heads": ("bilevel", "with frozen towers it did best at every budget that was measured, and needs no experts"),
+    "full": ("bitraj", "it needs few steps of the trained tower; no other method is known to do better there"),
+    "lora": ("bitraj", "it needs few steps of the trained tower; no other method is known to do better there"),
+    "both": ("covmatch", "no other method learns for a trained text tower"),
+}
+"""By setting: the method to take where none is named, and why."""
+
+
+def settled(config: DistillConfig, setting: str) -> DistillConfig:
+    """``config`` with nothing left open: the best known method where it names none, that method's own outer loop.
+
+    Raises:
+        ConfigError: an unknown method.
+    """
+    if not config.method:
+        config = replace(config, method=BEST_KNOWN[setting][0])
+    return config.with_own(find_method(config.method).outer)
+
+
+def settle(config: Config) -> tuple[Config, str]:
+    """The whole configuration with section ``distill`` :func:`settled`, and what to tell the user about it."""
+    setting = config.encoder.setting
+    method, why = BEST_KNOWN[setting]
+    said = "" if config.distill.method else f"no method named: {method} is taken for setting {setting}, because {why}"
+    return replace(config, distill=settled(config.distill, setting)), said

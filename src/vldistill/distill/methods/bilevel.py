@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vldistill.config import ImageTowerConfig
+from vldistill.config import ImageTowerConfig, Outer
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import export_set, start_variables
 from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient
@@ -87,7 +87,11 @@ class BilevelOptions:
             raise ConfigError(unknown("estimator", self.estimator, ESTIMATORS))
 
 
-@register("bilevel", BilevelOptions)
+@register(
+    "bilevel",
+    BilevelOptions,
+    Outer(iterations=300, image_lr=0.01, text_lr=0.1, rate_lr=0.02, decay="cosine", ema=0.9),
+)
 class Bilevel:
     """Train fresh students on the set and descend the contrastive loss of the result on real pairs; no experts.
 
@@ -135,7 +139,7 @@ class Bilevel:
         options: BilevelOptions = context.options
         own, context = context.bench, self._with_tower(context)
         student = context.bench.student(context.seed_of("student"))
-        count = inner_step_count(options, context.iteration, context.config.iterations)
+        count = inner_step_count(options, context.iteration, context.outer.iterations)
         encoded = encode_learned(context, state.variables["images"], own=own)
         with torch.enable_grad():
             leaves = {n: v.detach().requires_grad_(True) for n, v in state.variables.items() if n != "images"}

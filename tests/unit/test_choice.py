@@ -1,0 +1,65 @@
+"""What the user leaves open: the method, and the outer loop that suits it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from vldistill.cli import main
+from vldistill.config import SETTINGS, Config, DistillConfig, EncoderConfig, Outer
+from vldistill.distill.methods import check_setting, find_method, methods, settle, settled
+from vldistill.errors import ConfigError
+
+TINY = [
+    *("--data.source", "scenes:train=40,val=20,test=20", "--encoder.text.name", "hashing"),
+    *("--encoder.image.name", "convnet", "--encoder.image.weights", "random", "--encoder.image.size", "16"),
+    *("--encoder.image.options", "{width: 8}", "--encoder.dim", "16"),
+]
+
+
+@pytest.mark.parametrize("setting", sorted(SETTINGS))
+def test_every_setting_has_a_method_that_works_in_it(setting: str) -> None:
+    config, said = settle(Config(encoder=EncoderConfig(setting=setting)))
+    name = config.distill.method
+    assert name in said and setting in said
+    check_setting(find_method(name).build(), name, setting)
+    assert config.distill.outer == find_method(name).outer
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_a_named_method_brings_its_own_outer_loop_and_given_values_win(name: str) -> None:
+    own = find_method(name).outer
+    given = DistillConfig(method=name, image_lr=0.123, ema=0.0, iterations=0)
+    outer = settled(given, "heads").outer
+    assert (outer.image_lr, outer.ema, outer.iterations) == (0.123, 0.0, 0), "zeros are values too"
+    assert {n: v for n, v in asdict(outer).items() if n not in ("image_lr", "ema", "iterations")} == {
+        n: v for n, v in asdict(own).items() if n not in ("image_lr", "ema", "iterations")
+    }
+    assert settle(Config(distill=given))[1] == "", "nothing to tell where the user has chosen"
+
+
+def test_values_left_open_are_never_taken_for_values() -> None:
+    with pytest.raises(ConfigError, match=r"distill\.image_lr.*left to the method"):
+        _ = DistillConfig(method="bilevel").outer
+    with pytest.raises(ConfigError, match=r"distill\.method is left"):
+        _ = DistillConfig(**asdict(Outer())).outer  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="Did you mean"):
+        settled(DistillConfig(method="bilevl"), "heads")
+
+
+def test_distil_without_a_method_says_which_and_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The choice and the values are written into the set; the run remembers what the user said, and no more."""
+    words = ["--pairs", "6", "--iterations", "2", "--distill.validate_every", "0"]
+    assert main(["distill", "--run", str(tmp_path), *TINY, *words]) == 0
+    said = capfd.readouterr().err
+    assert "bilevel is taken for setting heads" in said
+    note = json.loads((tmp_path / "sets/bilevel-6-s0/set.json").read_text())["info"]["config"]["distill"]
+    assert note["method"] == "bilevel" and note["text_lr"] == find_method("bilevel").outer.text_lr
+    remembered = (tmp_path / "config.yaml").read_text()
+    assert "method: ''" in remembered and "text_lr: null" in remembered
+    assert main(["distill", "--run", str(tmp_path), "--method", "prototypes", "--pairs", "6"]) == 0
+    note = json.loads((tmp_path / "sets/prototypes-6-s0/set.json").read_text())["info"]["config"]["distill"]
+    assert note["text_lr"] == find_method("prototypes").outer.text_lr, "not what suited the other method"
