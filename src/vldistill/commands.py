@@ -31,7 +31,8 @@ from vldistill.distill.start import Start, check_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
 from vldistill.evaluate.answers import Answers, evaluation_key
-from vldistill.evaluate.protocol import check_target, chosen_subset, evaluate_set, quick_score
+from vldistill.evaluate.protocol import evaluate_set, quick_score
+from vldistill.evaluate.subjects import check_target, chosen_subset
 from vldistill.experts.record import open_experts, record_experts
 from vldistill.files import read_json, write_record
 from vldistill.interrupts import deferred_stop
