@@ -269,11 +269,6 @@ def test_found_means_first_both_ways_and_a_tie_does_not_count() -> None:
 # --- the warm-up --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_bench(tmp_path_factory.mktemp("cache"))
-
-
 def watched_fit(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     runs: list[int] = []
     real = warming.fit

@@ -5,16 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from tiny import make_bench
 
 from vldistill.distill.start import distinct_pairs, make_start, nearest_captions
 from vldistill.errors import ConfigError
 from vldistill.workbench import Workbench
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_bench(tmp_path_factory.mktemp("cache"))
 
 
 def sentence_vectors(bench: Workbench, captions: Sequence[str]) -> torch.Tensor:
