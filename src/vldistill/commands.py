@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -365,9 +364,4 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
     return result
 
 
-def remove_run(folder: Path) -> None:
-    """Delete a run folder (used by ``demo`` to start from nothing)."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-__all__ = ["METRICS", "distill", "encode", "evaluate", "experts", "open_bench", "remove_run", "score", "select"]
+__all__ = ["METRICS", "distill", "encode", "evaluate", "experts", "open_bench", "score", "select"]
