@@ -1,4 +1,4 @@
-"""Memory of this process: its peak, and an allocator that keeps what it has."""
+"""Memory: this process's peak, what a device has left, what a graph keeps, an allocator that keeps what it has."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import sys
 
 import psutil
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 
@@ -18,6 +19,29 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on ``device``, those that torch holds in reserve among them."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    return int(psutil.virtual_memory().available)
+
+
+class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
+    """A context in which ``count`` grows by the bytes that graphs keep for the way back, parameters left out."""
+
+    def __init__(self) -> None:
+        self.count, self._seen = 0, set[int]()
+        super().__init__(self._pack, lambda saved: saved)
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter) and storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.count += storage.nbytes()
+        return tensor
 
 
 def keep_freed_memory() -> bool:

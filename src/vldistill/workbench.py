@@ -32,6 +32,7 @@ from vldistill.encoders.features import (
     image_encoding,
     text_encoding,
 )
+from vldistill.encoders.folding import folded
 from vldistill.encoders.lora import adapter_targets, add_adapters
 from vldistill.encoders.text_towers import TextTower, build_text_tower
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
@@ -201,6 +202,12 @@ class Workbench:
         return tower
 
     @cached_property
+    def encoding_tower(self) -> ImageTower:
+        """The image tower as images pass it where it stays frozen: the same map to rounding, quicker."""
+        tower = folded(self.image_tower)
+        return tower.to(memory_format=torch.channels_last) if self.device.type == "cuda" else tower  # pyright: ignore
+
+    @cached_property
     def text_tower(self) -> TextTower:
         """The frozen text tower."""
         return build_text_tower(self.encoder_config.text, self.device)
@@ -274,7 +281,7 @@ class Workbench:
 
     def _image_table(self, split: str, view: int = 0) -> FeatureTable:
         return encode_images(
-            self.image_tower, self.pixels(split), self.cache, self.reporter,
+            self.encoding_tower, self.pixels(split), self.cache, self.reporter,
             device=self.device, view=view, dtype=self.data_config.features,
         )  # fmt: skip
 
@@ -289,7 +296,7 @@ class Workbench:
         if self.setting == "heads":
             for view in range(1 + (config.views if split == "train" else 0)):
                 options: dict[str, Any] = {"device": self.device, "view": view, "dtype": config.features}
-                found.append(image_encoding(self.image_tower, pixels, self.cache, **options))
+                found.append(image_encoding(self.encoding_tower, pixels, self.cache, **options))
         if self.setting != "both":
             found.append(text_encoding(self.text_tower, pixels.pairs, self.cache, dtype=config.features))
         return found
@@ -357,7 +364,7 @@ class Workbench:
         """What the image side consumes of normalised ``images`` (N, 3, S, S): features in ``heads``."""
         if self.setting != "heads":
             return images
-        return self.image_standardisation(self.image_tower(images.to(memory_format=torch.channels_last)))
+        return self.image_standardisation(self.encoding_tower(images.to(memory_format=torch.channels_last)))
 
     def sentence_inputs(self, name: str) -> Inputs:
         """Standardised sentence vectors of a split's captions, whatever the setting trains on."""

@@ -136,6 +136,17 @@ def test_images_encoded_in_parts_give_the_same_gradient(bench: Workbench) -> Non
     torch.testing.assert_close(parts.pull(slope), whole.pull(slope), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("room", [0, 100_000])
+def test_graphs_made_again_give_the_same_bits(bench: Workbench, room: int) -> None:
+    """What is kept depends on the memory of the machine; what comes out must not."""
+    _, context, state = prepared(bench, BilevelOptions(real_batch=8))
+    images = state.variables["images"]
+    kept, again = (encode_learned(context, images, part=2, keep_bytes=size) for size in (1 << 40, room))
+    slope = torch.randn(kept.inputs.shape, generator=generator(2), dtype=torch.float64)
+    assert torch.equal(kept.inputs, again.inputs)
+    assert torch.equal(kept.pull(slope), again.pull(slope))
+
+
 def test_the_sets_own_recipe_is_the_inner_training(bench: Workbench) -> None:
     """A student trained by the exported recipe from the same start ends where the inner loop ended."""
     options = BilevelOptions(steps=7, real_batch=8)

@@ -14,9 +14,12 @@ import torch
 from vldistill.data.transforms import between_towers
 from vldistill.distill.augment import make_view
 from vldistill.distill.methods import Context
+from vldistill.memory import GraphBytes, available_memory
 from vldistill.workbench import Workbench
 
-KEPT_GRAPH_IMAGES = 256  # above this many images the graph is rebuilt part by part instead of kept
+PART = {"cpu": 64}  # images at a time: what a processor's caches like; elsewhere wide passes are quicker
+WIDE_PART = 256
+KEPT_SHARE = 0.3  # of the memory left on the device: graphs of so many parts are kept, the others are made again
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,23 @@ class Encoded:
 
 
 def encode_learned(
-    context: Context, images: torch.Tensor, part: int = KEPT_GRAPH_IMAGES, own: Workbench | None = None
+    context: Context,
+    images: torch.Tensor,
+    own: Workbench | None = None,
+    *,
+    part: int = 0,
+    keep_bytes: int | None = None,
 ) -> Encoded:
     """Encode learned ``images`` (N, 3, S, S), after one draw of the differentiable augmentation asked for.
 
-    ``own`` is the workbench that the images are made for, where the context has one of another image tower.
-    Learned features are given back as they are. Up to ``part`` images the graph is kept between the two passes.
-    Above, memory is bounded by encoding ``part`` images at a time and rebuilding each part's graph on the way
-    back: the same result for one more forward pass.
+    Learned features are given back as they are. Images pass the tower ``part`` at a time. Graphs of as many parts as
+    ``keep_bytes`` have room for are kept between the two passes, those of the others are made again on the way back:
+    the same result for one more forward pass, in bounded memory.
+
+    Args:
+        own: the workbench that the images are made for, where the context has one of another image tower.
+        part: images at a time; 0 is what suits the device.
+        keep_bytes: None is a share of what the device has left.
     """
     bench, config = context.bench, context.config
     if config.space == "features":
@@ -53,29 +65,55 @@ def encode_learned(
             old, new = own.image_tower, bench.image_tower
             seen = between_towers(leaf, (old.mean, old.std), (new.mean, new.std), new.size)
         seen = view(seen) if view else seen
-    images = seen.detach()
-    encode = bench.image_inputs
 
     def through_view(gradient: torch.Tensor) -> torch.Tensor:
         return gradient if seen is leaf else torch.autograd.grad(seen, leaf, gradient)[0]
 
     if bench.setting != "heads":
-        return Encoded(images, through_view)
-    if len(images) <= part:
-        near = images.clone().requires_grad_(True)
-        with torch.enable_grad():
-            inputs = encode(near)
-        return Encoded(inputs.detach(), lambda gradient: through_view(torch.autograd.grad(inputs, near, gradient)[0]))
-    parts = images.detach().split(part)
-    with torch.no_grad():
-        inputs = torch.cat([encode(batch) for batch in parts])
+        return Encoded(seen.detach(), through_view)
+    budget = KEPT_SHARE * available_memory(images.device) if keep_bytes is None else keep_bytes
+    size = part or PART.get(images.device.type, WIDE_PART)
+    passes: list[_Pass] = []
+    for batch in seen.detach().split(size):
+        passes.append(_Pass(bench.image_inputs, batch))
+        budget -= passes[-1].bytes
+        if budget < 0:
+            passes[-1].forget()
+    inputs = torch.cat([each.inputs for each in passes])
 
     def pull(gradient: torch.Tensor) -> torch.Tensor:
-        out = []
-        for batch, slope in zip(parts, gradient.split(part)):
-            leaf = batch.clone().requires_grad_(True)
-            with torch.enable_grad():
-                out.append(torch.autograd.grad(encode(leaf), leaf, slope)[0])
-        return through_view(torch.cat(out))
+        slopes = gradient.split(size)
+        return through_view(torch.cat([each.pull(slope) for each, slope in zip(passes, slopes)]))
 
     return Encoded(inputs, pull)
+
+
+class _Pass:
+    """One pass of some images through a frozen tower, there and back.
+
+    Attributes:
+        inputs: (B, D) features, without graph.
+        bytes: that its graph keeps.
+    """
+
+    def __init__(self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> None:
+        self._encode, self._images = encode, images
+        kept = GraphBytes()
+        with kept:
+            self._graph: tuple[torch.Tensor, torch.Tensor] | None = self._forward()
+        self.inputs, self.bytes = self._graph[1].detach(), kept.count
+
+    def _forward(self) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = self._images.clone().requires_grad_(True)
+        with torch.enable_grad():
+            return leaf, self._encode(leaf)
+
+    def forget(self) -> None:
+        """Let the graph go."""
+        self._graph = None
+
+    def pull(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Gradient to the images (B, 3, S, S) of one to the features; the graph is used up."""
+        leaf, inputs = self._graph or self._forward()
+        self._graph = None
+        return torch.autograd.grad(inputs, leaf, gradient)[0]
