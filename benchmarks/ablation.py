@@ -22,7 +22,8 @@ import yaml
 
 from vldistill import DistilledSet, commands
 from vldistill.cli import main as vldistill
-from vldistill.evaluate.protocol import choose_generic, score_student, subject, train_student
+from vldistill.evaluate.protocol import choose_generic, score_student, train_student
+from vldistill.evaluate.subjects import subject
 from vldistill.files import read_json, write_json
 from vldistill.log import Reporter
 from vldistill.parsing import parse

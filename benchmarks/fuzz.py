@@ -267,22 +267,28 @@ def peak() -> int:
     return peak_memory()
 
 
+def holders(value: Any) -> list[Any]:
+    """The lists and objects in a JSON value that are not empty."""
+    found: list[Any] = []
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict | list) and one:
+            found.append(one)
+            left += list(one.values()) if isinstance(one, dict) else one
+    return found
+
+
 def change_json(raw: bytes, draw: random.Random) -> bytes | None:
     """The JSON in ``raw`` with one place of it changed: another type, a strange text, doubled, or gone."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         return None
-    holders: list[Any] = []
-    left = [value]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict | list) and one:
-            holders.append(one)
-            left += list(one.values()) if isinstance(one, dict) else one
-    if not holders:
+    places = holders(value)
+    if not places:
         return None
-    holder = draw.choice(holders)
+    holder = draw.choice(places)
     key = draw.choice(list(holder)) if isinstance(holder, dict) else draw.randrange(len(holder))
     action = draw.randrange(4)
     if action == 0:

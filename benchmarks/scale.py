@@ -1,7 +1,7 @@
 """Seconds and memory of every stage on made sources of 10,000 to a million pairs, each stage in a process of its own.
 
-    python benchmarks/scale.py --images 10000 100000 --work /tmp/scale
-    python benchmarks/scale.py --images 1000000 --work /tmp/scale   # other sizes keep what the file has
+    python benchmarks/scale.py --images 10000 100000 --work work
+    python benchmarks/scale.py --images 1000000 --work work   # other sizes keep what the file has
 
 A source is WebDataset shards of 32 px JPEGs with one caption each, a thousandth of them val and another test. It is
 read (what every command does first), inspected, decoded, encoded by a small ``convnet`` and ``hashing``, and then used

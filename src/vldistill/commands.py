@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -31,7 +30,8 @@ from vldistill.distill.start import Start, check_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
 from vldistill.evaluate.answers import Answers, evaluation_key
-from vldistill.evaluate.protocol import check_target, chosen_subset, evaluate_set, quick_score
+from vldistill.evaluate.protocol import evaluate_set, quick_score
+from vldistill.evaluate.subjects import check_target, chosen_subset
 from vldistill.experts.record import open_experts, record_experts
 from vldistill.files import read_json, write_record
 from vldistill.interrupts import deferred_stop
@@ -369,9 +369,4 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
     return result
 
 
-def remove_run(folder: Path) -> None:
-    """Delete a run folder (used by ``demo`` to start from nothing)."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-__all__ = ["METRICS", "distill", "encode", "evaluate", "experts", "open_bench", "remove_run", "score", "select"]
+__all__ = ["METRICS", "distill", "encode", "evaluate", "experts", "open_bench", "score", "select"]

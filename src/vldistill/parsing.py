@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import glob
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from vldistill.errors import ArtefactError, ConfigError, unknown
 
@@ -58,8 +59,15 @@ def packaged_config(path: str) -> str:
     raise ConfigError(f"--config: {path} does not exist. " + unknown("packaged configuration", name, known))
 
 
-def rewrite(stage: str, argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
-    """Expand short options, find packaged configurations, and accept ``1,2,3`` where a list is meant."""
+def rewrite(stage: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
+    """Expand short options, find packaged configurations, and accept ``1,2,3`` where a list is meant.
+
+    Args:
+        kinds: the type of every option.
+
+    Raises:
+        ConfigError: no such configuration, or a number without end.
+    """
     out: list[str] = []
     previous = ""
     for word in argv:
@@ -68,29 +76,42 @@ def rewrite(stage: str, argv: Sequence[str], lists: Sequence[str] = ()) -> list[
             name = ALIASES.get(stage, {}).get(name, name)
             previous = name
             if equals:
-                out.append(f"--{name}={_value(name, value, lists)}")
+                out.append(f"--{name}={_value(name, value, kinds.get(name))}")
             else:
                 out.append(f"--{name}")
         else:
-            out.append(_value(previous, word, lists))
+            out.append(_value(previous, word, kinds.get(previous)))
             previous = ""
     return out
 
 
-def _value(name: str, value: str, lists: Sequence[str]) -> str:
+def _value(name: str, value: str, kind: Any) -> str:
     if name == "config":
         from vldistill.configfile import read_yaml
 
         path = packaged_config(value)
         read_yaml(Path(path), "--config")  # jsonargparse says less of what is wrong with a file
         return path
-    if name in lists and not value.startswith("["):
+    if {int, float} & {kind, *get_args(kind)}:
+        _refuse_endless(name, value)
+    if get_origin(kind) is tuple and not value.startswith("["):
         return f"[{value}]"
     return value
 
 
-def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], list[str]]:
-    """The parser of a stage, the methods' names, and the options that take lists."""
+def _refuse_endless(name: str, value: str) -> None:
+    """Refuse whole numbers that no configuration may hold: as floats they would overflow. Raises ConfigError."""
+    from vldistill.configfile import LARGEST
+
+    for digits in re.findall(r"(?<![\w.])[+-]?0*(\d{20,})(?![\w.])", value.replace("_", "")):
+        if len(digits) > 20 or int(digits) > LARGEST:  # int() refuses thousands of digits
+            raise ConfigError(
+                f"{name} is {digits[:10]}…, a number of {len(digits)} digits; expected at most {LARGEST}."
+            )
+
+
+def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], dict[str, Any]]:
+    """The parser of a stage, the methods' names, and the type of every option of theirs and of the sections."""
     from jsonargparse import ArgumentParser
 
     from vldistill import config as configs
@@ -113,7 +134,8 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     sections |= {name: entry.options for name, entry in methods().items()}
     for name, cls in sections.items():
         parser.add_class_arguments(cls, name)
-    return parser, list(methods()), [name for section, cls in sections.items() for name in _lists(cls, section)]
+    kinds = {name: kind for section, cls in sections.items() for name, kind in _kinds(cls, section).items()}
+    return parser, list(methods()), kinds
 
 
 def _guarded_mode() -> str:
@@ -133,14 +155,14 @@ def _guarded_mode() -> str:
     return "vldistill"
 
 
-def _lists(cls: type, prefix: str) -> list[str]:
-    """The options of a section that take lists, those of nested sections too."""
-    found: list[str] = []
+def _kinds(cls: type, prefix: str) -> dict[str, Any]:
+    """The type of every option of a section, of nested sections too."""
+    found: dict[str, Any] = {}
     for name, kind in get_type_hints(cls).items():
         if isinstance(kind, type) and is_dataclass(kind):
-            found += _lists(kind, f"{prefix}.{name}")
-        elif get_origin(kind) is tuple:
-            found.append(f"{prefix}.{name}")
+            found |= _kinds(kind, f"{prefix}.{name}")
+        else:
+            found[f"{prefix}.{name}"] = kind
     return found
 
 
@@ -160,10 +182,10 @@ def parse(
     run_config = _run_config(argv)
     if run_config:
         read_yaml(Path(run_config), "the run's own configuration", ArtefactError)
-    parser, method_names, lists = build_parser(stage, run_config)
+    parser, method_names, kinds = build_parser(stage, run_config)
     if extend:
         extend(parser)
-    words = rewrite(stage, argv, lists)
+    words = rewrite(stage, argv, kinds)
     _refuse_unknown(parser, stage, words)
     try:
         namespace = parser.parse_args(words)

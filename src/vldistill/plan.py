@@ -125,10 +125,7 @@ class Estimate:
 
     def training_seconds(self, pairs: int, recipe: Recipe, steps_per_epoch: int = 0) -> float:
         """Seconds to train one student or expert."""
-        steps = steps_in(pairs, recipe)
-        if steps_per_epoch:
-            steps = min(steps, steps_per_epoch * recipe.epochs)
-        return steps * min(recipe.batch, pairs) * self._row_seconds
+        return steps_in(pairs, recipe, steps_per_epoch) * min(recipe.batch, pairs) * self._row_seconds
 
     def expert_seconds(self) -> float:
         """Seconds of one expert."""

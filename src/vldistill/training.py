@@ -5,8 +5,9 @@ Shapes: M captions (one epoch passes all of them, each with its image), N images
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -148,9 +149,78 @@ class TrainingData:
         return len(self.texts)
 
 
-def steps_in(pairs: int, recipe: Recipe) -> int:
-    """Steps of one training: a last batch of a single pair is left out, it has no contrast."""
-    return recipe.epochs * sum(_steps_per_epoch(size, recipe) for size in recipe.phases or (pairs,))
+@dataclass(frozen=True)
+class _Step:
+    """One step of a training.
+
+    Args:
+        at: its number in the training, from 0.
+        epoch: the number of its epoch, from 0.
+        number: its number in the epoch, from 0.
+        last: whether it ends its epoch.
+        index: (B,) int64, its pairs.
+    """
+
+    at: int
+    epoch: int
+    number: int
+    last: bool
+    index: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The steps of a training, phase after phase, and their rates.
+
+    Args:
+        recipe: of the training.
+        sizes: pairs of each phase.
+        per_epoch: steps of an epoch in each phase.
+    """
+
+    recipe: Recipe
+    sizes: tuple[int, ...]
+    per_epoch: tuple[int, ...]
+
+    @staticmethod
+    def of(pairs: int, recipe: Recipe, steps_per_epoch: int = 0) -> _Plan:
+        """The plan of a training on ``pairs`` pairs, its epochs cut to ``steps_per_epoch`` steps; 0 means all."""
+        sizes = recipe.phases or (pairs,)
+        whole = [_steps_per_epoch(size, recipe) for size in sizes]
+        return _Plan(recipe, sizes, tuple(min(count, steps_per_epoch or count) for count in whole))
+
+    @property
+    def length(self) -> int:
+        """Steps of all epochs."""
+        return self.recipe.epochs * sum(self.per_epoch)
+
+    def rate(self, side: str, step: int) -> float:
+        """The learning rate of ``side``, by the number of the step in the training."""
+        # "half" was published for the first phase: later ones go on at the tenth
+        span = self.recipe.epochs * self.per_epoch[0] if self.recipe.schedule == "half" else self.length
+        return self.recipe.rate(side, step, span)
+
+    def steps(self, seed: int, done: int) -> Iterator[_Step]:
+        """The steps that follow the first ``done``, each epoch in an order of its own."""
+        passed = 0  # steps of the epochs before
+        for epoch in range(self.recipe.all_epochs):
+            phase = epoch // self.recipe.epochs
+            size, count = self.sizes[phase], self.per_epoch[phase]
+            if done < passed + count:
+                order = torch.randperm(size, generator=generator(seed, "order", epoch)) + sum(self.sizes[:phase])
+                batches = order.split(min(self.recipe.batch, size))
+                for number in range(max(0, done - passed), count):
+                    yield _Step(passed + number, epoch, number, number + 1 == count, batches[number])
+            passed += count
+
+
+def steps_in(pairs: int, recipe: Recipe, steps_per_epoch: int = 0) -> int:
+    """Steps of one training: a last batch of a single pair is left out, it has no contrast.
+
+    Args:
+        steps_per_epoch: as for :func:`fit`.
+    """
+    return _Plan.of(pairs, recipe, steps_per_epoch).length
 
 
 def _steps_per_epoch(pairs: int, recipe: Recipe) -> int:
@@ -199,78 +269,58 @@ def fit(
         Stopped: by the keeper, when the user asked to stop.
     """
     _check_fits(data, recipe)
-    groups = [(side, head, part) for side in SIDES for head, part in encoder.tower_and_head(side).items()]
-    optimiser = torch.optim.SGD(
-        [{"params": part} for _, _, part in groups],
-        lr=0.0,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
-    sizes = recipe.phases or (len(data),)
-    whole = [_steps_per_epoch(size, recipe) for size in sizes]
-    per_epoch = [min(count, steps_per_epoch) if steps_per_epoch else count for count in whole]
-    # "half" was published for the first phase: later ones go on at the tenth
-    span = recipe.epochs * (per_epoch[0] if recipe.schedule == "half" else sum(per_epoch))
-    steps = [
-        (epoch, number) for epoch in range(recipe.all_epochs) for number in range(per_epoch[epoch // recipe.epochs])
-    ]
-    total = torch.zeros((), device=device)  # of the losses of the epoch
-    order, ordered, loss = torch.empty(0), -1, total
+    plan = _Plan.of(len(data), recipe, steps_per_epoch)
+    optimiser = _optimiser(encoder, recipe)
     stepper = Stepper(encoder, passes, device, ranks)
+    loss = total = torch.zeros((), device=device)  # the total is of the losses of the epoch
     encoder.train()
     with seeded(device, seed, "dropout"):
         done = 0
         if keeper and (found := keeper.found()):
             state, done = found
             restore_training(state, encoder, optimiser, total, device)
-        for step in range(done, len(steps)):
-            epoch, number = steps[step]
-            phase = epoch // recipe.epochs
-            if epoch != ordered:
-                order, ordered = _order(sizes, phase, seed, epoch), epoch
-            if number == 0:
+        for step in plan.steps(seed, done):
+            if step.number == 0:
                 total.zero_()
-            for group, (side, head, _) in zip(optimiser.param_groups, groups):
-                group["lr"] = recipe.rate(side, step, span) * (recipe.head_factor if head else 1.0)
-            batch = min(recipe.batch, sizes[phase])
-            index = order[number * batch : (number + 1) * batch]
-            mine, names = stepper.rows(index), ("augment", step, *([ranks.rank] if ranks.rank else []))
+            for group in optimiser.param_groups:
+                group["lr"] = plan.rate(group["side"], step.at) * (recipe.head_factor if group["head"] else 1.0)
+            mine, names = stepper.rows(step.index), ("augment", step.at, *([ranks.rank] if ranks.rank else []))
             images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
             texts = data.texts.rows(mine)
-            before, loss = (
-                loss,
-                stepper.backward(
-                    images, texts, len(index), lambda logits, index=index: _loss(logits, encoder, data, recipe, index)
-                ),
-            )
+            loss_of = functools.partial(_loss, encoder=encoder, data=data, recipe=recipe, index=step.index)
+            before, loss = loss, stepper.backward(images, texts, len(step.index), loss_of)
             optimiser.step()
             total += loss
             if on_step:  # the last but one on a device: to read it does not wait for the step that has just begun
-                on_step(float(before if device.type != "cpu" and number else loss))
-            last = number + 1 == per_epoch[phase]
-            if last or step % CHECK_STEPS == 0:
-                _require_finite(encoder, total, recipe, epoch, number + 1)
-            if last and on_epoch:
+                on_step(float(before if device.type != "cpu" and step.number else loss))
+            if step.last or step.at % CHECK_STEPS == 0:
+                _require_finite(encoder, total, recipe, step)
+            if step.last and on_epoch:
                 encoder.eval()
-                on_epoch(epoch + 1, float(total) / per_epoch[phase])
+                on_epoch(step.epoch + 1, float(total) / (step.number + 1))
                 encoder.train()
             if keeper and keeper.due():
-                keeper.keep(training_state(encoder, optimiser, total, device), step + 1)
+                keeper.keep(training_state(encoder, optimiser, total, device), step.at + 1)
     encoder.eval()
 
 
-def _order(sizes: Sequence[int], phase: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order of the pairs of a phase in one epoch."""
-    return torch.randperm(sizes[phase], generator=generator(seed, "order", epoch)) + sum(sizes[:phase])
+def _optimiser(encoder: DualEncoder, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with a group for each tower and head; a group tells its ``side``, and whether it is the ``head``."""
+    groups = [
+        {"params": part, "side": side, "head": head}
+        for side in SIDES
+        for head, part in encoder.tower_and_head(side).items()
+    ]
+    return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-def _require_finite(encoder: DualEncoder, total: torch.Tensor, recipe: Recipe, epoch: int, number: int) -> None:
+def _require_finite(encoder: DualEncoder, total: torch.Tensor, recipe: Recipe, step: _Step) -> None:
     """Refuse to go on once a loss of the epoch was not finite. Raises DivergedError."""
-    mean = float(total) / number
+    mean = float(total) / (step.number + 1)
     if not math.isfinite(mean):
         encoder.eval()
         raise DivergedError(
-            f"training diverged in epoch {epoch + 1} of {recipe.all_epochs} (loss {mean}) at rates "
+            f"training diverged in epoch {step.epoch + 1} of {recipe.all_epochs} (loss {mean}) at rates "
             f"{ {side: rate[0] for side, rate in recipe.rates.items()} }; try smaller rates."
         )
 

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from benchmark_scripts import benchmark
 from vldistill.config import SETTINGS, expand
 from vldistill.distill.methods import methods
 from vldistill.distilled import DistilledSet
 from vldistill.parsing import packaged_config, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def benchmark(name: str) -> ModuleType:
-    """A script of benchmarks/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_demo_ends_with_a_table_and_its_files(vldistill: Any, config: Path, tmp_path: Path) -> None:

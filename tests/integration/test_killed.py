@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmark_scripts import benchmark
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such processes there")
@@ -21,10 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_killed_processes_lose_nothing(
     kills: int, settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    import torture  # pyright: ignore[reportMissingImports]
-
-    toll = torture.torture(kills, 0, tmp_path, settings)
+    toll = benchmark("torture").torture(kills, 0, tmp_path, settings)
     assert not toll.lost and not toll.different
     assert toll.kills == kills and toll.identical == toll.lives > 0

@@ -18,7 +18,7 @@ from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions, inner_ste
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError
-from vldistill.evaluate.protocol import subject
+from vldistill.evaluate.subjects import subject
 from vldistill.log import Reporter
 from vldistill.losses import infonce, soft_infonce
 from vldistill.randomness import generator

@@ -10,8 +10,10 @@ import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny import make_bench, make_experts
 
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
+from vldistill.experts.trajectory import Trajectory
 from vldistill.log import Reporter
 from vldistill.workbench import Workbench
 
@@ -63,6 +65,18 @@ def workbench(tmp_path: Path, listener: Listener) -> Bench:
         return Workbench(data, config, torch.device("cpu"), listener)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    """Forty drawn scenes and heads, one for a module of tests."""
+    return make_bench(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def experts(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> list[Trajectory]:
+    """Two experts on ``bench``."""
+    return make_experts(bench, tmp_path_factory.mktemp("experts"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import DISTILL, copies, make_bench, make_experts, make_loop
+from tiny import DISTILL, copies, make_experts, make_loop
 
 from vldistill.config import DistillConfig, SelectConfig
 from vldistill.distill.learned import set_name
@@ -22,11 +22,6 @@ from vldistill.experts.record import open_experts
 from vldistill.experts.trajectory import Trajectory
 from vldistill.select import choose_pairs
 from vldistill.workbench import Workbench
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_bench(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

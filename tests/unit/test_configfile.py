@@ -67,6 +67,27 @@ def test_hostile_configurations_are_refused_at_once(name: str, tmp_path: Path, m
     assert time.process_time() - start < 5
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--distill.minutes", "1" + "0" * 400], r"distill\.minutes is 1000000000…, a number of 401 digits; expected"),
+        (["--distill.minutes=-" + "9" * 5000], r"distill\.minutes is 9999999999…, a number of 5000 digits"),
+        (["--pairs", str(2**64 + 1)], r"distill\.pairs is 1844674407…, a number of 20 digits; expected at most 18446"),
+        (["--evaluate.head_rates", "0.1," + "7" * 400], r"evaluate\.head_rates is 7777777777…, a number of 400 digits"),
+    ],
+)
+def test_numbers_without_end_are_refused_on_the_command_line_too(words: list[str], message: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        parse("distill", ["--run", str(tmp_path / "run"), *words])
+
+
+def test_long_digits_are_fine_where_they_are_no_number_or_a_small_one(tmp_path: Path):
+    words = ["--distill.label", "1" * 30, "--distill.image_lr", "0." + "1" * 30, "--pairs", "0" * 30 + "7"]
+    config, _ = parse("distill", ["--run", str(tmp_path / ("2" * 30)), *words])
+    assert (config.distill.label, config.distill.pairs) == ("1" * 30, 7)
+    assert config.distill.image_lr == pytest.approx(1 / 9)
+
+
 def test_a_class_is_not_imported_from_a_run_a_sweep_or_a_second_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(sys.modules, "antigravity", raising=False)
     run = Run(tmp_path / "run")

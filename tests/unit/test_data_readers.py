@@ -161,10 +161,6 @@ def test_strict_passes_a_faultless_source(karpathy: KarpathyFolder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not JSON"),
-        (b'{"images": [', r"is not JSON .*line 1"),
-        (b'{"images": "\xff"}', r"not UTF-8 text \(byte 12\)"),
-        (b"[" * 100_000, "nested too deeply"),
         (b"[]", "a list of 0 items"),
         (b"[1, 2]", "a list of 2 items, the first a number"),
         (b'[{"image": "a.jpg", "caption": ["x"]}]', r"BLIP style"),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vldistill.data.transforms import augment, from_float, to_float
+from vldistill.data.transforms import augment, to_float
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -21,18 +21,6 @@ def test_to_float_is_the_formula():
     result = to_float(images, MEAN, STD)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-6)
-
-
-def test_every_byte_survives_the_round_trip():
-    ramp = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
-    for mean, std in ((MEAN, STD), ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3)):
-        assert torch.equal(from_float(to_float(ramp, mean, std), mean, std), ramp)
-
-
-def test_from_float_clamps_and_leaves_its_input():
-    wild = torch.full((1, 3, 2, 2), 99.0, requires_grad=True)
-    assert from_float(wild, MEAN, STD).eq(255).all() and from_float(-wild, MEAN, STD).eq(0).all()
-    assert wild.eq(99).all()
 
 
 def test_augment_is_a_function_of_images_and_seed():

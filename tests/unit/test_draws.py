@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import DISTILL, Stub, make_bench, make_experts, make_loop, start_of
+from tiny import DISTILL, Stub, make_loop, start_of
 
 from vldistill.config import DistillConfig
 from vldistill.distill.draws import averaged_update, check_draws
@@ -17,16 +17,6 @@ from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.ranks import ALONE, Ranks
 from vldistill.workbench import Workbench
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_bench(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def experts(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> list[Trajectory]:
-    return make_experts(bench, tmp_path_factory.mktemp("experts"))
 
 
 def context(bench: Workbench, experts: list[Trajectory], draws: int) -> Context:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from vldistill.encoders.dual import DualEncoder, Head
-from vldistill.errors import ArtefactError
 from vldistill.experts.trajectory import clone_groups
 
 SCALE = 1 / 0.07
@@ -65,9 +64,11 @@ def test_given_parameters_stand_in_for_its_own(encoder: DualEncoder):
     assert all(
         torch.equal(t, before[side][name]) for side, named in encoder.trained().items() for name, t in named.items()
     )
-    encoder.load_trained(params)
+    with torch.no_grad():
+        for side, named in encoder.trained().items():
+            for name, tensor in named.items():
+                tensor.copy_(params[side][name])
     assert torch.equal(encoder(images, texts), with_params)
-    assert encoder.trained()["image"]["mix.bias"] is not params["image"]["mix.bias"]
 
 
 def test_gradients_reach_given_parameters_twice(encoder: DualEncoder):
@@ -90,23 +91,6 @@ def test_only_what_requires_gradients_is_trained(encoder: DualEncoder):
     encoder.text.requires_grad_(False)
     assert encoder.trained()["text"] == {}
     assert encoder.trained()["image"]["mix.bias"] is encoder.side("image").get_parameter("mix.bias")
-
-
-@pytest.mark.parametrize("kind", ["name", "shape", "side"])
-def test_parameters_of_another_encoder_are_refused(encoder: DualEncoder, kind: str):
-    params = clone_groups(encoder.trained())
-    if kind == "name":
-        params["image"]["more"] = torch.ones(1)
-    elif kind == "shape":
-        params["image"]["mix.bias"] = torch.ones(1)  # would be broadcast without a word
-    else:
-        params["text"] = {}
-    before = clone_groups(encoder.trained())
-    with pytest.raises(ArtefactError, match=r"of another encoder: \[\('(image/m|text/)"):
-        encoder.load_trained(params)
-    assert all(
-        torch.equal(t, before[side][name]) for side, named in encoder.trained().items() for name, t in named.items()
-    )
 
 
 def test_zero_inputs_give_finite_logits():

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from benchmark_scripts import benchmark
 from vldistill.configfile import parse_yaml
 from vldistill.data.arrays import open_array
 from vldistill.data.pairs import load_pairs, source_summary
@@ -30,7 +31,9 @@ from vldistill.files import read_json
 from vldistill.inspect import describe
 from vldistill.log import Reporter
 from vldistill.report.records import read_run
-from vldistill.training import Recipe
+
+small_set: Callable[[], DistilledSet] = benchmark("fuzz_targets").small_set
+holders: Callable[[Any], list[Any]] = benchmark("fuzz").holders
 
 FEW, MANY = 25, 10_000
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
@@ -48,14 +51,7 @@ VALUES = st.recursive(
 
 def changed(draw: st.DataObject, value: Any) -> Any:
     """``value`` with one place of it replaced by anything, or gone."""
-    holders: list[Any] = []
-    left = [value]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict | list) and one:
-            holders.append(one)
-            left += list(one.values()) if isinstance(one, dict) else one
-    holder = draw.draw(st.sampled_from(holders), "holder")
+    holder = draw.draw(st.sampled_from(holders(value)), "holder")
     key = draw.draw(st.sampled_from(list(holder) if isinstance(holder, dict) else range(len(holder))), "key")
     if draw.draw(st.booleans(), "gone"):
         del holder[key]
@@ -68,20 +64,6 @@ def as_json(value: Any) -> str:
     """JSON as anybody may write it: half surrogates, infinities and numbers of any length."""
     text = json.dumps(value, default=str)
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-
-
-def small_set() -> DistilledSet:
-    tower = {"name": "convnet", "width": 4, "fingerprint": "f", "size": 2, "mean": [0.5] * 3, "std": [0.2] * 3}
-    return DistilledSet(
-        images=torch.zeros(3, 3, 2, 2),
-        texts=torch.zeros(3, 4),
-        recipe=Recipe(),
-        towers={"image": tower, "text": {"name": "hashing", "width": 4, "fingerprint": "t"}},
-        setting="heads",
-        similarity=torch.eye(3),
-        captions=({"start": "a dog", "nearest": "a cat"},) * 3,
-        info={"name": "bitraj-3-s0", "method": "bitraj", "seed": 0, "similarity_floats": 9, "data": "d"},
-    )
 
 
 def try_set_record(draw: st.DataObject, folder: Path) -> None:

@@ -34,6 +34,8 @@ def source(folder: Path, names: list[str], captions: list[list[str]] | None = No
     ("raw", "message"),
     [
         (b"", "is not JSON"),
+        (b'{"images": [', r"is not JSON .*line 1"),
+        (b'{"images": "\xff"}', r"is not UTF-8 text \(byte 12\)"),
         (b"\xff\xfe{\x00}\x00", "is not UTF-8"),
         (b'{"images": [\xe9]}', "is not UTF-8"),
         (b"[" * 200_000, "nested too deeply"),
@@ -48,10 +50,12 @@ def source(folder: Path, names: list[str], captions: list[list[str]] | None = No
 def test_what_is_no_json_is_an_error_of_ours(raw: bytes, message: str, tmp_path: Path):
     path = tmp_path / "x.json"
     path.write_bytes(raw)
-    with pytest.raises(DataError, match=f"x.json {message}|x.json is {message}"):
+    wanted = f"x.json {message}|x.json is {message}"
+    with pytest.raises(DataError, match=wanted):
         load_json(path)
-    with pytest.raises(DataError):
-        load_pairs(path, "train")
+    for source in (path, tmp_path):
+        with pytest.raises(DataError, match=wanted):
+            load_pairs(source, "train")
 
 
 def test_a_byte_order_mark_is_fine_and_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,8 +16,6 @@ from tiny import (
     Recorder,
     Stub,
     copies,
-    make_bench,
-    make_experts,
     make_loop,
     same,
     start_of,
@@ -36,16 +34,6 @@ from vldistill.interrupts import deferred_stop
 from vldistill.workbench import Workbench
 
 SGD = replace(DISTILL, optimiser="sgd", momentum=0.0, image_lr=0.5, text_lr=0.25)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_bench(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def experts(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> list[Trajectory]:
-    return make_experts(bench, tmp_path_factory.mktemp("experts"))
 
 
 def warnings_of(bench: Workbench) -> list[str]:

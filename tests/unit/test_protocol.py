@@ -25,10 +25,10 @@ from vldistill.evaluate.protocol import (
     evaluate_set,
     quick_score,
     score_student,
-    subject,
     train_student,
 )
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
+from vldistill.evaluate.subjects import subject
 from vldistill.report.tables import evaluation_rows, evaluation_text, markdown
 from vldistill.training import Recipe
 from vldistill.workbench import TensorInputs, Workbench

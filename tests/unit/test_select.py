@@ -22,7 +22,8 @@ from vldistill.data.transforms import to_float
 from vldistill.distill.start import make_start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped
-from vldistill.evaluate.protocol import check_target, evaluate_set, subject
+from vldistill.evaluate.protocol import evaluate_set
+from vldistill.evaluate.subjects import check_target, subject
 from vldistill.select import WARMUP, choose_pairs, find_selector, selectors
 from vldistill.select import facility as facility_location
 from vldistill.select import warmup as warming
@@ -268,11 +269,6 @@ def test_found_means_first_both_ways_and_a_tie_does_not_count() -> None:
 # --- the warm-up --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_bench(tmp_path_factory.mktemp("cache"))
-
-
 def watched_fit(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     runs: list[int] = []
     real = warming.fit
@@ -383,11 +379,11 @@ def test_a_choice_is_judged_like_random_pairs(bench: Workbench, name: str) -> No
 def test_pairs_that_do_not_depend_on_the_seed_are_chosen_once(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vldistill.evaluate import protocol
+    from vldistill.evaluate import subjects
 
     made_choices: list[str] = []
-    real = protocol.choose_pairs
-    monkeypatch.setattr(protocol, "choose_pairs", lambda *args: (made_choices.append(args[1]), real(*args))[1])
+    real = subjects.choose_pairs
+    monkeypatch.setattr(subjects, "choose_pairs", lambda *args: (made_choices.append(args[1]), real(*args))[1])
     result = evaluate_set(bench, "kcenter:6", QUICK, OPTIONS)
     assert made_choices == ["kcenter"]
     assert result["own"] is None and result["details"]["new_pairs_for_each_student"] is False

@@ -13,8 +13,9 @@ from vldistill.distill.methods import Context
 from vldistill.distill.methods.bitraj import BiTrajectoryMatching, BitrajOptions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError
-from vldistill.evaluate.protocol import check_target, evaluate_set, subject
+from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.spaces import fit_ridge, mapped_texts
+from vldistill.evaluate.subjects import check_target, subject
 from vldistill.workbench import Workbench
 
 QUICK = EvaluateConfig(seeds=1, generic_epochs=2, head_rates=(0.1,), recipes=("generic",), text_map="ridge")

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from tiny import make_bench
 
-from vldistill.distill.start import distinct_pairs, make_start, nearest_captions
+from vldistill.config import SelectConfig
+from vldistill.distill.start import make_start, nearest_captions
 from vldistill.errors import ConfigError
+from vldistill.select import choose_pairs
 from vldistill.workbench import Workbench
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_bench(tmp_path_factory.mktemp("cache"))
+def random_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return choose_pairs(bench, "random", count, seed, SelectConfig())
 
 
 def sentence_vectors(bench: Workbench, captions: Sequence[str]) -> torch.Tensor:
@@ -28,7 +28,7 @@ def sentence_vectors(bench: Workbench, captions: Sequence[str]) -> torch.Tensor:
 @pytest.mark.parametrize("count", [2, 17, 40])
 def test_pairs_have_distinct_images_and_captions_of_their_own(bench: Workbench, count: int) -> None:
     for seed in range(5):
-        images, captions = distinct_pairs(bench, count, seed)
+        images, captions = random_pairs(bench, count, seed)
         assert images.dtype == captions.dtype == torch.int64
         assert len(set(images.tolist())) == len(images) == len(captions) == count
         assert (bench.pairs("train").caption_image[captions.numpy()] == images.numpy()).all()
@@ -36,12 +36,12 @@ def test_pairs_have_distinct_images_and_captions_of_their_own(bench: Workbench, 
 
 def test_every_caption_of_an_image_can_be_drawn(bench: Workbench) -> None:
     pairs = bench.pairs("train")
-    drawn = {int(caption) for seed in range(60) for caption in distinct_pairs(bench, 40, seed)[1]}
+    drawn = {int(caption) for seed in range(60) for caption in random_pairs(bench, 40, seed)[1]}
     assert len(drawn) > 0.95 * pairs.count_captions
 
 
 def test_the_seed_decides_the_pairs(bench: Workbench) -> None:
-    first, again, other = (distinct_pairs(bench, 10, seed) for seed in (4, 4, 5))
+    first, again, other = (random_pairs(bench, 10, seed) for seed in (4, 4, 5))
     assert all(torch.equal(a, b) for a, b in zip(first, again))
     assert not torch.equal(first[0], other[0])
 
@@ -61,7 +61,7 @@ def test_more_pairs_than_images_are_refused(bench: Workbench) -> None:
 
 def test_a_real_start_is_made_of_real_pairs(bench: Workbench) -> None:
     start = make_start(bench, "real", 12, 3)
-    images, captions = distinct_pairs(bench, 12, 3)
+    images, captions = random_pairs(bench, 12, 3)
     pairs, tower = bench.pairs("train"), bench.image_tower
     assert start.captions == [pairs.captions[int(i)] for i in captions]
     pixels = bench.pixels("train").array[images.numpy()].astype(np.float32) / 255

@@ -18,7 +18,8 @@ from vldistill.distill.start import make_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.tokens import TokenTower, require_trainable
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.evaluate.protocol import check_target, evaluate_set
+from vldistill.evaluate.protocol import evaluate_set
+from vldistill.evaluate.subjects import check_target
 from vldistill.training import Recipe, TrainingData, fit
 from vldistill.workbench import TensorInputs, Workbench
 

@@ -7,6 +7,7 @@ and imported when a store is made.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ def image_bytes(cell: Any, label: str, folder: Path | None = None) -> bytes:
 
 
 @dataclass(frozen=True)
-class TableImages:
+class TableImages(ABC):
     """An image store over cells; subclasses say where a cell is.
 
     Attributes:
@@ -98,9 +99,9 @@ class TableImages:
     def __len__(self) -> int:
         return len(self.names)
 
+    @abstractmethod
     def cell(self, row: int) -> Any:
         """The content of the image column in a row."""
-        raise NotImplementedError
 
     def read(self, index: int, at_least: int = 0) -> Image.Image:
         """See ImageStore."""

@@ -1,4 +1,4 @@
-"""From uint8 images to a tower's input and back, and the augmentation of training."""
+"""From uint8 images to a tower's input, from one tower's to another's, and the augmentation of training."""
 
 from __future__ import annotations
 
@@ -25,12 +25,6 @@ def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     """
     scale, shift = _affine(mean, std, images.device)
     return images.to(torch.float32).mul_(scale).add_(shift)
-
-
-def from_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """The inverse of ``to_float``: rounded and clamped to uint8 (B, 3, S, S)."""
-    scale, shift = _affine(mean, std, images.device)
-    return images.detach().to(torch.float32).sub(shift).div_(scale).round_().clamp_(0, 255).to(torch.uint8)
 
 
 Normalisation = tuple[Sequence[float], Sequence[float]]

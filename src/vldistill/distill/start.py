@@ -11,8 +11,7 @@ from vldistill.config import SelectConfig
 from vldistill.data.transforms import to_float
 from vldistill.errors import ConfigError, unknown
 from vldistill.randomness import generator
-from vldistill.select import check_count, check_ground, choose_pairs, selectors
-from vldistill.select.random import draw_captions
+from vldistill.select import check_ground, choose_pairs, selectors
 from vldistill.workbench import Workbench
 
 NOISE_SAMPLE = 1000  # real images whose channel moments shape the noise
@@ -36,18 +35,6 @@ class Start:
     captions: list[str]
     text_mask: torch.Tensor | None = None
     rows: torch.Tensor | None = None
-
-
-def distinct_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw ``count`` training pairs with distinct images: image rows (N,) and caption rows (N,), both int64.
-
-    Raises:
-        ConfigError: when there are fewer images than pairs.
-    """
-    pairs = bench.pixels("train").pairs
-    check_count(pairs.count_images, count)
-    captions = draw_captions(pairs.image_captions, count, seed)
-    return torch.from_numpy(pairs.caption_image[captions.numpy()]), captions
 
 
 def check_start(kind: str, count: int, select: SelectConfig) -> None:

@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from vldistill.errors import ArtefactError
-
 Groups = dict[str, dict[str, torch.Tensor]]
 """Trained tensors by side (``image``, ``text``) and name."""
 
@@ -86,19 +84,6 @@ class DualEncoder(nn.Module):
         for name, parameter in self.trained()[group].items():
             parts.setdefault(name.startswith("head."), []).append(parameter)
         return parts
-
-    def load_trained(self, params: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        """Copy ``params`` into the trained parameters. Raises ArtefactError when names or shapes differ."""
-        own = self.trained()
-        if differing := sorted(shapes_of(params).items() ^ shapes_of(own).items()):
-            raise ArtefactError(
-                f"the parameters are of another encoder: {differing[:3]} differ. Expected the names and shapes that "
-                f"DualEncoder.trained() gives."
-            )
-        with torch.no_grad():
-            for group, named in own.items():
-                for name, parameter in named.items():
-                    parameter.copy_(params[group][name])
 
     def embed(
         self, group: str, inputs: torch.Tensor, params: Mapping[str, Mapping[str, torch.Tensor]] | None = None

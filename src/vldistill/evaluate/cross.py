@@ -25,7 +25,8 @@ from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError
 from vldistill.evaluate.answers import Answers
 from vldistill.evaluate.options import merged, nested, resolved
-from vldistill.evaluate.protocol import check_target, evaluate_set
+from vldistill.evaluate.protocol import evaluate_set
+from vldistill.evaluate.subjects import check_target
 from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.helptext import KeptLines
 from vldistill.locks import held

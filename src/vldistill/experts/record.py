@@ -12,7 +12,7 @@ import torch
 from vldistill import __version__
 from vldistill.cluster.shards import WHOLE, Shard
 from vldistill.config import ExpertsConfig
-from vldistill.encoders.dual import Groups
+from vldistill.encoders.dual import DualEncoder, Groups
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
 from vldistill.experts.unfinished import Unfinished
@@ -20,7 +20,7 @@ from vldistill.files import human_bytes, require_space
 from vldistill.interrupts import deferred_stop
 from vldistill.keeping import SAVE_SECONDS, SharedKeeper
 from vldistill.locks import held
-from vldistill.log import Mute, Reporter
+from vldistill.log import Mute, Progress, Reporter
 from vldistill.randomness import seed_of
 from vldistill.ranks import ALONE, Ranks
 from vldistill.runs import differences
@@ -98,14 +98,9 @@ def record_expert(
         Stopped: on Ctrl-C or SIGTERM, after the training is saved.
         InUseError: another process records it.
     """
-    recipe = expert_recipe(config)
-    data = bench.split("train").data
-    keep = set(kept_epochs(config))
-    seed = seed_of(config.seed, "expert", index)
-    student = bench.student(seed)
+    steps = steps_in(len(bench.split("train").data), expert_recipe(config), config.steps_per_epoch)
+    student = bench.student(_seed(config, index))
     note = expert_note(bench, config, index)
-    per_epoch = steps_in(len(data), recipe) // recipe.epochs
-    per_epoch = min(per_epoch, config.steps_per_epoch) if config.steps_per_epoch else per_epoch
     with ExitStack() as stack:
         if ranks.first:
             stack.enter_context(held(path.with_name(f".{path.stem}.lock"), f"expert {index} in {path.parent}"))
@@ -113,46 +108,66 @@ def record_expert(
         if ranks.of_first(found is not None):  # by another process, in the meantime
             return found or Trajectory(path)
         stop_asked = stack.enter_context(deferred_stop())
-        progress = stack.enter_context(bench.reporter.progress(f"expert {index}", per_epoch * recipe.epochs))
+        progress = stack.enter_context(bench.reporter.progress(f"expert {index}", steps))
         place = path.with_suffix(".unfinished")
         unfinished = Unfinished(
             f"expert {index}", place, note, bench.reporter, save_seconds, stop_asked, progress.advance
         )
-
-        def snap(epoch: int) -> None:
-            if epoch in keep:
-                snapshot = clone_groups(student.trained(), getattr(torch, config.dtype))
-                _require_finite(snapshot, config, index, epoch)
-                unfinished.snapshots[epoch] = snapshot
-
-        def after_epoch(epoch: int, loss: float) -> None:
-            unfinished.losses.append(loss)
-            snap(epoch)
-            if not slow:
-                progress.advance(per_epoch, loss=loss)
-
-        snap(0)
-        slow = bench.setting != "heads"  # steps of heads are too short to be shown one by one
-        fit(
-            student,
-            data,
-            recipe,
-            seed=seed,
-            device=bench.device,
-            augment=augments(bench, config),
-            steps_per_epoch=config.steps_per_epoch,
-            on_epoch=after_epoch,
-            on_step=(lambda loss: progress.advance(1, loss=loss)) if slow else None,
-            keeper=unfinished if ranks.size == 1 else SharedKeeper(unfinished, ranks),
-            passes=bench.passes,
-            ranks=ranks,
-        )
+        _train(bench, config, student, unfinished, progress, ranks)
         about = note | {"losses": unfinished.losses, "version": __version__, "torch": str(torch.__version__)}
         if ranks.first:
             save_trajectory(path, unfinished.snapshots, about | how_computed(bench, config, ranks), config.dtype)
             unfinished.remove()
         ranks.wait()
     return Trajectory(path)
+
+
+def _seed(config: ExpertsConfig, index: int) -> int:
+    return seed_of(config.seed, "expert", index)
+
+
+def _train(
+    bench: Workbench,
+    config: ExpertsConfig,
+    student: DualEncoder,
+    unfinished: Unfinished,
+    progress: Progress,
+    ranks: Ranks,
+) -> None:
+    """Train the student of an expert; its snapshots and losses go to ``unfinished``."""
+    index = unfinished.note["index"]
+    keep = set(kept_epochs(config))
+    data, recipe = bench.split("train").data, expert_recipe(config)
+    per_epoch = steps_in(len(data), recipe, config.steps_per_epoch) // recipe.epochs
+    slow = bench.setting != "heads"  # steps of heads are too short to be shown one by one
+
+    def snap(epoch: int) -> None:
+        if epoch in keep:
+            snapshot = clone_groups(student.trained(), getattr(torch, config.dtype))
+            _require_finite(snapshot, config, index, epoch)
+            unfinished.snapshots[epoch] = snapshot
+
+    def after_epoch(epoch: int, loss: float) -> None:
+        unfinished.losses.append(loss)
+        snap(epoch)
+        if not slow:
+            progress.advance(per_epoch, loss=loss)
+
+    snap(0)
+    fit(
+        student,
+        data,
+        recipe,
+        seed=_seed(config, index),
+        device=bench.device,
+        augment=augments(bench, config),
+        steps_per_epoch=config.steps_per_epoch,
+        on_epoch=after_epoch,
+        on_step=(lambda loss: progress.advance(1, loss=loss)) if slow else None,
+        keeper=unfinished if ranks.size == 1 else SharedKeeper(unfinished, ranks),
+        passes=bench.passes,
+        ranks=ranks,
+    )
 
 
 def how_computed(bench: Workbench, config: ExpertsConfig, ranks: Ranks) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from vldistill.distill.methods import Context, find_method
 from vldistill.distill.start import Start
 from vldistill.distilled import CORESET, DistilledSet
 from vldistill.errors import VldistillError
-from vldistill.evaluate.protocol import subject
+from vldistill.evaluate.subjects import subject
 from vldistill.randomness import generator
 from vldistill.report.figures import inline_svg, scatter
 from vldistill.report.models import FigureView

@@ -14,8 +14,9 @@ import numpy as np
 
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, VldistillError
-from vldistill.evaluate.protocol import GENERIC, embed_split, subject, train_student
+from vldistill.evaluate.protocol import GENERIC, embed_split, train_student
 from vldistill.evaluate.retrieval import retrieval_metrics, retrieval_ranks
+from vldistill.evaluate.subjects import subject
 from vldistill.files import digest, read_json, write_record
 from vldistill.report.models import BrowserView, Hit, Query, StudentView
 from vldistill.report.pictures import data_uri, fitting_quality

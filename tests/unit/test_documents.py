@@ -1,0 +1,77 @@
+"""What the documents name is there: links, files of this repository, and commands that parse."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from vldistill.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
+SHELL = re.compile(r"^ *```(?:sh|bash|console)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`(vldistill [^`]* --run [^`]*)`")
+PATH = re.compile(r"`((?:src|docs|configs|benchmarks|tests|examples)/[^\s`]*)`")
+MODULE = re.compile(r"`([\w/]+\.py)`")
+LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def commands(text: str) -> Iterator[str]:
+    """Every ``vldistill STAGE ...`` in the shell blocks of a document, and those with a run folder in its lines."""
+    for block in [*SHELL.findall(text), *INLINE.findall(text)]:
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
+            words.whitespace_split = True
+            after = itertools.dropwhile(lambda word: word != "vldistill", words)
+            if found := list(itertools.takewhile(lambda word: not set(word) <= set("|&;<>()"), after)):
+                yield shlex.join(found)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_links_and_named_files_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert not [link for link in LINK.findall(text) if not (document.parent / link).exists()]
+    files = {str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/**/*.py")}
+    assert not [path for path in PATH.findall(text) if not any(ROOT.glob(path.rstrip("/")))]
+    assert not [path for path in MODULE.findall(text) if not any(f"/{file}".endswith(f"/{path}") for file in files)]
+
+
+class Parsed(BaseException):
+    """The command line was understood; nothing of it is run."""
+
+
+@pytest.mark.parametrize(
+    "command", sorted({command for path in DOCUMENTS for command in commands(path.read_text(encoding="utf-8"))})
+)
+def test_commands_parse(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(command)[1:]
+    if words[0] == "ls":  # without a parser, and done at once
+        assert main(words) == 0
+        return
+    real = ArgumentParser.parse_args
+
+    def parse_and_stop(self: ArgumentParser, *args: Any, **options: Any) -> None:
+        real(self, *args, **options)
+        raise Parsed
+
+    for placeholder in ("CONFIG", "CONFIG.yaml"):
+        shutil.copy(ROOT / "configs" / "scenes.yaml", tmp_path / placeholder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ArgumentParser, "parse_args", parse_and_stop)
+    with pytest.raises(Parsed):
+        assert not main(words)
