@@ -40,6 +40,7 @@ def encode_learned(
     images: torch.Tensor,
     own: Workbench | None = None,
     *,
+    rows: torch.Tensor | None = None,
     part: int = 0,
     keep_bytes: int | None = None,
 ) -> Encoded:
@@ -51,6 +52,8 @@ def encode_learned(
 
     Args:
         own: the workbench that the images are made for, where the context has one of another image tower.
+        rows: of the images that the iteration uses, in any order and number; the others do not pass the tower. Their
+            features are zeros and their gradient is left at zero. None is all.
         part: images at a time; 0 is what suits the device.
         keep_bytes: None is a share of what the device has left.
     """
@@ -71,19 +74,22 @@ def encode_learned(
 
     if bench.setting != "heads":
         return Encoded(seen.detach(), through_view)
+    used = torch.arange(len(images)) if rows is None else rows.unique()
+    used = used.to(images.device)
     budget = KEPT_SHARE * available_memory(images.device) if keep_bytes is None else keep_bytes
     size = part or PART.get(images.device.type, WIDE_PART)
     passes: list[_Pass] = []
-    for batch in seen.detach().split(size):
-        passes.append(_Pass(bench.image_inputs, batch))
+    for index in used.split(size):
+        passes.append(_Pass(bench.image_inputs, seen.detach()[index]))
         budget -= passes[-1].bytes
         if budget < 0:
             passes[-1].forget()
-    inputs = torch.cat([each.inputs for each in passes])
+    features = torch.cat([each.inputs for each in passes])
+    inputs = features.new_zeros(len(images), features.shape[1]).index_copy(0, used, features)
 
     def pull(gradient: torch.Tensor) -> torch.Tensor:
-        slopes = gradient.split(size)
-        return through_view(torch.cat([each.pull(slope) for each, slope in zip(passes, slopes)]))
+        slopes = torch.cat([each.pull(slope) for each, slope in zip(passes, gradient[used].split(size))])
+        return through_view(torch.zeros_like(seen).index_copy(0, used, slopes))
 
     return Encoded(inputs, pull)
 
@@ -104,7 +110,7 @@ class _Pass:
         self.inputs, self.bytes = self._graph[1].detach(), kept.count
 
     def _forward(self) -> tuple[torch.Tensor, torch.Tensor]:
-        leaf = self._images.clone().requires_grad_(True)
+        leaf = self._images.detach().requires_grad_(True)
         with torch.enable_grad():
             return leaf, self._encode(leaf)
 
