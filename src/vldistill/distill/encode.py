@@ -44,7 +44,7 @@ def encode_learned(
     part: int = 0,
     keep_bytes: int | None = None,
 ) -> Encoded:
-    """Encode learned ``images`` (N, 3, S, S), after one draw of the differentiable augmentation asked for.
+    """Encode learned ``images`` (N, 3, S, S), in the tower's size, after one draw of the augmentation asked for.
 
     Learned features are given back as they are. Images pass the tower ``part`` at a time. Graphs of as many parts as
     ``keep_bytes`` have room for are kept between the two passes, those of the others are made again on the way back:
@@ -64,9 +64,8 @@ def encode_learned(
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
         seen = leaf
-        if own is not None:
-            old, new = own.image_tower, bench.image_tower
-            seen = between_towers(leaf, (old.mean, old.std), (new.mean, new.std), new.size)
+        old, new = (own or bench).image_tower, bench.image_tower
+        seen = between_towers(leaf, (old.mean, old.std), (new.mean, new.std), new.size)
         seen = view(seen) if view else seen
 
     def through_view(gradient: torch.Tensor) -> torch.Tensor:
