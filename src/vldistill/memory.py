@@ -38,17 +38,20 @@ class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if not isinstance(tensor, torch.nn.Parameter) and storage.data_ptr() not in self._seen:
+        owner = tensor if tensor._base is None else tensor._base  # a linear layer keeps its weight's transpose
+        if not isinstance(owner, torch.nn.Parameter) and storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.count += storage.nbytes()
-        return tensor
+        # not the tensor itself: where a node keeps its own output (ReLU, softmax), the two would hold each other,
+        # and a graph that is let go without a way back would never be freed
+        return tensor.detach()
 
 
 def keep_freed_memory() -> bool:
     """Ask glibc to reuse freed blocks instead of returning them to the system; whether it took the wish.
 
     Training on the CPU frees and takes the same large activations in every step. Returned to the system they come
-    back as pages to be zeroed one by one, which cost a third of a step's CPU time (see benchmarks/allocator.py).
+    back as pages to be zeroed one by one; benchmarks/allocator.py measures what that costs.
     """
     if not sys.platform.startswith("linux"):
         return False
