@@ -1,15 +1,18 @@
-"""What a graph keeps is counted, and let go with it."""
+"""What a graph keeps is counted, and let go with it; the memory that is left ends where a container's does."""
 
 from __future__ import annotations
 
 import gc
+import math
 import weakref
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
 
-from vldistill.memory import GraphBytes
+from vldistill.memory import GraphBytes, available_memory, cgroup_memory
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -44,3 +47,25 @@ def test_counting_changes_no_gradient() -> None:
     with GraphBytes():
         out = (network(inputs) * weights).sum()
     assert torch.equal(torch.autograd.grad(out, inputs)[0], plain)
+
+
+def test_the_tightest_control_group_decides(tmp_path: Path) -> None:
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    job = root / "jobs" / "7"
+    job.mkdir(parents=True)
+    assert cgroup_memory(root, own) == math.inf, "not Linux"
+    own.write_text("0::/jobs/7\n")
+    assert cgroup_memory(root, own) == math.inf, "nothing counts memory"
+    for folder, limit, taken in ((job, "max", 10), (job.parent, "1000", 900)):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{taken}\n")
+        (folder / "memory.stat").write_text("anon 300\ninactive_file 400\n")
+    assert cgroup_memory(root, own) == 500, "400 of the 900 are pages of files"
+    (job / "memory.max").write_text("60")
+    assert cgroup_memory(root, own) == 450
+    (job / "memory.current").write_text("9000")
+    assert cgroup_memory(root, own) == 0, "never below"
+
+
+def test_some_memory_is_left_here() -> None:
+    assert 0 < available_memory(torch.device("cpu")) <= psutil.virtual_memory().total
