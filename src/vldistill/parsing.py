@@ -46,16 +46,20 @@ SECTIONS = ("runtime", "data", "encoder", "experts", "distill", "evaluate", "sel
 
 
 def packaged_config(path: str) -> str:
-    """``path``, or the file of that name that comes with the package, e.g. ``configs/paper/flickr30k.yaml``."""
+    """``path``, or the file of that name that comes with the package, e.g. ``configs/paper/flickr30k.yaml``.
+
+    A path into another folder means that file and no packaged one of the same name.
+
+    Raises:
+        ConfigError: neither is there.
+    """
     folder = Path(__file__).parent / "configs"
     if Path(path).is_file():
         return path
-    parts = Path(path).parts
-    own = folder.joinpath(*parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:])
-    if own.is_file():
-        return str(own)
-    known = [str(file.relative_to(folder)) for file in folder.glob("**/*.yaml")]
-    name = own.relative_to(folder)
+    name = Path(path).as_posix().removeprefix("configs/")
+    known = [file.relative_to(folder).as_posix() for file in folder.glob("**/*.yaml")]
+    if name in known:
+        return str(folder / name)
     raise ConfigError(f"--config: {path} does not exist. " + unknown("packaged configuration", name, known))
 
 
