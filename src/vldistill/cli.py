@@ -203,7 +203,7 @@ def _evaluate(argv: Sequence[str]) -> int:
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
         parser.add_argument(
-            "--val_only", action="store_true", help="one student's mean recall on val; test stays closed"
+            "--val_only", action="store_true", help="mean recall on val, as distill looks at it; test stays closed"
         )
 
     config, rest = parse("evaluate", argv, extend)
