@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmark_scripts import benchmark
 from vldistill.config import SETTINGS, expand
-from vldistill.distill.methods import methods
+from vldistill.distill.methods import methods, settle
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.parsing import packaged_config, parse
@@ -97,7 +97,7 @@ def test_packaged_configurations_are_valid_from_anywhere(
     text = Path(packaged_config(f"configs/{name}")).read_text()
     assert text.startswith("# vldistill "), "a configuration begins with the command that runs it"
     config, _ = parse("experts", ["--config", f"configs/{name}", "--run", "runs/any"])
-    assert config.encoder.setting in SETTINGS and config.distill.method in methods()
+    assert config.encoder.setting in SETTINGS and settle(config)[0].distill.method in methods()
 
 
 def test_a_file_that_is_missing_elsewhere_is_never_taken_from_the_package(

@@ -10,7 +10,7 @@ import pytest
 
 from vldistill.cli import main
 from vldistill.config import SETTINGS, Config, DistillConfig, EncoderConfig, Outer
-from vldistill.distill.methods import check_setting, find_method, methods, settle, settled
+from vldistill.distill.methods import BEST_KNOWN, check_setting, find_method, methods, settle, settled
 from vldistill.errors import ConfigError
 
 TINY = [
@@ -39,6 +39,21 @@ def test_a_named_method_brings_its_own_outer_loop_and_given_values_win(name: str
         n: v for n, v in asdict(own).items() if n not in ("image_lr", "ema", "iterations")
     }
     assert settle(Config(distill=given))[1] == "", "nothing to tell where the user has chosen"
+
+
+def test_the_page_of_the_methods_says_what_holds() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "methods" / "README.md").read_text(encoding="utf-8")
+    rows = [[cell.strip().strip("`") for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    told = {row[0].partition("`]")[0].strip("[`"): row[1:3] for row in rows if len(row) == 4}
+    chosen = {row[0]: row[1:] for row in rows if len(row) == 3}
+    outer = {row[0]: row[1:] for row in rows if len(row) == 9}
+    for name, entry in methods().items():
+        method = entry.build()
+        able = [setting for setting in SETTINGS if setting in getattr(method, "settings", SETTINGS.keys() - {"both"})]
+        assert told[name] == [", ".join(able), "yes" if "experts" in method.needs else "no"], name
+        assert outer.get(name, outer["all others"]) == [str(value) for value in asdict(entry.outer).values()], name
+    for setting, (name, _) in BEST_KNOWN.items():
+        assert chosen[setting] == [name, told[name][1]]
 
 
 def test_values_left_open_are_never_taken_for_values() -> None:

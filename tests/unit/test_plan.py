@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny import DISTILL, ENCODER, EXPERTS, SCENES, make_bench
 
-from vldistill.config import Config, DistillConfig, DataConfig, TextTowerConfig
+from vldistill.config import Config, DataConfig, DistillConfig, TextTowerConfig
 from vldistill.distill.methods import settle
 from vldistill.experts.record import expert_path, record_expert
 from vldistill.plan import Estimate, human_time, stage_plan
