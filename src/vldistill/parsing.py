@@ -227,6 +227,22 @@ def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) ->
         raise ConfigError(f"unknown option {name!r}.{hint} See `vldistill {stage} --help`.")
 
 
+def refuse_idle_options(argv: Sequence[str], config: Config) -> None:
+    """Refuse options of one method where none is named and another is taken: they would be ignored. Raises ConfigError."""
+    from vldistill.distill.methods import settle
+
+    if config.distill.method:
+        return
+    taken = settle(config)[0].distill.method
+    for word in argv:
+        section, dot, _ = word.removeprefix("--").partition(".")
+        if word.startswith("--") and dot and section in config.methods.keys() - {taken}:
+            raise ConfigError(
+                f"{word.partition('=')[0]} is an option of {section}, but no method is named and {taken} is taken for "
+                f"setting {config.encoder.setting}. Add --method {section}, or leave the option out."
+            )
+
+
 def _run_config(argv: Sequence[str]) -> str | None:
     """The remembered configuration of the run named in ``argv``, unless ``--config`` is given."""
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]

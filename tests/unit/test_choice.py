@@ -65,6 +65,15 @@ def test_values_left_open_are_never_taken_for_values() -> None:
         settled(DistillConfig(method="bilevl"), "heads")
 
 
+def test_options_of_a_method_that_is_not_taken_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["distill", "--run", str(tmp_path / "run"), *TINY, "--pairs", "6", "--dry_run"]
+    assert main([*words, "--bitraj.syn_steps=4"]) == 2
+    assert "--bitraj.syn_steps is an option of bitraj" in (said := capfd.readouterr().err) and "--method bitraj" in said
+    assert main([*words, "--bilevel.steps", "4"]) == 0, "the one that is taken"
+    assert main([*words, "--bitraj.syn_steps=4", "--method", "bitraj"]) == 0
+    assert main([*words, "--bitraj.syn_steps=4", "--method", "bilevel"]) == 0, "a script may set them all"
+
+
 def test_distil_without_a_method_says_which_and_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The choice and the values are written into the set; the run remembers what the user said, and no more."""
     words = ["--pairs", "6", "--iterations", "2", "--distill.validate_every", "0"]
