@@ -228,7 +228,11 @@ def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) ->
 
 
 def refuse_idle_options(argv: Sequence[str], config: Config) -> None:
-    """Refuse options of one method where none is named and another is taken: they would be ignored. Raises ConfigError."""
+    """Refuse options of a method where none is named and another is taken: they would be ignored.
+
+    Raises:
+        ConfigError: with both ways out.
+    """
     from vldistill.distill.methods import settle
 
     if config.distill.method:
