@@ -25,7 +25,15 @@ from vldistill.distill.augment import VIEWS
 from vldistill.distill.draws import check_draws
 from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, METRICS, Loop
-from vldistill.distill.methods import Context, check_captions, check_setting, find_method, settle, starting_pairs
+from vldistill.distill.methods import (
+    Context,
+    check_captions,
+    check_setting,
+    check_size,
+    find_method,
+    settle,
+    starting_pairs,
+)
 from vldistill.distill.start import Start, check_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
@@ -164,6 +172,7 @@ def distill(
     for kind in config.distill.starts:
         check_start(kind, config.distill.pairs, config.select)
     check_count(bench.pairs("train").count_images, config.distill.pairs)
+    check_size(config.distill.size, bench)
     if config.distill.validate_every:
         bench.pairs("val")
     folder = run.sets / set_name(config.distill)

@@ -38,7 +38,8 @@ class DistilledSet(Dataset):
         texts: (N, d) standardised sentence vectors of the text tower (text space ``sentence``), (N, C, d) where each
             image has C of them, or (N, L, e) input embeddings of L tokens for a trained text tower (``tokens``).
         recipe: how a student is trained on this set.
-        towers: ``image`` and ``text``: name, width and weight fingerprint; for the image also size, mean, std.
+        towers: ``image`` and ``text``: name, width and weight fingerprint; for the image also size, mean, std, and
+            ``stored_size`` where the images are smaller than the tower takes.
         setting: what was trained while distilling.
         space: ``pixels`` or ``features``.
         similarity: (N, N) soft targets, or None.
@@ -70,7 +71,8 @@ class DistilledSet(Dataset):
         if missing:
             raise ArtefactError(f"distilled set: {', '.join(missing)} missing; a set has to say what it was made for.")
         count = len(self.images) if self.images.ndim else 0
-        row = (3, image["size"], image["size"]) if self.space == "pixels" else (image["width"],)
+        side = image.get("stored_size", image["size"])
+        row = (3, side, side) if self.space == "pixels" else (image["width"],)
         several = self.texts.shape[1:2] if self.texts.ndim == 3 else ()
         expected = (count, *row), (count, *several, text["width"])
         if self.text_mask is not None:
@@ -103,7 +105,7 @@ class DistilledSet(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """One pair: image (3, S, S) or features (D,), and text (d,), or (C, d) where it has several."""
+        """One pair as stored: image (3, S, S) or features (D,), and text (d,), or (C, d) where it has several."""
         return self.images[index], self.texts[index]
 
     @property
@@ -228,7 +230,7 @@ class DistilledSet(Dataset):
             + " |",
             f"| made for | setting `{self.setting}`, image tower `{image['name']}` at {image.get('size')} px, "
             f"text tower `{text['name']}` |",
-            f"| space | {self.space}; texts are {_describe_texts(self)} |",
+            f"| space | {self._described_space()}; texts are {_describe_texts(self)} |",
             f"| budget | {len(self)} pairs, {self.stored_floats:,} stored floats{similarity}, {human_bytes(size)}; "
             f"{self.standardisation_floats:,} floats of feature standardisation apart |",
             f"| {'generic' if self.is_coreset else 'student'} recipe | loss {recipe.loss}, {recipe.epochs} epochs, "
@@ -249,6 +251,10 @@ class DistilledSet(Dataset):
             "",
         ]
         return "\n".join(lines)
+
+    def _described_space(self) -> str:
+        small = self.towers["image"].get("stored_size")
+        return f"{self.space}, stored at {small} px and enlarged (bicubic) for a tower" if small else self.space
 
     @staticmethod
     def load(folder: str | Path) -> DistilledSet:

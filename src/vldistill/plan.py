@@ -198,7 +198,7 @@ def stage_plan(stage: str, config: Config, run: Path) -> tuple[str, list[str]]:
     elif estimate.ready:
         distill = config.distill
         lines += [said] if said else []
-        image = 3 * estimate.bench.image_tower.size**2
+        image = 3 * (distill.size or estimate.bench.image_tower.size) ** 2
         numbers = distill.pairs * (image + estimate.bench.text_tower.width)
         limit = f", at most {distill.minutes:g} minutes" if distill.minutes else ""
         lines.append(f"{distill.method}: {distill.pairs} pairs, {distill.outer.iterations} iterations{limit}")

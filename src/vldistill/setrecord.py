@@ -66,6 +66,11 @@ def _check_tower(side: str, tower: Mapping[str, Any]) -> None:
         if not fine or (isinstance(value, int) and not 0 < value <= 1 << 31):
             what = "a text" if kind is str else "a count"
             raise ArtefactError(f"distilled set: towers.{side}.{key} is {str(value)[:80]!r}; expected {what}.")
+    small = tower.get("stored_size", 1)
+    if not isinstance(small, int) or isinstance(small, bool) or not 0 < small <= tower.get("size", 1):
+        raise ArtefactError(
+            f"distilled set: towers.{side}.stored_size is {str(small)[:80]!r}; expected a side up to towers.image.size."
+        )
     if side == "image" and tower["size"] > MOST_PIXELS:
         raise ArtefactError(f"distilled set: towers.image.size is {tower['size']}; expected {MOST_PIXELS:,} or less.")
     for key in ("mean", "std") if side == "image" else ():

@@ -15,6 +15,7 @@ from vldistill.config import SETTINGS, expand
 from vldistill.distill.methods import methods, settle
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError
+from vldistill.evaluate.sweep import read_sweep
 from vldistill.parsing import packaged_config, parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +97,9 @@ def test_packaged_configurations_are_valid_from_anywhere(
     monkeypatch.chdir(tmp_path)
     text = Path(packaged_config(f"configs/{name}")).read_text()
     assert text.startswith("# vldistill "), "a configuration begins with the command that runs it"
+    if "\nbase:" in text:  # of `vldistill compare`
+        assert read_sweep(Path(packaged_config(f"configs/{name}"))).cells()
+        return
     config, _ = parse("experts", ["--config", f"configs/{name}", "--run", "runs/any"])
     assert config.encoder.setting in SETTINGS and settle(config)[0].distill.method in methods()
 

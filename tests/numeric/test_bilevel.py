@@ -147,6 +147,19 @@ def test_graphs_made_again_give_the_same_bits(bench: Workbench, room: int) -> No
     assert torch.equal(kept.pull(slope), again.pull(slope))
 
 
+def test_images_that_are_not_used_do_not_pass_the_tower(bench: Workbench) -> None:
+    """The features and gradients of the others are as if all had passed."""
+    _, context, state = prepared(bench, BilevelOptions(real_batch=8), augment=("flip", "shift"))
+    images, rows = state.variables["images"], torch.tensor([4, 1, 1, 4])
+    whole, some = (encode_learned(context, images, rows=used, part=2) for used in (None, rows))
+    others = [row for row in range(PAIRS) if row not in rows]
+    torch.testing.assert_close(some.inputs[rows], whole.inputs[rows])
+    assert not some.inputs[others].any() and whole.inputs[others].any()
+    slope = torch.zeros(whole.inputs.shape, dtype=torch.float64)
+    slope[rows] = torch.randn(len(rows), slope.shape[1], generator=generator(3), dtype=torch.float64)
+    torch.testing.assert_close(some.pull(slope), whole.pull(slope), rtol=1e-10, atol=1e-12)
+
+
 def test_the_sets_own_recipe_is_the_inner_training(bench: Workbench) -> None:
     """A student trained by the exported recipe from the same start ends where the inner loop ended."""
     options = BilevelOptions(steps=7, real_batch=8)

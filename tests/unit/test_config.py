@@ -133,10 +133,25 @@ def test_the_public_names_are_there() -> None:
         _ = vldistill.Distiller
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda p: p.name)
+SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SWEEPS = [path for path in SHIPPED if "\nbase:" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path not in SWEEPS], ids=lambda p: p.name)
 def test_shipped_configurations_can_be_read(path: Path) -> None:
     from vldistill.distill.methods import methods
     from vldistill.parsing import parse
 
     config, _ = parse("experts", ["--config", str(path), "--run", "nowhere"])
     assert config.experts.count >= 2 and config.distill.method in methods()
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
+def test_shipped_sweeps_can_be_read(path: Path) -> None:
+    from vldistill.distill.methods import methods
+    from vldistill.evaluate.sweep import read_sweep
+
+    cells = read_sweep(path).cells()
+    asked = [cell for cell in cells if cell.kind == "method"]
+    assert {cell.name for cell in asked} == set(methods()), "a leaderboard leaves no method out"
+    assert len({len(cell.configs) for cell in asked}) == 1, "every method has the same number of trials"

@@ -11,6 +11,8 @@ from typing import Literal
 from vldistill.config.checks import check_fields, positive, require
 from vldistill.errors import ConfigError, unknown
 
+SMALLEST_SIDE = 4  # pixels of a learned image
+
 PROTOCOLS = {
     "last": "test the student after its last epoch (the default)",
     "val-best": "test the epoch that did best on val",
@@ -112,6 +114,9 @@ class DistillConfig:
         experts: number of recorded experts to draw from, the first ones; 0 is all.
         space: what is learned on the image side: ``pixels``, or ``features`` of the frozen image tower (setting
             ``heads`` only; such a set fits that tower alone).
+        size: side of the learned images in pixels; 0 is what the tower takes. Smaller ones are enlarged (bicubic)
+            wherever a tower takes them, also by the students that are judged: half the side is a quarter of the
+            stored floats.
         augment: differentiable augmentation of the learned images, drawn anew in every iteration: any of
             ``flip``, ``shift``, ``colour``.
         optimiser: ``adam``, or ``sgd`` as published.
@@ -144,6 +149,7 @@ class DistillConfig:
     start_text: str = ""
     experts: int = 0
     space: Literal["pixels", "features"] = "pixels"
+    size: int = 0
     augment: tuple[str, ...] = ()
     optimiser: Literal["adam", "sgd"] | None = None
     image_lr: float | None = None
@@ -171,6 +177,9 @@ class DistillConfig:
         rates = ("image_lr", "text_lr", "rate_lr", "similarity_lr")
         for name in (*rates, "iterations", "clip", "validate_every", "minutes"):
             require((getattr(self, name) or 0) >= 0, f"distill.{name}", getattr(self, name), "0 or more")
+        fine = self.size == 0 or self.size >= SMALLEST_SIDE
+        require(fine, "distill.size", self.size, f"0 (what the tower takes) or at least {SMALLEST_SIDE} pixels")
+        require(not self.size or self.space == "pixels", "distill.size", self.size, "0 where features are learned")
         require(self.experts >= 0, "distill.experts", self.experts, "0 (all) or more")
         fine = re.fullmatch(r"[\w.-]{0,80}", self.label, re.ASCII) is not None
         require(fine, "distill.label", self.label, "letters, digits, '_', '.' and '-', at most 80")

@@ -40,10 +40,11 @@ def encode_learned(
     images: torch.Tensor,
     own: Workbench | None = None,
     *,
+    rows: torch.Tensor | None = None,
     part: int = 0,
     keep_bytes: int | None = None,
 ) -> Encoded:
-    """Encode learned ``images`` (N, 3, S, S), after one draw of the differentiable augmentation asked for.
+    """Encode learned ``images`` (N, 3, S, S), in the tower's size, after one draw of the augmentation asked for.
 
     Learned features are given back as they are. Images pass the tower ``part`` at a time. Graphs of as many parts as
     ``keep_bytes`` have room for are kept between the two passes, those of the others are made again on the way back:
@@ -51,6 +52,8 @@ def encode_learned(
 
     Args:
         own: the workbench that the images are made for, where the context has one of another image tower.
+        rows: of the images that the iteration uses, in any order and number; the others do not pass the tower. Their
+            features are zeros and their gradient is left at zero. None is all.
         part: images at a time; 0 is what suits the device.
         keep_bytes: None is a share of what the device has left.
     """
@@ -61,9 +64,8 @@ def encode_learned(
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
         seen = leaf
-        if own is not None:
-            old, new = own.image_tower, bench.image_tower
-            seen = between_towers(leaf, (old.mean, old.std), (new.mean, new.std), new.size)
+        old, new = (own or bench).image_tower, bench.image_tower
+        seen = between_towers(leaf, (old.mean, old.std), (new.mean, new.std), new.size)
         seen = view(seen) if view else seen
 
     def through_view(gradient: torch.Tensor) -> torch.Tensor:
@@ -71,19 +73,22 @@ def encode_learned(
 
     if bench.setting != "heads":
         return Encoded(seen.detach(), through_view)
+    used = torch.arange(len(images)) if rows is None else rows.unique()
+    used = used.to(images.device)
     budget = KEPT_SHARE * available_memory(images.device) if keep_bytes is None else keep_bytes
     size = part or PART.get(images.device.type, WIDE_PART)
     passes: list[_Pass] = []
-    for batch in seen.detach().split(size):
-        passes.append(_Pass(bench.image_inputs, batch))
+    for index in used.split(size):
+        passes.append(_Pass(bench.image_inputs, seen.detach()[index]))
         budget -= passes[-1].bytes
         if budget < 0:
             passes[-1].forget()
-    inputs = torch.cat([each.inputs for each in passes])
+    features = torch.cat([each.inputs for each in passes])
+    inputs = features.new_zeros(len(images), features.shape[1]).index_copy(0, used, features)
 
     def pull(gradient: torch.Tensor) -> torch.Tensor:
-        slopes = gradient.split(size)
-        return through_view(torch.cat([each.pull(slope) for each, slope in zip(passes, slopes)]))
+        slopes = torch.cat([each.pull(slope) for each, slope in zip(passes, gradient[used].split(size))])
+        return through_view(torch.zeros_like(seen).index_copy(0, used, slopes))
 
     return Encoded(inputs, pull)
 
@@ -104,7 +109,7 @@ class _Pass:
         self.inputs, self.bytes = self._graph[1].detach(), kept.count
 
     def _forward(self) -> tuple[torch.Tensor, torch.Tensor]:
-        leaf = self._images.clone().requires_grad_(True)
+        leaf = self._images.detach().requires_grad_(True)
         with torch.enable_grad():
             return leaf, self._encode(leaf)
 

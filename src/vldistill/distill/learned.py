@@ -90,6 +90,14 @@ def describe_towers(bench: Workbench) -> dict[str, dict[str, Any]]:
     }
 
 
+def _made_for(bench: Workbench, size: int) -> dict[str, dict[str, Any]]:
+    """The towers of a set, with the side of its images where that is not the tower's."""
+    towers = describe_towers(bench)
+    if size and size != bench.image_tower.size:
+        towers["image"]["stored_size"] = size
+    return towers
+
+
 def export_set(state: State, context: Context, recipe: Recipe, similarity: torch.Tensor | None = None) -> DistilledSet:
     """The learned tensors as a distilled set, with the (N, N) similarity they give if one is learned."""
     bench, config = context.bench, context.config
@@ -104,7 +112,7 @@ def export_set(state: State, context: Context, recipe: Recipe, similarity: torch
         images=state.variables["images"].detach().cpu().clone(),
         texts=state.variables["texts"].detach().cpu().clone(),
         recipe=recipe,
-        towers=describe_towers(bench),
+        towers=_made_for(bench, config.size),
         setting=bench.setting,
         space=config.space,
         similarity=None if similarity is None else similarity.detach().cpu().clone(),

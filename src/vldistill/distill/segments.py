@@ -125,7 +125,7 @@ def matching_update(
     """
     options = context.options
     begin, target = segment
-    encoded = encode_learned(context, state.variables["images"])
+    encoded = encode_learned(context, state.variables["images"], rows=torch.cat([step.index for step in steps]))
     distilled = {"images": encoded.inputs, "texts": state.variables["texts"]}
     alpha = getattr(options, "alpha", 1.0)
     similarity = similarity_matrix(state.variables, alpha)

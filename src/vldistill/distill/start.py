@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from vldistill.config import SelectConfig
 from vldistill.data.transforms import to_float
@@ -35,6 +36,12 @@ class Start:
     captions: list[str]
     text_mask: torch.Tensor | None = None
     rows: torch.Tensor | None = None
+
+    def resized(self, size: int) -> Start:
+        """The same pairs with images of ``size`` pixels; 0 leaves them."""
+        if not size or self.images.shape[-1] == size:
+            return self
+        return replace(self, images=F.interpolate(self.images, size=(size, size), mode="bicubic", antialias=True))
 
 
 def check_start(kind: str, count: int, select: SelectConfig) -> None:

@@ -146,13 +146,22 @@ class Method(Protocol):
 
 
 def starting_pairs(method: Any, context: Context, select: SelectConfig | None = None) -> Start:
-    """The pairs that ``method`` starts from: its own choice, or ``distill.start``."""
-    if hasattr(method, "begin"):
-        return method.begin(context)
+    """The pairs that ``method`` starts from: its own choice, or ``distill.start``, with images of ``distill.size``."""
     config = context.config
+    if hasattr(method, "begin"):
+        return method.begin(context).resized(config.size)
     image, text = config.starts
-    start = make_start(context.bench, image, config.pairs, config.seed, select, text)
+    start = make_start(context.bench, image, config.pairs, config.seed, select, text).resized(config.size)
     return with_more_captions(start, context.bench, config.captions, config.seed)
+
+
+def check_size(size: int, bench: Workbench) -> None:
+    """Refuse learned images that are larger than the tower takes. Raises ConfigError."""
+    if size > bench.image_tower.size:
+        raise ConfigError(
+            f"distill.size is {size}, but the image tower takes {bench.image_tower.size} pixels: more would be stored "
+            f"than is seen. Use 0 or a smaller side, or a larger encoder.image.size."
+        )
 
 
 def check_setting(method: Any, name: str, setting: str) -> None:

@@ -140,7 +140,9 @@ class Bilevel:
         own, context = context.bench, self._with_tower(context)
         student = context.bench.student(context.seed_of("student"))
         count = inner_step_count(options, context.iteration, context.outer.iterations)
-        encoded = encode_learned(context, state.variables["images"], own=own)
+        steps = inner_steps(context, count, options.minibatch)
+        used = torch.cat([step.index for step in steps])
+        encoded = encode_learned(context, state.variables["images"], own, rows=used)
         with torch.enable_grad():
             leaves = {n: v.detach().requires_grad_(True) for n, v in state.variables.items() if n != "images"}
             rates = {side: _rates(leaves[f"log_rate_{side}"], options, count) for side in SIDES}
@@ -149,7 +151,6 @@ class Bilevel:
         if similarity is not None:
             distilled["similarity"] = similarity.detach()
         plain = {side: rate.detach().to(distilled["texts"].dtype) for side, rate in rates.items()}
-        steps = inner_steps(context, count, options.minibatch)
         first, last = self._window(options, context, count)
         begin = self._advance(student, distilled, plain, steps[:first])
         found = hypergradient(

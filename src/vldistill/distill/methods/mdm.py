@@ -97,7 +97,7 @@ class MergedDistributionMatching:
         params = self._merged(context)
         pairs = context.config.pairs
         rows = torch.randperm(pairs, generator=context.generator("rows"))[: options.minibatch or pairs]
-        encoded = encode_learned(context, state.variables["images"])
+        encoded = encode_learned(context, state.variables["images"], rows=rows)
         leaves = {
             "images": encoded.inputs.detach().requires_grad_(True),
             "texts": state.variables["texts"].detach().requires_grad_(True),
