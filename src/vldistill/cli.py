@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vldistill import __version__
 from vldistill.errors import ConfigError, Stopped, VldistillError, unknown
-from vldistill.parsing import ABOUT, parse
+from vldistill.parsing import ABOUT, parse, refuse_idle_options
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -173,6 +173,7 @@ def _distill(argv: Sequence[str]) -> int:
         _add_dry_run(parser)
 
     config, rest = parse("distill", argv, extend)
+    refuse_idle_options(argv, config)
     if rest.dry_run:
         return _plan("distill", config, rest)
     from vldistill import commands
@@ -203,7 +204,7 @@ def _evaluate(argv: Sequence[str]) -> int:
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
         parser.add_argument(
-            "--val_only", action="store_true", help="one student's mean recall on val; test stays closed"
+            "--val_only", action="store_true", help="mean recall on val, as distill looks at it; test stays closed"
         )
 
     config, rest = parse("evaluate", argv, extend)

@@ -151,6 +151,12 @@ def distill(
     Args:
         experts_from: another run that has the experts; here too ``distill.experts`` says how many are used.
         ranks: the processes that share the work; the first one writes.
+
+    Raises:
+        ConfigError: what cannot work or contradicts what the run or the set was begun with.
+        ArtefactError: experts that are missing or do not fit, a damaged set or checkpoint.
+        DivergedError: steps keep failing; the best set so far is kept.
+        Stopped: by Ctrl-C or SIGTERM, after everything is saved.
     """
     remembered, (config, said) = config, settle(config)
     if said:
@@ -172,9 +178,8 @@ def distill(
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
     asked = _asked(config, options) | _asked_of_start(config)
-    _refuse_other(
-        folder, asked, _asked(settle(Config(distill=DistillConfig(config.distill.method)))[0], type(options)())
-    )
+    usual, _ = settle(Config(distill=DistillConfig(config.distill.method)))
+    _refuse_other(folder, asked, _asked(usual, type(options)()))
     if (folder / "set.json").exists():
         if ranks.first:
             run.begin(remembered)  # refuses a contradiction
@@ -184,8 +189,8 @@ def distill(
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
     with ranks.first_before_others():
-        place = Run(experts_from) if experts_from else run
-        recorded = open_experts(bench, place.experts, config.distill.experts) if "experts" in method.needs else []
+        teachers = (Run(experts_from) if experts_from else run).experts
+        recorded = open_experts(bench, teachers, config.distill.experts) if "experts" in method.needs else []
         context = Context(bench, config.distill, options, recorded)
         method.check(context)
         begin = starting_pairs(method, context, config.select)
@@ -331,6 +336,7 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     """Judge a set, ``SELECTOR:N`` or ``full``; the result is written to the run's results and returned."""
     run.check(config)
     bench = open_bench(config, reporter)
+    # SELECTOR:N; one letter before the colon is a drive of Windows, and a folder may be named so
     named = target == "full" or (re.fullmatch(r"\w\w+:[^/\\]*", target) and not Path(target).exists())
     judged = target if named else DistilledSet.load(target)
     if isinstance(judged, str) and judged != "full":
@@ -360,11 +366,16 @@ def _result_name(judged: str | DistilledSet, protocol: str) -> str:
 
 
 def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
-    """Mean recall on val of one student trained on a set, as the outer loop looks at it; test stays closed."""
+    """Mean recall on val of a set, as the outer loop looks at it (:func:`quick_score`); test stays closed."""
     run.check(config)
     bench = open_bench(config, reporter)
     distilled = DistilledSet.load(target)
     check_target(bench, distilled, config.evaluate)
+    if distilled.is_coreset and bench.setting != "heads":
+        raise ConfigError(
+            f"{target} is a coreset: it has no recipe of its own, by which a look at val trains students of setting "
+            f"{bench.setting}. Leave out --val_only, or look at val in setting heads."
+        )
     run.begin(config)
     began = time.monotonic()
     try:

@@ -46,16 +46,20 @@ SECTIONS = ("runtime", "data", "encoder", "experts", "distill", "evaluate", "sel
 
 
 def packaged_config(path: str) -> str:
-    """``path``, or the file of that name that comes with the package, e.g. ``configs/paper/flickr30k.yaml``."""
+    """``path``, or the file of that name that comes with the package, e.g. ``configs/paper/flickr30k.yaml``.
+
+    A path into another folder means that file and no packaged one of the same name.
+
+    Raises:
+        ConfigError: neither is there.
+    """
     folder = Path(__file__).parent / "configs"
     if Path(path).is_file():
         return path
-    parts = Path(path).parts
-    own = folder.joinpath(*parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:])
-    if own.is_file():
-        return str(own)
-    known = [str(file.relative_to(folder)) for file in folder.glob("**/*.yaml")]
-    name = own.relative_to(folder)
+    name = Path(path).as_posix().removeprefix("configs/")
+    known = [file.relative_to(folder).as_posix() for file in folder.glob("**/*.yaml")]
+    if name in known:
+        return str(folder / name)
     raise ConfigError(f"--config: {path} does not exist. " + unknown("packaged configuration", name, known))
 
 
@@ -221,6 +225,26 @@ def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) ->
         ]
         hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
         raise ConfigError(f"unknown option {name!r}.{hint} See `vldistill {stage} --help`.")
+
+
+def refuse_idle_options(argv: Sequence[str], config: Config) -> None:
+    """Refuse options of a method where none is named and another is taken: they would be ignored.
+
+    Raises:
+        ConfigError: with both ways out.
+    """
+    from vldistill.distill.methods import settle
+
+    if config.distill.method:
+        return
+    taken = settle(config)[0].distill.method
+    for word in argv:
+        section, dot, _ = word.removeprefix("--").partition(".")
+        if word.startswith("--") and dot and section in config.methods.keys() - {taken}:
+            raise ConfigError(
+                f"{word.partition('=')[0]} is an option of {section}, but no method is named and {taken} is taken for "
+                f"setting {config.encoder.setting}. Add --method {section}, or leave the option out."
+            )
 
 
 def _run_config(argv: Sequence[str]) -> str | None:

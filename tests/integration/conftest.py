@@ -20,7 +20,7 @@ encoder:
   text: {name: hashing, width: 32}
   dim: 16
 experts: {count: 2, epochs: 3, batch: 32}
-distill: {pairs: 6, iterations: 6, validate_every: 3}
+distill: {method: bitraj, pairs: 6, iterations: 6, validate_every: 3}
 bitraj: {syn_steps: 2}
 evaluate: {seeds: 2, generic_epochs: 2, subset_epochs: [2], full_epochs: [1], head_rates: [0.1]}
 """

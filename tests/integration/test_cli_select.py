@@ -66,6 +66,15 @@ def test_wrong_use_is_refused(vldistill: Any, config: Path, tmp_path: Path, word
     assert not (tmp_path / "new").exists()
 
 
+def test_a_look_at_val_trains_by_the_own_recipe_which_a_coreset_lacks(
+    vldistill: Any, config: Path, tmp_path: Path
+) -> None:
+    asked = ["--method", "random", "--pairs", "6", "--encoder.setting", "full"]
+    assert vldistill("select", "--config", config, "--run", tmp_path, *asked).code == 0
+    done = vldistill("evaluate", "--run", tmp_path, "--set", tmp_path / "sets" / "random-6-s0", "--val_only")
+    assert done.code == 2 and "Leave out --val_only" in done.err
+
+
 def test_selectors_are_listed(vldistill: Any) -> None:
     listed = vldistill("ls", "selectors").out
     assert "herding" in listed and "select.ground_set" in listed and "The same pairs for every seed" in listed

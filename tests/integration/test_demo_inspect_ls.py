@@ -12,8 +12,9 @@ from PIL import Image
 
 from benchmark_scripts import benchmark
 from vldistill.config import SETTINGS, expand
-from vldistill.distill.methods import methods
+from vldistill.distill.methods import methods, settle
 from vldistill.distilled import DistilledSet
+from vldistill.errors import ConfigError
 from vldistill.evaluate.sweep import read_sweep
 from vldistill.parsing import packaged_config, parse
 
@@ -100,7 +101,27 @@ def test_packaged_configurations_are_valid_from_anywhere(
         assert read_sweep(Path(packaged_config(f"configs/{name}"))).cells()
         return
     config, _ = parse("experts", ["--config", f"configs/{name}", "--run", "runs/any"])
-    assert config.encoder.setting in SETTINGS and config.distill.method in methods()
+    assert config.encoder.setting in SETTINGS and settle(config)[0].distill.method in methods()
+
+
+def test_a_file_that_is_missing_elsewhere_is_never_taken_from_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Someone who mistypes the folder of an own file must not train with other settings unawares."""
+    monkeypatch.chdir(tmp_path)
+    assert packaged_config("scenes.yaml") == packaged_config("./configs/scenes.yaml")
+    for path in (
+        "mine/scenes.yaml",
+        "mine/configs/scenes.yaml",
+        "../configs/scenes.yaml",
+        str(tmp_path / "scenes.yaml"),
+    ):
+        with pytest.raises(ConfigError, match="does not exist"):
+            packaged_config(path)
+    own = tmp_path / "mine" / "scenes.yaml"
+    own.parent.mkdir()
+    own.write_text("")
+    assert packaged_config("mine/scenes.yaml") == "mine/scenes.yaml"
 
 
 def test_paths_in_configurations_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from vldistill.cli import main
 from vldistill.config import SETTINGS, Config, DistillConfig, EncoderConfig, Outer
-from vldistill.distill.methods import check_setting, find_method, methods, settle, settled
+from vldistill.distill.methods import BEST_KNOWN, check_setting, find_method, methods, settle, settled
 from vldistill.errors import ConfigError
 
 TINY = [
@@ -41,6 +41,21 @@ def test_a_named_method_brings_its_own_outer_loop_and_given_values_win(name: str
     assert settle(Config(distill=given))[1] == "", "nothing to tell where the user has chosen"
 
 
+def test_the_page_of_the_methods_says_what_holds() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "methods" / "README.md").read_text(encoding="utf-8")
+    rows = [[cell.strip().strip("`") for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    told = {row[0].partition("`]")[0].strip("[`"): row[1:3] for row in rows if len(row) == 4}
+    chosen = {row[0]: row[1:] for row in rows if len(row) == 3}
+    outer = {row[0]: row[1:] for row in rows if len(row) == 9}
+    for name, entry in methods().items():
+        method = entry.build()
+        able = [setting for setting in SETTINGS if setting in getattr(method, "settings", SETTINGS.keys() - {"both"})]
+        assert told[name] == [", ".join(able), "yes" if "experts" in method.needs else "no"], name
+        assert outer.get(name, outer["all others"]) == [str(value) for value in asdict(entry.outer).values()], name
+    for setting, (name, _) in BEST_KNOWN.items():
+        assert chosen[setting] == [name, told[name][1]]
+
+
 def test_values_left_open_are_never_taken_for_values() -> None:
     with pytest.raises(ConfigError, match=r"distill\.image_lr.*left to the method"):
         _ = DistillConfig(method="bilevel").outer
@@ -48,6 +63,15 @@ def test_values_left_open_are_never_taken_for_values() -> None:
         _ = DistillConfig(**asdict(Outer())).outer  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="Did you mean"):
         settled(DistillConfig(method="bilevl"), "heads")
+
+
+def test_options_of_a_method_that_is_not_taken_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["distill", "--run", str(tmp_path / "run"), *TINY, "--pairs", "6", "--dry_run"]
+    assert main([*words, "--bitraj.syn_steps=4"]) == 2
+    assert "--bitraj.syn_steps is an option of bitraj" in (said := capfd.readouterr().err) and "--method bitraj" in said
+    assert main([*words, "--bilevel.steps", "4"]) == 0, "the one that is taken"
+    assert main([*words, "--bitraj.syn_steps=4", "--method", "bitraj"]) == 0
+    assert main([*words, "--bitraj.syn_steps=4", "--method", "bilevel"]) == 0, "a script may set them all"
 
 
 def test_distil_without_a_method_says_which_and_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

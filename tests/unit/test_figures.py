@@ -173,7 +173,9 @@ def test_curves_take_any_name_and_number(tmp_path: Path):
     series |= {"_hidden": [(1.0, 2.0)], "none": [], "only nan": [(0.0, nan)]}
     levels = {"$a_b$ 🐶": 1.0, "日本": 1.0, "inf": inf, "nan": nan}
     for index, text in enumerate(HARD_CAPTIONS[2::3]):
-        draw_curves(series, tmp_path / f"{index}.png", xlabel=text, ylabel=text, title=text, levels=levels)
+        path = tmp_path / f"{index}.png"
+        draw_curves(series, path, xlabel=text, ylabel=text, title=text, levels=levels)
+        assert (colours(path) != 255).any(), "something is drawn"
 
 
 @pytest.mark.parametrize("series", [{}, {"a": []}, {"a": [(0.0, 0.0)]}, {"a": [(1.0, -2.0), (2.0, -2.0)]}])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny import DISTILL, ENCODER, EXPERTS, SCENES, make_bench
 
-from vldistill.config import Config, DataConfig, TextTowerConfig
+from vldistill.config import Config, DataConfig, DistillConfig, TextTowerConfig
 from vldistill.distill.methods import settle
 from vldistill.experts.record import expert_path, record_expert
 from vldistill.plan import Estimate, human_time, stage_plan
@@ -36,6 +36,11 @@ def test_a_plan_reads_the_data_and_nothing_else(config: Config, tmp_path: Path) 
         text, problems = stage_plan(stage, config, tmp_path / "run")
         assert not problems and "expected time: about" in text and "setting heads" in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_method_that_trains_nothing_has_no_iterations_in_its_plan(config: Config, tmp_path: Path) -> None:
+    text, _ = stage_plan("distill", replace(config, distill=DistillConfig(method="prototypes", pairs=4)), tmp_path)
+    assert "prototypes: 4 pairs, 0 iterations" in text
 
 
 def test_what_would_stop_the_command_is_a_problem_and_the_rest_is_still_shown(config: Config, tmp_path: Path) -> None:

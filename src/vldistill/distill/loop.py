@@ -77,7 +77,7 @@ class Loop:
         return Checkpoints(self.folder / CHECKPOINT, self.context.bench.reporter)
 
     def run(self, start: Start) -> DistilledSet:
-        """Distil from ``start``, or go on from the checkpoint.
+        """Distil from ``start``, or go on from the checkpoint; the best set on val, or without looks the last one.
 
         Raises:
             Stopped: after the checkpoint is written, when the user asked to stop.
@@ -113,9 +113,7 @@ class Loop:
                     raise Stopped(f"stopped after iteration {self.progress.iteration} of {last}; everything is saved")
                 if self.progress.iteration % config.checkpoint_every == 0:
                     self._checkpoint()
-        if config.validate_every and trains:
-            return self._export(self.best, self.progress.best_iteration)
-        return self._export(self._shown(), last)
+        return self.best_set()
 
     def _advance(self, iteration: int) -> dict[str, float]:
         """One guarded step; a bad one is undone and the rates are halved."""
@@ -215,7 +213,7 @@ class Loop:
         distilled = self.method.export(state, self.context.at(iteration))
         progress = self.progress
         selection = {
-            "rule": "best on val" if self.context.config.validate_every else "last iteration",
+            "rule": "best on val" if progress.looks else "last iteration",
             "looks": progress.looks,
             "val_mean_recall": progress.best_score if progress.looks else None,
             "undone_steps": progress.undone,

@@ -56,7 +56,10 @@ def check_target(
     if isinstance(target, DistilledSet):
         target.check_fits(describe_towers(bench), other_text=config.text_map == "ridge")
         if target.space == "features" and bench.setting != "heads":
-            raise ConfigError(f"{target.name} holds features; they train heads, not setting {bench.setting!r}.")
+            raise ConfigError(
+                f"{target.name} holds features; they train heads, not setting {bench.setting!r}. Judge it in a run of "
+                f"setting heads, or distil with distill.space pixels."
+            )
         if (target.text_space == "tokens") != (bench.setting == "both"):
             raise ConfigError(
                 f"{target.name} holds texts as {target.text_space}, which setting {bench.setting!r} cannot train on: "

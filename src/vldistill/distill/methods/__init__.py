@@ -230,9 +230,9 @@ def find_method(name: str) -> Entry:
 
 
 BEST_KNOWN = {
-    "heads": ("bilevel", "with frozen towers it did best at every budget that was measured, and needs no experts"),
-    "full": ("bitraj", "it needs few steps of the trained tower; no other method is known to do better there"),
-    "lora": ("bitraj", "it needs few steps of the trained tower; no other method is known to do better there"),
+    "heads": ("bilevel", "with frozen towers it did best of those measured here, and needs no experts"),
+    "full": ("bitraj", "with a trained tower it is the one that was measured here; it needs experts"),
+    "lora": ("bitraj", "it is the founding paper's for adapters; it needs experts"),
     "both": ("covmatch", "no other method learns for a trained text tower"),
 }
 """By setting: the method to take where none is named, and why."""

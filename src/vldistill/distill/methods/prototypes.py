@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from vldistill.config import Outer
 from vldistill.data.transforms import to_float
 from vldistill.distill.learned import export_set
 from vldistill.distill.methods import Context, State, register
@@ -42,7 +43,7 @@ class PrototypesOptions:
             raise ConfigError(f"prototypes.student_batch is {self.student_batch}; expected at least 2.")
 
 
-@register("prototypes", PrototypesOptions)
+@register("prototypes", PrototypesOptions, Outer(iterations=0))
 class MatchedPrototypes:
     """Training-free: k-means on images and on texts, clusters matched by the pairs they share (after PDS).
 
