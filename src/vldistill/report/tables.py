@@ -45,12 +45,13 @@ def evaluation_rows(results: Iterable[Mapping[str, Any]], extra: Sequence[str] =
 def evaluation_text(results: Sequence[Mapping[str, Any]]) -> str:
     """A table of evaluations: what all rows share is said beneath, what differs is a column."""
     shared = {key: {str(result[key]) for result in results} for key in ("setting", "protocol", "seeds")}
+    shared["image_tower"] = {str(result.get("image_tower")) for result in results}
     differing = [key for key, values in shared.items() if len(values) > 1]
     table = markdown(
         ["set", *differing, "recipe", "pairs", "stored floats", *TITLES], evaluation_rows(results, differing)
     )
     words = {"setting": "setting {}", "protocol": "protocol {}", "seeds": "{} students"}
-    said = [words[key].format(*values) for key, values in shared.items() if len(values) == 1]
+    said = [words[key].format(*shared[key]) for key in words if len(shared[key]) == 1]
     chance = sorted({f"{result['chance']['mean_recall']:.2f}" for result in results})
     said += ["mean ± standard deviation in percent", f"chance {' or '.join(chance)}"]
     if LEGACY in shared["protocol"]:
