@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,13 @@ def test_the_first_experts_alone(bench: Workbench, folder: Path, tmp_path: Path)
         open_experts(bench, folder, 3)
     with pytest.raises(ArtefactError, match="holds no experts"):
         open_experts(bench, tmp_path, 3)
+
+
+def test_experts_beyond_a_thousand_are_still_in_order(bench: Any, experts: list[Any], tmp_path: Path) -> None:
+    for number in (2, 101, 1000):
+        shutil.copy(experts[0].path, tmp_path / f"expert-{number:03d}.safetensors")
+    names = [expert.path.stem for expert in open_experts(bench, tmp_path)]
+    assert names == ["expert-002", "expert-101", "expert-1000"]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,14 @@ def test_options_of_a_method_that_is_not_taken_are_refused(tmp_path: Path, capfd
     assert main([*words, "--bitraj.syn_steps=4", "--method", "bilevel"]) == 0, "a script may set them all"
 
 
+def test_another_optimiser_needs_rates_of_its_own() -> None:
+    """SGD with rates of Adam would hardly move anything, and nobody would see why."""
+    with pytest.raises(ConfigError, match=r"optimiser is sgd, but bitraj's own rates are adam's.*distill\.text_lr"):
+        settled(DistillConfig(method="bitraj", optimiser="sgd", image_lr=100), "heads")
+    given = settled(DistillConfig(method="bitraj", optimiser="sgd", image_lr=100, text_lr=100), "heads")
+    assert (given.outer.optimiser, given.outer.text_lr) == ("sgd", 100)
+
+
 def test_distil_without_a_method_says_which_and_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The choice and the values are written into the set; the run remembers what the user said, and no more."""
     words = ["--pairs", "6", "--iterations", "2", "--distill.validate_every", "0"]

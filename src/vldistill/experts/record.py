@@ -267,7 +267,7 @@ def open_experts(bench: Workbench, folder: Path, count: int = 0) -> list[Traject
         ArtefactError: no experts, or experts of something else; with the remedy.
         ConfigError: fewer than ``count``.
     """
-    paths = sorted(folder.glob("expert-*.safetensors"))
+    paths = sorted(folder.glob("expert-*.safetensors"), key=lambda path: (len(path.name), path.name))  # by number
     if not paths:
         raise ArtefactError(f"{folder} holds no experts. Run `vldistill experts` first.")
     if count > len(paths):

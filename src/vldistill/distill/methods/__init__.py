@@ -242,11 +242,18 @@ def settled(config: DistillConfig, setting: str) -> DistillConfig:
     """``config`` with nothing left open: the best known method where it names none, that method's own outer loop.
 
     Raises:
-        ConfigError: an unknown method.
+        ConfigError: an unknown method; another optimiser than the method's without rates.
     """
     if not config.method:
         config = replace(config, method=BEST_KNOWN[setting][0])
-    return config.with_own(find_method(config.method).outer)
+    own = find_method(config.method).outer
+    left = [f"distill.{name}" for name in ("image_lr", "text_lr") if getattr(config, name) is None]
+    if config.optimiser not in (None, own.optimiser) and left:
+        raise ConfigError(
+            f"distill.optimiser is {config.optimiser}, but {config.method}'s own rates are {own.optimiser}'s. "
+            f"Give {' and '.join(left)} too; docs/methods has the published ones."
+        )
+    return config.with_own(own)
 
 
 def settle(config: Config) -> tuple[Config, str]:
