@@ -1,7 +1,8 @@
-"""Write the tables of the documentation from docs/results: python benchmarks/tables.py [--check].
+"""Write the tables of the documentation from docs/results: python benchmarks/tables.py [--check | --take RUN NAME].
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->`` in a Markdown file; NAME is a file of
 docs/results without its ending. ``--check`` changes nothing and fails when a table is not what its file says.
+``--take RUN NAME`` first copies the result of the comparison in RUN to docs/results/NAME.json, without single students.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vldistill.files import human_bytes, write_text
+from vldistill.files import human_bytes, write_json, write_text
+from vldistill.report.comparison import comparison_markdown
 from vldistill.report.tables import evaluation_text, markdown, spread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,8 +162,32 @@ def _extrapolated(rows: list[dict[str, Any]], stage: str, pairs: int) -> str:
     return f"{seconds / 3600:.1f} h, {memory / 1e9:.0f} GB"
 
 
+def comparison_table(result: dict[str, Any]) -> str:
+    """A comparison as its own command writes it."""
+    text = comparison_markdown(result["rows"], result["failed"]).rstrip()
+    left = f" {len(result['missing'])} cells are not done." if result["missing"] else ""
+    return f"{text}{left} Commit `{result['environment']['commit']}`, command\n`{result['environment']['command']}`.\n"
+
+
+def take(run: Path, name: str) -> None:
+    """Copy the result of a comparison, without its single students."""
+    result = json.loads((run / "table.json").read_text(encoding="utf-8"))
+    for cell in result["cells"]:
+        cell.pop("environment", None)
+        for recipe in ("own", "generic"):
+            if cell["evaluation"].get(recipe):
+                cell["evaluation"][recipe].pop("students", None)
+        for trial in cell.get("trials", ()):
+            trial.pop("set", None)
+        if cell.get("making"):
+            cell["making"].pop("set", None)
+    write_json(ROOT / "docs" / "results" / f"{name}.json", result)
+
+
 def table_of(result: dict[str, Any]) -> str:
     """The table that fits what ``result`` holds."""
+    if "sweep" in result:
+        return comparison_table(result)
     if "per_row" in result:
         return retrieval_table(result)
     if "targets" in result and "total" in result:
@@ -185,6 +211,9 @@ def filled(text: str, results: Path) -> str:
 
 
 def main() -> int:
+    if "--take" in sys.argv:
+        run, name = sys.argv[sys.argv.index("--take") + 1 :]
+        take(Path(run), name)
     stale = []
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]:
         old = path.read_text(encoding="utf-8")
