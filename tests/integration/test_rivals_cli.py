@@ -14,7 +14,13 @@ QUICK = ["--evaluate.seeds=1", "--evaluate.generic_epochs=1", "--evaluate.head_r
 CASES = {
     "prototypes": [],
     "mdm": ["--start=kmeans", "--mdm.real_batch=8"],
-    "repblend": ["--repblend.syn_steps=2", "--optimiser=sgd", "--distill.momentum=0.5", "--distill.image_lr=1"],
+    "repblend": [
+        "--repblend.syn_steps=2",
+        "--optimiser=sgd",
+        "--distill.momentum=0.5",
+        "--distill.image_lr=1",
+        "--distill.text_lr=1",
+    ],
     "ptm": ["--ptm.subsets=2,3", "--ptm.straighten=3,3", "--ptm.syn_steps=2", "--distill.ema=0.9"],
     "lors": ["--lors.similarity=full", "--lors.loss=soft_infonce", "--lors.syn_steps=2"],
 }
