@@ -238,7 +238,7 @@ class EvaluateConfig:
     recipes: tuple[str, ...] = ("own", "generic")
     generic_epochs: int = 100
     subset_epochs: tuple[int, ...] = (50, 100, 200)
-    full_epochs: tuple[int, ...] = (5, 10, 20)
+    full_epochs: tuple[int, ...] = (3, 5, 10)
     head_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     tower_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
     looks: int = 10
