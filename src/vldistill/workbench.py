@@ -58,7 +58,7 @@ class TensorInputs:
 
     def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
         """Rows ``index``; features and distilled images are not augmented here."""
-        return self.tensor[index.to(self.tensor.device)]
+        return self.tensor.index_select(0, index.to(self.tensor.device))  # quicker than indexing on a CPU
 
 
 class FeatureInputs:
