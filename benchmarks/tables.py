@@ -78,6 +78,23 @@ def retrieval_table(result: dict[str, Any]) -> str:
     )
 
 
+def heads_table(result: dict[str, Any]) -> str:
+    """What frozen towers cost beyond the arithmetic that is needed."""
+    words = {
+        "expert_over_products": "an epoch of an expert, over its bare matrix products",
+        "iteration_over_tower_and_steps": "an outer iteration, over one pass there and back of the tower and its steps",
+        "folded_over_tower": "a pass there and back of the folded tower, over one of the tower as published",
+        "naive_over_ours": "an outer iteration that encodes the images in every step, over ours",
+    }
+    rows = [[text, f"{result['ratios'][name]['seconds']:.2f}"] for name, text in words.items()]
+    tower = result["tower"]
+    return (
+        f"{markdown(['time of', 'ratio'], rows)}\n\n{tower['name']} at {tower['size']} px, {tower['pairs']} pairs, "
+        f"{tower['steps']} inner steps, {result['threads']} thread(s); medians within one run. Commit "
+        f"`{result['environment']['commit']}`, command\n`{result['command']}`.\n"
+    )
+
+
 def torture_table(result: dict[str, Any]) -> str:
     """Killed processes: how many, in which stage, and whether anything came out different."""
     stages = ("encode", "experts", "distill", "evaluate")
@@ -192,6 +209,8 @@ def table_of(result: dict[str, Any]) -> str:
         return retrieval_table(result)
     if "targets" in result and "total" in result:
         return fuzz_table(result)
+    if "naive_over_ours" in result.get("ratios", {}):
+        return heads_table(result)
     if "kills" in result:
         return torture_table(result)
     if "load" in result:
