@@ -37,11 +37,11 @@ from vldistill.encoders.features import Standardisation
 from vldistill.encoders.folding import folded
 from vldistill.encoders.towers import build_image_tower
 from vldistill.files import write_json
+from vldistill.inputs import TensorInputs
 from vldistill.memory import keep_freed_memory
 from vldistill.randomness import generator, seeded
 from vldistill.runs import environment
 from vldistill.training import Recipe, TrainingData, fit
-from vldistill.workbench import TensorInputs
 
 IMAGES, CAPTIONS, IMAGE_WIDTH, TEXT_WIDTH, DIM, BATCH = 6_000, 30_000, 1_280, 384, 512, 128
 EXPERTS, EPOCHS = 20, 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
-from vldistill.data.augment_batch import augment_batch
 from vldistill.data.cache import DecodedImages, open_images
 from vldistill.data.collection import Collection
 from vldistill.data.pairs import Pairs
 from vldistill.data.photos import PhotoLimits
 from vldistill.data.readers import read_collection
-from vldistill.data.rows import CheckedRows
-from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.encoders.features import (
     Encoding,
@@ -39,96 +35,13 @@ from vldistill.encoders.tokens import TokenTower, require_trainable, token_input
 from vldistill.encoders.towers import ImageTower, build_image_tower
 from vldistill.errors import ConfigError
 from vldistill.files import digest
+from vldistill.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 from vldistill.log import Reporter
 from vldistill.passes import FLOAT32, Passes
-from vldistill.randomness import generator, seeded
+from vldistill.randomness import seeded
 from vldistill.training import Inputs, TrainingData
 
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
-
-
-class TensorInputs:
-    """Rows of a tensor that is already on the training device."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-
-    def __len__(self) -> int:
-        return len(self.tensor)
-
-    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
-        """Rows ``index``; features and distilled images are not augmented here."""
-        return self.tensor.index_select(0, index.to(self.tensor.device))  # quicker than indexing on a CPU
-
-
-class FeatureInputs:
-    """Standardised rows of a feature table that is too large for memory."""
-
-    def __init__(self, table: FeatureTable, standardise: Standardisation, device: torch.device) -> None:
-        self.table, self.device = table, device
-        self.standardise = Standardisation(standardise.mean.to(device), standardise.scale.to(device))
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
-        """Standardised features (B, D)."""
-        return self.standardise(self.table.rows(index).to(self.device))
-
-
-class ViewInputs:
-    """Features of every image in several views: the plain one first, then augmented ones."""
-
-    def __init__(self, views: Sequence[Inputs]) -> None:
-        self.views = views
-
-    def __len__(self) -> int:
-        return len(self.views[0])
-
-    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
-        """Features (B, D) of the plain images; with a seed each row in a view of its own, the plain one among them."""
-        out = self.views[0].rows(index)
-        if augment_seed is None:
-            return out
-        chosen = torch.randint(len(self.views), (len(index),), generator=generator(augment_seed, "views"))
-        for number, view in enumerate(self.views[1:], start=1):
-            here = (chosen == number).nonzero()[:, 0]
-            out[here.to(out.device)] = view.rows(index[here.to(index.device)])
-        return out
-
-
-class PixelInputs:
-    """Normalised images from the decoded-image cache.
-
-    Args:
-        augment_on: ``cpu`` (Pillow, one by one) or ``device`` (whole batches).
-    """
-
-    def __init__(
-        self, images: np.ndarray | CheckedRows, tower: ImageTower, device: torch.device, augment_on: str = "cpu"
-    ) -> None:
-        self.images, self.tower, self.device, self.augment_on = images, tower, device, augment_on
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
-        """Normalised images (B, 3, S, S), channels last; augmented if a seed is given."""
-        pixels = torch.from_numpy(np.ascontiguousarray(self.images[index.cpu().numpy()]))
-        if augment_seed is not None and self.augment_on == "cpu":
-            pixels = augment(pixels, augment_seed)
-        pixels = moved(pixels, self.device)
-        if augment_seed is not None and self.augment_on == "device":
-            pixels = augment_batch(pixels, augment_seed)
-        inputs = to_float(pixels, self.tower.mean, self.tower.std)
-        return inputs.to(memory_format=torch.channels_last)
-
-
-def moved(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``pixels`` of the CPU on ``device``; a GPU fetches them from pinned memory while this process goes on."""
-    if device.type != "cuda":
-        return pixels.to(device)
-    return pixels.pin_memory().to(device, non_blocking=True)
 
 
 def _unit_rows(table: FeatureTable, standardise: Standardisation) -> torch.Tensor:
@@ -248,7 +161,8 @@ class Workbench:
     def _collection(self) -> Collection:
         """The source, read once for all splits."""
         config = self.data_config
-        return read_collection(expand(config.source)).limited(PhotoLimits(config.max_pixels, config.max_bytes))
+        found = read_collection(expand(config.source)).limited(PhotoLimits(config.max_pixels, config.max_bytes))
+        return replace(found, clean=config.clean_captions)
 
     def pairs(self, split: str) -> Pairs:
         """The pairs of a split, before any picture is decoded."""

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from vldistill import commands
 from vldistill.cli import STAGES
+from vldistill.commands import distilling, judging, preparing
 from vldistill.distill.metagrad import NonFiniteError
 from vldistill.distill.methods.bitraj import BiTrajectoryMatching
 from vldistill.distilled import DistilledSet
@@ -179,7 +179,7 @@ def test_a_full_disk_is_an_error_and_not_a_bug(vldistill: Any, run: Path, monkey
     def full(*given: Any, **more: Any) -> Any:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr(commands, "record_experts", full)
+    monkeypatch.setattr(preparing, "record_experts", full)
     done = vldistill("experts", "--run", run)
     assert done.code == 2 and "No space left on device" in done.err and "Traceback" not in done.err
 
@@ -188,7 +188,7 @@ def test_a_bug_is_called_one(vldistill: Any, run: Path, monkeypatch: pytest.Monk
     def broken(*given: Any, **more: Any) -> Any:
         raise ZeroDivisionError("ouch")
 
-    monkeypatch.setattr(commands, "record_experts", broken)
+    monkeypatch.setattr(preparing, "record_experts", broken)
     done = vldistill("experts", "--run", run)
     assert done.code == 1 and "ouch" in done.err and "This is a bug" in done.err
 
@@ -396,7 +396,7 @@ def test_stopping_an_evaluation_says_how_to_go_on(vldistill: Any, run: Path, mon
     def stopped(*given: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(commands, "evaluate_set", stopped)
+    monkeypatch.setattr(judging, "evaluate_set", stopped)
     done = vldistill("evaluate", "--run", run, "--set", "full")
     assert done.code == 3 and "The same command" in done.err and not list((run / "results").glob("*.json"))
 
@@ -407,6 +407,6 @@ def test_stopping_in_the_middle_of_nowhere_is_not_a_bug(
     def stopped(*given: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "open_bench", stopped)
+    monkeypatch.setattr(distilling, "open_bench", stopped)
     done = vldistill("distill", "--run", run)
     assert done.code == 3 and "same command" in done.err

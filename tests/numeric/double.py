@@ -23,8 +23,9 @@ from vldistill.distill.start import make_start
 from vldistill.encoders.dual import DualEncoder, Groups
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory
+from vldistill.inputs import TensorInputs
 from vldistill.log import Reporter
-from vldistill.workbench import TensorInputs, Workbench
+from vldistill.workbench import Workbench
 
 PAIRS = 5
 ENCODER = EncoderConfig(

@@ -19,11 +19,12 @@ from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError
 from vldistill.evaluate.subjects import subject
+from vldistill.inputs import TensorInputs
 from vldistill.log import Reporter
 from vldistill.losses import infonce, soft_infonce
 from vldistill.randomness import generator
 from vldistill.training import TrainingData, fit
-from vldistill.workbench import TensorInputs, Workbench
+from vldistill.workbench import Workbench
 
 PAIRS = 5
 

@@ -18,10 +18,11 @@ from vldistill.distill.methods.covmatch import CovmatchOptions, CrossCovarianceM
 from vldistill.distill.start import make_start
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
+from vldistill.inputs import PixelInputs
 from vldistill.log import Reporter
 from vldistill.losses import infonce
 from vldistill.randomness import generator
-from vldistill.workbench import PixelInputs, Workbench
+from vldistill.workbench import Workbench
 
 PAIRS = 5
 

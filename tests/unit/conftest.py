@@ -58,9 +58,12 @@ def workbench(tmp_path: Path, listener: Listener) -> Bench:
         dim: int = 16,
         views: int = 0,
         features: Literal["float32", "float16"] = "float32",
+        clean_captions: bool = False,
         **encoder: Any,
     ) -> Workbench:
-        data = DataConfig(source=source, cache=str(tmp_path / "cache"), views=views, features=features)
+        data = DataConfig(
+            source=source, cache=str(tmp_path / "cache"), views=views, features=features, clean_captions=clean_captions
+        )
         config = EncoderConfig(setting=setting, image=image, text=text, dim=dim, **encoder)
         return Workbench(data, config, torch.device("cpu"), listener)
 

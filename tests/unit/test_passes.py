@@ -12,11 +12,11 @@ from vldistill.config import RuntimeConfig
 from vldistill.devices import augments_on, choose_passes
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.errors import ConfigError, MemoryShortError
+from vldistill.inputs import PixelInputs, TensorInputs
 from vldistill.losses import infonce
 from vldistill.passes import FLOAT32, Passes, Stepper, embed_in_parts, is_short_of_memory
 from vldistill.ranks import ALONE, merged_logs
 from vldistill.training import Recipe, TrainingData, fit
-from vldistill.workbench import PixelInputs, TensorInputs
 
 CPU = torch.device("cpu")
 Gradients = dict[str, Tensor]

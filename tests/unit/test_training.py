@@ -16,11 +16,12 @@ from vldistill.config import ImageTowerConfig
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.errors import ConfigError, DivergedError
 from vldistill.experts.trajectory import clone_groups
+from vldistill.inputs import PixelInputs, TensorInputs
 from vldistill.losses import soft_infonce
 from vldistill.randomness import generator
 from vldistill.training import CHECK_STEPS, Recipe, TrainingData, fit, steps_in
 from vldistill.training_state import Tensors
-from vldistill.workbench import PixelInputs, TensorInputs, Workbench
+from vldistill.workbench import Workbench
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Bench

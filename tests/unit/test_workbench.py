@@ -20,8 +20,8 @@ from vldistill.encoders.text_towers import HashingTextTower
 from vldistill.encoders.towers import ImageTower
 from vldistill.errors import DataError
 from vldistill.experts.record import augments, expert_note, expert_recipe
+from vldistill.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 from vldistill.training import fit
-from vldistill.workbench import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 
 if TYPE_CHECKING:
     from tests.conftest import KarpathyFolder
@@ -172,6 +172,14 @@ def test_sources_hold_variables(workbench: Bench, karpathy: KarpathyFolder, monk
     assert bench.pairs("train").count_images == 3 and bench.pairs("train") is bench.pairs("train")
     with pytest.raises(DataError):
         workbench(source=str(karpathy.folder / "nowhere")).pairs("train")
+
+
+def test_captions_are_cleaned_if_asked(workbench: Bench, karpathy: KarpathyFolder):
+    karpathy.add_photos()
+    karpathy.save([{**item, "sentences": [{"raw": "A Dog; runs!"}, {"raw": "..."}]} for item in karpathy.entries])
+    plain, clean = (workbench(source=str(karpathy.folder), clean_captions=on).pairs("train") for on in (False, True))
+    assert plain.captions == ["A Dog; runs!", "..."] * 3 and clean.captions == ["a dog runs"] * 3
+    assert any("3 empty captions left out" in note for note in clean.notes) and plain.fingerprint != clean.fingerprint
 
 
 @torch.no_grad()

@@ -53,6 +53,7 @@ class DataConfig:
         views: augmented views of every training image whose features are kept beside the plain image's (setting
             ``heads``); experts and the real batches of ``bilevel`` draw among them. Each costs one pass of the tower.
         features: how features are stored on disk.
+        clean_captions: clean captions as published works do: lower case, ``.!"()*#:;~`` removed, at most 30 words.
         max_pixels: width times height that a photo may have; a larger one counts as broken, and is not decoded.
         max_bytes: size that a photo's file may have, likewise.
     """
@@ -62,6 +63,7 @@ class DataConfig:
     cache: str = "${VLDISTILL_CACHE:-~/.cache/vldistill}"
     views: int = 0
     features: Literal["float32", "float16"] = "float32"
+    clean_captions: bool = False
     max_pixels: int = 64_000_000
     max_bytes: int = 256_000_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from vldistill.errors import DataError
 if TYPE_CHECKING:
     from vldistill.data.photos import PhotoLimits
 
+WORDS_KEPT = 30  # of a caption, by the field's cleaning
 LONGEST_CAPTION = 10_000  # characters; longer texts are no captions, and some tokenizers take quadratic time on them
 
 
@@ -31,6 +33,7 @@ class Collection:
         about: what the reader understood, for ``vldistill inspect``: format, columns, files.
         made: split -> how it was made, for splits that the source does not have of its own.
         reader: the reader's name.
+        clean: captions pass :func:`clean_caption` on the way out.
     """
 
     source: str
@@ -41,6 +44,7 @@ class Collection:
     about: Mapping[str, Any] = field(default_factory=dict)
     made: Mapping[str, str] = field(default_factory=dict)
     reader: str = ""
+    clean: bool = False
 
     def limited(self, limits: PhotoLimits) -> Collection:
         """The same with ``limits`` for its photos, where they are files: drawings have none."""
@@ -69,6 +73,8 @@ class Collection:
             texts = [text.strip() for text in self.captions[index]]
             _require_encodable(texts, self.source, names[index])
             short = [text for text in texts if len(text) <= LONGEST_CAPTION]
+            if self.clean:
+                short = [clean_caption(text) for text in short]
             full = [text for text in short if text]
             endless += [index] * (len(texts) - len(short))
             empty += [index] * (len(short) - len(full))
@@ -132,6 +138,11 @@ class Collection:
         if split in self.made:
             hint = f" It was {self.made[split]}: too few images for one. Ask for a larger share, e.g. ?{split}=0.2."
         return f"{self.source} has no split {split!r}. It has: {', '.join(known) or 'no images at all'}.{hint}"
+
+
+def clean_caption(caption: str) -> str:
+    """The caption cleaning of the field: lower case, ``.!"()*#:;~`` become spaces, at most 30 words. May be empty."""
+    return " ".join(re.sub(r"[.!\"()*#:;~]", " ", caption.lower()).split()[:WORDS_KEPT])
 
 
 def _count(count: int, noun: str, tail: str, names: Sequence[str]) -> str:

@@ -149,13 +149,5 @@ def read_collection(source: str | Path) -> Collection:
     return replace(found.read(str(source)), reader=found.name)
 
 
-def clean_caption(caption: str, words: int = 30) -> str:
-    """The caption cleaning of the field: lower case, ``.!"()*#:;~`` become spaces, at most ``words`` words.
-
-    No reader applies it; whoever compares with published rows does. The result may be empty.
-    """
-    return " ".join(re.sub(r"[.!\"()*#:;~]", " ", caption.lower()).split()[:words])
-
-
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

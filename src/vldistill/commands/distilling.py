@@ -1,0 +1,191 @@
+"""The stage that makes a set."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vldistill.checkpoints import Checkpoints
+from vldistill.commands.bench import open_bench, refuse_other
+from vldistill.config import Config, DistillConfig, SelectConfig
+from vldistill.distill.augment import VIEWS
+from vldistill.distill.draws import check_draws
+from vldistill.distill.learned import set_name
+from vldistill.distill.loop import CHECKPOINT, Loop
+from vldistill.distill.methods import (
+    Context,
+    check_captions,
+    check_setting,
+    check_size,
+    find_method,
+    settle,
+    starting_pairs,
+)
+from vldistill.distill.start import Start, check_start, nearest_captions
+from vldistill.distilled import DistilledSet
+from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
+from vldistill.evaluate.protocol import quick_score
+from vldistill.experts.record import open_experts
+from vldistill.files import write_record
+from vldistill.interrupts import deferred_stop
+from vldistill.locks import held
+from vldistill.log import Reporter
+from vldistill.memory import peak_memory
+from vldistill.ranks import ALONE, Ranks
+from vldistill.report.sheets import draw_pairs
+from vldistill.runs import Run
+from vldistill.select import check_count, selectors
+from vldistill.workbench import Workbench
+
+
+def distill(
+    run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None, ranks: Ranks = ALONE
+) -> Path:
+    """Distil a set, or go on with it; returns its folder.
+
+    Args:
+        experts_from: another run that has the experts; here too ``distill.experts`` says how many are used.
+        ranks: the processes that share the work; the first one writes.
+
+    Raises:
+        ConfigError: what cannot work or contradicts what the run or the set was begun with.
+        ArtefactError: experts that are missing or do not fit, a damaged set or checkpoint.
+        DivergedError: steps keep failing; the best set so far is kept.
+        Stopped: by Ctrl-C or SIGTERM, after everything is saved.
+    """
+    remembered, (config, said) = config, settle(config)
+    if said:
+        reporter.info(said)
+    check_draws(config.distill.draws, ranks)
+    entry = find_method(config.distill.method)
+    method = entry.build()
+    check_setting(method, config.distill.method, config.encoder.setting)
+    check_captions(method, config.distill.method, config.distill.captions)
+    run.check(config)
+    bench = open_bench(config, reporter, ranks)
+    _check_space(config)
+    for kind in config.distill.starts:
+        check_start(kind, config.distill.pairs, config.select)
+    check_count(bench.pairs("train").count_images, config.distill.pairs)
+    check_size(config.distill.size, bench)
+    if config.distill.validate_every:
+        bench.pairs("val")
+    folder = run.sets / set_name(config.distill)
+    options = config.methods.get(config.distill.method) or entry.options()
+    asked = _asked(config, options) | _asked_of_start(config)
+    usual, _ = settle(Config(distill=DistillConfig(config.distill.method)))
+    refuse_other(folder, asked, _asked(usual, type(options)()))
+    if (folder / "set.json").exists():
+        if ranks.first:
+            run.begin(remembered)  # refuses a contradiction
+        DistilledSet.load(folder)  # refuses damage
+        if ranks.first:
+            Checkpoints(folder / CHECKPOINT, reporter).remove()  # of a process that was killed right after the end
+        reporter.info(f"{folder} is finished already; nothing to do")
+        return folder
+    with ranks.first_before_others():
+        teachers = (Run(experts_from) if experts_from else run).experts
+        recorded = open_experts(bench, teachers, config.distill.experts) if "experts" in method.needs else []
+        context = Context(bench, config.distill, options, recorded)
+        method.check(context)
+        begin = starting_pairs(method, context, config.select)
+        if ranks.first:
+            run.begin(remembered)
+    lock = held(folder / ".lock", str(folder)) if ranks.first else nullcontext()
+    with lock:
+        if not ranks.of_first((folder / "set.json").exists()):  # else another process has just finished it
+            _distill(run, config, context, method, begin, asked, ranks)
+        ranks.wait()
+    return folder
+
+
+def _distill(
+    run: Run, config: Config, context: Context, method: Any, begin: Start, asked: dict[str, Any], ranks: Ranks
+) -> None:
+    """Run the loop and write the set."""
+    bench, folder = context.bench, run.sets / set_name(config.distill)
+    if ranks.first:
+        write_record(folder / "config.json", asked)
+    with deferred_stop() as stop_asked:
+        loop = Loop(
+            method,
+            context,
+            folder,
+            score=lambda distilled: quick_score(bench, distilled, config.evaluate),
+            save=lambda distilled, iteration: _save(
+                bench, distilled, begin, folder / "kept" / f"iteration-{iteration}"
+            ),
+            stop_asked=stop_asked,
+            ranks=ranks,
+        )
+        try:
+            distilled = loop.run(begin)
+        except DivergedError:
+            if ranks.first:
+                _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
+            raise
+        except Stopped as stop:
+            raise Stopped(f"{stop}. The same command goes on.") from None
+    if not ranks.first:
+        return
+    _save(bench, distilled, begin, folder)
+    loop.checkpoints.remove()
+    selection = distilled.info["selection"]
+    run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
+    bench.reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
+
+
+def _check_space(config: Config) -> None:
+    """Refuse combinations of space, setting and augmentation that have no meaning."""
+    for kind in config.distill.augment:
+        if kind not in VIEWS:
+            raise ConfigError(unknown("distill.augment", kind, VIEWS))
+    if config.distill.space == "features":
+        if config.encoder.setting != "heads":
+            raise ConfigError(
+                f"distill.space features needs setting heads, not {config.encoder.setting}: "
+                f"a trained tower has no fixed features. Use space pixels."
+            )
+        if config.distill.augment:
+            raise ConfigError("distill.augment changes pictures; with distill.space features there are none.")
+
+
+def _asked(config: Config, options: Any) -> dict[str, Any]:
+    """The configuration of one set, as its folder remembers it."""
+    sections = {"distill": asdict(config.distill), config.distill.method: asdict(options)}
+    return json.loads(json.dumps(sections))
+
+
+def _asked_of_start(config: Config) -> dict[str, Any]:
+    """The selectors' options that shaped the start and differ from the defaults: a set that was begun before an option
+    existed is still the same set.
+    """
+    changed: dict[str, Any] = {}
+    for entry in (selectors().get(kind) for kind in config.distill.starts):
+        if entry is not None:
+            usual = entry.options(SelectConfig())
+            changed |= {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
+    return {"select": changed} if changed else {}
+
+
+def _save(bench: Workbench, distilled: DistilledSet, begin: Start, folder: Path) -> None:
+    """Write a set with its nearest captions and preview."""
+    nearest = nearest_captions(bench, distilled.text_inputs)
+    captions = tuple({"start": start, "nearest": near} for start, near in zip(begin.captions, nearest))
+    distilled = distilled.with_captions(captions)
+    if distilled.space == "pixels":
+        before = replace(distilled, images=begin.images.cpu()).pixels()
+        shown = [(caption["start"], caption["nearest"]) for caption in captions]
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_pairs(_bytes(before), _bytes(distilled.pixels()), shown, folder / "preview.png", title=distilled.name)
+    distilled.save(folder)
+
+
+def _bytes(pixels: torch.Tensor) -> np.ndarray:
+    return (pixels * 255).round().to(torch.uint8).numpy()

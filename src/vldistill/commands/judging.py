@@ -1,0 +1,110 @@
+"""Stages of sets that are there: choose real pairs, judge by fresh students."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from vldistill.commands.bench import open_bench, refuse_other
+from vldistill.config import Config
+from vldistill.data.pairs import SPLITS
+from vldistill.distilled import DistilledSet
+from vldistill.errors import ConfigError, Stopped
+from vldistill.evaluate.answers import Answers, evaluation_key
+from vldistill.evaluate.protocol import evaluate_set, quick_score
+from vldistill.evaluate.subjects import check_target, chosen_subset
+from vldistill.files import write_record
+from vldistill.locks import held
+from vldistill.log import Reporter
+from vldistill.memory import peak_memory
+from vldistill.runs import Run, environment
+from vldistill.select import check_count, check_ground, find_selector
+from vldistill.select.coreset import coreset_name, save_coreset
+
+
+def select(run: Run, config: Config, reporter: Reporter) -> Path:
+    """Choose real pairs, and write them as a set of the run; returns its folder."""
+    asked = config.select
+    entry = find_selector(asked.method)
+    check_ground(asked.method, asked.pairs, asked)
+    run.check(config)
+    bench = open_bench(config, reporter)
+    check_count(bench.pairs("train").count_images, asked.pairs)
+    folder = run.sets / coreset_name(asked)
+    note = {"select": {"method": asked.method, "pairs": asked.pairs, "seed": asked.seed} | entry.options(asked)}
+    refuse_other(folder, note)
+    bench.check_towers()
+    run.begin(config)
+    if (folder / "set.json").exists():
+        reporter.info(f"{folder} is finished already; nothing to do")
+        return folder
+    began = time.monotonic()
+    try:
+        with held(folder / ".lock", str(folder)):
+            write_record(folder / "config.json", note)
+            coreset = save_coreset(bench, asked, folder)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; a finished warm-up is kept. The same command goes on.") from None
+    seconds = round(time.monotonic() - began, 2)
+    run.log(stage="select", set=folder.name, seconds=seconds, peak_memory_bytes=peak_memory())
+    reporter.info(f"{len(coreset)} pairs, {coreset.stored_floats:,} stored floats in {folder}")
+    return folder
+
+
+def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+    """Judge a set, ``SELECTOR:N`` or ``full``; the result is written to the run's results and returned."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    # SELECTOR:N; one letter before the colon is a drive of Windows, and a folder may be named so
+    named = target == "full" or (re.fullmatch(r"\w\w+:[^/\\]*", target) and not Path(target).exists())
+    judged = target if named else DistilledSet.load(target)
+    if isinstance(judged, str) and judged != "full":
+        chosen_subset(judged)
+    for split in SPLITS:
+        bench.pairs(split)
+    bench.check_towers()
+    check_target(bench, judged, config.evaluate, config.select)
+    run.begin(config)
+    path = run.results / _result_name(judged, config.evaluate.protocol)
+    with held(path.with_name(f".{path.stem}.lock"), str(path)):
+        answers = Answers(path.with_name(f"{path.stem}.unfinished"), evaluation_key(bench, judged, config), reporter)
+        try:
+            result = evaluate_set(bench, judged, config.evaluate, config.select, answers)
+        except KeyboardInterrupt:
+            raise Stopped(f"stopped; {answers.count} trained students are kept. The same command goes on.") from None
+        write_record(path, result | {"environment": environment()})
+        answers.remove()
+    run.log(stage="evaluate", set=result["set"], protocol=result["protocol"], seconds=result["seconds"])
+    return result
+
+
+def _result_name(judged: str | DistilledSet, protocol: str) -> str:
+    """The file of an evaluation in the run's results."""
+    name = judged if isinstance(judged, str) else judged.name
+    return f"{name.replace(':', '-')}{'' if protocol == 'last' else f'-{protocol}'}.json"
+
+
+def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+    """Mean recall on val of a set, as the outer loop looks at it (:func:`quick_score`); test stays closed."""
+    run.check(config)
+    bench = open_bench(config, reporter)
+    distilled = DistilledSet.load(target)
+    check_target(bench, distilled, config.evaluate)
+    if distilled.is_coreset and bench.setting != "heads":
+        raise ConfigError(
+            f"{target} is a coreset: it has no recipe of its own, by which a look at val trains students of setting "
+            f"{bench.setting}. Leave out --val_only, or look at val in setting heads."
+        )
+    run.begin(config)
+    began = time.monotonic()
+    try:
+        value = quick_score(bench, distilled, config.evaluate)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; a look at val is short and starts anew. The same command does it.") from None
+    seconds = round(time.monotonic() - began, 2)
+    result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
+    write_record(run.results / f"{distilled.name}-val.json", result | {"environment": environment()})
+    run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
+    return result

@@ -1,0 +1,100 @@
+"""What one side of the encoder consumes, by row: tensors, features on disk in one view or several, pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from vldistill.data.augment_batch import augment_batch
+from vldistill.data.rows import CheckedRows
+from vldistill.data.transforms import augment, to_float
+from vldistill.encoders.features import FeatureTable, Standardisation
+from vldistill.encoders.towers import ImageTower
+from vldistill.randomness import generator
+from vldistill.training import Inputs
+
+
+class TensorInputs:
+    """Rows of a tensor that is already on the training device."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Rows ``index``; features and distilled images are not augmented here."""
+        return self.tensor.index_select(0, index.to(self.tensor.device))  # quicker than indexing on a CPU
+
+
+class FeatureInputs:
+    """Standardised rows of a feature table that is too large for memory."""
+
+    def __init__(self, table: FeatureTable, standardise: Standardisation, device: torch.device) -> None:
+        self.table, self.device = table, device
+        self.standardise = Standardisation(standardise.mean.to(device), standardise.scale.to(device))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Standardised features (B, D)."""
+        return self.standardise(self.table.rows(index).to(self.device))
+
+
+class ViewInputs:
+    """Features of every image in several views: the plain one first, then augmented ones."""
+
+    def __init__(self, views: Sequence[Inputs]) -> None:
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Features (B, D) of the plain images; with a seed each row in a view of its own, the plain one among them."""
+        out = self.views[0].rows(index)
+        if augment_seed is None:
+            return out
+        chosen = torch.randint(len(self.views), (len(index),), generator=generator(augment_seed, "views"))
+        for number, view in enumerate(self.views[1:], start=1):
+            here = (chosen == number).nonzero()[:, 0]
+            out[here.to(out.device)] = view.rows(index[here.to(index.device)])
+        return out
+
+
+class PixelInputs:
+    """Normalised images from the decoded-image cache.
+
+    Args:
+        augment_on: ``cpu`` (Pillow, one by one) or ``device`` (whole batches).
+    """
+
+    def __init__(
+        self, images: np.ndarray | CheckedRows, tower: ImageTower, device: torch.device, augment_on: str = "cpu"
+    ) -> None:
+        self.images, self.tower, self.device, self.augment_on = images, tower, device, augment_on
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Normalised images (B, 3, S, S), channels last; augmented if a seed is given."""
+        pixels = torch.from_numpy(np.ascontiguousarray(self.images[index.cpu().numpy()]))
+        if augment_seed is not None and self.augment_on == "cpu":
+            pixels = augment(pixels, augment_seed)
+        pixels = moved(pixels, self.device)
+        if augment_seed is not None and self.augment_on == "device":
+            pixels = augment_batch(pixels, augment_seed)
+        inputs = to_float(pixels, self.tower.mean, self.tower.std)
+        return inputs.to(memory_format=torch.channels_last)
+
+
+def moved(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``pixels`` of the CPU on ``device``; a GPU fetches them from pinned memory while this process goes on."""
+    if device.type != "cuda":
+        return pixels.to(device)
+    return pixels.pin_memory().to(device, non_blocking=True)
