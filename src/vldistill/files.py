@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 OWN = "vldistill"  # the one key of a safetensors header of ours: several would stand in random order
+WRITTEN = itertools.count()  # threads of one process may write the same file at the same time
 CHECKSUM = "blake2b"  # the key of the checksum in a header or a record
 REFUSALS = {
     errno.ENOSPC: "the disk is full",
@@ -72,7 +74,7 @@ def atomic(path: Path) -> Iterator[Path]:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
-        temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}-{next(WRITTEN)}.tmp")
         try:
             temporary.touch()
             usual = temporary.stat().st_mode  # what the umask says; safetensors lets the owner alone read its files
@@ -93,7 +95,7 @@ def _host() -> str:
 
 def _remove_stale(path: Path) -> None:
     """Remove what killed processes of this machine left of ``path``."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_host())}\.(\d+)\.tmp")
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_host())}\.(\d+)(?:-\d+)?\.tmp")
     for entry in os.scandir(path.parent):
         found = pattern.fullmatch(entry.name)
         if found and not alive(int(found[1])):

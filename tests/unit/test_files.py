@@ -7,8 +7,10 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,19 @@ def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path):
     write_text(path, "new")
     assert path.read_text() == "new"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_two_threads_may_write_the_same_file(tmp_path: Path):
+    path, together = tmp_path / "file", threading.Barrier(2, timeout=30)
+
+    def write(text: str) -> None:
+        with atomic(path) as temporary:
+            temporary.write_text(text)
+            together.wait()  # both are under way, as when two parts of one group of experts begin
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, ("one", "two")))
+    assert path.read_text() in ("one", "two") and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_writer_that_wrote_nothing_is_an_error(tmp_path: Path):
@@ -280,11 +295,12 @@ def test_what_killed_processes_left_is_removed_and_what_living_ones_write_is_not
     for process in (dead.pid, os.getppid()):
         with atomic(tmp_path / "file") as temporary:
             temporary.write_text("x")
-        (tmp_path / temporary.name.replace(str(os.getpid()), str(process))).write_text("half")
-        (tmp_path / temporary.name.replace("file", "other").replace(str(os.getpid()), str(process))).write_text("half")
+        named = temporary.name.replace(f".{os.getpid()}-", f".{process}-")
+        (tmp_path / named).write_text("half")
+        (tmp_path / named.replace("file", "other")).write_text("half")
     write_text(tmp_path / "file", "new")
     left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".file.")]
-    assert len(left) == 1 and f".{os.getppid()}." in left[0]
+    assert len(left) == 1 and f".{os.getppid()}-" in left[0]
     assert len(list(tmp_path.glob(".other.*"))) == 2  # not this file's
 
 
