@@ -123,6 +123,14 @@ def test_a_cells_name_changes_with_what_its_set_depends_on_and_with_nothing_else
         assert name(**options) == same, options
     for options in ({"distill.iterations": 7}, {"experts.count": 1}, {"bitraj.syn_steps": 3}, {"encoder.dim": 8}):
         assert name(**options) != same, options
+    for options in ({"data.clean_captions": True}, {"data.views": 2}, {"data.max_pixels": 9}):
+        assert name(**options) != same, options
+
+
+def test_data_read_in_another_way_has_experts_and_features_of_its_own(sweep: Any) -> None:
+    clean = {"method": "bitraj", "options": {"data.clean_captions": True}}
+    cells = sweep(methods={"bitraj": {}, "clean": clean}, targets=[]).cells()
+    assert len(shared_experts(cells)) == 2 and len({cell.data_group for cell in cells}) == 2
 
 
 def test_experts_are_shared_whatever_their_number(sweep: Any) -> None:

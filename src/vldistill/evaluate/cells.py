@@ -25,10 +25,12 @@ from typing import Any
 import yaml
 
 from vldistill.cluster import Launch, UnitFailed
-from vldistill.config import Config
+from vldistill.config import Config, DataConfig
 from vldistill.errors import ArtefactError
 from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.runs import differences, environment, to_plain
+
+SAME_DATA = ("source", "strict", "cache")  # options of the data that change nothing in what is read of a source
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +107,11 @@ def expert_group(cell: Cell, config: Config) -> str:
     return f"{cell.setting}-{cell.towers}-{parts[:6]}"
 
 
-def _data(config: Config) -> str:
-    return config.data.source
+def _data(config: Config) -> str | list[Any]:
+    """The source, with the options that change what is read of it, where they are not the defaults."""
+    changed = differences(asdict(DataConfig()), asdict(config.data))
+    options = {name: value for name, _, value in changed if name not in SAME_DATA}
+    return [config.data.source, options] if options else config.data.source
 
 
 def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
