@@ -1,8 +1,8 @@
 """``--dry_run``: what a stage or a comparison would do, the disk it needs and the time it is expected to take.
 
-Nothing is downloaded, decoded or written. Towers are built with random weights where theirs would be fetched: shapes
-and speed are the same. Times come from one training step measured here and now, times the number of steps; they are
-meant to tell minutes from days.
+Nothing is decoded or written, and no weights are downloaded (of a text tower of the hub, its tokenizer and shape are).
+Towers are built with random weights where theirs would be fetched: shapes and speed are the same. Times come from one
+training step measured here and now, times the number of steps; they are meant to tell minutes from days.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from vldistill.workbench import Workbench
 
 ADJOINT = 6  # first-order steps that one step of the exact backward sweep counts as
 TIMED = ("heads", "full", "lora")  # settings whose step is measured: images or their features, and sentence vectors
+CELL_BYTES = 20_000  # a judged cell of a matrix, about
 MEASURED_BATCH = 8  # images of the measured step of a trained tower; larger batches are scaled from it
 
 
@@ -160,9 +161,16 @@ class Estimate:
         if self.ready:
             size = self.bench.image_tower.size
             pixels = 3 * size**2 * sum(images for images, _ in self.counts.values())
-            lines.append(f"{self.trained_numbers:,} trained numbers, images of {size} px")
+            lines.append(f"{self.trained_numbers:,} trained numbers{self._share()}, images of {size} px")
             lines.append(f"cache: {human_bytes(pixels)} of decoded images in {self.bench.cache}")
         return lines
+
+    def _share(self) -> str:
+        """In words, how few numbers adapters and text head are beside the tower that stays frozen."""
+        if self.config.encoder.setting != "lora":
+            return ""
+        tower = sum(weight.numel() for weight in self.bench.image_tower.parameters() if not weight.requires_grad)
+        return f" ({self.trained_numbers / tower:.1%} of the image tower's {tower:,})"
 
     def experts_bytes(self, run: Path) -> tuple[int, int, int]:
         """Bytes of one expert, how many are missing in ``run``, and how many are wanted."""
@@ -242,6 +250,41 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
         unknown = sorted({e.config.encoder.setting for e in groups.values() if not e.timed})
         apart = f", without setting {', '.join(unknown)}" if unknown else ""
         lines.append(f"expected time: {human_time(seconds / workers)} with {workers} at a time{apart}")
+    return "\n".join(lines), problems
+
+
+def cross_plan(
+    columns: Mapping[str, Config],
+    rows: Sequence[tuple[str, int | None]],
+    folder: Path,
+    done: Container[tuple[str, str]],
+) -> tuple[str, list[str]]:
+    """The plan of a matrix as text, and what would stop it.
+
+    Args:
+        columns: configuration by the name of its towers.
+        rows: names, and pairs (None: the full data).
+        folder: where the matrix is kept.
+        done: cells that are finished, by row and column.
+    """
+    lines = [f"plan of `vldistill cross` in {folder}: {len(rows)} rows on {len(columns)} kinds of towers"]
+    problems: list[str] = []
+    seconds = 0.0
+    for column, config in columns.items():
+        estimate = Estimate(config)
+        problems += [text for text in estimate.problems if text not in problems]
+        missing = [(name, pairs) for name, pairs in rows if (name, column) not in done]
+        needed = 0.0
+        if estimate.timed and missing:
+            judging = (estimate.judging_seconds(config, pairs) for _, pairs in missing)
+            needed = estimate.encode_seconds + sum(judging)
+        seconds += needed
+        time_said = f", {human_time(needed)}" if needed else ""
+        lines.append(f"{column}: {len(rows) - len(missing)} of {len(rows)} done{time_said}")
+        lines += [f"  {line}" for line in estimate.describe()]
+    lines.append(f"matrix: {_disk(len(rows) * len(columns) * CELL_BYTES, folder)}, beside the caches")
+    if not problems:
+        lines.append(f"expected time: {human_time(seconds)}")
     return "\n".join(lines), problems
 
 

@@ -33,7 +33,7 @@ from vldistill.encoders.lora import adapter_targets, add_adapters
 from vldistill.encoders.text_towers import TextTower, build_text_tower
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
 from vldistill.encoders.towers import ImageTower, build_image_tower
-from vldistill.errors import ConfigError
+from vldistill.errors import ConfigError, DataError
 from vldistill.files import digest
 from vldistill.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 from vldistill.log import Reporter
@@ -161,7 +161,13 @@ class Workbench:
     def _collection(self) -> Collection:
         """The source, read once for all splits."""
         config = self.data_config
-        found = read_collection(expand(config.source)).limited(PhotoLimits(config.max_pixels, config.max_bytes))
+        try:
+            found = read_collection(expand(config.source)).limited(PhotoLimits(config.max_pixels, config.max_bytes))
+        except DataError as error:
+            if "${" not in config.source:
+                raise
+            where = f"data.source is {config.source!r}: set that variable to a path, or give --data.source PATH"
+            raise DataError(f"{where}. Now {error}") from None
         return replace(found, clean=config.clean_captions)
 
     def pairs(self, split: str) -> Pairs:

@@ -56,6 +56,20 @@ def test_a_set_on_other_towers_is_one_matrix_and_is_not_judged_twice(
     assert vldistill(*asked).out == done.out
 
 
+def test_a_dry_run_shows_towers_disk_and_time_and_writes_nothing(
+    vldistill: Any, run: Path, made_set: Path, towers: Path
+) -> None:
+    asked = ["cross", "--run", run, "--towers", towers]
+    done = vldistill(*asked, "--set", made_set, "--dry_run")
+    assert done.code == 0, done.err
+    assert "3 rows on 3 kinds of towers" in done.out and "other words: 0 of 3 done, about 1 s" in done.out
+    assert "of disk" in done.out and "expected time: about" in done.out and not (run / "cross").exists()
+    early = vldistill(*asked, "--set", run / "sets" / "bitraj-7-s0", "--dry_run")  # the set is not made yet
+    assert early.code == 2 and "bitraj-7-s0" in early.err and "wider: 0 of 3 done, about 1 s" in early.out
+    assert vldistill(*asked, "--set", made_set, "--also", "random", "--quiet").code == 0
+    assert "wider: 2 of 3 done, about 1 s" in vldistill(*asked, "--set", made_set, "--dry_run").out
+
+
 def test_a_tower_that_fails_is_noted_and_the_rest_goes_on(
     vldistill: Any, run: Path, made_set: Path, towers: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
 from vldistill.errors import VldistillError
 from vldistill.evaluate.cells import write_config
-from vldistill.evaluate.cross import read_towers
+from vldistill.evaluate.cross import OWN, read_towers
 from vldistill.evaluate.smoke import shrunken
 from vldistill.evaluate.sweep import read_sweep
 from vldistill.parsing import parse
+from vldistill.runs import to_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "src" / "vldistill" / "configs" / "paper"
@@ -46,6 +48,9 @@ def test_published_values_stand_in_the_base() -> None:
     assert (options.student_epochs, options.student_batch, config.evaluate.seeds) == (50, 64, 5)
     coco, _ = parse("experts", ["--config", "configs/paper/coco.yaml", "--run", "runs/any"])
     assert coco.distill == config.distill and coco.experts == config.experts and coco.data != config.data
+    pictures, _ = parse("experts", ["--config", "configs/paper/flickr30k_pictures.yaml", "--run", "runs/any"])
+    own = replace(config.distill, iterations=7000, image_lr=5000.0, keep=(0, 2000, 7000))
+    assert pictures == replace(config, distill=own)
 
 
 @pytest.mark.parametrize("path", sorted((PAPER.parent / "flickr8k").glob("*.yaml")), ids=lambda path: path.name)
@@ -105,10 +110,13 @@ def test_a_run_runs_shrunken_from_experts_to_a_matrix(vldistill: Any, name: str,
     made = run / "sets" / "bitraj-6-s0"
     assert (made / "kept" / "iteration-2" / "preview.png").exists()
     if name == "flickr30k.yaml":
-        towers = tmp_path / "towers.yaml"
-        towers.write_text("other: {image: {name: convnet, weights: random, size: 16}}")
+        towers = tmp_path / "towers.yaml"  # those of the paper's table, as small
+        columns = read_towers(PAPER / "flickr30k_cross.yaml", config)
+        encoders = {name: to_plain(shrunken(column))["encoder"] for name, column in columns.items() if name != OWN}
+        towers.write_text(yaml.safe_dump(encoders))
         done = vldistill("cross", "--run", run, "--set", made, "--towers", towers, "--also", "--quiet")
-        assert done.code == 0, done.err
+        assert done.code == 0 and "nf_regnet" in done.out, done.err
+        assert "distilbert: convnet and hashing; the set's texts by a ridge map" in done.out
 
 
 def test_the_towers_of_the_cross_table_are_valid() -> None:

@@ -59,7 +59,8 @@ def test_gain_and_share_are_of_the_same_budget_setting_towers_and_protocol() -> 
 
 def test_the_table_in_four_forms_says_the_same() -> None:
     rows = comparison_rows([result("image_only & co", 20.0, own=15.0), result("random:6", 5.0, kind="target")])
-    text = comparison_markdown(rows, {"cell-1": "it broke"})
+    text = comparison_markdown(rows, {"cell-1": "it broke"}, ["cell-2", "cell-3"])
+    assert "2 not done yet: `cell-2`, `cell-3`." in text
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
     header, _, first, _ = lines
     shown = dict(zip(header, first))
@@ -79,6 +80,11 @@ def test_the_table_in_four_forms_says_the_same() -> None:
 def test_seeds_and_towers_are_columns_where_they_differ() -> None:
     rows = comparison_rows([result("bitraj", 20.0), result("bitraj", 21.0, seed=1, towers="small")])
     assert comparison_markdown(rows).startswith("| row    | towers | seed |")
+
+
+def test_a_label_is_what_it_says_in_latex() -> None:
+    latex = comparison_latex(comparison_rows([result(r"{a}\b^2 ~5% -> $x_1$", 20.0)]))
+    assert r"\{a\}\textbackslash{}b\^{}2 \textasciitilde{}5\% $\to$ \$x\_1\$ &" in latex
 
 
 # --- published rows -----------------------------------------------------------------------------------------------
@@ -134,3 +140,14 @@ def test_published_rows_are_chosen_by_data_and_budget_and_never_rank() -> None:
     assert "published" not in comparison_markdown(comparison_rows([result("bitraj", 20.0)]))
     assert len(list(csv.reader(io.StringIO(comparison_csv(table))))) == len(table) + 1
     assert comparison_latex(table).count(r"\\") == len(table) + 1
+
+
+def test_published_rows_say_their_data_their_towers_and_their_source() -> None:
+    """Else rows of the full data on six kinds of towers and two data sets would look the same."""
+    table = comparison_rows([result("bitraj", 20.0)]) + [published_row(entry) for entry in published(pairs=[100])]
+    lines = [line for line in comparison_markdown(table).splitlines() if line.startswith("|")]
+    assert lines[0].split("|")[2].strip() == "towers" and len(set(lines)) == len(lines)
+    assert any("full data (published, coco)" in line for line in lines)
+    assert any("(published, 2nd-hand, flickr30k)" in line and "NF-ResNet50, BERT" in line for line in lines)
+    read = list(csv.DictReader(io.StringIO(comparison_csv(table))))
+    assert read[0]["source"] == "" and all(row["source"] for row in read[1:])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny import DISTILL, ENCODER, EXPERTS, SCENES, make_bench
 
-from vldistill.config import Config, DataConfig, DistillConfig, TextTowerConfig
+from vldistill.config import Config, DataConfig, DistillConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distill.methods import settle
 from vldistill.experts.record import expert_path, record_expert
 from vldistill.plan import Estimate, human_time, stage_plan
@@ -52,6 +52,26 @@ def test_what_would_stop_the_command_is_a_problem_and_the_rest_is_still_shown(co
     text, problems = stage_plan("experts", broken, tmp_path / "run")
     assert ["/no/where.json" in problems[0], "/no/folder" in problems[1]] == [True, True]
     assert "image tower convnet" in text and "expected time" not in text
+
+
+def test_a_source_of_an_unset_variable_names_the_variable(config: Config, tmp_path: Path) -> None:
+    data = DataConfig(source="${NO_SUCH_PLACE:-/no/flickr30k}", cache=str(tmp_path))
+    _, problems = stage_plan("experts", replace(config, data=data), tmp_path / "run")
+    assert "${NO_SUCH_PLACE:-/no/flickr30k}" in problems[0] and "--data.source PATH" in problems[0]
+
+
+def test_the_share_of_adapters_and_text_head_is_said(config: Config, tmp_path: Path) -> None:
+    """4 blocks, width 64, rank 8: 16 numbers per width of qkv (1 + 3), proj (2), fc1 and fc2 (5 each)."""
+    vit = {"img_size": 32, "patch_size": 16, "embed_dim": 64, "depth": 4, "num_heads": 1}
+    image = ImageTowerConfig(name="vit_tiny_patch16_224", weights="random", size=32, options=vit)
+    encoder = replace(ENCODER, setting="lora", image=image)
+    text, problems = stage_plan("experts", replace(config, encoder=encoder), tmp_path / "run")
+    words = ENCODER.text.width
+    trained = 4 * 8 * 16 * 64 + (words + 1) * 64 + 65 * 64 + 2 * 64
+    block = 2 * 2 * 64 + 65 * 192 + 65 * 64 + 65 * 256 + 257 * 64
+    tower = 4 * block + 2 * 64 + (3 * 256 + 1) * 64 + 64 + 5 * 64  # norm, patches, class token, positions
+    assert not problems, problems
+    assert f"{trained:,} trained numbers ({trained / tower:.1%} of the image tower's {tower:,})" in text
 
 
 @pytest.mark.parametrize("setting", ["heads", "full"])

@@ -248,7 +248,7 @@ def _write_tables(asked: Asked) -> dict[str, str]:
     }
     write_record(asked.run / "table.json", table)
     if rows:
-        write_text(asked.run / "table.md", comparison_markdown(rows, failed))
+        write_text(asked.run / "table.md", comparison_markdown(rows, failed, table["missing"]))
         write_text(asked.run / "table.tex", comparison_latex(rows))
         write_text(asked.run / "table.csv", comparison_csv(rows))
     else:

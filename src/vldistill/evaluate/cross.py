@@ -47,11 +47,14 @@ def cross(argv: Sequence[str]) -> int:
         parser.add_argument("--towers", type=str, required=True, help="YAML: encoder sections by name")
         about = "other rows; a bare selector such as random chooses as many pairs"
         parser.add_argument("--also", type=str, nargs="*", default=["random", "full"], help=about)
+        parser.add_argument("--dry_run", action="store_true", help="validate, show towers, disk and time, and end")
 
     config, given = parse("cross", argv, extend)
-    distilled = DistilledSet.load(given.set)
     run, reporter = Run(Path(given.run)), Reporter(quiet=given.quiet)
     run.check(config)
+    if given.dry_run:
+        return _planned(run, read_towers(Path(packaged_config(given.towers)), config), given, reporter)
+    distilled = DistilledSet.load(given.set)
     towers = read_towers(Path(packaged_config(given.towers)), config)
     targets = [distilled, *(_counted(name, len(distilled)) for name in given.also)]
     matrix = Matrix(run.folder / "cross", towers, targets, reporter)
@@ -63,6 +66,34 @@ def cross(argv: Sequence[str]) -> int:
         raise Stopped("stopped; finished cells of the matrix are kept. The same command goes on.") from None
     print(matrix.write(distilled.name), end="")
     return 4 if matrix.failed else 0
+
+
+def _planned(run: Run, towers: Mapping[str, Config], given: Any, reporter: Reporter) -> int:
+    """``--dry_run``; a set that is not made yet stops the real command, and its plan is shown all the same."""
+    from vldistill.plan import cross_plan
+
+    missing: list[str] = []
+    subject: str | DistilledSet = Path(given.set).name
+    pairs = towers[OWN].distill.pairs
+    try:
+        subject = DistilledSet.load(given.set)
+        pairs = len(subject)
+    except VldistillError as error:
+        missing.append(str(error))
+    targets = [subject, *(_counted(name, pairs) for name in given.also)]
+    matrix = Matrix(run.folder / "cross", towers, targets, reporter)
+    rows = [(name_of(target), None if target == "full" else pairs_of(target, pairs)) for target in targets]
+    text, problems = cross_plan(towers, rows, matrix.folder, matrix.finished())
+    print(text)
+    if missing or problems:
+        raise ConfigError("; ".join([*missing, *problems]))
+    return 0
+
+
+def pairs_of(target: str | DistilledSet, pairs: int) -> int:
+    """The budget of a row; ``pairs`` where its name says none."""
+    number = name_of(target).rpartition(":")[2]
+    return int(number) if isinstance(target, str) and number.isdecimal() else pairs
 
 
 def _counted(target: str, pairs: int) -> str:
@@ -130,6 +161,15 @@ class Matrix:
                     write_record(paths[name], result | {"towers": column, "environment": environment()})
                     answers.remove()
                 self.results[name, column] = read_json(paths[name], "cell of a matrix")
+
+    def finished(self) -> set[tuple[str, str]]:
+        """The cells that have a file, by row and column."""
+        return {
+            (name_of(target), column)
+            for column, config in self.towers.items()
+            for target in self.targets
+            if self._path(column, config, target).exists()
+        }
 
     def _path(self, column: str, config: Config, target: str | DistilledSet) -> Path:
         """A name that changes with whatever the result depends on."""

@@ -12,6 +12,9 @@ from vldistill.report.tables import COLUMNS, LEGACY, TITLES, markdown, spread
 
 RECALLS, RECALL_TITLES = COLUMNS[1:], TITLES[1:]
 NONE = "-"
+TEX = str.maketrans(
+    {c: rf"\{c}" for c in "&%_#${}"} | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\textasciitilde{}"}
+)
 
 
 def comparison_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -75,7 +78,7 @@ def published_row(entry: Mapping[str, Any]) -> dict[str, Any]:
         mean = sum(values.values()) / 6
     note = "published, 2nd-hand" if entry.get("second_hand") else "published"
     return {
-        "row": f"{entry['row']} ({note})",
+        "row": f"{entry['row']} ({note}, {entry['data']})",
         "towers": entry.get("towers", NONE),
         "setting": entry["setting"],
         "protocol": "published",
@@ -99,10 +102,14 @@ def published_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def comparison_markdown(rows: Sequence[Mapping[str, Any]], failures: Mapping[str, str] | None = None) -> str:
-    """The table with what its columns mean, and the cells that failed."""
+def comparison_markdown(
+    rows: Sequence[Mapping[str, Any]], failures: Mapping[str, str] | None = None, missing: Sequence[str] = ()
+) -> str:
+    """The table with what its columns mean, the cells that are not done yet, and those that failed."""
     header, lines = _cells(rows)
     text = [markdown(header, lines), "", _legend(rows), ""]
+    if missing:
+        text += [f"{len(missing)} not done yet: {', '.join(f'`{name}`' for name in missing)}.", ""]
     if failures:
         text += [f"{len(failures)} failed:", "", *(f"- `{name}`: {why}" for name, why in failures.items()), ""]
     return "\n".join(text)
@@ -134,17 +141,18 @@ def comparison_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     pairs = [f"{name}_{part}" for name in figures for part in ("mean", "std")]
-    writer.writerow([*plain, *pairs, *after])
+    writer.writerow([*plain, *pairs, *after, "source"])
     for row in rows:
         found = [row["own"], row["generic"], *(row["recalls"][name] for name in RECALLS)]
         numbers = [None if figure is None else figure[part] for figure in found for part in ("mean", "std")]
-        writer.writerow([*(row[name] for name in plain), *numbers, *(row[name] for name in after)])
+        source = row["details"].get("source") if row["published"] else None
+        writer.writerow([*(row[name] for name in plain), *numbers, *(row[name] for name in after), source])
     return out.getvalue()
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and texts; columns of towers and seeds only where they differ."""
-    towers = len({row["towers"] for row in rows if not row["published"]}) > 1
+    """Header and texts; columns of towers and seeds only where they differ. Published rows have towers of their own."""
+    towers = len({row["towers"] for row in rows}) > 1
     seeds = len({row["seed"] for row in rows if row["seed"] is not None}) > 1
     header = ["row", *(["towers"] if towers else []), *(["seed"] if seeds else []), "setting", "protocol"]
     header += ["pairs", "stored floats", "own", "generic", *RECALL_TITLES]
@@ -202,9 +210,9 @@ def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _tex(text: str) -> str:
-    for plain, escaped in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
-        text = text.replace(plain, escaped)
-    text = text.replace("$", r"\$").replace("^", r"\^{}").replace("~", r"\textasciitilde{}")
     if text.startswith("x ") and text[2:].replace(".", "").isdigit():
         return rf"$\times$ {text[2:]}"
-    return text.replace(" ± ", r" $\pm$ ").replace("->", r"$\to$")
+    for plain, escaped in ((" ± ", r" $\pm$ "), ("->", r"$\to$")):
+        if plain in text:
+            return escaped.join(_tex(part) for part in text.split(plain))
+    return text.translate(TEX)
