@@ -152,11 +152,10 @@ class Estimate:
         students += len(evaluate.tower_rates) if self.trains_tower else 0
         return students * self.training_seconds(pairs or self.counts["train"][1], Recipe(epochs=epochs))
 
-    def describe(self) -> list[str]:
-        """Data, towers, and what is trained."""
-        encoder, lines = self.config.encoder, []
-        for split, (images, captions) in self.counts.items():
-            lines.append(f"{split}: {images:,} images, {captions:,} captions of {self.config.data.source}")
+    def describe(self, known: Container[str] = ()) -> list[str]:
+        """Data, towers, and what is trained. Lines about the data are left out where they are ``known``."""
+        encoder = self.config.encoder
+        lines = [line for line in self.data_lines() if line not in known]
         lines.append(f"setting {encoder.setting}, image tower {encoder.image.name}, text tower {encoder.text.name}")
         if self.ready:
             size = self.bench.image_tower.size
@@ -164,6 +163,14 @@ class Estimate:
             lines.append(f"{self.trained_numbers:,} trained numbers{self._share()}, images of {size} px")
             lines.append(f"cache: {human_bytes(pixels)} of decoded images in {self.bench.cache}")
         return lines
+
+    def data_lines(self) -> list[str]:
+        """Images and captions of each split."""
+        source = self.config.data.source
+        counts = self.counts.items()
+        return [
+            f"{split}: {images:,} images, {captions:,} captions of {source}" for split, (images, captions) in counts
+        ]
 
     def _share(self) -> str:
         """In words, how few numbers adapters and text head are beside the tower that stays frozen."""
@@ -221,6 +228,7 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
     lines = [f"plan of `vldistill compare` in {run}: {len(cells)} cells, {workers} at a time"]
     groups: dict[str, Estimate] = {}
     experts: set[str] = set()
+    known: set[str] = set()
     shared = shared_experts(cells)
     problems: list[str] = []
     seconds, disk = 0.0, 0
@@ -228,7 +236,8 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
         if cell.data_group not in groups:
             estimate = groups[cell.data_group] = Estimate(cell.configs[0])
             problems += [text for text in estimate.problems if text not in problems]
-            lines += [f"  {line}" for line in estimate.describe()]
+            lines += [f"  {line}" for line in estimate.describe(known)]
+            known |= set(estimate.data_lines())
             seconds += estimate.encode_seconds if estimate.timed else 0.0
         estimate = groups[cell.data_group]
         for group in cell.expert_groups:
@@ -269,6 +278,7 @@ def cross_plan(
     """
     lines = [f"plan of `vldistill cross` in {folder}: {len(rows)} rows on {len(columns)} kinds of towers"]
     problems: list[str] = []
+    known: set[str] = set()
     seconds = 0.0
     for column, config in columns.items():
         estimate = Estimate(config)
@@ -281,7 +291,8 @@ def cross_plan(
         seconds += needed
         time_said = f", {human_time(needed)}" if needed else ""
         lines.append(f"{column}: {len(rows) - len(missing)} of {len(rows)} done{time_said}")
-        lines += [f"  {line}" for line in estimate.describe()]
+        lines += [f"  {line}" for line in estimate.describe(known)]
+        known |= set(estimate.data_lines())
     lines.append(f"matrix: {_disk(len(rows) * len(columns) * CELL_BYTES, folder)}, beside the caches")
     if not problems:
         lines.append(f"expected time: {human_time(seconds)}")

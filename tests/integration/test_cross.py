@@ -63,6 +63,7 @@ def test_a_dry_run_shows_towers_disk_and_time_and_writes_nothing(
     done = vldistill(*asked, "--set", made_set, "--dry_run")
     assert done.code == 0, done.err
     assert "3 rows on 3 kinds of towers" in done.out and "other words: 0 of 3 done, about 1 s" in done.out
+    assert done.out.count("train: 40 images") == 1  # of the data once, not of each towers
     assert "of disk" in done.out and "expected time: about" in done.out and not (run / "cross").exists()
     early = vldistill(*asked, "--set", run / "sets" / "bitraj-7-s0", "--dry_run")  # the set is not made yet
     assert early.code == 2 and "bitraj-7-s0" in early.err and "wider: 0 of 3 done, about 1 s" in early.out
@@ -77,6 +78,11 @@ def test_a_tower_that_fails_is_noted_and_the_rest_goes_on(
     done = vldistill("cross", "--run", run, "--set", made_set, "--towers", towers, "--also")
     assert done.code == 4
     assert "| bitraj-6-s0 |" in done.out and "failed" in done.out and "/no/file.safetensors" in done.out
+    again = vldistill("cross", "--run", run, "--set", made_set, "--towers", towers, "--also", "random")
+    said = [line for line in again.out.splitlines() if "/no/file" in line]
+    assert len(said) == 1 and said[0].startswith("- failed: bitraj-6-s0, random:6 on broken: ")
+    assert again.err.count("/no/file") == 1
+    vldistill("cross", "--run", run, "--set", made_set, "--towers", towers, "--also", "--quiet")
     stored = json.loads((run / "cross" / "bitraj-6-s0.json").read_text())
     assert sorted(stored["results"]) == ["bitraj-6-s0 on own", "bitraj-6-s0 on wider"] and len(stored["failed"]) == 1
 

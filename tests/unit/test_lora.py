@@ -102,6 +102,17 @@ def test_patterns_that_cannot_be_meant(name: str, patterns: list[str], message: 
         adapter_targets(tower.model, patterns)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "mobilenetv2_035", "convnet"])
+def test_the_pattern_that_an_error_proposes_can_be_used(name: str):
+    model = (
+        empty(name).model if name.startswith("vit") else build_image_tower(ImageTowerConfig(name, "random", 32)).model
+    )
+    with pytest.raises(ConfigError) as refused:
+        adapter_targets(model, ["attn.query"])
+    proposed = str(refused.value).rpartition("'[")[2].partition("]'")[0]
+    assert (targets := adapter_targets(model, [proposed])) and "patch_embed.proj" not in targets
+
+
 def test_layers_that_cannot_carry_an_adapter():
     class Attention(nn.Module):
         def __init__(self) -> None:

@@ -103,9 +103,17 @@ def _kinds(paths: Sequence[str] | dict[str, Any]) -> list[str]:
 
 
 def _example(layers: dict[str, nn.Linear | nn.Conv2d]) -> str:
-    """The most frequent last name among layers that can carry an adapter."""
-    ends = Counter(path.rpartition(".")[2] for path, layer in layers.items() if not _grouped(layer))
+    """The most frequent ending among layers that can carry an adapter, such that it means no others."""
+    ends = Counter(_ending(path) for path, layer in layers.items() if not _grouped(layer))
     return ends.most_common(1)[0][0] if ends else "NAME"
+
+
+def _ending(path: str) -> str:
+    """``attn.proj`` of ``blocks.0.attn.proj``, since ``patch_embed.proj`` is another layer; numbers are any."""
+    above, _, name = path.rpartition(".")
+    name = "*" if name.isdigit() else name
+    above = above.rpartition(".")[2]
+    return name if not above or above.isdigit() else f"{above}.{name}"
 
 
 def _grouped(layer: nn.Module) -> bool:

@@ -155,8 +155,10 @@ class Matrix:
                         answers = Answers(paths[name].with_suffix(".unfinished"), paths[name].name, self.reporter)
                         result = evaluate_set(bench, target, config.evaluate, config.select, answers)
                     except VldistillError as error:
+                        said = (column, str(error)) in {(there, why) for (_, there), why in self.failed.items()}
                         self.failed[name, column] = str(error)
-                        self.reporter.warn(f"{name} on {column}: {error}")
+                        if not said:  # towers that cannot be built fail every row alike
+                            self.reporter.warn(f"{name} on {column}: {error}")
                         continue
                     write_record(paths[name], result | {"towers": column, "environment": environment()})
                     answers.remove()
@@ -204,7 +206,10 @@ class Matrix:
                         f"; the set's texts by a ridge map from {maps[0]['from']}, R2 {maps[0]['r2_val']:.2f} on val"
                     )
                 notes.append(told)
-        notes += [f"- failed: {row} on {column}: {why}" for (row, column), why in self.failed.items()]
+        failures: dict[tuple[str, str], list[str]] = {}
+        for (row, column), why in self.failed.items():
+            failures.setdefault((column, why), []).append(row)
+        notes += [f"- failed: {', '.join(rows)} on {column}: {why}" for (column, why), rows in failures.items()]
         evaluate = next(iter(self.towers.values())).evaluate
         said = (
             f"Mean of six recalls on test in percent, {self._recipe()} recipe, protocol {evaluate.protocol}, "
