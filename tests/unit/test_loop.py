@@ -426,7 +426,7 @@ def test_rates_decay_over_a_phase_also_by_the_clock(bench: Workbench, tmp_path: 
     distilled = make_loop(bench, [], tmp_path, config, method=Phased()).run(start_of(bench, config))
     iterations = distilled.info["selection"]["iterations"]
     moved = float((start_of(bench, config).texts - distilled.texts).abs().mean()) / 1e-6
-    assert moved / sum(0.1 + 0.01 * i for i in range(iterations)) == pytest.approx(1, rel=0.05)  # float32 of small steps
+    assert moved / sum(0.1 + 0.01 * i for i in range(iterations)) == pytest.approx(1, rel=0.05)
 
 
 class Wild(Stub):
