@@ -191,9 +191,9 @@ def test_a_window_differentiates_its_steps_only(bench: Workbench) -> None:
 
 def test_the_curriculum_grows_to_the_full_training() -> None:
     options = BilevelOptions(steps=40, first_steps=10, curriculum=0.5)
-    counts = [inner_step_count(options, iteration, 100) for iteration in (0, 25, 49, 50, 99)]
+    counts = [inner_step_count(options, iteration / 100) for iteration in (0, 25, 49, 50, 99)]
     assert counts == [10, 25, 39, 40, 40]
-    assert inner_step_count(BilevelOptions(steps=40), 0, 100) == 40
+    assert inner_step_count(BilevelOptions(steps=40), 0.0) == 40
 
 
 def test_a_real_batch_has_distinct_images_with_their_own_captions(bench: Workbench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,39 @@ def test_a_finished_phase_rests_and_so_does_its_average(ground: Ground, tmp_path
     average = (seen[0]["texts_1"] + seen[1]["texts_1"]) / 2
     average = (average + final["texts_1"]) / 2
     torch.testing.assert_close(distilled.texts[:2], average)
+
+
+def test_phases_pass_with_the_minutes_where_they_end_the_distillation(ground: Ground, tmp_path: Path) -> None:
+    method, context, state = prepared(*ground, "ptm", PtmOptions(**TWO, syn_steps=1), iterations=10**6)
+    early, late = (method.step(state, replace(context, spent=spent)) for spent in (0.3, 0.8))
+    assert {name[-1] for name in early.gradients} == {"1"} and {name[-1] for name in late.gradients} == {"2"}
+    assert (early.progress, late.progress) == (pytest.approx(0.6), pytest.approx(0.6))  # each with a decay of its own
+
+
+@pytest.mark.parametrize("decay", ["none", "cosine"])
+def test_a_distillation_by_the_clock_learns_every_phase(ground: Ground, tmp_path: Path, decay: str) -> None:
+    options, limit = PtmOptions(**TWO, syn_steps=1), {"iterations": 10**6, "minutes": 0.02, "decay": decay}
+    _, context, _ = prepared(*ground, "ptm", options, **limit)
+    seen: list[tuple[float, str]] = []
+
+    class Watched(PhasedTeachers):
+        def setup(self, start: Any, context: Any) -> Any:
+            state = super().setup(start, context)
+            state.variables = {name: value.double() for name, value in state.variables.items()}
+            return state
+
+        def step(self, state: Any, context: Any) -> Any:
+            update = super().step(state, context)
+            seen.append((context.spent, update.phase))
+            return update
+
+    loop = Loop(Watched(), context, tmp_path, lambda found: 0.0, lambda *kept: None, lambda: False)
+    start = make_start(ground[0], "real", PAIRS, 0)
+    distilled = loop.run(start)
+    assert [phase for spent, phase in seen] == [f"subset {1 if spent < 0.5 else 2}" for spent, _ in seen]
+    assert {phase for _, phase in seen} == {"subset 1", "subset 2"}
+    moved = (distilled.texts - start.texts).abs().amax(1)
+    assert bool((moved > 0).all()), moved
 
 
 def test_the_set_is_its_phases_in_order(ground: Ground) -> None:

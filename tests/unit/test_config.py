@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +155,13 @@ def test_shipped_sweeps_can_be_read(path: Path) -> None:
     asked = [cell for cell in cells if cell.kind == "method"]
     assert {cell.name for cell in asked} == set(methods()), "a leaderboard leaves no method out"
     assert len({len(cell.configs) for cell in asked}) == 1, "every method has the same number of trials"
+    for cell in asked:
+        first, *others = (replace(config.distill, student_rate_image=1, student_rate_text=1) for config in cell.configs)
+        sections = [config.methods.get(cell.name) for config in cell.configs]
+        for other, section in zip(others, sections[1:]):
+            assert (other, section) != (first, sections[0]), f"{cell.row}: rates of students are no trial of a set"
+        for config in cell.configs:
+            if cell.setting == "both":  # input embeddings: 0.06 is their standard deviation in MiniLM
+                assert config.distill.outer.text_lr <= 0.006, cell.row
+            if cell.setting in ("full", "both"):
+                assert not config.distill.validate_every, f"{cell.row}: a look at val outlasts a trial"

@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -398,6 +399,34 @@ def test_minutes_end_a_distillation_and_rates_decay_with_the_time(bench: Workben
     moved = float((start - distilled.texts).abs().mean()) / 1e-6  # without decay: the sum of the gradients
     gradients = sum(0.1 + 0.01 * iteration for iteration in range(selection["iterations"]))
     assert 0.1 < moved / gradients < 0.9  # a rate that falls with the time to 0, not with a millionth per iteration
+
+
+def test_looks_at_val_take_none_of_the_minutes(bench: Workbench, tmp_path: Path) -> None:
+    config = replace(SGD, iterations=10**6, minutes=0.005, validate_every=10**5)
+
+    def look(distilled: DistilledSet) -> float:
+        time.sleep(0.4)  # longer than all the minutes
+        return 1.0
+
+    distilled = make_loop(bench, [], tmp_path, config, method=Stub(), score=look).run(start_of(bench, config))
+    selection = distilled.info["selection"]
+    assert selection["looks"] == 2 and selection["iterations"] > 10
+    assert selection["seconds"] >= 0.3 + 2 * 0.4  # what it took says it all
+
+
+class Phased(Stub):
+    """In its second phase throughout, at the beginning of it."""
+
+    def step(self, state: State, context: Context) -> Update:
+        return replace(super().step(state, context), phase="second", progress=0.0)
+
+
+def test_rates_decay_over_a_phase_also_by_the_clock(bench: Workbench, tmp_path: Path) -> None:
+    config = replace(SGD, iterations=10**6, minutes=0.005, decay="linear", image_lr=1e-6, text_lr=1e-6)
+    distilled = make_loop(bench, [], tmp_path, config, method=Phased()).run(start_of(bench, config))
+    iterations = distilled.info["selection"]["iterations"]
+    moved = float((start_of(bench, config).texts - distilled.texts).abs().mean()) / 1e-6
+    assert moved / sum(0.1 + 0.01 * i for i in range(iterations)) == pytest.approx(1, rel=0.05)
 
 
 class Wild(Stub):

@@ -45,6 +45,7 @@ class Progress:
     best_iteration: int = -1
     looks: int = 0
     seconds: float = 0.0
+    judging: float = 0.0
     experts: int = 0
 
 
@@ -119,13 +120,14 @@ class Loop:
         """One guarded step; a bad one is undone and the rates are halved."""
         progress = self.progress
         try:
-            update = averaged_update(self.method, self.state, self.context.at(iteration), self.ranks)
+            context = replace(self.context.at(iteration), spent=self._part_of_time())
+            update = averaged_update(self.method, self.state, context, self.ranks)
         except NonFiniteError as error:
             self._undo(iteration, str(error))
             return {}
         if update.phase != progress.phase:
             progress.phase, progress.recent = update.phase, []
-        if trouble := self._trouble(update) or self._apply(update, iteration):
+        if trouble := self._trouble(update) or self._apply(update, context):
             self._undo(iteration, trouble)
             return {}
         progress.recent = [*progress.recent[-MEMORY + 1 :], update.value]
@@ -153,11 +155,11 @@ class Loop:
             "{} is not finite after this iteration", update.carried
         )
 
-    def _apply(self, update: Update, iteration: int) -> str:
+    def _apply(self, update: Update, context: Context) -> str:
         """Take the step; why it must be undone, empty if it may stay."""
         self._before = _copies(self._moving())
-        done = iteration / max(self.context.outer.iterations, 1) if update.progress is None else update.progress
-        self.optimiser.apply(update.gradients, max(done, self._part_of_time()), self.progress.scale)
+        done = context.progress if update.progress is None else update.progress
+        self.optimiser.apply(update.gradients, done, self.progress.scale)
         for name, value in update.carried.items():
             self.state.carried[name].copy_(value)
         return _not_finite("{} is not finite after the step", self.state.variables) or _not_finite(
@@ -193,8 +195,9 @@ class Loop:
 
     def _validate(self, iteration: int) -> None:
         progress = self.progress
-        shown = self._shown()
+        shown, began = self._shown(), time.monotonic()
         score = self.score(self._export(shown, iteration))
+        progress.judging += time.monotonic() - began
         progress.looks += 1
         self._log({"iteration": iteration, "val_mean_recall": score, "seconds": self._seconds()})
         self.context.bench.reporter.info(f"iteration {iteration}: mean recall on val {score:.2f}")
@@ -223,9 +226,12 @@ class Loop:
         return replace(distilled, info={**distilled.info, "selection": selection})
 
     def _part_of_time(self) -> float:
-        """The part of the minutes that is over, 0 to 1; 0 without a limit."""
-        minutes = self.context.config.minutes
-        return self.ranks.of_first(min(self._seconds() / (60 * minutes), 1.0)) if minutes else 0.0
+        """The part of the minutes that is over, 0 to 1; 0 without a limit.
+
+        Looks at val do not count: one may take longer than a hundred iterations, or than all of a short trial.
+        """
+        minutes, spent = self.context.config.minutes, self._seconds() - self.progress.judging
+        return self.ranks.of_first(min(spent / (60 * minutes), 1.0)) if minutes else 0.0
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began

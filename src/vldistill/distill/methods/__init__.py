@@ -31,6 +31,7 @@ class Context:
         experts: recorded experts, where the method needs them.
         iteration: counted from 0.
         draw: of several in one iteration (``distill.draws``), counted from 0.
+        spent: part of ``distill.minutes`` that is over, 0 to 1; 0 where there is no such limit.
     """
 
     bench: Workbench
@@ -39,6 +40,7 @@ class Context:
     experts: list[Trajectory] = field(default_factory=list)
     iteration: int = 0
     draw: int = 0
+    spent: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", settled(self.config, self.bench.setting))
@@ -47,6 +49,11 @@ class Context:
     def outer(self) -> Outer:
         """What of the outer loop differs by method."""
         return self.config.outer
+
+    @property
+    def progress(self) -> float:
+        """Part of the distillation that is done, 0 to 1: of the iterations or of the minutes, whichever ends first."""
+        return max(self.iteration / max(self.outer.iterations, 1), self.spent)
 
     def at(self, iteration: int, draw: int = 0) -> Context:
         """The same context in another iteration, or in another draw of it."""
@@ -100,8 +107,8 @@ class Update:
         value: the outer loss.
         logs: numbers worth logging.
         phase: where a method works in phases, the name of this one: losses of different phases are not compared.
-        progress: part of the phase that is done, 0 to 1, for the decay of the outer rates; None is the part of all
-            iterations.
+        progress: part of the phase that is done, 0 to 1, for the decay of the outer rates; None is
+            :attr:`Context.progress`.
         carried: new values of carried tensors, by name.
     """
 

@@ -139,7 +139,7 @@ class Bilevel:
         options: BilevelOptions = context.options
         own, context = context.bench, self._with_tower(context)
         student = context.bench.student(context.seed_of("student"))
-        count = inner_step_count(options, context.iteration, context.outer.iterations)
+        count = inner_step_count(options, context.progress)
         steps = inner_steps(context, count, options.minibatch)
         used = torch.cat([step.index for step in steps])
         encoded = encode_learned(context, state.variables["images"], own, rows=used)
@@ -247,9 +247,9 @@ class Bilevel:
         return export_set(state, context, recipe, similarity=similarity_matrix(state.variables, options.alpha))
 
 
-def inner_step_count(options: BilevelOptions, iteration: int, iterations: int) -> int:
-    """Inner steps in this iteration, growing linearly while the curriculum lasts."""
-    grown = iteration / max(options.curriculum * iterations, 1e-9)
+def inner_step_count(options: BilevelOptions, progress: float) -> int:
+    """Inner steps when ``progress`` (0 to 1) of the distillation is done, growing linearly during the curriculum."""
+    grown = progress / max(options.curriculum, 1e-9)
     if not options.curriculum or grown >= 1 or options.first_steps >= options.steps:
         return options.steps
     return round(options.first_steps + grown * (options.steps - options.first_steps))

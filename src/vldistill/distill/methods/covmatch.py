@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
+from vldistill.config import Outer
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import export_set, start_variables
 from vldistill.distill.methods import Context, State, Update, register
@@ -62,7 +63,8 @@ class CovmatchOptions:
             raise ConfigError(f"covmatch.matching is {self.matching}; expected 0 or more.")
 
 
-@register("covmatch", CovmatchOptions)
+# Input embeddings are small numbers: their standard deviation is 0.06 in MiniLM, that of sentence vectors is 1.
+@register("covmatch", CovmatchOptions, Outer(text_lr=0.002))
 class CrossCovarianceMatching:
     """Match the cross-covariance of real and distilled features in towers that are trained on the way (CovMatch).
 

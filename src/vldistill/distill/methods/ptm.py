@@ -117,7 +117,7 @@ class PhasedTeachers:
         options: PtmOptions = context.options
         student = context.bench.architecture
         subsets = _subsets(context)
-        done = len(subsets) * context.iteration / max(context.outer.iterations, 1)
+        done = len(subsets) * context.progress
         phase = min(int(done), len(subsets) - 1)
         update = matching_update(
             _part(state, context, phase),
