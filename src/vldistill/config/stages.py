@@ -101,8 +101,8 @@ class DistillConfig:
         draws: segments, students or real batches that are drawn in each iteration, their gradients averaged. Under
             ``torchrun`` the processes share them; the set is the same with any number of processes.
         minutes: end after so many minutes of distilling, if the iterations are not done by then; rates decay, and
-            phases and curricula pass, over whichever is nearer its end. Looks at val take time of their own. 0 is no
-            limit. Such a set depends on the machine's speed.
+            phases and curricula pass, over whichever is nearer its end. Looks at val count. 0 is no limit. Such a
+            set depends on the machine's speed.
         captions: text vectors learned for each image; inner steps take them in turn. All count as stored floats.
         label: added to the set's name, to keep variants side by side in one run.
         learn: what is learned beside the student rates: ``both`` sides, or the ``image`` or the ``text`` side alone

@@ -45,7 +45,6 @@ class Progress:
     best_iteration: int = -1
     looks: int = 0
     seconds: float = 0.0
-    judging: float = 0.0
     experts: int = 0
 
 
@@ -195,9 +194,8 @@ class Loop:
 
     def _validate(self, iteration: int) -> None:
         progress = self.progress
-        shown, began = self._shown(), time.monotonic()
+        shown = self._shown()
         score = self.score(self._export(shown, iteration))
-        progress.judging += time.monotonic() - began
         progress.looks += 1
         self._log({"iteration": iteration, "val_mean_recall": score, "seconds": self._seconds()})
         self.context.bench.reporter.info(f"iteration {iteration}: mean recall on val {score:.2f}")
@@ -226,12 +224,9 @@ class Loop:
         return replace(distilled, info={**distilled.info, "selection": selection})
 
     def _part_of_time(self) -> float:
-        """The part of the minutes that is over, 0 to 1; 0 without a limit.
-
-        Looks at val do not count: one may take longer than a hundred iterations, or than all of a short trial.
-        """
-        minutes, spent = self.context.config.minutes, self._seconds() - self.progress.judging
-        return self.ranks.of_first(min(spent / (60 * minutes), 1.0)) if minutes else 0.0
+        """The part of the minutes that is over, looks at val and all; 0 to 1, and 0 without a limit."""
+        minutes = self.context.config.minutes
+        return self.ranks.of_first(min(self._seconds() / (60 * minutes), 1.0)) if minutes else 0.0
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
