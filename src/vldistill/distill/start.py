@@ -1,15 +1,18 @@
-"""Where a distilled set starts: real pairs with distinct images, a selector's choice of them, or noise."""
+"""Where a distilled set starts: real pairs with distinct images, a selector's choice of them, noise, or another set."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vldistill.config import SelectConfig
+from vldistill.config import SelectConfig, expand
 from vldistill.data.transforms import to_float
+from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, unknown
 from vldistill.randomness import generator
 from vldistill.select import check_ground, choose_pairs, selectors
@@ -45,18 +48,28 @@ class Start:
 
 
 def check_start(kind: str, count: int, select: SelectConfig) -> None:
-    """Refuse a kind of start that does not exist, or a selector that cannot give ``count`` pairs."""
+    """Refuse a start that does not exist, a selector that cannot give ``count`` pairs, or a set of another size.
+
+    Raises:
+        ConfigError: as said.
+        ArtefactError: a folder that is no set, or a damaged one.
+    """
     if kind in ("real", "noise"):
         return
+    if is_folder(kind):
+        _check_set(DistilledSet.load(expand(kind)), count)
+        return
     if kind not in selectors():
-        raise ConfigError(unknown("distill.start", kind, ("real", "noise", *selectors())))
+        raise ConfigError(unknown("distill.start", kind, ("real", "noise", *selectors())) + " Or a set's folder.")
     check_ground(kind, count, select)
 
 
 def make_start(
     bench: Workbench, kind: str, count: int, seed: int, select: SelectConfig | None = None, text_kind: str = ""
 ) -> Start:
-    """Starting pairs: ``real``, ``noise``, or what a selector chooses; the same arguments give the same pairs.
+    """Starting pairs: ``real``, ``noise``, what a selector chooses, or the pairs of the set in a folder.
+
+    The same arguments give the same pairs.
 
     Args:
         select: options of selectors.
@@ -73,6 +86,12 @@ def make_start(
     if "noise" in (kind, text_kind):
         images, texts = (make_start(bench, side, count, seed, select) for side in (kind, text_kind))
         return Start(images.images, texts.texts, texts.captions, rows=texts.rows)
+    if is_folder(kind) or is_folder(text_kind):
+        if kind != text_kind:
+            raise ConfigError(
+                f"distill starts images from {kind} and texts from {text_kind}: a set is a start of both."
+            )
+        return _from_set(bench, DistilledSet.load(expand(kind)), count)
     name = text_kind if kind == "real" else kind
     images, captions = choose_pairs(bench, "random" if name == "real" else name, count, seed, select)
     if text_kind == "real" != kind:
@@ -85,6 +104,42 @@ def make_start(
     if bench.setting == "both":
         return Start(shown, texts[..., :-1].clone(), chosen, texts[..., -1].clone(), captions)
     return Start(shown, texts.clone(), chosen, rows=captions)
+
+
+def is_folder(kind: str) -> bool:
+    """Whether a start is a place on disk and not a word."""
+    return os.sep in kind or "/" in kind or (Path(expand(kind)) / "set.json").exists()
+
+
+def _check_set(distilled: DistilledSet, count: int) -> None:
+    """Refuse a set whose pairs are not ``count``, or no images with one sentence vector each."""
+    if len(distilled) != count:
+        raise ConfigError(
+            f"distill.start {distilled.name} has {len(distilled)} pairs, but distill.pairs is {count}. Ask for as many."
+        )
+    several = distilled.captions_per_image > 1
+    if distilled.space == "features" or distilled.text_space == "tokens" or several:
+        kind = "features" if distilled.space == "features" else "several texts an image" if several else "tokens"
+        raise ConfigError(
+            f"distill.start {distilled.name} holds {kind}; a start is images with a sentence vector each."
+        )
+
+
+def _from_set(bench: Workbench, distilled: DistilledSet, count: int) -> Start:
+    """The pairs of a set as this workbench's towers take them. Raises ArtefactError for another text tower."""
+    from vldistill.distill.learned import describe_towers  # what is learned starts here, so it imports this module
+
+    _check_set(distilled, count)
+    if bench.setting == "both":
+        raise ConfigError(
+            f"distill.start {distilled.name} has no tokens, which setting both needs. Use real or kmeans."
+        )
+    distilled.check_fits(describe_towers(bench))
+    tower, standard = bench.image_tower, bench.text_standardisation
+    images = distilled.images_for(tower.size, tower.mean, tower.std)
+    texts = distilled.restandardised("text", standard.mean, standard.scale)
+    captions = [str(caption.get("start", "")) for caption in distilled.captions] or [""] * count
+    return Start(images.to(bench.device), texts.to(bench.device), captions)
 
 
 def with_more_captions(start: Start, bench: Workbench, count: int, seed: int) -> Start:

@@ -1,0 +1,169 @@
+"""Closed form: pairs whose contrastive training finds the canonical directions of the data; no experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from vldistill.config import Outer
+from vldistill.distill.encode import encode_learned
+from vldistill.distill.learned import export_set, start_variables
+from vldistill.distill.methods import Context, State, Update, register
+from vldistill.distill.start import Start
+from vldistill.distilled import DistilledSet
+from vldistill.encoders.dual import SIDES
+from vldistill.errors import ConfigError
+from vldistill.training import Recipe, TrainingData
+
+CHUNK = 8192  # images whose features are held in float64 at a time
+
+
+@dataclass(frozen=True)
+class CanonicalOptions:
+    """Options of canonical pairs.
+
+    Args:
+        ridge: added to the diagonal of both sides' covariances, whose own diagonal is 1 for standardised features:
+            without it the directions fit the training pairs alone.
+        rank: canonical directions at most; fewer where there are fewer pairs or features.
+        student_epochs: of the set's own recipe.
+        student_batch: of the set's own recipe.
+    """
+
+    ridge: float = 3.0
+    rank: int = 100
+    student_epochs: int = 100
+    student_batch: int = 128
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ridge < float("inf"):
+            raise ConfigError(f"canonical.ridge is {self.ridge}; expected a number above 0.")
+        for name in ("rank", "student_epochs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"canonical.{name} is {getattr(self, name)}; expected 1 or more.")
+        if self.student_batch < 2:
+            raise ConfigError(f"canonical.student_batch is {self.student_batch}; expected at least 2.")
+
+
+@register(
+    "canonical",
+    CanonicalOptions,
+    Outer(iterations=100, image_lr=0.05, decay="cosine"),
+)
+class CanonicalPairs:
+    """Closed form: pairs that carry the regularised canonical correlations of the data; their images are fitted to it.
+
+    A student that aligns pairs (x_i, y_i) learns a similarity like x^T M y with M the sum of x_i y_i^T. Canonical
+    correlation analysis says which M of rank r is best, and any rotation of the pairs has the same M: the one nearest
+    to the images is taken in every iteration, and the images move towards it through the tower. Texts are exact.
+    """
+
+    needs = frozenset({"features"})
+    settings = frozenset({"heads"})
+
+    def check(self, context: Context) -> None:
+        """Refuse a side that shall stay real: texts follow from images, and images from both."""
+        if context.config.learn != "both":
+            raise ConfigError(
+                f"distill.learn is {context.config.learn}, but canonical pairs are learned on both sides. "
+                f"Use distill.learn both, or another method."
+            )
+
+    def setup(self, start: Start, context: Context) -> State:
+        """Images of the start, in ``distill.space features`` the canonical ones; the directions are carried."""
+        options: CanonicalOptions = context.options
+        data = context.bench.split("train").data
+        images, texts = canonical_directions(data, min(options.rank, context.config.pairs), options.ridge)
+        begun = start_variables(start, context)
+        carried = {"image_directions": images.to(begun["texts"]), "text_directions": texts.to(begun["texts"])}
+        state = State({"images": begun["images"], "texts": begun["texts"]}, carried)
+        if context.config.space == "features":
+            state.variables["images"] = self._mixture(begun["images"], state) @ carried["image_directions"]
+        return state
+
+    def step(self, state: State, context: Context) -> Update:
+        """The gradient of the mean squared distance between the images' features and the nearest canonical ones."""
+        encoded = encode_learned(context, state.variables["images"])
+        aims = self._mixture(encoded.inputs, state) @ state.carried["image_directions"]
+        gap = encoded.inputs - aims
+        cosine = torch.nn.functional.cosine_similarity(encoded.inputs, aims).mean()
+        return Update(
+            gradients={"images": encoded.pull(2 * gap / gap.numel())},
+            value=float(gap.square().mean()),
+            logs={"cosine": float(cosine)},
+        )
+
+    def export(self, state: State, context: Context) -> DistilledSet:
+        """The set with the texts that belong to its images, and a plain student."""
+        options: CanonicalOptions = context.options
+        config = context.config
+        plain = replace(context, config=replace(config, augment=()))
+        features = encode_learned(plain, state.variables["images"]).inputs
+        texts = self._mixture(features, state) @ state.carried["text_directions"]
+        rates = {"image": config.student_rate_image, "text": config.student_rate_text}
+        recipe = Recipe(
+            rates={side: (rates[side],) for side in SIDES},
+            epochs=options.student_epochs,
+            batch=options.student_batch,
+            temperature=context.bench.encoder_config.temperature,
+        )
+        return export_set(State({**state.variables, "texts": texts}, state.carried), context, recipe)
+
+    def _mixture(self, features: torch.Tensor, state: State) -> torch.Tensor:
+        return nearest_rotation(features, state.carried["image_directions"])
+
+
+@torch.no_grad()
+def canonical_directions(data: TrainingData, rank: int, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Regularised canonical directions of the training pairs, scaled to the size of real features.
+
+    With K = (Cx + rI)^(-1/2) Cxy (Cy + rI)^(-1/2) = U S V^T, the rows are those of S^(1/2) U^T (Cx + rI)^(-1/2) and of
+    S^(1/2) V^T (Cy + rI)^(-1/2) for the largest S: their product X^T Y is the best map of this rank from whitened
+    images to whitened texts (Hotelling 1936; the ridge after Vinod 1976).
+
+    Args:
+        data: pairs of standardised features; a caption counts once, and its image with it.
+        rank: K directions at most; there are no more than features on either side.
+        ridge: r, in units of the features' variance.
+
+    Returns:
+        Directions (K, D) of images and (K, d) of texts, float64. Each side's Frobenius norm is that of K real rows.
+    """
+    images, texts, cross = (torch.zeros((), dtype=torch.float64) for _ in range(3))
+    pairs = len(data)
+    order = data.caption_image.argsort(stable=True)
+    counts = torch.bincount(data.caption_image, minlength=len(data.images))
+    done = 0
+    for rows in torch.arange(len(data.images)).split(CHUNK):
+        taken = order[done : (done := done + int(counts[rows].sum()))]
+        x = data.images.rows(rows).cpu().double()  # CPU: not all devices have float64
+        y = data.texts.rows(taken).cpu().double()
+        summed = torch.zeros(len(rows), y.shape[1], dtype=y.dtype)
+        summed.index_add_(0, data.caption_image[taken] - rows[0], y)
+        images = images + x.T @ (x * counts[rows][:, None]) / pairs
+        texts = texts + y.T @ y / pairs
+        cross = cross + x.T @ summed / pairs
+    whiten = [_inverse_root(cov, ridge) for cov in (images, texts)]
+    left, strength, right = torch.linalg.svd(whiten[0] @ cross @ whiten[1], full_matrices=False)
+    found = []
+    for root, side, cov in zip(whiten, (left.T, right), (images, texts)):
+        rows = strength[:rank, None].sqrt() * (side[:rank] @ root)
+        found.append(rows * (len(rows) * cov.trace()).sqrt() / rows.norm())
+    return found[0], found[1]
+
+
+def nearest_rotation(features: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """The Q (N, K) with orthonormal columns (N >= K) for which Q ``directions`` is nearest to ``features``.
+
+    The orthogonal Procrustes problem (Schoenemann 1966): with ``features`` (N, D) and ``directions`` (K, D), Q = P R^T
+    for F X^T = P S R^T.
+    """
+    left, _, right = torch.linalg.svd((features @ directions.T).double(), full_matrices=False)
+    return (left @ right).to(features)
+
+
+def _inverse_root(covariance: torch.Tensor, ridge: float) -> torch.Tensor:
+    """(covariance + ridge I)^(-1/2)."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * (values.clamp(min=0) + ridge).rsqrt()) @ vectors.T
