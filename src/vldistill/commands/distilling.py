@@ -20,14 +20,16 @@ from vldistill.distill.learned import set_name
 from vldistill.distill.loop import CHECKPOINT, Loop
 from vldistill.distill.methods import (
     Context,
+    as_first,
     check_captions,
     check_setting,
     check_size,
     find_method,
+    first_method,
     settle,
     starting_pairs,
 )
-from vldistill.distill.start import Start, check_start, nearest_captions
+from vldistill.distill.start import Start, check_start, nearest_captions, start_from
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import quick_score
@@ -42,6 +44,8 @@ from vldistill.report.sheets import draw_pairs
 from vldistill.runs import Run
 from vldistill.select import check_count, selectors
 from vldistill.workbench import Workbench
+
+START = "start"  # folder, in a set's, of the set that was made first
 
 
 def distill(
@@ -70,8 +74,11 @@ def distill(
     run.check(config)
     bench = open_bench(config, reporter, ranks)
     _check_space(config)
-    for kind in config.distill.starts:
-        check_start(kind, config.distill.pairs, config.select)
+    before = first_method(config.distill)
+    for kind in {*config.distill.starts} - {before}:
+        check_start(kind, config.distill.pairs, config.select, config.distill.space)
+    if before:
+        check_setting(find_method(before).build(), before, config.encoder.setting)
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     check_size(config.distill.size, bench)
     if config.distill.validate_every:
@@ -94,7 +101,7 @@ def distill(
         recorded = open_experts(bench, teachers, config.distill.experts) if "experts" in method.needs else []
         context = Context(bench, config.distill, options, recorded)
         method.check(context)
-        begin = starting_pairs(method, context, config.select)
+        begin = starting_pairs(method, replace(context, config=_from_real(config.distill)), config.select)
         if ranks.first:
             run.begin(remembered)
     lock = held(folder / ".lock", str(folder)) if ranks.first else nullcontext()
@@ -108,10 +115,15 @@ def distill(
 def _distill(
     run: Run, config: Config, context: Context, method: Any, begin: Start, asked: dict[str, Any], ranks: Ranks
 ) -> None:
-    """Run the loop and write the set."""
+    """Make the set that this one starts from, if there is one; run the loop and write the set."""
     bench, folder = context.bench, run.sets / set_name(config.distill)
     if ranks.first:
         write_record(folder / "config.json", asked)
+    start, spent = begin, 0.0
+    if first_method(config.distill):
+        made = _first(config, context, begin, folder / START, ranks)
+        start = start_from(bench, made, config.distill.pairs, config.distill.space).resized(config.distill.size)
+        spent = float(made.info["selection"]["seconds"])
     with deferred_stop() as stop_asked:
         loop = Loop(
             method,
@@ -123,9 +135,10 @@ def _distill(
             ),
             stop_asked=stop_asked,
             ranks=ranks,
+            spent=spent,
         )
         try:
-            distilled = loop.run(begin)
+            distilled = loop.run(start)
         except DivergedError:
             if ranks.first:
                 _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
@@ -139,6 +152,33 @@ def _distill(
     selection = distilled.info["selection"]
     run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
     bench.reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
+
+
+def _first(config: Config, context: Context, begin: Start, folder: Path, ranks: Ranks) -> DistilledSet:
+    """The set that another starts from: read, or made in ``folder``, which goes on where it was stopped."""
+    bench = context.bench
+    own = as_first(config.distill, bench.setting)
+    if not ranks.of_first((folder / "set.json").exists()):
+        entry = find_method(own.method)
+        inner = Context(bench, own, config.methods.get(own.method) or entry.options())
+        method = entry.build()
+        method.check(inner)
+        with deferred_stop() as stop_asked:
+            loop = Loop(method, inner, folder, lambda _: 0.0, lambda *_: None, stop_asked, ranks)
+            try:
+                made = loop.run(begin)
+            except Stopped as stop:
+                raise Stopped(f"{stop}. The same command goes on.") from None
+        if ranks.first:
+            _save(bench, made, begin, folder)
+            loop.checkpoints.remove()
+        ranks.wait()
+    return DistilledSet.load(folder)
+
+
+def _from_real(config: DistillConfig) -> DistillConfig:
+    """``config`` with the pairs that a set which is made first starts from in its turn."""
+    return replace(config, start="real", start_image="", start_text="") if first_method(config) else config
 
 
 def _check_space(config: Config) -> None:
@@ -171,7 +211,12 @@ def _asked_of_start(config: Config) -> dict[str, Any]:
         if entry is not None:
             usual = entry.options(SelectConfig())
             changed |= {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
-    return {"select": changed} if changed else {}
+    asked: dict[str, Any] = {"select": changed} if changed else {}
+    if first := first_method(config.distill):
+        usual = find_method(first).options()
+        given = asdict(config.methods.get(first) or usual)
+        asked |= {first: {n: v for n, v in given.items() if v != getattr(usual, n)}}
+    return asked
 
 
 def _save(bench: Workbench, distilled: DistilledSet, begin: Start, folder: Path) -> None:

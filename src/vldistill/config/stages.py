@@ -108,7 +108,8 @@ class DistillConfig:
         learn: what is learned beside the student rates: ``both`` sides, or the ``image`` or the ``text`` side alone
             while the other stays as it started.
         start: ``real`` pairs with distinct images, the real pairs that a selector chooses (``kmeans``, ``herding``,
-            ...; see ``vldistill ls selectors``), ``noise``, or the folder of a set of as many pairs in pixels.
+            ...; see ``vldistill ls selectors``), ``noise``, the folder of a set of as many pairs, or ``canonical``: a
+            set of that method, which is made first (setting ``heads``).
         start_image: start of the images; empty is ``start``. Where both sides are real, they stay pairs: ``real`` then
             means a photo of the chosen caption, or a caption drawn for the chosen photo.
         start_text: start of the texts likewise.

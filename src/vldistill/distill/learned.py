@@ -27,7 +27,7 @@ def start_variables(start: Start, context: Context) -> dict[str, torch.Tensor]:
     Rates are learned as logarithms: the published update of the rate itself can make it negative.
     """
     config, images = context.config, start.images
-    if config.space == "features":
+    if config.space == "features" and images.ndim > 2:
         images = context.bench.encode_in_batches(images)
     rates = {"image": config.student_rate_image, "text": config.student_rate_text}
     return {

@@ -26,7 +26,7 @@ class Start:
     """Starting pairs.
 
     Args:
-        images: (N, 3, S, S), normalised.
+        images: (N, 3, S, S), normalised; (N, D) standardised features where they come from a set of features.
         texts: (N, d), standardised sentence vectors, or (N, C, d) where each image has C of them; in setting ``both``
             (N, L, e) input embeddings.
         captions: the N captions the texts come from, the C of one image joined by " / "; empty strings for noise.
@@ -42,12 +42,12 @@ class Start:
 
     def resized(self, size: int) -> Start:
         """The same pairs with images of ``size`` pixels; 0 leaves them."""
-        if not size or self.images.shape[-1] == size:
+        if not size or self.images.ndim == 2 or self.images.shape[-1] == size:
             return self
         return replace(self, images=F.interpolate(self.images, size=(size, size), mode="bicubic", antialias=True))
 
 
-def check_start(kind: str, count: int, select: SelectConfig) -> None:
+def check_start(kind: str, count: int, select: SelectConfig, space: str = "pixels") -> None:
     """Refuse a start that does not exist, a selector that cannot give ``count`` pairs, or a set of another size.
 
     Raises:
@@ -57,7 +57,7 @@ def check_start(kind: str, count: int, select: SelectConfig) -> None:
     if kind in ("real", "noise"):
         return
     if is_folder(kind):
-        _check_set(DistilledSet.load(expand(kind)), count)
+        _check_set(DistilledSet.load(expand(kind)), count, space)
         return
     if kind not in selectors():
         raise ConfigError(unknown("distill.start", kind, ("real", "noise", *selectors())) + " Or a set's folder.")
@@ -65,7 +65,13 @@ def check_start(kind: str, count: int, select: SelectConfig) -> None:
 
 
 def make_start(
-    bench: Workbench, kind: str, count: int, seed: int, select: SelectConfig | None = None, text_kind: str = ""
+    bench: Workbench,
+    kind: str,
+    count: int,
+    seed: int,
+    select: SelectConfig | None = None,
+    text_kind: str = "",
+    space: str = "pixels",
 ) -> Start:
     """Starting pairs: ``real``, ``noise``, what a selector chooses, or the pairs of the set in a folder.
 
@@ -73,12 +79,13 @@ def make_start(
 
     Args:
         select: options of selectors.
+        space: what a set that is the start has to hold.
         text_kind: start of the texts, where it is another one. Real sides stay pairs: beside a selector, ``real``
             images are those of the chosen captions, and ``real`` captions are drawn for the chosen images.
     """
     select, text_kind = select or SelectConfig(), text_kind or kind
     for side in (kind, text_kind):
-        check_start(side, count, select)
+        check_start(side, count, select, space)
     if bench.setting == "both" and "noise" in (kind, text_kind):
         raise ConfigError("distill.start noise has no tokens, which setting both needs. Use real or kmeans.")
     if kind == text_kind == "noise":
@@ -91,7 +98,7 @@ def make_start(
             raise ConfigError(
                 f"distill starts images from {kind} and texts from {text_kind}: a set is a start of both."
             )
-        return _from_set(bench, DistilledSet.load(expand(kind)), count)
+        return start_from(bench, DistilledSet.load(expand(kind)), count, space)
     name = text_kind if kind == "real" else kind
     images, captions = choose_pairs(bench, "random" if name == "real" else name, count, seed, select)
     if text_kind == "real" != kind:
@@ -111,33 +118,42 @@ def is_folder(kind: str) -> bool:
     return os.sep in kind or "/" in kind or (Path(expand(kind)) / "set.json").exists()
 
 
-def _check_set(distilled: DistilledSet, count: int) -> None:
-    """Refuse a set whose pairs are not ``count``, or no images with one sentence vector each."""
+def _check_set(distilled: DistilledSet, count: int, space: str) -> None:
+    """Refuse a set whose pairs are not ``count``, or not one of ``space`` and one sentence vector each."""
     if len(distilled) != count:
         raise ConfigError(
             f"distill.start {distilled.name} has {len(distilled)} pairs, but distill.pairs is {count}. Ask for as many."
         )
     several = distilled.captions_per_image > 1
-    if distilled.space == "features" or distilled.text_space == "tokens" or several:
-        kind = "features" if distilled.space == "features" else "several texts an image" if several else "tokens"
+    if distilled.space != space or distilled.text_space == "tokens" or several:
+        texts = "several texts" if several else "tokens" if distilled.text_space == "tokens" else "a sentence vector"
         raise ConfigError(
-            f"distill.start {distilled.name} holds {kind}; a start is images with a sentence vector each."
+            f"distill.start {distilled.name} holds {distilled.space} with {texts} each; with distill.space {space} a "
+            f"start is {space} with a sentence vector each. Use another start."
         )
 
 
-def _from_set(bench: Workbench, distilled: DistilledSet, count: int) -> Start:
-    """The pairs of a set as this workbench's towers take them. Raises ArtefactError for another text tower."""
+def start_from(bench: Workbench, distilled: DistilledSet, count: int, space: str = "pixels") -> Start:
+    """The pairs of a set as this workbench's towers take them; features where that is the ``space``.
+
+    Raises:
+        ConfigError: a set of another size, space or kind of texts.
+        ArtefactError: a set of another text tower, or features of another image tower.
+    """
     from vldistill.distill.learned import describe_towers  # what is learned starts here, so it imports this module
 
-    _check_set(distilled, count)
+    _check_set(distilled, count, space)
     if bench.setting == "both":
         raise ConfigError(
             f"distill.start {distilled.name} has no tokens, which setting both needs. Use real or kmeans."
         )
     distilled.check_fits(describe_towers(bench))
-    tower, standard = bench.image_tower, bench.text_standardisation
-    images = distilled.images_for(tower.size, tower.mean, tower.std)
-    texts = distilled.restandardised("text", standard.mean, standard.scale)
+    tower = bench.image_tower
+    if space == "features":
+        images = distilled.restandardised("image", bench.image_standardisation.mean, bench.image_standardisation.scale)
+    else:
+        images = distilled.images_for(tower.size, tower.mean, tower.std)
+    texts = distilled.restandardised("text", bench.text_standardisation.mean, bench.text_standardisation.scale)
     captions = [str(caption.get("start", "")) for caption in distilled.captions] or [""] * count
     return Start(images.to(bench.device), texts.to(bench.device), captions)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Protocol
 
@@ -125,7 +125,8 @@ class Method(Protocol):
 
     A method works in every setting with a frozen text tower, or in those that it names in an attribute ``settings``
     (see :func:`check_setting`). One that chooses its own starting pairs has ``begin(context) -> Start``; one that can
-    learn several texts for each image says ``several_captions = True``.
+    learn several texts for each image says ``several_captions = True``; one whose sets are quick to make and good
+    starts says ``first = True``, and its name is a ``distill.start``.
     """
 
     needs: frozenset[str]
@@ -158,8 +159,33 @@ def starting_pairs(method: Any, context: Context, select: SelectConfig | None = 
     if hasattr(method, "begin"):
         return method.begin(context).resized(config.size)
     image, text = config.starts
-    start = make_start(context.bench, image, config.pairs, config.seed, select, text).resized(config.size)
+    start = make_start(context.bench, image, config.pairs, config.seed, select, text, config.space).resized(config.size)
     return with_more_captions(start, context.bench, config.captions, config.seed)
+
+
+def first_method(config: DistillConfig) -> str:
+    """The method whose set is the start and is made first; empty where the start is none's. Raises ConfigError."""
+    image, text = config.starts
+    for kind in {image, text} & methods().keys():
+        if image != text:
+            raise ConfigError(f"distill starts images from {image} and texts from {text}: {kind} makes both sides.")
+        if not getattr(find_method(kind).build(), "first", False):
+            raise ConfigError(f"distill.start is {kind}, which is no start. Give the folder of a set that it made.")
+        if config.captions > 1:
+            raise ConfigError(f"distill.start {kind} makes one text for each image, not {config.captions}. Use real.")
+        return kind
+    return ""
+
+
+def as_first(config: DistillConfig, setting: str) -> DistillConfig:
+    """The configuration of the set that ``config`` starts from: its method's own outer loop, from real pairs.
+
+    Where minutes end the distillation, the start takes at most a quarter of them.
+    """
+    open_again = {option.name: None for option in fields(Outer)}
+    own = replace(config, method=first_method(config), start="real", start_image="", start_text="", **open_again)
+    own = replace(own, minutes=config.minutes * SHARE_OF_START, validate_every=0, keep=(), label="", learn="both")
+    return settled(replace(own, clip=0.0, draws=1), setting)
 
 
 def check_size(size: int, bench: Workbench) -> None:
@@ -199,6 +225,8 @@ class Entry:
     summary: str
     outer: Outer = field(default_factory=Outer)
 
+
+SHARE_OF_START = 0.25  # of distill.minutes
 
 _METHODS: dict[str, Entry] = {}
 

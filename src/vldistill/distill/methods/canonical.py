@@ -61,6 +61,7 @@ class CanonicalPairs:
 
     needs = frozenset({"features"})
     settings = frozenset({"heads"})
+    first = True
 
     def check(self, context: Context) -> None:
         """Refuse a side that shall stay real: texts follow from images, and images from both."""
