@@ -34,6 +34,8 @@ VARIANTS: dict[str, Any] = {
 }
 """Options worth a run of their own; applied to every method that has them."""
 
+WITHOUT_DRAWS = {"canonical"}  # every iteration is the same function of the images
+
 LOOP_VARIANTS: dict[str, Any] = {"space": "features", "augment": ("flip", "shift", "colour"), "start": "kmeans"}
 
 
@@ -150,7 +152,7 @@ def test_a_step_depends_on_the_seed_and_the_iteration_alone(ground: Ground, case
     again = method.step(state, context.at(1))
     assert bits(again.gradients) == bits(first.gradients) and again.value == first.value and again.logs == first.logs
     others = [method.step(state, context.at(iteration)).value for iteration in (2, 3, 4, 5)]
-    assert len({first.value, *others}) > 1
+    assert (len({first.value, *others}) > 1) == (case.name not in WITHOUT_DRAWS)
     reseeded = replace(context, config=replace(context.config, seed=9))
     others = [method.step(state, reseeded.at(iteration)).value for iteration in (1, 2)]
     assert set(others) != {first.value}

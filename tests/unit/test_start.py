@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vldistill.config import SelectConfig
-from vldistill.distill.start import make_start, nearest_captions
-from vldistill.errors import ConfigError
+from vldistill.config import DistillConfig, SelectConfig
+from vldistill.distill.methods import Context, as_first, find_method, first_method, settled, starting_pairs
+from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions
+from vldistill.distill.start import check_start, make_start, nearest_captions
+from vldistill.distilled import DistilledSet
+from vldistill.errors import ArtefactError, ConfigError
 from vldistill.select import choose_pairs
 from vldistill.workbench import Workbench
 
@@ -104,3 +109,52 @@ def test_the_nearest_caption_of_a_real_start_is_its_own(bench: Workbench) -> Non
     start = make_start(bench, "real", 20, 0)
     found = nearest_captions(bench, 3 * start.texts)
     torch.testing.assert_close(sentence_vectors(bench, found), sentence_vectors(bench, start.captions))
+
+
+@pytest.fixture
+def made(bench: Workbench) -> DistilledSet:
+    """A set of six real pairs, whose images are half the side of what the tower takes."""
+    config = settled(DistillConfig(method="bilevel", pairs=6, size=bench.image_tower.size // 2), "heads")
+    context = Context(bench, config, BilevelOptions())
+    start = starting_pairs(Bilevel(), context)
+    return Bilevel().export(Bilevel().setup(start, context), context)
+
+
+def test_a_set_is_a_start(bench: Workbench, made: DistilledSet, tmp_path: Path) -> None:
+    made.save(tmp_path / "set")
+    start = make_start(bench, str(tmp_path / "set"), 6, 0)
+    tower = bench.image_tower
+    assert torch.equal(start.images, made.images_for(tower.size, tower.mean, tower.std))
+    assert torch.allclose(start.texts, made.texts, atol=1e-5) and start.rows is None
+    check_start(str(tmp_path / "set"), 6, SelectConfig())
+
+
+def test_sets_that_are_no_start(bench: Workbench, made: DistilledSet, tmp_path: Path) -> None:
+    made.save(tmp_path / "set")
+    place = str(tmp_path / "set")
+    with pytest.raises(ConfigError, match=r"has 6 pairs, but distill\.pairs is 7"):
+        check_start(place, 7, SelectConfig())
+    with pytest.raises(ConfigError, match=r"holds pixels with a sentence vector.*space features"):
+        check_start(place, 6, SelectConfig(), "features")
+    with pytest.raises(ArtefactError, match="nowhere"):
+        check_start(str(tmp_path / "nowhere"), 6, SelectConfig())
+    with pytest.raises(ConfigError, match="a set is a start of both"):
+        make_start(bench, "real", 6, 0, text_kind=place)
+    with pytest.raises(ConfigError, match=r"unknown distill\.start 'reel'.*Or a set's folder"):
+        check_start("reel", 6, SelectConfig())
+
+
+def test_a_method_that_is_a_start_is_one_of_both_sides() -> None:
+    config = DistillConfig(method="bilevel", start="canonical", minutes=8, ema=0.5, label="mine")
+    assert first_method(config) == "canonical" and first_method(replace(config, start="real")) == ""
+    own = as_first(config, "heads")
+    assert (own.method, own.start, own.label, own.minutes, own.outer) == (
+        "canonical", "real", "", 2, find_method("canonical").outer,
+    )  # fmt: skip
+    for change, message in (
+        ({"start_text": "noise"}, "makes both sides"),
+        ({"start": "bitraj"}, "which is no start"),
+        ({"captions": 2}, "makes one text"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            first_method(replace(config, **change))
