@@ -89,6 +89,19 @@ def rewrite(stage: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> list[s
     return out
 
 
+def _files_first(words: Sequence[str]) -> list[str]:
+    """``words`` with every ``--config FILE`` before the options: these win wherever they stand."""
+    files: list[str] = []
+    others: list[str] = []
+    for word in words:
+        follows = others[-1:] == ["--config"]
+        if follows:
+            files += [others.pop(), word]
+        else:
+            (files if word.startswith("--config=") else others).append(word)
+    return files + others
+
+
 def _value(name: str, value: str, kind: Any) -> str:
     if name == "config":
         from vldistill.configfile import read_yaml
@@ -189,7 +202,7 @@ def parse(
     parser, method_names, kinds = build_parser(stage, run_config)
     if extend:
         extend(parser)
-    words = rewrite(stage, argv, kinds)
+    words = _files_first(rewrite(stage, argv, kinds))
     _refuse_unknown(parser, stage, words)
     try:
         namespace = parser.parse_args(words)

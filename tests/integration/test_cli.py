@@ -410,3 +410,12 @@ def test_stopping_in_the_middle_of_nowhere_is_not_a_bug(
     monkeypatch.setattr(distilling, "open_bench", stopped)
     done = vldistill("distill", "--run", run)
     assert done.code == 3 and "same command" in done.err
+
+
+def test_options_win_over_files_wherever_they_stand(vldistill: Any, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("distill: {pairs: 11, seed: 1, captions: 3}")
+    second.write_text("distill: {seed: 2}")
+    words = ["--pairs", "7", f"--config={first}", "--run", tmp_path / "run", "--config", second]
+    shown = yaml.safe_load(vldistill("distill", *words, "--print_config").out)["distill"]
+    assert (shown["pairs"], shown["seed"], shown["captions"]) == (7, 2, 3)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from vldistill.cli import main
+from vldistill.distill.methods import Context, State, Update, find_method
+from vldistill.distill.methods.canonical import CanonicalPairs
 from vldistill.distilled import DistilledSet
 
 QUICK = ["--evaluate.seeds=1", "--evaluate.generic_epochs=1", "--evaluate.head_rates=[0.1]", "--quiet", "--json"]
 CASES = {
     "prototypes": [],
+    "canonical": ["--canonical.rank=3"],
     "mdm": ["--start=kmeans", "--mdm.real_batch=8"],
     "repblend": [
         "--repblend.syn_steps=2",
@@ -50,3 +56,36 @@ def test_every_rival_distils_and_is_judged_in_one_run(
         assert result["pairs"] == 5 and result["own"] and result["generic"], name
         phases = result["own"]["recipe"].get("phases")
         assert phases == ([2, 3] if name == "ptm" else None)
+
+
+def test_a_set_that_is_made_first_is_stopped_goes_on_and_is_the_start(
+    tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--config", str(config), "--pairs=5", "--distill.validate_every=0", "--quiet"]
+    begun = [*words, "--method=bilevel", "--iterations=2", "--canonical.ridge=2"]
+    step = CanonicalPairs.step
+
+    def stopped(method: CanonicalPairs, state: State, context: Context) -> Update:
+        if context.iteration == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return step(method, state, context)
+
+    whole, halves, two = (str(tmp_path / name) for name in ("whole", "halves", "two"))
+    assert main(["distill", "--run", whole, *begun, "--start=canonical"]) == 0
+    one = DistilledSet.load(capsys.readouterr().out.strip())
+    with monkeypatch.context() as patch:
+        patch.setattr(CanonicalPairs, "step", stopped)
+        assert main(["distill", "--run", halves, *begun, "--start=canonical"]) == 3
+    assert "stopped after iteration 8 of 100" in capsys.readouterr().err
+    assert main(["distill", "--run", halves, *begun, "--start=canonical"]) == 0
+    other = DistilledSet.load(capsys.readouterr().out.strip())
+    own = [f"--distill.{name}={value}" for name, value in asdict(find_method("canonical").outer).items()]
+    assert main(["distill", "--run", two, *words, "--method=canonical", "--canonical.ridge=2", *own]) == 0
+    first = capsys.readouterr().out.strip()
+    assert main(["distill", "--run", two, *begun, f"--start={first}"]) == 0
+    last = DistilledSet.load(capsys.readouterr().out.strip())
+    for found in (other, last):
+        assert torch.equal(found.images, one.images) and torch.equal(found.texts, one.texts)
+    assert all(caption["start"] for caption in one.captions), "the real captions that all began with"
+    assert main(["distill", "--run", whole, *begun, "--start=canonical", "--canonical.ridge=4"]) == 2
+    assert "canonical.ridge: 2.0 there, 4.0 asked for" in capsys.readouterr().err
