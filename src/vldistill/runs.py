@@ -168,7 +168,8 @@ def environment() -> dict[str, Any]:
 
 def command() -> str:
     """The command line of this process, ready to paste, without the folder of the program."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    return shlex.join(["vldistill" if program == "cli.py" else program, *sys.argv[1:]])
 
 
 def commit() -> str | None:
