@@ -152,10 +152,11 @@ def test_a_step_depends_on_the_seed_and_the_iteration_alone(ground: Ground, case
     again = method.step(state, context.at(1))
     assert bits(again.gradients) == bits(first.gradients) and again.value == first.value and again.logs == first.logs
     others = [method.step(state, context.at(iteration)).value for iteration in (2, 3, 4, 5)]
-    assert (len({first.value, *others}) > 1) == (case.name not in WITHOUT_DRAWS)
+    draws = case.name not in WITHOUT_DRAWS
+    assert (len({first.value, *others}) > 1) == (draws or bool(case.loop.get("augment")))
     reseeded = replace(context, config=replace(context.config, seed=9))
     others = [method.step(state, reseeded.at(iteration)).value for iteration in (1, 2)]
-    assert set(others) != {first.value}
+    assert set(others) != {first.value} or not draws
 
 
 @every_trained_method
