@@ -39,14 +39,14 @@ def pairs_of(seed: int = 0, images: int = 30, width: int = 7, text_width: int = 
     mapping = draw.permutation(np.repeat(np.arange(images), draw.integers(1, 5, images)))
     x = draw.normal(size=(images, width))
     y = x[mapping] @ draw.normal(size=(width, text_width)) + draw.normal(size=(len(mapping), text_width))
-    return TrainingData(*(TensorInputs(torch.from_numpy(side)) for side in (x, y)), torch.from_numpy(mapping))
+    return TrainingData(TensorInputs(torch.from_numpy(x)), TensorInputs(torch.from_numpy(y)), torch.from_numpy(mapping))
 
 
 def by_the_generalised_eigenproblem(data: TrainingData, ridge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Correlations and directions, the rows of which have unit length in the metric of the covariance and its ridge."""
     x = data.images.rows(data.caption_image).numpy()
     y = data.texts.rows(torch.arange(len(data))).numpy()
-    cx, cy, cxy = x.T @ x / len(x) + ridge * np.eye(x.shape[1]), y.T @ y / len(y) + ridge * np.eye(y.shape[1]), None
+    cx, cy = (side.T @ side / len(x) + ridge * np.eye(side.shape[1]) for side in (x, y))
     cxy = x.T @ y / len(x)
     zero = np.zeros
     left = np.block([[zero(cx.shape), cxy], [cxy.T, zero(cy.shape)]])
@@ -145,7 +145,7 @@ def test_in_feature_space_the_pairs_are_the_directions_at_once(bench: Workbench)
 def test_what_cannot_be() -> None:
     for options in ({"ridge": 0.0}, {"ridge": float("inf")}, {"rank": 0}, {"student_epochs": 0}, {"student_batch": 1}):
         with pytest.raises(ConfigError, match=r"canonical\.\w+ is .*expected"):
-            CanonicalOptions(**options)
+            CanonicalOptions(**options)  # pyright: ignore[reportArgumentType]
 
 
 def test_one_side_alone_is_refused(bench: Workbench) -> None:
