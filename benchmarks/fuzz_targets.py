@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from vldistill.configfile import parse_yaml
-from vldistill.data.archives import tar_contents, tar_members
+from vldistill.data.archives import tar_members
 from vldistill.data.arrays import open_array
 from vldistill.data.cache import open_images
 from vldistill.data.pairs import load_pairs, source_summary
@@ -131,14 +131,7 @@ def tars(place: Path) -> Prepared:
 
     def read(raw: bytes) -> None:
         path.write_bytes(raw)
-        problems = []
-        for reader in (tar_members, tar_contents):
-            try:
-                list(reader(path))
-            except VldistillError as error:
-                problems.append(error)
-        if problems:
-            raise problems[-1]
+        list(tar_members(path))
 
     return read, examples, False
 

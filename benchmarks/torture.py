@@ -3,9 +3,10 @@
     python benchmarks/torture.py --kills 200
 
 A life is one run folder with a cache of its own, from nothing to a judged set: encode, experts, distill, evaluate, on
-forty drawn scenes, in setting heads or full. Its processes are killed, half of them at any moment, half of them while
-they write a file, and the same command is given again until the stage is done. Then every decoded image, feature,
-expert, set, iteration and recall has to be that of a life that nobody disturbed: files to the byte.
+forty drawn scenes, in setting heads (from a set that is made first) or full. Its processes are killed, half of them at
+any moment, half of them while they write a file, and the same command is given again until the stage is done. Then
+every decoded image, feature, expert, set, iteration and recall has to be that of a life that nobody disturbed: files
+to the byte.
 
 Processes are forked from one that has imported everything, so that a start costs no seconds; nothing else is special
 about them. They checkpoint after every step and every iteration: more moments to be hit in.
@@ -33,6 +34,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("encode", "experts", "distill", "evaluate")
 SETTINGS = ("heads", "full")
+STARTS = {"heads": "canonical", "full": "real"}  # canonical: another set is made first, within the same stage
 SET = Path("sets") / "bitraj-6-s0"
 CONFIG = """\
 runtime: {save_seconds: 0, device: cpu, threads: 1}
@@ -43,14 +45,14 @@ encoder:
   text: {name: hashing, width: 32}
   dim: 16
 experts: {count: 2, epochs: 3, batch: 32, momentum: 0.5, image_rate: 0.02}
-distill: {pairs: 6, iterations: 8, validate_every: 4, checkpoint_every: 1, ema: 0.5, keep: [4]}
+distill: {start: START, pairs: 6, iterations: 8, validate_every: 4, checkpoint_every: 1, ema: 0.5, keep: [4]}
 bitraj: {syn_steps: 2}
 evaluate: {seeds: 2, generic_epochs: 2, head_rates: [0.1], tower_rates: [0.01]}
 """
 IMPORTED = (  # ahead, what stages import when they need it
     "jsonargparse", "matplotlib.font_manager", "peft", "sklearn.feature_extraction.text", "torchvision.transforms.v2",
     "vldistill.cli", "vldistill.commands", "vldistill.evaluate.protocol", "vldistill.report.tables",
-    *(f"vldistill.distill.methods.{name}" for name in ("bilevel", "bitraj", "covmatch", "lors", "mdm", "ptm")),
+    *(f"vldistill.distill.methods.{name}" for name in ("bilevel", "bitraj", "canonical", "covmatch", "lors", "mdm")),
 )  # fmt: skip
 PATIENCE = 300  # seconds after which a stage hangs
 KILLS_A_STAGE = 4  # at most, so that every life ends
@@ -76,7 +78,7 @@ def words(stage: str, folder: Path, setting: str) -> list[str]:
     config = folder / "config.yaml"
     if not config.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        config.write_text(CONFIG.replace("SETTING", setting), encoding="utf-8")
+        config.write_text(CONFIG.replace("SETTING", setting).replace("START", STARTS[setting]), encoding="utf-8")
     given = [stage, "--config", str(config), "--run", str(folder / "run"), "--quiet"]
     given += ["--data.cache", str(folder / "cache")]
     return [*given, "--set", str(folder / "run" / SET)] if stage == "evaluate" else given

@@ -20,7 +20,7 @@ import torch
 
 from vldistill.config import Config, expand
 from vldistill.data.pairs import SPLITS
-from vldistill.distill.methods import settle
+from vldistill.distill.methods import as_first, first_method, settle
 from vldistill.errors import VldistillError
 from vldistill.evaluate.cells import Cell, failure, finished, shared_experts
 from vldistill.experts.record import bytes_per_expert, expert_path, expert_recipe
@@ -134,8 +134,13 @@ class Estimate:
         return self.training_seconds(self.counts["train"][1], expert_recipe(config), config.steps_per_epoch)
 
     def distill_seconds(self, config: Config) -> float:
-        """Seconds of one distillation, by its inner steps; a limit in minutes bounds it."""
+        """Seconds of one distillation and of the set it starts from, by inner steps; a limit in minutes bounds both."""
         distill, options = config.distill, config.methods.get(config.distill.method)
+        if first_method(distill):
+            own = as_first(distill, config.encoder.setting)
+            rest = replace(distill, start="real", start_image="", start_text="")
+            seconds = sum(self.distill_seconds(replace(config, distill=part)) for part in (own, rest))
+            return min(seconds, 60 * distill.minutes) if distill.minutes else seconds
         inner = getattr(options, "syn_steps", getattr(options, "steps", 1))
         rows = getattr(options, "minibatch", 0) or distill.pairs
         seconds = distill.outer.iterations * distill.draws * inner * ADJOINT * rows * self._row_seconds

@@ -51,6 +51,19 @@ def test_ranks_give_the_set_that_one_process_gives(vldistill: Any, run: Path, tm
     assert values(run / "sets" / "bitraj-6-s0-single") != values(made)
 
 
+def test_the_set_that_another_starts_from_is_made_once(vldistill: Any, run: Path, tmp_path: Path) -> None:
+    asked = words(run, 2, "--method", "bilevel", "--distill.start", "canonical", "--bilevel.steps", 2)
+    done = together(2, *asked)
+    assert done.returncode == 0, done.stderr
+    made = run / "sets" / "bilevel-6-s0"
+    other = made.rename(tmp_path / "together")
+    alone = vldistill(*asked, "--runtime.threads", 1)
+    assert alone.code == 0, alone.err
+    for name in ("start/set.safetensors", "set.safetensors"):
+        assert (made / name).read_bytes() == (other / name).read_bytes(), name
+    assert values(made / "start") == values(other / "start") != []
+
+
 def test_draws_that_cannot_be_shared_and_stages_that_are_not_are_refused(
     vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

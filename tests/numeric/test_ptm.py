@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from double import PAIRS, embed, flat, make_bench, prepared, tesla
 
+from vldistill.distill import loop as loop_module
 from vldistill.distill.loop import Loop
 from vldistill.distill.methods.ptm import PhasedTeachers, PtmOptions
 from vldistill.distill.start import make_start
@@ -114,24 +116,33 @@ def test_separate_starts_differ(ground: Ground) -> None:
     assert len(lengths) == 4  # each side at epoch 0 or 1, on its own
 
 
+class Watched(PhasedTeachers):
+    """In float64; notes the variables before every step, the part of the minutes that is over, and the phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: list[dict[str, torch.Tensor]] = []
+        self.steps: list[tuple[float, str]] = []
+
+    def setup(self, start: Any, context: Any) -> Any:
+        state = super().setup(start, context)
+        state.variables = {name: value.double() for name, value in state.variables.items()}
+        return state
+
+    def step(self, state: Any, context: Any) -> Any:
+        self.before.append({name: value.clone() for name, value in state.variables.items()})
+        update = super().step(state, context)
+        self.steps.append((context.spent, update.phase))
+        return update
+
+
 def test_a_finished_phase_rests_and_so_does_its_average(ground: Ground, tmp_path: Path) -> None:
     options = PtmOptions(**TWO, syn_steps=1)
     _, context, _ = prepared(*ground, "ptm", options, ema=0.5, iterations=4)
-    seen: dict[int, dict[str, torch.Tensor]] = {}
-
-    class Watched(PhasedTeachers):
-        def setup(self, start: Any, context: Any) -> Any:
-            state = super().setup(start, context)
-            state.variables = {name: value.double() for name, value in state.variables.items()}
-            return state
-
-        def step(self, state: Any, context: Any) -> Any:
-            seen[context.iteration] = {name: value.clone() for name, value in state.variables.items()}
-            return super().step(state, context)
-
-    loop = Loop(Watched(), context, tmp_path, lambda found: 0.0, lambda *kept: None, lambda: False)
+    method = Watched()
+    loop = Loop(method, context, tmp_path, lambda found: 0.0, lambda *kept: None, lambda: False)
     distilled = loop.run(make_start(ground[0], "real", PAIRS, 0))
-    final = loop.state.variables
+    seen, final = method.before, loop.state.variables
     for name in ("images_1", "texts_1", "similarity_full_1", "log_rate_image_1"):
         assert not torch.equal(seen[1][name], seen[0][name]), name
         assert torch.equal(seen[2][name], seen[3][name]) and torch.equal(seen[3][name], final[name]), name
@@ -149,27 +160,18 @@ def test_phases_pass_with_the_minutes_where_they_end_the_distillation(ground: Gr
 
 
 @pytest.mark.parametrize("decay", ["none", "cosine"])
-def test_a_distillation_by_the_clock_learns_every_phase(ground: Ground, tmp_path: Path, decay: str) -> None:
-    options, limit = PtmOptions(**TWO, syn_steps=1), {"iterations": 10**6, "minutes": 0.02, "decay": decay}
+def test_a_distillation_by_the_clock_learns_every_phase(
+    ground: Ground, tmp_path: Path, decay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, limit = PtmOptions(**TWO, syn_steps=1), {"iterations": 10**6, "minutes": 1.0, "decay": decay}
     _, context, _ = prepared(*ground, "ptm", options, **limit)
-    seen: list[tuple[float, str]] = []
-
-    class Watched(PhasedTeachers):
-        def setup(self, start: Any, context: Any) -> Any:
-            state = super().setup(start, context)
-            state.variables = {name: value.double() for name, value in state.variables.items()}
-            return state
-
-        def step(self, state: Any, context: Any) -> Any:
-            update = super().step(state, context)
-            seen.append((context.spent, update.phase))
-            return update
-
-    loop = Loop(Watched(), context, tmp_path, lambda found: 0.0, lambda *kept: None, lambda: False)
+    method = Watched()
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: 10.0 * len(method.steps)))
+    loop = Loop(method, context, tmp_path, lambda found: 0.0, lambda *kept: None, lambda: False)
     start = make_start(ground[0], "real", PAIRS, 0)
     distilled = loop.run(start)
-    assert [phase for spent, phase in seen] == [f"subset {1 if spent < 0.5 else 2}" for spent, _ in seen]
-    assert {phase for _, phase in seen} == {"subset 1", "subset 2"}
+    assert [spent for spent, _ in method.steps] == pytest.approx([step / 6 for step in range(6)])
+    assert [phase for _, phase in method.steps] == ["subset 1"] * 3 + ["subset 2"] * 3
     moved = (distilled.texts - start.texts).abs().amax(1)
     assert bool((moved > 0).all()), moved
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vldistill.data import archives
-from vldistill.data.archives import Member, check_zip, tar_contents, tar_members, why_unsafe
+from vldistill.data.archives import Member, check_zip, tar_members, why_unsafe
 from vldistill.errors import DataError
 
 PLAIN = {"a.jpg": b"one", "deep/b.jpg": b"two" * 400, "empty": b""}
@@ -45,24 +45,14 @@ def test_members_are_where_they_are_said_to_be(tmp_path: Path, format: int):
     raw = path.read_bytes()
     found = {name: raw[offset : offset + size] for name, offset, size in tar_members(path)}
     assert found == PLAIN | {long.name: b""}
-    assert dict(tar_contents(path)) == found
-    assert dict(tar_contents(path, lambda name: name.endswith(".jpg"))) == {
-        n: c for n, c in PLAIN.items() if ".jpg" in n
-    }
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
-def test_packed_tars_are_read_in_order(tmp_path: Path, pack: Callable[[bytes], bytes]):
-    raw = write_tar(tmp_path / "a.tar").read_bytes()
+def test_packed_tars_are_refused_with_the_remedy(tmp_path: Path, pack: Callable[[bytes], bytes]):
     packed = tmp_path / "packed"
-    packed.write_bytes(pack(raw))
-    assert dict(tar_contents(packed)) == PLAIN
-    with pytest.raises(DataError, match="packed cannot be read"):
+    packed.write_bytes(pack(write_tar(tmp_path / "a.tar").read_bytes()))
+    with pytest.raises(DataError, match=r"packed cannot be read.*decompress it"):
         list(tar_members(packed))
-    for broken in (pack(raw)[:-30], pack(raw)[:-6] + b"123456", pack(raw + bytes(1 << 20))):
-        packed.write_bytes(broken)
-        with pytest.raises(DataError, match="packed cannot be read"):
-            list(tar_contents(packed))
 
 
 @pytest.mark.parametrize(
@@ -86,9 +76,8 @@ def test_packed_tars_are_read_in_order(tmp_path: Path, pack: Callable[[bytes], b
 )
 def test_an_unsafe_member_refuses_the_whole_archive(tmp_path: Path, member: tarfile.TarInfo, message: str):
     path = write_tar(tmp_path / "a.tar", member)
-    for read in (tar_members, tar_contents):
-        with pytest.raises(DataError, match=rf"a\.tar is refused: its member .* is .*{message}.* Make the tar again"):
-            list(read(path))
+    with pytest.raises(DataError, match=rf"a\.tar is refused: its member .* is .*{message}.* Make the tar again"):
+        list(tar_members(path))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.tar"]
 
 
@@ -160,12 +149,7 @@ def test_a_packed_bomb_is_refused_unread(tmp_path: Path):
         out.write(header(tarfile.REGTYPE, 1 << 33))
         out.write(bytes(1 << 24))
     with pytest.raises(DataError, match="cannot be read"):
-        list(tar_contents(path))
-
-
-def test_a_member_over_the_limit(tmp_path: Path):
-    with pytest.raises(DataError, match=r"'deep/b.jpg' in .* has 1.2 kB; expected 1.0 kB or less"):
-        list(tar_contents(write_tar(tmp_path / "a.tar"), limit=1000))
+        list(tar_members(path))
 
 
 def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -85,6 +85,9 @@ def test_times_grow_with_the_work(config: Config, setting: str) -> None:
     assert estimate.distill_seconds(slow) > 180 == estimate.distill_seconds(limited)
     assert estimate.judging_seconds(config, None) > 0
     assert (estimate.encode_seconds > 0) == (setting == "heads")
+    if setting == "heads":
+        from_another = replace(slow, distill=replace(slow.distill, start="canonical"))
+        assert estimate.distill_seconds(from_another) > estimate.distill_seconds(slow)
 
 
 def test_rough_times() -> None:

@@ -11,7 +11,7 @@ import torch
 from vldistill.config import DistillConfig, SelectConfig
 from vldistill.distill.methods import Context, as_first, find_method, first_method, settled, starting_pairs
 from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions
-from vldistill.distill.start import check_start, make_start, nearest_captions
+from vldistill.distill.start import check_start, is_folder, make_start, nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.select import choose_pairs
@@ -144,6 +144,15 @@ def test_sets_that_are_no_start(bench: Workbench, made: DistilledSet, tmp_path: 
         check_start("reel", 6, SelectConfig())
 
 
+def test_a_word_wins_over_a_folder_of_its_name(
+    made: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("real", "noise", "kmeans", "mine"):
+        made.save(tmp_path / name)
+    assert [is_folder(name) for name in ("real", "noise", "kmeans", "mine", "./real")] == [False] * 3 + [True] * 2
+
+
 def test_a_method_that_is_a_start_is_one_of_both_sides() -> None:
     config = DistillConfig(method="bilevel", start="canonical", minutes=8, ema=0.5, label="mine")
     assert first_method(config) == "canonical" and first_method(replace(config, start="real")) == ""
@@ -155,6 +164,8 @@ def test_a_method_that_is_a_start_is_one_of_both_sides() -> None:
         ({"start_text": "noise"}, "makes both sides"),
         ({"start": "bitraj"}, "which is no start"),
         ({"captions": 2}, "makes one text"),
+        ({"method": "canonical"}, "the method itself"),
+        ({"method": "prototypes"}, "prototypes chooses its own pairs"),
     ):
         with pytest.raises(ConfigError, match=message):
             first_method(replace(config, **change))

@@ -101,29 +101,30 @@ def distill(
         recorded = open_experts(bench, teachers, config.distill.experts) if "experts" in method.needs else []
         context = Context(bench, config.distill, options, recorded)
         method.check(context)
-        begin = starting_pairs(method, replace(context, config=_from_real(config.distill)), config.select)
+        own = replace(config.distill, start="real", start_image="", start_text="") if before else config.distill
+        begin = starting_pairs(method, replace(context, config=own), config.select)
         if ranks.first:
             run.begin(remembered)
     lock = held(folder / ".lock", str(folder)) if ranks.first else nullcontext()
     with lock:
         if not ranks.of_first((folder / "set.json").exists()):  # else another process has just finished it
-            _distill(run, config, context, method, begin, asked, ranks)
+            if ranks.first:
+                write_record(folder / "config.json", asked)
+            made = _first(config, context, begin, folder / START, ranks) if before else None
+            _distill(run, config, context, method, begin, made, ranks)
         ranks.wait()
     return folder
 
 
 def _distill(
-    run: Run, config: Config, context: Context, method: Any, begin: Start, asked: dict[str, Any], ranks: Ranks
+    run: Run, config: Config, context: Context, method: Any, begin: Start, made: DistilledSet | None, ranks: Ranks
 ) -> None:
-    """Make the set that this one starts from, if there is one; run the loop and write the set."""
+    """Run the loop from the pairs of ``begin``, or of the set that was ``made`` of them first, and write the set."""
     bench, folder = context.bench, run.sets / set_name(config.distill)
-    if ranks.first:
-        write_record(folder / "config.json", asked)
-    start, spent = begin, 0.0
-    if first_method(config.distill):
-        made = _first(config, context, begin, folder / START, ranks)
+    start, start_seconds = begin, 0.0
+    if made is not None:
         start = start_from(bench, made, config.distill.pairs, config.distill.space).resized(config.distill.size)
-        spent = float(made.info["selection"]["seconds"])
+        start_seconds = float(made.info["selection"]["seconds"])
     with deferred_stop() as stop_asked:
         loop = Loop(
             method,
@@ -135,7 +136,7 @@ def _distill(
             ),
             stop_asked=stop_asked,
             ranks=ranks,
-            spent=spent,
+            start_seconds=start_seconds,
         )
         try:
             distilled = loop.run(start)
@@ -155,30 +156,27 @@ def _distill(
 
 
 def _first(config: Config, context: Context, begin: Start, folder: Path, ranks: Ranks) -> DistilledSet:
-    """The set that another starts from: read, or made in ``folder``, which goes on where it was stopped."""
+    """The set that another starts from: read, or made in ``folder``, which goes on where it was stopped.
+
+    The first process makes it alone: its own outer loop has nothing to share.
+    """
     bench = context.bench
     own = as_first(config.distill, bench.setting)
-    if not ranks.of_first((folder / "set.json").exists()):
-        entry = find_method(own.method)
-        inner = Context(bench, own, config.methods.get(own.method) or entry.options())
-        method = entry.build()
-        method.check(inner)
-        with deferred_stop() as stop_asked:
-            loop = Loop(method, inner, folder, lambda _: 0.0, lambda *_: None, stop_asked, ranks)
-            try:
-                made = loop.run(begin)
-            except Stopped as stop:
-                raise Stopped(f"{stop}. The same command goes on.") from None
-        if ranks.first:
+    with ranks.first_before_others():
+        if not (folder / "set.json").exists():
+            entry = find_method(own.method)
+            inner = Context(bench, own, config.methods.get(own.method) or entry.options())
+            method = entry.build()
+            method.check(inner)
+            with deferred_stop() as stop_asked:
+                loop = Loop(method, inner, folder, lambda _: 0.0, lambda *_: None, stop_asked)
+                try:
+                    made = loop.run(begin)
+                except Stopped as stop:
+                    raise Stopped(f"{stop}. The same command goes on.") from None
             _save(bench, made, begin, folder)
             loop.checkpoints.remove()
-        ranks.wait()
     return DistilledSet.load(folder)
-
-
-def _from_real(config: DistillConfig) -> DistillConfig:
-    """``config`` with the pairs that a set which is made first starts from in its turn."""
-    return replace(config, start="real", start_image="", start_text="") if first_method(config) else config
 
 
 def _check_space(config: Config) -> None:

@@ -7,17 +7,15 @@ it holds.
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import lzma
 import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from vldistill.errors import DataError
 from vldistill.files import human_bytes
@@ -27,7 +25,6 @@ HEADER_BYTES = 1 << 20  # the longest extended header that a tar may ask to be r
 DIGITS = re.compile(rb"\d{256}")  # tarfile's search of extended headers takes quadratic time on such
 RATIO = 200  # unpacked bytes for each packed one; text seldom passes 20, photos stay near 1
 MEMBERS = 20_000_000
-PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 BROKEN = (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, ValueError, EOFError, RecursionError, OverflowError)
 
 
@@ -64,45 +61,6 @@ def tar_members(path: Path) -> Iterator[Member]:
         size = path.stat().st_size
         with path.open("rb") as handle:
             yield from _walk(path, _Headers(handle), size)
-
-
-def tar_contents(
-    path: Path, wanted: Callable[[str], bool] = lambda name: True, *, limit: int = 256 << 20
-) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of the regular files of a tar that are ``wanted``, in order; also of .tar.gz, .bz2 and .xz.
-
-    Args:
-        path: of the tar.
-        wanted: called with each name; the others are passed over.
-        limit: bytes that one wanted member may have.
-
-    Raises:
-        DataError: as :func:`tar_members`; a wanted member over ``limit``; more than :data:`RATIO` times the file.
-    """
-    expected = "a complete tar, plain or packed with gzip, bzip2 or xz: make it again, or copy it again"
-    with _guarding(path, expected), path.open("rb") as raw:
-        head = raw.read(6)
-        opener = next((opener for magic, opener in PACKED.items() if head.startswith(magic)), None)
-        size = path.stat().st_size
-        end = size if opener is None else size * RATIO + BLOCK * 64
-        raw.seek(0)
-        handle = raw if opener is None else opener(raw, "rb")
-        for member in _walk(path, _Headers(handle), end):
-            if not wanted(member.name):
-                continue
-            if member.size > limit:
-                raise DataError(
-                    f"{member.name!r} in {path} has {human_bytes(member.size)}; expected {human_bytes(limit)} or "
-                    f"less. Make it smaller, or take it out."
-                )
-            handle.seek(member.offset)
-            content = handle.read(member.size)
-            if len(content) < member.size:
-                raise EOFError("unexpected end of data")
-            yield member.name, content
-        while opener is not None and handle.read(1 << 20):  # to the end, where the checksum of the whole stands
-            if handle.tell() > end:
-                raise tarfile.ReadError(f"it unpacks to more than {RATIO} times its size")
 
 
 def check_zip(path: Path, what: str, *, ratio: float = RATIO) -> None:

@@ -69,6 +69,18 @@ def published_recipe(state: State, context: Context, schedule: str, loss: str = 
     )
 
 
+def plain_recipe(context: Context, schedule: str = "cosine") -> Recipe:
+    """The student of methods that learn no rates: as configured; epochs and batch are the method's options."""
+    config, options = context.config, context.options
+    return Recipe(
+        rates={"image": (config.student_rate_image,), "text": (config.student_rate_text,)},
+        epochs=options.student_epochs,
+        batch=options.student_batch,
+        schedule=schedule,
+        temperature=context.bench.encoder_config.temperature,
+    )
+
+
 def soft_recipe(state: State, context: Context) -> Recipe:
     """The published student of LoRS and its successors (arXiv 2406.03793): soft targets, and rates x 0.1 at half."""
     return published_recipe(state, context, "half", context.options.loss)

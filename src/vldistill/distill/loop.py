@@ -61,7 +61,7 @@ class Loop:
         stop_asked: true once the user wants to stop; asked after every step.
         ranks: the processes that share the draws of each iteration. All go through the same steps and decisions; the
             first alone judges and writes.
-        spent: seconds that making the start took, which count.
+        start_seconds: what making the start took, which counts.
     """
 
     method: Method
@@ -71,7 +71,7 @@ class Loop:
     save: Callable[[DistilledSet, int], None]
     stop_asked: Callable[[], bool]
     ranks: Ranks = ALONE
-    spent: float = 0.0
+    start_seconds: float = 0.0
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -87,7 +87,7 @@ class Loop:
         """
         config, reporter = self.context.config, self.context.bench.reporter
         self.state = self.method.setup(start, self.context.at(0))
-        self.progress = Progress(experts=len(self.context.experts), seconds=self.spent)
+        self.progress = Progress(experts=len(self.context.experts), seconds=self.start_seconds)
         self.optimiser = OuterOptimiser(self.state.variables, config)
         self.average = _copies(self.state.variables) if config.outer.ema else None
         self.best = _copies(self.state.variables)

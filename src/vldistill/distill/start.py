@@ -114,7 +114,9 @@ def make_start(
 
 
 def is_folder(kind: str) -> bool:
-    """Whether a start is a place on disk and not a word."""
+    """Whether a start is a place on disk and not a word; a word wins over a folder of that name."""
+    if kind in ("real", "noise") or kind in selectors():
+        return False
     return os.sep in kind or "/" in kind or (Path(expand(kind)) / "set.json").exists()
 
 

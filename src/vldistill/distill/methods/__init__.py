@@ -167,6 +167,10 @@ def first_method(config: DistillConfig) -> str:
     """The method whose set is the start and is made first; empty where the start is none's. Raises ConfigError."""
     image, text = config.starts
     for kind in {image, text} & methods().keys():
+        if config.method == kind:
+            raise ConfigError(f"distill.start is {kind}, the method itself. Use real, or another set's folder.")
+        if hasattr(find_method(config.method).build(), "begin"):
+            raise ConfigError(f"distill.start is {kind}, but {config.method} chooses its own pairs. Use real.")
         if image != text:
             raise ConfigError(f"distill starts images from {image} and texts from {text}: {kind} makes both sides.")
         if not getattr(find_method(kind).build(), "first", False):

@@ -8,13 +8,12 @@ import torch
 
 from vldistill.config import Outer
 from vldistill.distill.encode import encode_learned
-from vldistill.distill.learned import export_set, start_variables
+from vldistill.distill.learned import export_set, plain_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
-from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
-from vldistill.training import Recipe, TrainingData
+from vldistill.training import TrainingData
 
 CHUNK = 8192  # images whose features are held in float64 at a time
 
@@ -97,19 +96,10 @@ class CanonicalPairs:
 
     def export(self, state: State, context: Context) -> DistilledSet:
         """The set with the texts that belong to its images, and a plain student."""
-        options: CanonicalOptions = context.options
-        config = context.config
-        plain = replace(context, config=replace(config, augment=()))
+        plain = replace(context, config=replace(context.config, augment=()))
         features = encode_learned(plain, state.variables["images"]).inputs
         texts = self._mixture(features, state) @ state.carried["text_directions"]
-        rates = {"image": config.student_rate_image, "text": config.student_rate_text}
-        recipe = Recipe(
-            rates={side: (rates[side],) for side in SIDES},
-            epochs=options.student_epochs,
-            batch=options.student_batch,
-            temperature=context.bench.encoder_config.temperature,
-        )
-        return export_set(State({**state.variables, "texts": texts}, state.carried), context, recipe)
+        return export_set(State({**state.variables, "texts": texts}, state.carried), context, plain_recipe(context))
 
     def _mixture(self, features: torch.Tensor, state: State) -> torch.Tensor:
         return nearest_rotation(features, state.carried["image_directions"])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from vldistill.distill.encode import encode_learned
-from vldistill.distill.learned import export_set, start_variables
+from vldistill.distill.learned import export_set, plain_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.segments import on_device
 from vldistill.distill.start import Start
@@ -17,7 +17,6 @@ from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError
 from vldistill.losses import infonce
-from vldistill.training import Recipe
 
 EDGE = 1e-6  # cosines stay this far from 1 and -1, where arccos has no slope
 
@@ -150,16 +149,7 @@ class MergedDistributionMatching:
 
     def export(self, state: State, context: Context) -> DistilledSet:
         """The set with the published student: InfoNCE, rates as the configuration gives them, x 0.1 at half."""
-        options: MdmOptions = context.options
-        config = context.config
-        recipe = Recipe(
-            rates={"image": (config.student_rate_image,), "text": (config.student_rate_text,)},
-            epochs=options.student_epochs,
-            batch=options.student_batch,
-            schedule="half",
-            temperature=context.bench.encoder_config.temperature,
-        )
-        return export_set(state, context, recipe)
+        return export_set(state, context, plain_recipe(context, "half"))
 
 
 def merge(anchor: Groups, one: Groups, two: Groups, share: float) -> Groups:

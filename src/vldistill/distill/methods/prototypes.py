@@ -11,14 +11,13 @@ from scipy.optimize import linear_sum_assignment
 
 from vldistill.config import Outer
 from vldistill.data.transforms import to_float
-from vldistill.distill.learned import export_set
+from vldistill.distill.learned import export_set, plain_recipe
 from vldistill.distill.methods import Context, State, register
 from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.select import check_count
-from vldistill.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -88,16 +87,7 @@ class MatchedPrototypes:
 
     def export(self, state: State, context: Context) -> DistilledSet:
         """The set with a plain student: rates as the configuration starts them, cosine."""
-        options: PrototypesOptions = context.options
-        config = context.config
-        rates = {"image": config.student_rate_image, "text": config.student_rate_text}
-        recipe = Recipe(
-            rates={side: (rates[side],) for side in SIDES},
-            epochs=options.student_epochs,
-            batch=options.student_batch,
-            temperature=context.bench.encoder_config.temperature,
-        )
-        return export_set(state, context, recipe)
+        return export_set(state, context, plain_recipe(context))
 
     def _features(self, context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """L2-normalised frozen features: images (N, D), captions (M, d), and the image of each caption (M,)."""
