@@ -2,7 +2,8 @@
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->`` in a Markdown file; NAME is a file of
 docs/results without its ending. ``--check`` changes nothing and fails when a table is not what its file says.
-``--take RUN NAME`` first copies the result of the comparison in RUN to docs/results/NAME.json, without single students.
+``--take RUN NAME`` first copies the result of the comparison in RUN to docs/results/NAME.json, without single students;
+``--take FILE NAME`` that of a matrix that `vldistill cross` wrote.
 """
 
 from __future__ import annotations
@@ -186,14 +187,31 @@ def comparison_table(result: dict[str, Any]) -> str:
     return f"{text}{left} Commit `{result['environment']['commit']}`, command\n`{result['environment']['command']}`.\n"
 
 
+def matrix_table(result: dict[str, Any]) -> str:
+    """Sets by towers."""
+    cells = {tuple(name.split(" on ")): cell for name, cell in result["results"].items()}
+    sets, towers = (list(dict.fromkeys(key[side] for key in cells)) for side in (0, 1))
+    rows = [[row, *(spread(cells[row, column]["generic"]["mean_recall"]) for column in towers)] for row in sets]
+    one = {column: next(cell for (_, there), cell in cells.items() if there == column) for column in towers}
+    header = ["set", *(f"{one[column]['image_tower']}{' (own)' * (column == 'own')}" for column in towers)]
+    about = one[towers[0]]
+    return (
+        f"{markdown(header, rows)}\n\nMean of six recalls on test in percent, generic recipe, setting "
+        f"{about['setting']}, protocol {about['protocol']}, mean ± standard deviation over {about['seeds']} students. "
+        f"Commit `{result['environment']['commit']}`, command\n`{result['environment']['command']}`.\n"
+    )
+
+
 def take(run: Path, name: str) -> None:
-    """Copy the result of a comparison, without its single students."""
-    result = json.loads((run / "table.json").read_text(encoding="utf-8"))
-    for cell in result["cells"]:
-        cell.pop("environment", None)
+    """Copy the result of a comparison or a matrix, without its single students."""
+    result = json.loads((run / "table.json" if run.is_dir() else run).read_text(encoding="utf-8"))
+    matrix = list(result["results"].values()) if "results" in result else []
+    for evaluation in [*(cell["evaluation"] for cell in result.get("cells", ())), *matrix]:
         for recipe in ("own", "generic"):
-            if cell["evaluation"].get(recipe):
-                cell["evaluation"][recipe].pop("students", None)
+            if evaluation.get(recipe):
+                evaluation[recipe].pop("students", None)
+    for cell in [*result.get("cells", ()), *matrix]:
+        cell.pop("environment", None)
         for trial in cell.get("trials", ()):
             trial.pop("set", None)
         if cell.get("making"):
@@ -203,6 +221,8 @@ def take(run: Path, name: str) -> None:
 
 def table_of(result: dict[str, Any]) -> str:
     """The table that fits what ``result`` holds."""
+    if "results" in result:
+        return matrix_table(result)
     if "sweep" in result:
         return comparison_table(result)
     if "per_row" in result:
