@@ -96,6 +96,22 @@ def heads_table(result: dict[str, Any]) -> str:
     )
 
 
+def selectors_table(result: dict[str, Any]) -> str:
+    """Time and memory of every selector."""
+    measured = result["selectors"]
+    rows = [
+        [f"`{name}`", f"{row['seconds']:.0f} s", human_bytes(row["peak_memory_bytes"])]
+        for name, row in measured.items()
+    ]
+    one = next(iter(measured.values()))
+    return (
+        f"{markdown(['selector', 'time', 'peak memory'], rows)}\n\n{result['pairs']:,} picks of {result['images']:,} "
+        f"images with {result['captions']:,} captions, {result['dim']}-d float16 features of each side on disk, "
+        f"{one['threads']} thread(s); `facility` covers and chooses from {result['ground_set']:,} drawn pairs. The "
+        f"warm-up that some need is apart. Commit `{one['commit'][:12]}`, command\n`{one['command'].strip()}`.\n"
+    )
+
+
 def torture_table(result: dict[str, Any]) -> str:
     """Killed processes: how many, in which stage, and whether anything came out different."""
     stages = ("encode", "experts", "distill", "evaluate")
@@ -231,6 +247,8 @@ def table_of(result: dict[str, Any]) -> str:
         return fuzz_table(result)
     if "naive_over_ours" in result.get("ratios", {}):
         return heads_table(result)
+    if "selectors" in result:
+        return selectors_table(result)
     if "kills" in result:
         return torture_table(result)
     if "load" in result:

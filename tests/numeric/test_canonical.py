@@ -143,7 +143,10 @@ def test_in_feature_space_the_pairs_are_the_directions_at_once(bench: Workbench)
 
 
 def test_what_cannot_be() -> None:
-    for options in ({"ridge": 0.0}, {"ridge": float("inf")}, {"rank": 0}, {"student_epochs": 0}, {"student_batch": 1}):
+    for options in (
+        {"ridge": 0.0}, {"ridge": float("inf")}, {"rank": 0}, {"student_epochs": 0}, {"student_batch": 1},
+        {"student_rate": 0.0}, {"student_decay": -1.0}, {"student_temperature": float("nan")},
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=r"canonical\.\w+ is .*expected"):
             CanonicalOptions(**options)  # pyright: ignore[reportArgumentType]
 

@@ -8,12 +8,13 @@ import torch
 
 from vldistill.config import Outer
 from vldistill.distill.encode import encode_learned
-from vldistill.distill.learned import export_set, plain_recipe, start_variables
+from vldistill.distill.learned import export_set, start_variables
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
+from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
-from vldistill.training import TrainingData
+from vldistill.training import Recipe, TrainingData
 
 CHUNK = 8192  # images whose features are held in float64 at a time
 
@@ -27,13 +28,21 @@ class CanonicalOptions:
             without it the directions fit the training pairs alone.
         rank: canonical directions at most; fewer where there are fewer pairs or features.
         student_epochs: of the set's own recipe.
-        student_batch: of the set's own recipe.
+        student_batch: of the set's own recipe; 0 takes all pairs in every step.
+        student_rate: of the set's own recipe, both sides.
+        student_decay: of its weights: what heads do to directions that no pair shows is left from their random start,
+            and decays.
+        student_temperature: of its logits: at a higher one than is usual, pairs go on teaching once they are told
+            apart. 0 is the encoder's.
     """
 
     ridge: float = 3.0
     rank: int = 100
     student_epochs: int = 100
-    student_batch: int = 128
+    student_batch: int = 0
+    student_rate: float = 0.5
+    student_decay: float = 0.005
+    student_temperature: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0 < self.ridge < float("inf"):
@@ -41,8 +50,13 @@ class CanonicalOptions:
         for name in ("rank", "student_epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"canonical.{name} is {getattr(self, name)}; expected 1 or more.")
-        if self.student_batch < 2:
-            raise ConfigError(f"canonical.student_batch is {self.student_batch}; expected at least 2.")
+        if self.student_batch < 2 and self.student_batch != 0:
+            raise ConfigError(f"canonical.student_batch is {self.student_batch}; expected at least 2, or 0 for all.")
+        if not 0 < self.student_rate < float("inf"):
+            raise ConfigError(f"canonical.student_rate is {self.student_rate}; expected a number above 0.")
+        for name in ("student_decay", "student_temperature"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"canonical.{name} is {getattr(self, name)}; expected 0 or more.")
 
 
 @register(
@@ -95,11 +109,20 @@ class CanonicalPairs:
         )
 
     def export(self, state: State, context: Context) -> DistilledSet:
-        """The set with the texts that belong to its images, and a plain student."""
+        """The set with the texts that belong to its images, and a student whose weights decay fast."""
+        options: CanonicalOptions = context.options
         plain = replace(context, config=replace(context.config, augment=()))
         features = encode_learned(plain, state.variables["images"]).inputs
         texts = self._mixture(features, state) @ state.carried["text_directions"]
-        return export_set(State({**state.variables, "texts": texts}, state.carried), context, plain_recipe(context))
+        recipe = Recipe(
+            rates=dict.fromkeys(SIDES, (options.student_rate,)),
+            epochs=options.student_epochs,
+            batch=options.student_batch or context.config.pairs,
+            weight_decay=options.student_decay,
+            dropout=0.0,
+            temperature=options.student_temperature or context.bench.encoder_config.temperature,
+        )
+        return export_set(State({**state.variables, "texts": texts}, state.carried), context, recipe)
 
     def _mixture(self, features: torch.Tensor, state: State) -> torch.Tensor:
         return nearest_rotation(features, state.carried["image_directions"])
