@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tiny import (
 )
 
 from vldistill.config import DistillConfig
+from vldistill.distill import loop as loop_module
 from vldistill.distill.loop import CHECKPOINT, METRICS, PATIENCE, Loop
 from vldistill.distill.methods import Context, State, Update
 from vldistill.distill.methods.bitraj import BitrajOptions
@@ -387,17 +389,19 @@ def test_a_thread_cannot_be_interrupted() -> None:
     assert answers == [False]
 
 
-def test_minutes_end_a_distillation_and_rates_decay_with_the_time(bench: Workbench, tmp_path: Path) -> None:
-    config = replace(SGD, iterations=10**6, minutes=0.005, decay="linear", image_lr=1e-6, text_lr=1e-6)
+def test_minutes_end_a_distillation_and_rates_decay_with_the_time(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(SGD, iterations=10**6, minutes=0.5, decay="linear", image_lr=1e-3, text_lr=1e-3)
     loop = make_loop(bench, [], tmp_path, config, method=Stub())
+    clock = SimpleNamespace(monotonic=lambda: 3.0 * loop.progress.iteration)
+    monkeypatch.setattr(loop_module, "time", clock)
     distilled = loop.run(start_of(bench, config))
     selection = distilled.info["selection"]
-    assert 0 < selection["iterations"] < 10**5 and selection["seconds"] >= 0.3
-    assert distilled.info["iteration"] == selection["iterations"]
+    assert selection["iterations"] == distilled.info["iteration"] == 10 and selection["seconds"] == 30
     start = start_of(bench, config).texts
-    moved = float((start - distilled.texts).abs().mean()) / 1e-6  # without decay: the sum of the gradients
-    gradients = sum(0.1 + 0.01 * iteration for iteration in range(selection["iterations"]))
-    assert 0.1 < moved / gradients < 0.9  # a rate that falls with the time to 0, not with a millionth per iteration
+    moved = float((start - distilled.texts).mean()) / 1e-3
+    assert moved == pytest.approx(sum((0.1 + 0.01 * t) * (1 - t / 10) for t in range(10)), rel=1e-3)
 
 
 class Phased(Stub):
