@@ -45,7 +45,8 @@ encoder:
   text: {name: hashing, width: 32}
   dim: 16
 experts: {count: 2, epochs: 3, batch: 32, momentum: 0.5, image_rate: 0.02}
-distill: {start: START, pairs: 6, iterations: 8, validate_every: 4, checkpoint_every: 1, ema: 0.5, keep: [4]}
+distill:
+  {method: bitraj, start: START, pairs: 6, iterations: 8, validate_every: 4, checkpoint_every: 1, ema: 0.5, keep: [4]}
 bitraj: {syn_steps: 2}
 evaluate: {seeds: 2, generic_epochs: 2, head_rates: [0.1], tower_rates: [0.01]}
 """
