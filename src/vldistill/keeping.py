@@ -6,12 +6,14 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vldistill.checkpoints import Checkpoints
-from vldistill.errors import ArtefactError, DamagedError, Stopped
+from vldistill.errors import ArtefactError, DamagedError, InUseError, Stopped, StorageError
+from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.ranks import Ranks
 from vldistill.training_state import Tensors
@@ -91,6 +93,16 @@ class FileKeeper:
     def remove(self) -> None:
         """Delete the folder: the training is finished, or starts anew."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path, lock: Path) -> None:
+    """Delete ``folder`` and ``lock``, left by a process that was killed between the end of its work and tidying up.
+
+    Those of a process that is at work stay, and so do those that this one may not delete.
+    """
+    if folder.exists() or lock.exists():
+        with suppress(InUseError, StorageError), held(lock, str(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass

@@ -103,8 +103,11 @@ def test_stopping_keeps_finished_cells(
     done = vldistill(*asked)
     assert done.code == 3 and "The same command goes on" in done.err
     calls.clear()
+    left = next((run / "cross").rglob("*.json")).with_suffix(".unfinished")  # a kill before it was removed
+    left.mkdir(exist_ok=True)
     monkeypatch.setattr(cross, "evaluate_set", lambda *given: calls.append(given) or real(*given))
     assert vldistill(*asked).code == 0 and len(calls) == 5
+    assert not list((run / "cross").rglob("*.unfinished"))
 
 
 @pytest.mark.parametrize(

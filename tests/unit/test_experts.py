@@ -444,6 +444,28 @@ def test_a_stopped_expert_says_where_and_goes_on(
     assert path.read_bytes() == whole.path.read_bytes() and expert.note == whole.note
 
 
+def test_a_process_killed_before_it_tidied_up_leaves_nothing_to_the_next(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "experts"
+
+    def killed(self: Unfinished) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Unfinished, "remove", killed)
+        with pytest.raises(Killed):
+            record_experts(bench, CONFIG, folder, save_seconds=0)
+    left, lock = folder / "expert-000.unfinished", folder / ".expert-000.lock"
+    assert list(left.iterdir()) and expert_path(folder, 0).exists()
+    with held(lock, "an expert"):  # whoever works on it keeps it
+        record_experts(bench, replace(CONFIG, count=1), folder)
+        assert list(left.iterdir())
+    lock.touch()  # SIGKILL leaves it too
+    record_experts(bench, replace(CONFIG, count=1), folder)
+    assert [path.name for path in folder.iterdir()] == ["expert-000.safetensors"]
+
+
 @pytest.mark.parametrize("damage", ["both checkpoints", "a snapshot", "another configuration", "the last checkpoint"])
 def test_a_damaged_unfinished_expert_costs_time_alone(
     damage: str, bench: Workbench, tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch

@@ -349,6 +349,16 @@ def test_a_stopped_warm_up_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch
     assert sorted(made(tmp_path / "stopped")) == ["forgotten.npy", "images.npy", "note.json", "texts.npy"]
 
 
+def test_what_a_killed_warm_up_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(warming._Keeper, "remove", lambda self: None)
+        patch.setattr(warming._Keeper, "due", lambda self: True)
+        choose_pairs(make_bench(tmp_path), "herding", 4, 0, OPTIONS)
+    assert len(list(tmp_path.glob("warm-ups/*/unfinished/*"))) == 2
+    choose_pairs(make_bench(tmp_path), "herding", 4, 0, OPTIONS)
+    assert not list(tmp_path.glob("warm-ups/*/unfinished"))
+
+
 def test_a_diverged_warm_up_names_its_rates(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"select\.warmup_image_rate"):
         choose_pairs(make_bench(tmp_path), "herding", 4, 0, replace(OPTIONS, warmup_image_rate=1e30))

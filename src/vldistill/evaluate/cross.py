@@ -147,12 +147,12 @@ class Matrix:
             bench = None
             for target in self.targets:
                 name = name_of(target)
+                answers = Answers(paths[name].with_suffix(".unfinished"), paths[name].name, self.reporter)
                 if not paths[name].exists():
                     try:
                         bench = bench or open_bench(config, self.reporter)
                         bench.check_towers()
                         check_target(bench, target, config.evaluate, config.select)
-                        answers = Answers(paths[name].with_suffix(".unfinished"), paths[name].name, self.reporter)
                         result = evaluate_set(bench, target, config.evaluate, config.select, answers)
                     except VldistillError as error:
                         said = (column, str(error)) in {(there, why) for (_, there), why in self.failed.items()}
@@ -161,7 +161,7 @@ class Matrix:
                             self.reporter.warn(f"{name} on {column}: {error}")
                         continue
                     write_record(paths[name], result | {"towers": column, "environment": environment()})
-                    answers.remove()
+                answers.remove()
                 self.results[name, column] = read_json(paths[name], "cell of a matrix")
 
     def finished(self) -> set[tuple[str, str]]:

@@ -18,7 +18,7 @@ from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajecto
 from vldistill.experts.unfinished import Unfinished
 from vldistill.files import human_bytes, require_space
 from vldistill.interrupts import deferred_stop
-from vldistill.keeping import SAVE_SECONDS, SharedKeeper
+from vldistill.keeping import SAVE_SECONDS, SharedKeeper, clear_leftovers
 from vldistill.locks import held
 from vldistill.log import Mute, Progress, Reporter
 from vldistill.randomness import seed_of
@@ -31,6 +31,11 @@ from vldistill.workbench import Workbench
 def expert_path(folder: Path, index: int) -> Path:
     """Where expert ``index`` is kept."""
     return folder / f"expert-{index:03d}.safetensors"
+
+
+def _work_places(path: Path) -> tuple[Path, Path]:
+    """The folder in which the training of the expert at ``path`` is kept, and its lock."""
+    return path.with_suffix(".unfinished"), path.with_name(f".{path.stem}.lock")
 
 
 def expert_recipe(config: ExpertsConfig) -> Recipe:
@@ -101,15 +106,15 @@ def record_expert(
     steps = steps_in(len(bench.split("train").data), expert_recipe(config), config.steps_per_epoch)
     student = bench.student(_seed(config, index))
     note = expert_note(bench, config, index)
+    place, lock = _work_places(path)
     with ExitStack() as stack:
         if ranks.first:
-            stack.enter_context(held(path.with_name(f".{path.stem}.lock"), f"expert {index} in {path.parent}"))
+            stack.enter_context(held(lock, f"expert {index} in {path.parent}"))
         found = _finished(student.trained(), note, path, Mute())
         if ranks.of_first(found is not None):  # by another process, in the meantime
             return found or Trajectory(path)
         stop_asked = stack.enter_context(deferred_stop())
         progress = stack.enter_context(bench.reporter.progress(f"expert {index}", steps))
-        place = path.with_suffix(".unfinished")
         unfinished = Unfinished(
             f"expert {index}", place, note, bench.reporter, save_seconds, stop_asked, progress.advance
         )
@@ -226,6 +231,8 @@ def record_experts(
     """
     done = finished_experts(bench, config, folder, shard)
     missing = [index for index, expert in done.items() if expert is None]
+    for index in done.keys() - set(missing) if ranks.first else ():
+        clear_leftovers(*_work_places(expert_path(folder, index)))
     if missing:
         each = bytes_per_expert(bench, config)
         bench.reporter.info(

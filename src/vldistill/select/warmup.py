@@ -21,7 +21,7 @@ from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.files import digest, require_space, write_record
 from vldistill.interrupts import deferred_stop
-from vldistill.keeping import SAVE_SECONDS, FileKeeper
+from vldistill.keeping import SAVE_SECONDS, FileKeeper, clear_leftovers
 from vldistill.locks import held
 from vldistill.randomness import seed_of
 from vldistill.select.features import PairFeatures
@@ -94,16 +94,18 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
         "gallery": options.gallery,
     }
     folder = bench.cache / "warm-ups" / digest(key)
+    place, lock = folder / "unfinished", folder / ".lock"
     if _whole(folder, bench):
+        clear_leftovers(place, lock)
         return WarmUp(folder)
     count = len(image_captions) + sum(map(len, image_captions))
     require_space(bench.cache, count * bench.embedding_width * 2, "the warm-up's embeddings")
     bench.split("train")
     groups = galleries(image_captions, options.gallery, options.warmup_seed)
-    with held(folder / ".lock", "the warm-up", wait_seconds=math.inf):  # another process may be making it
+    with held(lock, "the warm-up", wait_seconds=math.inf):  # another process may be making it
         if not _whole(folder, bench):
             try:
-                _train(bench, groups, recipe, key, folder)
+                _train(bench, groups, recipe, key, folder, place)
             except DivergedError as error:
                 raise DivergedError(f"warm-up: {error} They are select.warmup_image_rate and _text_rate.") from None
             except Stopped as stop:
@@ -142,8 +144,10 @@ class _Keeper(FileKeeper):
         self.seen[:] = [tensors[f"seen/{epoch}"].clone() for epoch in range(about["epochs"])]
 
 
-def _train(bench: Workbench, groups: list[torch.Tensor], recipe: Recipe, key: Mapping[str, Any], folder: Path) -> None:
-    """Train the student or go on with it; write its embeddings (N, D) and (M, D) float16, and the counts (M,) int64."""
+def _train(
+    bench: Workbench, groups: list[torch.Tensor], recipe: Recipe, key: Mapping[str, Any], folder: Path, place: Path
+) -> None:
+    """Train the student or go on with it in ``place``; write embeddings (N, D), (M, D) float16, counts (M,) int64."""
     data, seed = bench.split("train").data, seed_of(key["seed"], "warm-up")
     student = bench.student(seed)
     images = torch.empty(len(data.images), bench.embedding_width, dtype=torch.float16)
@@ -152,7 +156,6 @@ def _train(bench: Workbench, groups: list[torch.Tensor], recipe: Recipe, key: Ma
     steps, embedded = steps_in(len(data), recipe), 0
     what = f"warm-up of {recipe.epochs} epochs"
     with deferred_stop() as stop_asked, bench.reporter.progress(what, steps) as bar:
-        place = folder / "unfinished"
         keeper = _Keeper("the warm-up", place, key, bench.reporter, SAVE_SECONDS, stop_asked, bar.advance)
 
         def after_epoch(epoch: int, loss: float) -> None:
