@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,22 +40,22 @@ class Reporter:
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
     @contextmanager
-    def progress(self, description: str, total: int, done: int = 0) -> Iterator[Progress]:
-        """Show ``description`` while ``total`` steps are done, ``done`` of them already."""
+    def progress(self, description: str, total: int, done: int = 0, seconds: float = math.inf) -> Iterator[Progress]:
+        """Show ``description`` while ``total`` steps are done, ``done`` of them already, or what ``seconds`` allow."""
         if self.quiet:
             yield _Silent()
         elif self._bars is not None:
-            task = _Bar(self._bars, description, total, done)
+            task = _Bar(self._bars, description, total, done, seconds)
             yield task
             task.remove()
         elif sys.stderr.isatty():
             with _rich_bars() as self._bars:
                 try:
-                    yield _Bar(self._bars, description, total, done)
+                    yield _Bar(self._bars, description, total, done, seconds)
                 finally:
                     self._bars = None
         else:
-            task = _Plain(description, total, done)
+            task = _Plain(description, total, done, seconds)
             yield task
             task.line()
 
@@ -90,25 +91,43 @@ class _Silent:
         """Show nothing."""
 
 
+class _Pace:
+    """How far work is, how fast it goes, and how many steps there will be before its time is over."""
+
+    def __init__(self, total: int, done: int, seconds: float) -> None:
+        self.total, self.done, self.first, self.limit = total, done, done, seconds
+        self.started = time.monotonic()
+
+    def rate(self) -> float:
+        """Steps per second."""
+        return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+
+    def expected(self) -> int:
+        """Steps there will be; all of them while that cannot be told."""
+        if self.limit == math.inf or self.done == self.first:
+            return self.total
+        left = max(0.0, self.limit - (time.monotonic() - self.started))
+        return min(self.total, self.done + math.ceil(left * self.rate()))
+
+
 class _Plain:
-    def __init__(self, description: str, total: int, done: int) -> None:
-        self.description, self.total, self.done, self.first = description, total, done, done
-        self.started = self.shown = time.monotonic()
+    def __init__(self, description: str, total: int, done: int, seconds: float) -> None:
+        self.description, self.pace = description, _Pace(total, done, seconds)
+        self.shown = self.pace.started
         self.figures: dict[str, float] = {}
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        self.done += steps
+        self.pace.done += steps
         self.figures = figures or self.figures
         if time.monotonic() - self.shown >= PLAIN_SECONDS:
             self.line()
 
     def line(self) -> None:
         self.shown = time.monotonic()
-        seconds = max(self.shown - self.started, 1e-9)
-        rate = (self.done - self.first) / seconds
-        left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
+        done, total, rate = self.pace.done, self.pace.expected(), self.pace.rate()
+        left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
         print(
-            f"{self.description}: {self.done}/{self.total}, {rate:.3g}/s{left}{_text(self.figures)}",
+            f"{self.description}: {done}/{total}, {rate:.3g}/s{left}{_text(self.figures)}",
             file=sys.stderr,
             flush=True,
         )
@@ -117,16 +136,15 @@ class _Plain:
 class _Bar:
     """One line of a rich display."""
 
-    def __init__(self, bars: RichProgress, description: str, total: int, done: int) -> None:
-        self.bars, self.count, self.figures = bars, 0, dict[str, float]()
-        self.started = time.monotonic()
+    def __init__(self, bars: RichProgress, description: str, total: int, done: int, seconds: float) -> None:
+        self.bars, self.pace, self.figures = bars, _Pace(total, done, seconds), dict[str, float]()
         self.task = bars.add_task(description, total=total, completed=done, figures="")
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        self.count += steps
+        self.pace.done += steps
         self.figures = figures or self.figures
-        rate = self.count / max(time.monotonic() - self.started, 1e-9)
-        self.bars.update(self.task, advance=steps, figures=f"{rate:.3g}/s{_text(self.figures)}")
+        shown = f"{self.pace.rate():.3g}/s{_text(self.figures)}"
+        self.bars.update(self.task, advance=steps, total=self.pace.expected(), figures=shown)
 
     def remove(self) -> None:
         self.bars.remove_task(self.task)

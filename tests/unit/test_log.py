@@ -74,6 +74,24 @@ def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str], monke
     assert lines[-1] == "work: 100/100, 2/s"
 
 
+def test_work_of_limited_time_expects_what_the_time_allows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(log.time, "monotonic", lambda: now)
+    with Reporter().progress("distilling", 1000, done=100, seconds=60) as bar:
+        for _ in range(30):
+            now += 2
+            bar.advance(1)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "distilling: 105/130, 0.5/s, 50 s left" and last == "distilling: 130/130, 0.5/s"
+    with on_a_terminal() as terminal, Reporter().progress("distilling", 1000, seconds=60) as bar:
+        for _ in range(30):
+            now += 2
+            bar.advance(1)
+    assert "30/30" in terminal.getvalue()
+
+
 def test_a_counter_is_silent_until_there_is_something_to_count(capsys: pytest.CaptureFixture[str]) -> None:
     with Reporter().counter("decoded"):
         pass

@@ -97,7 +97,9 @@ class Loop:
         self._began = time.monotonic() - self.progress.seconds
         trains = hasattr(self.method, "step")
         last = config.outer.iterations if trains else 0
-        with reporter.progress(f"{config.method}, {config.pairs} pairs", last, self.progress.iteration) as bar:
+        what, limit = f"{config.method}, {config.pairs} pairs", 60 * config.minutes - self.progress.seconds
+        seconds = max(0.0, limit) if config.minutes else math.inf
+        with reporter.progress(what, last, self.progress.iteration, seconds) as bar:
             while True:
                 iteration = self.progress.iteration
                 if iteration in config.keep and self.ranks.first:
