@@ -163,7 +163,7 @@ def test_images_that_are_not_used_do_not_pass_the_tower(bench: Workbench) -> Non
 
 def test_the_sets_own_recipe_is_the_inner_training(bench: Workbench) -> None:
     """A student trained by the exported recipe from the same start ends where the inner loop ended."""
-    options = BilevelOptions(steps=7, real_batch=8)
+    options = BilevelOptions(steps=7, real_batch=8, student_decay=5e-4)
     method, context, state = prepared(bench, options)
     exported = method.export(state, context)
     student = bench.student(context.seed_of("student"))
@@ -174,6 +174,17 @@ def test_the_sets_own_recipe_is_the_inner_training(bench: Workbench) -> None:
     split = bench.split("train").data
     value = infonce(student(split.images.rows(real), split.texts.rows(captions[0])))
     assert float(value.detach()) == pytest.approx(method.step(state, context).value, rel=1e-9)
+
+
+@pytest.mark.parametrize(("setting", "decay"), [("heads", 0.02), ("full", 0.003)])
+def test_the_sets_own_student_decays_more_where_only_heads_do(setting: str, decay: float, tmp_path: Path) -> None:
+    options = BilevelOptions(steps=4, weight_decay=0.003, student_decay=0.02)
+    encoder = replace(ENCODER, setting=setting)
+    bench = Workbench(data_config(tmp_path), encoder, torch.device("cpu"), Reporter(quiet=True))
+    method, context = Bilevel(), context_of(bench, options)
+    state = method.setup(starting_pairs(method, context), context)
+    plain = method.export(state, replace(context, options=replace(options, student_decay=0.003))).recipe
+    assert method.export(state, context).recipe == replace(plain, weight_decay=decay)
 
 
 def test_a_window_differentiates_its_steps_only(bench: Workbench) -> None:
@@ -232,6 +243,8 @@ def test_views_are_differentiable_and_drawn_from_the_generator() -> None:
         ({"window": 5}, "needs bilevel.momentum 0"),
         ({"curriculum": 2.0}, "part of the iterations"),
         ({"schedule": "cosin"}, "Did you mean cosine"),
+        ({"student_decay": -0.1}, "bilevel.student_decay is -0.1; expected 0 or more"),
+        ({"weight_decay": float("inf")}, "bilevel.weight_decay is inf"),
         ({"estimator": "adjoin"}, "Did you mean adjoint"),
     ],
 )

@@ -43,6 +43,8 @@ class BilevelOptions:
         rank: of a learned soft similarity; 0 learns none.
         alpha: scale of the low-rank part of the similarity.
         estimator: of the gradient: adjoint, unrolled, tesla or difference.
+        student_decay: weight decay of the set's own recipe in setting heads, where it takes away what is left of the
+            random start in directions that no pair shows; with trained towers it is weight_decay.
         towers: other image towers to learn for: each iteration draws the run's own or one of these, so that the set
             leans on what they have in common and moves better to a tower it was not made with.
     """
@@ -61,6 +63,7 @@ class BilevelOptions:
     rank: int = 0
     alpha: float = 1.0
     estimator: str = "adjoint"
+    student_decay: float = 0.01
     towers: tuple[ImageTowerConfig, ...] = ()
 
     def __post_init__(self) -> None:
@@ -71,8 +74,9 @@ class BilevelOptions:
             raise ConfigError(f"bilevel.real_batch is {self.real_batch}; expected at least 2 images.")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"bilevel.momentum is {self.momentum}; expected a number in [0, 1).")
-        if self.weight_decay < 0 or self.rank < 0:
-            raise ConfigError("bilevel.weight_decay and bilevel.rank cannot be negative.")
+        for name in ("weight_decay", "student_decay", "rank"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"bilevel.{name} is {getattr(self, name)}; expected 0 or more.")
         if not 0 <= self.curriculum <= 1:
             raise ConfigError(f"bilevel.curriculum is {self.curriculum}; expected a part of the iterations, 0 to 1.")
         if not 0 <= self.window <= self.steps:
@@ -228,7 +232,7 @@ class Bilevel:
         return loss
 
     def export(self, state: State, context: Context) -> DistilledSet:
-        """The set with the student that was trained inside: its steps, rates, momentum and decay."""
+        """The set with the student of the inner loop: its steps, rates and momentum; in ``heads`` with more decay."""
         options: BilevelOptions = context.options
         per_epoch = context.config.pairs * context.config.captions // (options.minibatch or context.config.pairs)
         epochs = max(1, math.ceil(options.steps / per_epoch))
@@ -238,7 +242,7 @@ class Bilevel:
             epochs=epochs,
             batch=options.minibatch or context.config.pairs,
             momentum=options.momentum,
-            weight_decay=options.weight_decay,
+            weight_decay=options.student_decay if context.bench.setting == "heads" else options.weight_decay,
             schedule="constant",
             dropout=0.0,
             temperature=context.bench.encoder_config.temperature,
