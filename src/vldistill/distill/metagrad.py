@@ -42,8 +42,10 @@ from vldistill.distill.inner import (
     leaf,
 )
 from vldistill.distill.matching import MatchingLoss, matching_loss
+from vldistill.distill.spanned import Span, SpannedRun
 from vldistill.distill.tape import Tape, TapeStorage, tape_bytes, tensor_bytes
-from vldistill.errors import MatchingError
+from vldistill.errors import ConfigError, MatchingError
+from vldistill.memory import GraphBytes
 
 __all__ = [
     "ESTIMATORS",
@@ -51,11 +53,15 @@ __all__ = [
     "InnerStep",
     "MatchingLoss",
     "NonFiniteError",
+    "Span",
     "TapeStorage",
     "hypergradient",
     "matching_loss",
     "tape_bytes",
 ]
+
+
+GRAPH_ROOM = 2**30  # bytes of graphs that a spanned run keeps for the way back
 
 
 class NonFiniteError(MatchingError):
@@ -90,6 +96,7 @@ def hypergradient(
     weight_decay: float = 0.0,
     estimator: str = "adjoint",
     storage: TapeStorage | None = None,
+    spans: Sequence[Span] = (),
 ) -> Hypergradient:
     """The gradient of ``outer_loss(theta_T)`` with respect to ``distilled`` and ``rates``.
 
@@ -98,6 +105,8 @@ def hypergradient(
     ``distilled`` {name: tensor}: a tensor that the inner loss does not use gets a zero gradient. ``rates``
     {group: () or (T,)}: above zero, one for each group of ``start``. ``steps``: T of them.
     ``storage``: where the copies theta_0 .. theta_T are kept; `tape_bytes` tells how much they take.
+    ``spans``: linear layers that read distilled rows and nothing else; with `adjoint` they are never written out, and
+    the inner loss gets their products (:class:`~vldistill.distill.spanned.Span`).
 
     Attention inside ``inner_loss`` is computed with the math kernel, because the fused ones cannot be
     differentiated twice; `difference` leaves the choice of kernel alone.
@@ -109,6 +118,13 @@ def hypergradient(
     run = InnerRun.build(inner_loss, start, distilled, rates, steps, momentum, weight_decay, estimator)
     if estimator == "unrolled":
         return _unrolled(run, outer_loss, rates)
+    if spans:
+        if estimator != "adjoint":
+            raise ConfigError(f"spans are for estimator 'adjoint', not '{estimator}'.")
+        spanned = SpannedRun.build(run, spans)
+        copies = tensor_bytes(spanned.rest.start) * (2 if momentum else 1)
+        with Tape(storage or TapeStorage(), copies, len(steps)) as tape:
+            return _spanned_sweep(spanned, outer_loss, rates, tape)
     copies = tensor_bytes(run.start) * (2 if momentum else 1)
     with Tape(storage or TapeStorage(), copies, len(steps)) as tape:
         return _sweep(run, outer_loss, rates, tape, estimator)
@@ -256,6 +272,96 @@ def _pull_exact(graph: _Graph, nu: list[Tensor], through: bool) -> Pulled:
         parts = list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True))
     split = len(graph.distilled)
     return Pulled(g, parts[split:] if through else [None] * len(g), parts[:split])
+
+
+def _spanned_sweep(
+    spanned: SpannedRun, outer_loss: OuterLoss, rates: Mapping[str, Tensor], tape: Tape
+) -> Hypergradient:
+    """As :func:`_sweep` with exact gradients, for a run with spanned layers.
+
+    Graphs of the first steps are kept for the way back while they have room: those of heads are small.
+    """
+    run, layers, count = spanned.rest, spanned.layers, len(spanned.rest.start)
+    theta, graphs = _spanned_forward(spanned, tape)
+    reached = spanned.joined(theta)
+    value, slopes_of_all = _outer_gradient(spanned.whole, outer_loss, reached)
+    lam = spanned.turn(slopes_of_all)
+    nu = [torch.zeros_like(x) for x in lam]
+    ds: list[Tensor | None] = [None] * len(run.distilled)
+    slopes: dict[str, list[Tensor]] = {group: [] for group in run.eta}
+    for t in reversed(range(len(run.steps))):
+        taped = tape.pop()
+        theta_t, v = taped[:count], taped[count:]
+        for (group, _), n, x in zip(run.keys, nu, lam):
+            n.mul_(run.momentum).add_(x, alpha=-run.eta[group][t])  # (4)
+        rows = spanned.rows(t)
+        flows = [layer.back(run.eta[layer.span.group][t], run.momentum) for layer in layers]
+        weights = [*nu, *(layer.weights(index) for layer, index in zip(layers, rows))]
+        graph = graphs.pop(t, None)
+        if graph is None:
+            again = [layer.products_again(index) for layer, index in zip(layers, rows)]
+            graph = _spanned_graph(spanned, t, theta_t, again)
+        pulled = _pull_exact(graph, weights, through=True)
+        del graph
+        v = v or run.velocity(pulled.g[:count], theta_t, None)
+        for group, members in run.members.items():  # (5)
+            own = [flow for layer, flow in zip(layers, flows) if layer.span.group == group]
+            own += [-inner_product([v[i] for i in members], [lam[i] for i in members])] if members else []
+            slopes[group].append(torch.stack(own).sum())
+        ds = [_plus(total, part) for total, part in zip(ds, pulled.distilled)]  # (7)
+        for x, n, part in zip(lam, nu, pulled.theta):  # (8)
+            if run.weight_decay:
+                x.add_(n, alpha=run.weight_decay)
+            if part is not None:
+                x.add_(part)
+        for layer, index, slope, part in zip(layers, rows, pulled.g[count:], pulled.theta[count:]):
+            layer.absorb(index, slope, torch.zeros_like(slope) if part is None else part, run.weight_decay)
+        del taped, theta_t, v, pulled
+    gradients = {
+        name: torch.zeros_like(tensor) if part is None else part
+        for (name, tensor), part in zip(run.distilled.items(), ds)
+    }
+    gradients |= {layer.span.data: layer.gradient() for layer in layers}
+    return Hypergradient(value, gradients, _rate_gradients(slopes, rates), spanned.whole.named(reached))
+
+
+def _spanned_forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _Graph]]:
+    """theta_T of the other parameters, with every theta_t and v_{t+1} on the tape, and the graphs that have room."""
+    run, layers = spanned.rest, spanned.layers
+    theta, v, graphs, bytes_each = run.start, None, dict[int, _Graph](), 0
+    for t in range(len(run.steps)):
+        rows = spanned.rows(t)
+        products = [layer.products(index) for layer, index in zip(layers, rows)]
+        if t == 0:
+            counted = GraphBytes()
+            with counted:
+                graph = _spanned_graph(spanned, t, theta, products)
+            bytes_each = counted.count
+        if t == 0 or (t + 1) * bytes_each <= GRAPH_ROOM or t == len(run.steps) - 1:
+            graphs[t] = graph if t == 0 else _spanned_graph(spanned, t, theta, products)
+            g = filled([None if x is None else x.detach() for x in graphs[t].g], graphs[t].theta)
+        else:
+            leaves, reads = ([leaf(x) for x in part] for part in (theta, products))
+            loss = spanned.loss(t, leaves, reads, run.distilled)
+            g = filled(torch.autograd.grad(loss, [*leaves, *reads], allow_unused=True), [*leaves, *reads])
+            del loss, leaves, reads
+        v = run.velocity(g[: len(theta)], theta, v)
+        tape.push([*theta, *v] if run.momentum else theta)
+        for layer, index, slope in zip(layers, rows, g[len(theta) :]):
+            layer.move(index, slope, run.eta[layer.span.group][t], run.momentum, run.weight_decay)
+        theta = run.moved(t, theta, v)
+        v = v if run.momentum else None
+        del g
+    return theta, graphs
+
+
+def _spanned_graph(spanned: SpannedRun, t: int, theta: Sequence[Tensor], products: Sequence[Tensor]) -> _Graph:
+    """Step t's graph alone, in which the layers' products stand beside the parameters."""
+    leaves, reads = ([leaf(tensor) for tensor in part] for part in (theta, products))
+    s = {name: leaf(tensor) for name, tensor in spanned.rest.distilled.items()}
+    loss = spanned.loss(t, leaves, reads, s)
+    inputs = [*leaves, *reads]
+    return _Graph(inputs, s, list(torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)))
 
 
 def _rate_gradients(slopes: dict[str, list[Tensor]], rates: Mapping[str, Tensor]) -> dict[str, Tensor]:

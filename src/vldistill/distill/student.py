@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from vldistill.distill.metagrad import InnerStep
+from vldistill.distill.metagrad import InnerStep, Span
 from vldistill.distill.methods import Context
-from vldistill.encoders.dual import DualEncoder
+from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.errors import ConfigError
 from vldistill.losses import SOFT_LOSSES, infonce
 
@@ -19,27 +19,43 @@ def inner_loss(
     distilled: Mapping[str, torch.Tensor],
     step: InnerStep,
     soft_loss: str = "soft_infonce",
+    spans: Sequence[Span] = (),
 ) -> torch.Tensor:
     """The contrastive loss of ``student`` with ``params`` on the rows of ``step``.
 
     Args:
         distilled: ``images`` and ``texts``, and ``similarity`` (N, N) where soft targets are learned.
         soft_loss: the loss where there is a similarity; without one it is InfoNCE.
+        spans: of heads: the tensors they read are products of the step's rows already.
     """
     images, texts, similarity = rows_of(distilled, step)
-    return contrastive(student(images, texts, params), similarity, soft_loss)
+    multiplied = {span.group for span in spans}
+    embedded = [
+        student.embed(side, inputs, params, multiplied=side in multiplied)
+        for side, inputs in (("image", images), ("text", texts))
+    ]
+    return contrastive(student.logits(*embedded), similarity, soft_loss)
+
+
+def head_spans(student: DualEncoder, distilled: Mapping[str, torch.Tensor]) -> tuple[Span, ...]:
+    """The sides whose first layer need not be written out: heads that read fewer distilled rows than features."""
+    return tuple(
+        Span(side, "project.weight", data)
+        for side, data in (("image", "images"), ("text", "texts"))
+        if isinstance(student.side(side), Head) and distilled[data].shape[:-1].numel() < distilled[data].shape[-1]
+    )
 
 
 def rows_of(
     distilled: Mapping[str, torch.Tensor], step: InnerStep
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Images, texts and, if there is one, the similarity of the rows of ``step``."""
+    """Images, texts and, if there is one, the similarity of the rows of ``step``; as many rows are those already."""
     images, texts, similarity = distilled["images"], distilled["texts"], distilled.get("similarity")
     if texts.ndim == 3:  # several texts for each image: one of them in each step
         texts = texts[:, step.t % texts.shape[1]]
-    if len(step.index) < len(images):
-        images, texts = images[step.index], texts[step.index]
-        similarity = None if similarity is None else similarity[step.index][:, step.index]
+    images, texts = (side if len(side) == len(step.index) else side[step.index] for side in (images, texts))
+    if similarity is not None and len(similarity) > len(step.index):
+        similarity = similarity[step.index][:, step.index]
     return images, texts, similarity
 
 

@@ -40,9 +40,9 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width_out)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Embeddings (B, width_out) of features (B, width_in)."""
-        projected = self.project(features)
+    def forward(self, features: torch.Tensor, multiplied: bool = False) -> torch.Tensor:
+        """Embeddings (B, width_out) of features (B, width_in), or of their products with the first layer's weight."""
+        projected = features + self.project.bias if multiplied else self.project(features)
         return self.norm(projected + self.dropout(self.mix(F.gelu(projected))))
 
 
@@ -86,11 +86,23 @@ class DualEncoder(nn.Module):
         return parts
 
     def embed(
-        self, group: str, inputs: torch.Tensor, params: Mapping[str, Mapping[str, torch.Tensor]] | None = None
+        self,
+        group: str,
+        inputs: torch.Tensor,
+        params: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+        *,
+        multiplied: bool = False,
     ) -> torch.Tensor:
-        """L2-normalised embeddings (B, D) of one side, with ``params`` in place of its own if given."""
-        module = self.side(group)
-        out = module(inputs) if params is None else functional_call(module, dict(params[group]), (inputs,))
+        """L2-normalised embeddings (B, D) of one side, with ``params`` in place of its own if given.
+
+        Args:
+            multiplied: of a head: ``inputs`` are products of features with its first layer's weight.
+        """
+        module, named = self.side(group), {"multiplied": True} if multiplied else {}
+        if params is None:
+            out = module(inputs, **named)
+        else:
+            out = functional_call(module, dict(params[group]), (inputs,), named)
         return F.normalize(out, dim=-1)
 
     def logits(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:

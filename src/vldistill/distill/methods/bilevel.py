@@ -14,7 +14,7 @@ from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.similarity import similarity_matrix, start_similarity
 from vldistill.distill.start import Start
-from vldistill.distill.student import check_minibatch, inner_loss, inner_steps
+from vldistill.distill.student import check_minibatch, head_spans, inner_loss, inner_steps
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups
 from vldistill.errors import ConfigError, unknown
@@ -157,8 +157,9 @@ class Bilevel:
         plain = {side: rate.detach().to(distilled["texts"].dtype) for side, rate in rates.items()}
         first, last = self._window(options, context, count)
         begin = self._advance(student, distilled, plain, steps[:first])
+        spans = head_spans(student, distilled) if options.estimator == "adjoint" else ()
         found = hypergradient(
-            lambda params, made, step: inner_loss(student, params, made, step),
+            lambda params, made, step: inner_loss(student, params, made, step, spans=spans),
             self._outer_loss(student, context),
             begin,
             distilled,
@@ -167,6 +168,7 @@ class Bilevel:
             momentum=options.momentum,
             weight_decay=options.weight_decay,
             estimator=options.estimator,
+            spans=spans,
         )
         outputs = list(rates.values()) + ([] if similarity is None else [similarity])
         slopes = [_padded(found.rates[side], rates[side], first) for side in SIDES]

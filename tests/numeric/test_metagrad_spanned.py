@@ -1,0 +1,95 @@
+"""Layers that are never written out: the gradient is that of the plain run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from vldistill.distill import metagrad
+from vldistill.distill.metagrad import InnerStep, Span, hypergradient
+from vldistill.distill.student import head_spans, inner_loss
+from vldistill.encoders.dual import SIDES, DualEncoder, Head
+from vldistill.errors import ConfigError
+from vldistill.losses import infonce
+from vldistill.randomness import generator
+
+PAIRS, IMAGE, TEXT, WIDTH = 5, 9, 7, 4
+BOTH = (Span("image", "project.weight", "images"), Span("text", "project.weight", "texts"))
+
+
+def normal(*shape: int, name: str) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator(0, name), dtype=torch.float64)
+
+
+def student() -> DualEncoder:
+    torch.manual_seed(0)
+    return DualEncoder(Head(IMAGE, WIDTH), Head(TEXT, WIDTH), 5.0).double()
+
+
+def gradient(spans: tuple[Span, ...], *, minibatch: int = 0, captions: int = 0, soft: bool = False, **options: Any):
+    """Of the loss of real pairs, after six steps on distilled ones."""
+    encoder = student()
+    texts = (PAIRS, captions, TEXT) if captions else (PAIRS, TEXT)
+    distilled = {"images": normal(PAIRS, IMAGE, name="images"), "texts": normal(*texts, name="texts")}
+    if soft:
+        distilled["similarity"] = torch.eye(PAIRS).double() + 0.1 * normal(PAIRS, PAIRS, name="similarity")
+    real = normal(8, IMAGE, name="real images"), normal(8, TEXT, name="real texts")
+    draw = generator(0, "rows")
+    steps = [InnerStep(t, torch.randperm(PAIRS, generator=draw)[: minibatch or PAIRS], t) for t in range(6)]
+    if not minibatch:
+        steps = [InnerStep(step.t, torch.arange(PAIRS), step.seed) for step in steps]
+    rates = {"image": torch.linspace(0.3, 0.1, 6).double(), "text": torch.tensor(0.2).double()}
+    found = hypergradient(
+        lambda params, made, step: inner_loss(encoder, params, made, step, spans=spans),
+        lambda params: infonce(encoder(*real, params)),
+        {side: {n: p.detach() for n, p in named.items()} for side, named in encoder.trained().items()},
+        distilled,
+        rates,
+        steps,
+        spans=spans,
+        **options,
+    )
+    params = {f"{side}.{name}": tensor for side, named in found.params.items() for name, tensor in named.items()}
+    rated = {f"rate {side}": found.rates[side] for side in SIDES}
+    return {"value": found.value, **found.distilled, **rated, **params}
+
+
+@pytest.mark.parametrize("spans", [BOTH, BOTH[:1], BOTH[1:]], ids=["both", "images", "texts"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        {},
+        {"momentum": 0.9, "weight_decay": 0.05},
+        {"minibatch": 3, "momentum": 0.9, "weight_decay": 0.05},
+        {"minibatch": 3, "captions": 2, "momentum": 0.5},
+        {"captions": 3, "weight_decay": 0.05},
+        {"minibatch": 4, "soft": True, "momentum": 0.9, "weight_decay": 0.05},
+    ],
+    ids=["plain", "momentum", "minibatches", "several captions", "captions and decay", "similarity"],
+)
+@pytest.mark.parametrize("room", [0, 2**30])
+def test_the_gradient_is_that_of_the_whole_run(
+    case: dict[str, Any], spans: tuple[Span, ...], room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metagrad, "GRAPH_ROOM", room)
+    found, expected = gradient(spans, **case), gradient((), **case, estimator="unrolled")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert float(tensor.norm()) > 0, name
+        torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_spans_are_where_they_save_something() -> None:
+    encoder, few, many = student(), torch.zeros(5, TEXT), torch.zeros(8, TEXT)
+    assert head_spans(encoder, {"images": torch.zeros(5, IMAGE), "texts": few}) == BOTH
+    assert head_spans(encoder, {"images": torch.zeros(8, IMAGE), "texts": many}) == BOTH[:1]
+    assert head_spans(encoder, {"images": torch.zeros(5, IMAGE), "texts": torch.zeros(5, 2, TEXT)}) == BOTH[:1]
+    trained = DualEncoder(torch.nn.Sequential(Head(IMAGE, WIDTH)), Head(TEXT, WIDTH), 5.0)
+    assert head_spans(trained, {"images": torch.zeros(5, 3, 8, 8), "texts": few}) == BOTH[1:]
+
+
+def test_spans_are_of_exact_gradients() -> None:
+    with pytest.raises(ConfigError, match="not 'tesla'"):
+        gradient(BOTH, estimator="tesla")
