@@ -6,7 +6,8 @@ iteration itself is here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from vldistill.distill.matching import REDUCTIONS
 from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient, matching_loss
 from vldistill.distill.methods import Context, State, Update
 from vldistill.distill.similarity import KINDS, similarity_gradients, similarity_matrix
-from vldistill.distill.student import check_walk
+from vldistill.distill.student import check_walk, head_spans
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
@@ -26,7 +27,7 @@ from vldistill.losses import SOFT_LOSSES
 
 Segment = tuple[Groups, Groups]
 """Where an expert stood, and where it stood some epochs later."""
-Inner = Callable[[Groups, Mapping[str, torch.Tensor], InnerStep], torch.Tensor]
+Inner = Callable[..., torch.Tensor]
 """The student's loss, of its parameters, the distilled tensors and the inner step."""
 
 
@@ -118,10 +119,14 @@ def matching_update(
     segment: Segment,
     inner: Inner,
     steps: Sequence[InnerStep],
+    spanned: bool = False,
 ) -> Update:
     """Run the student along ``steps`` from the segment's start and differentiate its distance to the target.
 
     Uses ``estimator``, ``reduce`` and, for a learned similarity, ``alpha`` of the method's options.
+
+    Args:
+        spanned: whether ``inner`` takes ``spans``, as :func:`~vldistill.distill.student.inner_loss` does.
     """
     options = context.options
     begin, target = segment
@@ -131,14 +136,17 @@ def matching_update(
     similarity = similarity_matrix(state.variables, alpha)
     if similarity is not None:
         distilled["similarity"] = similarity
+    exact = spanned and options.estimator == "adjoint"
+    spans = head_spans(context.bench.architecture, distilled) if exact else ()
     found = hypergradient(
-        inner,
+        functools.partial(inner, spans=spans) if spans else inner,
         lambda params: matching_loss(params, begin, target, reduce=options.reduce).value,
         begin,
         distilled,
         learned_rates(state),
         steps,
         estimator=options.estimator,
+        spans=spans,
     )
     gradients = {
         "images": encoded.pull(found.distilled["images"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from vldistill.distill.learned import export_set, published_recipe, start_variables
@@ -64,13 +65,13 @@ class BiTrajectoryMatching:
     def step(self, state: State, context: Context) -> Update:
         """Draw a segment, run the student, and differentiate the matching loss."""
         options: BitrajOptions = context.options
-        student = context.bench.architecture
         return matching_update(
             state,
             context,
             draw_segment(context, range(options.max_start_epoch), options.expert_epochs),
-            lambda params, distilled, step: inner_loss(student, params, distilled, step),
+            functools.partial(inner_loss, context.bench.architecture),
             inner_steps(context, options.syn_steps, options.minibatch),
+            spanned=True,
         )
 
     def export(self, state: State, context: Context) -> DistilledSet:
