@@ -88,6 +88,9 @@ def heads_table(result: dict[str, Any]) -> str:
         "naive_over_ours": "an outer iteration that encodes the images in every step, over ours",
     }
     rows = [[text, f"{result['ratios'][name]['seconds']:.2f}"] for name, text in words.items()]
+    for pairs, ratio in result["ratios"].get("spanned_over_written", {}).items():
+        what = f"{result['spanned_steps']} inner steps of {pairs} pairs and their gradient, spanned over written out"
+        rows.append([what, f"{ratio['seconds']:.2f}"])
     tower = result["tower"]
     return (
         f"{markdown(['time of', 'ratio'], rows)}\n\n{tower['name']} at {tower['size']} px, {tower['pairs']} pairs, "

@@ -279,7 +279,7 @@ def _spanned_sweep(
 ) -> Hypergradient:
     """As :func:`_sweep` with exact gradients, for a run with spanned layers.
 
-    Graphs of the first steps are kept for the way back while they have room: those of heads are small.
+    Graphs of the first steps are kept for the way back while GRAPH_ROOM lasts: those of heads are small.
     """
     run, layers, count = spanned.rest, spanned.layers, len(spanned.rest.start)
     theta, graphs = _spanned_forward(spanned, tape)

@@ -1,23 +1,24 @@
 """The gradient through inner steps whose first layers never leave the span of the distilled rows.
 
-A head begins with a linear layer p = W x + bias, and its inputs are the rows of X (N, D), the distilled features. SGD
-moves W along sums of outer products with those rows, and all that the steps read of W are its products with them. With
-`metagrad`'s symbols, G and H (N, H), a and b numbers:
+A head begins with a linear layer p = W x + bias, W (P, D), and its inputs are the rows of X (N, D), the distilled
+features. SGD moves W along sums of outer products with those rows, and all that the steps read of W is their products
+with it. With the symbols of `metagrad`, G and H (N, P), a and b numbers:
 
-    W_t = a W_0 + G^T X         p = a X W_0^T + K G         K = X X^T
-    v_t = b W_0 + H^T X         and with d = d inner / d p, on the rows of the step:
+    W_t = a W_0 + G^T X         products X W_t^T = a X W_0^T + K G,   K = X X^T (N, N)
+    v_t = b W_0 + H^T X         and with d = d inner / d p (B, P) on the rows of the step:
     H <- mu H + wd G + d,       b <- mu b + wd a            (2)
     G <- G - eta H,             a <- a - eta b              (3)
 
-The way back has the same form. With L = d outer / d W_T, lambda = s L + R^T X and nu = c L + M^T X; the gradient of the
-layer is g = d^T X, so that (6) becomes <g, nu> = <d, c X L^T + K M>, and with q = d h / d p on the rows of the step:
+The way back has the same form. With L = d outer / d W_T, lambda = s L + R^T X and nu = c L + M^T X. The gradient of the
+layer is d^T X, so that its part of (6) is <d, X nu^T> = <d, c X L^T + K M>; with q = d h / d p on the rows of the step:
 
-    d eta = -<v, lambda>, from W_0, L, X W_0^T, X L^T and K alone        (5)
+    d eta = -<v, lambda>, of W_0, L, X W_0^T, X L^T and K alone          (5)
     d X  += q W_t + d nu, which adds up to A W_0 + C L + J X             (7)
     R    <- R + wd M + q,       s <- s + wd c                            (8)
 
-Every step costs products with (N, N) and (N, H) where the plain run has (H, D) and (B, D): the layer is all but free
-where there are fewer rows than features, and the result is the same up to rounding.
+Every step costs products of (N, N) and (N, P) where the plain run has (P, D) and (B, D): the layer is all but free
+where there are fewer rows than features, and the result is the same up to rounding. G and H of every step stay in
+memory for the way back.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from vldistill.distill.inner import InnerRun, InnerStep, inner_product
 class Span:
     """A linear layer whose inputs are rows of a distilled tensor and nothing else.
 
-    The inner loss gets the products (B, H) of its step's rows under ``data``, without the bias, and no parameter
+    The inner loss gets the products (B, P) of its step's rows under ``data``, without the bias, and no parameter
     ``name``. Of a distilled tensor (N, C, D) step t takes the rows [:, t mod C].
     """
 
@@ -43,11 +44,11 @@ class Span:
     name: str
     data: str
 
-    def rows(self, step: InnerStep, shape: torch.Size) -> Tensor | None:
+    def rows(self, step: InnerStep, data: Tensor) -> Tensor | None:
         """Rows (B,) of the step, distinct, in the distilled tensor as (N C, D); None is all of them in order."""
-        if len(shape) == 3:
-            return step.index * shape[1] + step.t % shape[1]
-        return None if len(step.index) == shape[0] else step.index
+        if data.ndim == 3:
+            return (step.index * data.shape[1] + step.t % data.shape[1]).to(data.device)
+        return None if len(step.index) == len(data) else step.index.to(data.device)
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Layer:
     """A spanned layer on its way there and back; the names are those of the module's text."""
 
     span: Span
-    weight: Tensor  # W_0 (H, D)
+    weight: Tensor  # W_0 (P, D)
     data: Tensor
     x: Tensor = field(init=False)
     a: float = 1.0
@@ -71,7 +72,7 @@ class Layer:
         self.passed: list[tuple[float, float, Tensor, Tensor]] = []  # a_t, b_{t+1}, G_t, H_{t+1}
 
     def products(self, rows: Tensor | None) -> Tensor:
-        """X W_t^T of ``rows``, (B, H), at the step that is being made."""
+        """X W_t^T of ``rows``, (B, P), at the step that is being made."""
         return self.a * _rows(self.first, rows) + _rows(self.kg, rows)
 
     def products_again(self, rows: Tensor | None) -> Tensor:
@@ -80,7 +81,7 @@ class Layer:
         return torch.addmm(_rows(self.first, rows), _rows(self.gram, rows), g, beta=a)
 
     def move(self, rows: Tensor | None, slope: Tensor, rate: float, momentum: float, decay: float) -> None:
-        """One step by (2) and (3), with the slope d (B, H) of the products."""
+        """One step by (2) and (3), with the slope d (B, P) of the products."""
         before = self.a, self.g
         self.h = _added(momentum * self.h + decay * self.g, rows, slope)
         self.kh = momentum * self.kh + decay * self.kg + _columns(self.gram, rows) @ slope
@@ -94,7 +95,7 @@ class Layer:
         return torch.addmm(self.weight, self.g.T, self.x, beta=self.a)
 
     def turn(self, slope: Tensor) -> None:
-        """Begin the way back with L, the slope of W_T (H, D)."""
+        """Begin the way back with L, the slope of W_T (P, D)."""
         self.slope, self.across = slope, self.x @ slope.T
         self.along = float(inner_product([self.weight], [slope]))
         self.r = self.m = self.kr = self.km = torch.zeros_like(self.first)
@@ -110,11 +111,11 @@ class Layer:
         return -(flows + b * self.s * self.along)
 
     def weights(self, rows: Tensor | None) -> Tensor:
-        """X nu^T of ``rows``, (B, H): what (6) weighs the slopes of the products with."""
+        """X nu^T of ``rows``, (B, P): what (6) weighs the slopes of the products with."""
         return self.c * _rows(self.across, rows) + _rows(self.km, rows)
 
     def absorb(self, rows: Tensor | None, slope: Tensor, pulled: Tensor, decay: float) -> None:
-        """Equations (7) and (8), with d (``slope``) and q (``pulled``) of the step's rows, (B, H)."""
+        """Equations (7) and (8), with d (``slope``) and q (``pulled``) of the step's rows, (B, P)."""
         a, _, g, _ = self.passed.pop()
         self.to_weight = _added(self.to_weight, rows, a * pulled)
         self.to_slope = _added(self.to_slope, rows, self.c * slope)
@@ -154,7 +155,7 @@ class SpannedRun:
 
     def rows(self, t: int) -> list[Tensor | None]:
         """Rows of step t, by layer."""
-        return [layer.span.rows(self.whole.steps[t], layer.data.shape) for layer in self.layers]
+        return [layer.span.rows(self.whole.steps[t], layer.data) for layer in self.layers]
 
     def loss(self, t: int, theta: Sequence[Tensor], products: Sequence[Tensor], others: dict[str, Tensor]) -> Tensor:
         """inner(theta_t, s, t) of the other parameters and the layers' products."""
