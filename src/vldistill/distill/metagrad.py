@@ -22,6 +22,7 @@ differences of first-order gradients along nu. The founding use of the first is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,7 +62,7 @@ __all__ = [
 ]
 
 
-GRAPH_ROOM = 2**30  # bytes of graphs that a spanned run keeps for the way back
+GRAPH_ROOM = 2**30  # bytes of graphs that a run with spanned layers keeps for the way back
 
 
 class NonFiniteError(MatchingError):
@@ -116,18 +117,14 @@ def hypergradient(
     `NonFiniteError` when the outer loss is not finite.
     """
     run = InnerRun.build(inner_loss, start, distilled, rates, steps, momentum, weight_decay, estimator)
+    if spans and estimator != "adjoint":
+        raise ConfigError(f"spans are for estimator 'adjoint', not '{estimator}'.")
     if estimator == "unrolled":
         return _unrolled(run, outer_loss, rates)
-    if spans:
-        if estimator != "adjoint":
-            raise ConfigError(f"spans are for estimator 'adjoint', not '{estimator}'.")
-        spanned = SpannedRun.build(run, spans)
-        copies = tensor_bytes(spanned.rest.start) * (2 if momentum else 1)
-        with Tape(storage or TapeStorage(), copies, len(steps)) as tape:
-            return _spanned_sweep(spanned, outer_loss, rates, tape)
-    copies = tensor_bytes(run.start) * (2 if momentum else 1)
+    spanned = SpannedRun.build(run, spans)
+    copies = tensor_bytes(spanned.rest.start) * (2 if momentum else 1)
     with Tape(storage or TapeStorage(), copies, len(steps)) as tape:
-        return _sweep(run, outer_loss, rates, tape, estimator)
+        return _sweep(spanned, outer_loss, rates, tape, estimator)
 
 
 def _outer(run: InnerRun, outer_loss: OuterLoss, theta: Sequence[Tensor]) -> Tensor:
@@ -182,12 +179,17 @@ class _Graph:
 
 
 def _sweep(
-    run: InnerRun, outer_loss: OuterLoss, rates: Mapping[str, Tensor], tape: Tape, estimator: str
+    spanned: SpannedRun, outer_loss: OuterLoss, rates: Mapping[str, Tensor], tape: Tape, estimator: str
 ) -> Hypergradient:
-    """The forward run, then equations (4) to (8) from the last step to the first."""
-    count = len(run.start)
-    theta, graph = _forward(run, tape)
-    value, lam = _outer_gradient(run, outer_loss, theta)
+    """The forward run, then equations (4) to (8) from the last step to the first.
+
+    Lists over what the steps move begin with the parameters and end with the products of spanned layers, if any.
+    """
+    run, layers, count = spanned.rest, spanned.layers, len(spanned.rest.start)
+    theta, graphs = _forward(spanned, tape)
+    reached = spanned.joined(theta)
+    value, slope = _outer_gradient(spanned.whole, outer_loss, reached)
+    lam = spanned.turn(slope)
     nu = [torch.zeros_like(x) for x in lam]
     ds: list[Tensor | None] = [None] * len(run.distilled)
     slopes: dict[str, list[Tensor]] = {group: [] for group in run.eta}
@@ -197,15 +199,21 @@ def _sweep(
         theta_t, v = taped[:count], taped[count:]
         for (group, _), n, x in zip(run.keys, nu, lam):
             n.mul_(run.momentum).add_(x, alpha=-run.eta[group][t])  # (4)
+        rows = spanned.rows(t)
+        flows = [layer.back(run.eta[layer.span.group][t], run.momentum) for layer in layers]
         if run.second_order:
-            pulled = _pull_exact(graph or _graph(run, t, theta_t), nu, through=t > 0 and estimator == "adjoint")
-            graph = None
+            weights = [*nu, *(layer.weights(index) for layer, index in zip(layers, rows))]
+            graph = graphs.pop(t, None) or _graph(spanned, t, theta_t, spanned.products_again(rows))
+            pulled = _pull_exact(graph, weights, through=bool(layers) or (t > 0 and estimator == "adjoint"))
+            del graph
         else:
             pulled = pull_difference(run, t, theta_t, nu)
             error = difference_error(run, t, theta_t, nu, pulled) if error is None else error
-        v = v or run.velocity(pulled.g, theta_t, None)
-        for group, members in run.members.items():
-            slopes[group].append(-inner_product([v[i] for i in members], [lam[i] for i in members]))  # (5)
+        v = v or run.velocity(pulled.g[:count], theta_t, None)
+        for group, members in run.members.items():  # (5)
+            own = [flow for layer, flow in zip(layers, flows) if layer.span.group == group]
+            own += [-inner_product([v[i] for i in members], [lam[i] for i in members])] if members else []
+            slopes[group].append(torch.stack(own).sum())
         ds = [_plus(total, part) for total, part in zip(ds, pulled.distilled)]  # (7)
         if estimator != "tesla":  # (8)
             for x, n, part in zip(lam, nu, pulled.theta):
@@ -213,36 +221,48 @@ def _sweep(
                     x.add_(n, alpha=run.weight_decay)
                 if part is not None:
                     x.add_(part)
+        for layer, index, slope, part in zip(layers, rows, pulled.g[count:], pulled.theta[count:]):
+            layer.absorb(index, slope, torch.zeros_like(slope) if part is None else part, run.weight_decay)
         del taped, theta_t, v, pulled  # before the next graph is built
     gradients = {
         name: torch.zeros_like(tensor) if part is None else part
         for (name, tensor), part in zip(run.distilled.items(), ds)
     }
-    return Hypergradient(value, gradients, _rate_gradients(slopes, rates), run.named(theta), error)
+    gradients |= {layer.span.data: layer.gradient() for layer in layers}
+    return Hypergradient(value, gradients, _rate_gradients(slopes, rates), spanned.whole.named(reached), error)
 
 
-def _forward(run: InnerRun, tape: Tape) -> tuple[list[Tensor], _Graph | None]:
-    """theta_T, with every theta_t (and with momentum v_{t+1}) on the tape.
+def _forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _Graph]]:
+    """theta_T, with every theta_t (and with momentum v_{t+1}) on the tape, and the graphs that are kept.
 
     First-order gradients, one step's graph at a time. The last step's graph is the first one that the sweep
-    needs, so it is built ready for that and kept, which saves one pass.
+    needs, so it is built ready for that and kept, which saves one pass. Where layers are spanned, what is left of a
+    step is small: graphs of the first steps are kept too, as many as GRAPH_ROOM holds.
     """
-    theta, v, graph = run.start, None, None
-    for t in range(len(run.steps)):
-        if run.second_order and t == len(run.steps) - 1:
-            graph = _graph(run, t, theta)
-            g = filled([None if x is None else x.detach() for x in graph.g], theta)
+    run, layers, last = spanned.rest, spanned.layers, len(spanned.rest.steps) - 1
+    theta, v, graphs, each = run.start, None, dict[int, _Graph](), 0
+    for t in range(last + 1):
+        rows = spanned.rows(t)
+        products = [layer.products(index) for layer, index in zip(layers, rows)]
+        counted = GraphBytes()
+        if run.second_order and (t == last or (layers and (t + 1) * each <= GRAPH_ROOM)):
+            with counted if t == 0 and layers else contextlib.nullcontext():
+                graphs[t] = _graph(spanned, t, theta, products)
+            each = counted.count or each
+            g = filled([None if x is None else x.detach() for x in graphs[t].g], graphs[t].theta)
         else:
-            leaves = [leaf(tensor) for tensor in theta]
-            loss = run.loss(t, leaves, run.distilled)
-            g = filled(torch.autograd.grad(loss, leaves, allow_unused=True), theta)
-            del loss, leaves
-        v = run.velocity(g, theta, v)
+            leaves, reads = ([leaf(tensor) for tensor in part] for part in (theta, products))
+            loss = spanned.loss(t, leaves, reads, run.distilled)
+            g = filled(torch.autograd.grad(loss, [*leaves, *reads], allow_unused=True), [*theta, *products])
+            del loss, leaves, reads
+        v = run.velocity(g[: len(theta)], theta, v)
         tape.push([*theta, *v] if run.momentum else theta)
+        for layer, index, slope in zip(layers, rows, g[len(theta) :]):
+            layer.move(index, slope, run.eta[layer.span.group][t], run.momentum, run.weight_decay)
         theta = run.moved(t, theta, v)
         v = v if run.momentum else None
         del g
-    return theta, graph
+    return theta, graphs
 
 
 def _outer_gradient(run: InnerRun, outer_loss: OuterLoss, theta: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -253,12 +273,13 @@ def _outer_gradient(run: InnerRun, outer_loss: OuterLoss, theta: list[Tensor]) -
     return value.detach(), [x.clone() for x in lam]  # autograd may hand out one tensor twice, or an expanded one
 
 
-def _graph(run: InnerRun, t: int, theta: Sequence[Tensor]) -> _Graph:
-    """Step t's graph alone: g_t as a function of theta_t and s."""
-    leaves = [leaf(tensor) for tensor in theta]
-    s = {name: leaf(tensor) for name, tensor in run.distilled.items()}
-    loss = run.loss(t, leaves, s)
-    return _Graph(leaves, s, list(torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)))
+def _graph(spanned: SpannedRun, t: int, theta: Sequence[Tensor], products: Sequence[Tensor]) -> _Graph:
+    """Step t's graph alone: g_t as a function of theta_t, the products of spanned layers, and s."""
+    leaves, reads = ([leaf(tensor) for tensor in part] for part in (theta, products))
+    s = {name: leaf(tensor) for name, tensor in spanned.rest.distilled.items()}
+    loss = spanned.loss(t, leaves, reads, s)
+    inputs = [*leaves, *reads]
+    return _Graph(inputs, s, list(torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)))
 
 
 def _pull_exact(graph: _Graph, nu: list[Tensor], through: bool) -> Pulled:
@@ -272,96 +293,6 @@ def _pull_exact(graph: _Graph, nu: list[Tensor], through: bool) -> Pulled:
         parts = list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True))
     split = len(graph.distilled)
     return Pulled(g, parts[split:] if through else [None] * len(g), parts[:split])
-
-
-def _spanned_sweep(
-    spanned: SpannedRun, outer_loss: OuterLoss, rates: Mapping[str, Tensor], tape: Tape
-) -> Hypergradient:
-    """As :func:`_sweep` with exact gradients, for a run with spanned layers.
-
-    Graphs of the first steps are kept for the way back while GRAPH_ROOM lasts: those of heads are small.
-    """
-    run, layers, count = spanned.rest, spanned.layers, len(spanned.rest.start)
-    theta, graphs = _spanned_forward(spanned, tape)
-    reached = spanned.joined(theta)
-    value, slopes_of_all = _outer_gradient(spanned.whole, outer_loss, reached)
-    lam = spanned.turn(slopes_of_all)
-    nu = [torch.zeros_like(x) for x in lam]
-    ds: list[Tensor | None] = [None] * len(run.distilled)
-    slopes: dict[str, list[Tensor]] = {group: [] for group in run.eta}
-    for t in reversed(range(len(run.steps))):
-        taped = tape.pop()
-        theta_t, v = taped[:count], taped[count:]
-        for (group, _), n, x in zip(run.keys, nu, lam):
-            n.mul_(run.momentum).add_(x, alpha=-run.eta[group][t])  # (4)
-        rows = spanned.rows(t)
-        flows = [layer.back(run.eta[layer.span.group][t], run.momentum) for layer in layers]
-        weights = [*nu, *(layer.weights(index) for layer, index in zip(layers, rows))]
-        graph = graphs.pop(t, None)
-        if graph is None:
-            again = [layer.products_again(index) for layer, index in zip(layers, rows)]
-            graph = _spanned_graph(spanned, t, theta_t, again)
-        pulled = _pull_exact(graph, weights, through=True)
-        del graph
-        v = v or run.velocity(pulled.g[:count], theta_t, None)
-        for group, members in run.members.items():  # (5)
-            own = [flow for layer, flow in zip(layers, flows) if layer.span.group == group]
-            own += [-inner_product([v[i] for i in members], [lam[i] for i in members])] if members else []
-            slopes[group].append(torch.stack(own).sum())
-        ds = [_plus(total, part) for total, part in zip(ds, pulled.distilled)]  # (7)
-        for x, n, part in zip(lam, nu, pulled.theta):  # (8)
-            if run.weight_decay:
-                x.add_(n, alpha=run.weight_decay)
-            if part is not None:
-                x.add_(part)
-        for layer, index, slope, part in zip(layers, rows, pulled.g[count:], pulled.theta[count:]):
-            layer.absorb(index, slope, torch.zeros_like(slope) if part is None else part, run.weight_decay)
-        del taped, theta_t, v, pulled
-    gradients = {
-        name: torch.zeros_like(tensor) if part is None else part
-        for (name, tensor), part in zip(run.distilled.items(), ds)
-    }
-    gradients |= {layer.span.data: layer.gradient() for layer in layers}
-    return Hypergradient(value, gradients, _rate_gradients(slopes, rates), spanned.whole.named(reached))
-
-
-def _spanned_forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _Graph]]:
-    """theta_T of the other parameters, with every theta_t and v_{t+1} on the tape, and the graphs that have room."""
-    run, layers = spanned.rest, spanned.layers
-    theta, v, graphs, bytes_each = run.start, None, dict[int, _Graph](), 0
-    for t in range(len(run.steps)):
-        rows = spanned.rows(t)
-        products = [layer.products(index) for layer, index in zip(layers, rows)]
-        if t == 0:
-            counted = GraphBytes()
-            with counted:
-                graph = _spanned_graph(spanned, t, theta, products)
-            bytes_each = counted.count
-        if t == 0 or (t + 1) * bytes_each <= GRAPH_ROOM or t == len(run.steps) - 1:
-            graphs[t] = graph if t == 0 else _spanned_graph(spanned, t, theta, products)
-            g = filled([None if x is None else x.detach() for x in graphs[t].g], graphs[t].theta)
-        else:
-            leaves, reads = ([leaf(x) for x in part] for part in (theta, products))
-            loss = spanned.loss(t, leaves, reads, run.distilled)
-            g = filled(torch.autograd.grad(loss, [*leaves, *reads], allow_unused=True), [*leaves, *reads])
-            del loss, leaves, reads
-        v = run.velocity(g[: len(theta)], theta, v)
-        tape.push([*theta, *v] if run.momentum else theta)
-        for layer, index, slope in zip(layers, rows, g[len(theta) :]):
-            layer.move(index, slope, run.eta[layer.span.group][t], run.momentum, run.weight_decay)
-        theta = run.moved(t, theta, v)
-        v = v if run.momentum else None
-        del g
-    return theta, graphs
-
-
-def _spanned_graph(spanned: SpannedRun, t: int, theta: Sequence[Tensor], products: Sequence[Tensor]) -> _Graph:
-    """Step t's graph alone, in which the layers' products stand beside the parameters."""
-    leaves, reads = ([leaf(tensor) for tensor in part] for part in (theta, products))
-    s = {name: leaf(tensor) for name, tensor in spanned.rest.distilled.items()}
-    loss = spanned.loss(t, leaves, reads, s)
-    inputs = [*leaves, *reads]
-    return _Graph(inputs, s, list(torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)))
 
 
 def _rate_gradients(slopes: dict[str, list[Tensor]], rates: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -132,7 +132,7 @@ class Layer:
 
 @dataclass
 class SpannedRun:
-    """An inner run as two parts: spanned layers, and a run of all other parameters.
+    """An inner run as two parts: spanned layers, which may be none, and a run of all other parameters.
 
     Args:
         whole: the run as it was asked for.
@@ -156,6 +156,10 @@ class SpannedRun:
     def rows(self, t: int) -> list[Tensor | None]:
         """Rows of step t, by layer."""
         return [layer.span.rows(self.whole.steps[t], layer.data) for layer in self.layers]
+
+    def products_again(self, rows: Sequence[Tensor | None]) -> list[Tensor]:
+        """Products of ``rows``, by layer, on the way back."""
+        return [layer.products_again(index) for layer, index in zip(self.layers, rows)]
 
     def loss(self, t: int, theta: Sequence[Tensor], products: Sequence[Tensor], others: dict[str, Tensor]) -> Tensor:
         """inner(theta_t, s, t) of the other parameters and the layers' products."""
