@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from vldistill.config import Outer
 from vldistill.distill.learned import export_set, published_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.segments import check_segments, check_trajectory_options, draw_segment, matching_update
@@ -41,7 +42,7 @@ class BitrajOptions:
         check_trajectory_options("bitraj", self)
 
 
-@register("bitraj", BitrajOptions)
+@register("bitraj", BitrajOptions, Outer(text_lr=0.1))
 class BiTrajectoryMatching:
     """Match segments of experts' trajectories on the image side and the text side (founding method).
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vldistill.config import Outer
 from vldistill.distill.methods import Context, register
 from vldistill.distill.methods.lors import LorsOptions, LowRankSimilarityMining
 from vldistill.distill.segments import Inner
@@ -30,7 +31,7 @@ class RepblendOptions(LorsOptions):
             raise ConfigError(f"repblend.beta is {self.beta}; expected 0 (off) or more.")
 
 
-@register("repblend", RepblendOptions)
+@register("repblend", RepblendOptions, Outer(text_lr=0.1))
 class RepresentationBlending(LowRankSimilarityMining):
     """Match trajectories of two heads on blended features with a learned similarity (RepBlend).
 
