@@ -139,7 +139,7 @@ def inner_loops(model: str, size: int, pairs: int, steps: int) -> dict[str, Call
 
     def on_features(features: torch.Tensor, spanned: bool) -> Any:
         distilled = {"images": features, "texts": texts}
-        spans = head_spans(heads, distilled) if spanned else ()
+        spans = head_spans(heads, pairs) if spanned else ()
         return hypergradient(
             functools.partial(inner_loss, heads, spans=spans), outer, start, distilled, rates, rows, spans=spans
         )
@@ -187,7 +187,7 @@ def spanned_steps(pairs: int) -> dict[str, Callable[[], Any]]:
             start, distilled, rates, rows, momentum=0.9, weight_decay=5e-4, spans=spans,
         )  # fmt: skip
 
-    return {"written": lambda: steps(()), "spanned": lambda: steps(head_spans(heads, distilled))}
+    return {"written": lambda: steps(()), "spanned": lambda: steps(head_spans(heads, pairs))}
 
 
 def alternating(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[dict[str, float]]]:

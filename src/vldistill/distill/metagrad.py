@@ -46,7 +46,7 @@ from vldistill.distill.matching import MatchingLoss, matching_loss
 from vldistill.distill.spanned import Span, SpannedRun
 from vldistill.distill.tape import Tape, TapeStorage, tape_bytes, tensor_bytes
 from vldistill.errors import ConfigError, MatchingError
-from vldistill.memory import GraphBytes
+from vldistill.memory import GraphBytes, available_memory
 
 __all__ = [
     "ESTIMATORS",
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-GRAPH_ROOM = 2**30  # bytes of graphs that a run with spanned layers keeps for the way back
+GRAPH_SHARE = 0.1  # of the memory left on the device: graphs of spanned steps are kept, the others are made again
 
 
 class NonFiniteError(MatchingError):
@@ -186,7 +186,7 @@ def _sweep(
     Lists over what the steps move begin with the parameters and end with the products of spanned layers, if any.
     """
     run, layers, count = spanned.rest, spanned.layers, len(spanned.rest.start)
-    theta, graphs = _forward(spanned, tape)
+    theta, graphs, products = _forward(spanned, tape)
     reached = spanned.joined(theta)
     value, slope = _outer_gradient(spanned.whole, outer_loss, reached)
     lam = spanned.turn(slope)
@@ -203,7 +203,7 @@ def _sweep(
         flows = [layer.back(run.eta[layer.span.group][t], run.momentum) for layer in layers]
         if run.second_order:
             weights = [*nu, *(layer.weights(index) for layer, index in zip(layers, rows))]
-            graph = graphs.pop(t, None) or _graph(spanned, t, theta_t, spanned.products_again(rows))
+            graph = graphs.pop(t, None) or _graph(spanned, t, theta_t, products[t])
             pulled = _pull_exact(graph, weights, through=bool(layers) or (t > 0 and estimator == "adjoint"))
             del graph
         else:
@@ -232,29 +232,31 @@ def _sweep(
     return Hypergradient(value, gradients, _rate_gradients(slopes, rates), spanned.whole.named(reached), error)
 
 
-def _forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _Graph]]:
-    """theta_T, with every theta_t (and with momentum v_{t+1}) on the tape, and the graphs that are kept.
+def _forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _Graph], list[list[Tensor]]]:
+    """theta_T, with every theta_t (and with momentum v_{t+1}) on the tape; graphs that are kept; products of each step.
 
     First-order gradients, one step's graph at a time. The last step's graph is the first one that the sweep
     needs, so it is built ready for that and kept, which saves one pass. Where layers are spanned, what is left of a
-    step is small: graphs of the first steps are kept too, as many as GRAPH_ROOM holds.
+    step is small: graphs of the first steps are kept too while there is room, and the others are made again from the
+    same numbers.
     """
     run, layers, last = spanned.rest, spanned.layers, len(spanned.rest.steps) - 1
-    theta, v, graphs, each = run.start, None, dict[int, _Graph](), 0
+    theta, v, graphs, read = run.start, None, dict[int, _Graph](), list[list[Tensor]]()
+    room = GRAPH_SHARE * available_memory(theta[0].device) if layers else 0
     for t in range(last + 1):
         rows = spanned.rows(t)
-        products = [layer.products(index) for layer, index in zip(layers, rows)]
-        counted = GraphBytes()
-        if run.second_order and (t == last or (layers and (t + 1) * each <= GRAPH_ROOM)):
-            with counted if t == 0 and layers else contextlib.nullcontext():
-                graphs[t] = _graph(spanned, t, theta, products)
-            each = counted.count or each
+        read.append([layer.products(index) for layer, index in zip(layers, rows)])
+        if room > 0 or (run.second_order and t == last):
+            counted = GraphBytes()
+            with counted if layers else contextlib.nullcontext():
+                graphs[t] = _graph(spanned, t, theta, read[t])
+            room -= counted.count
             g = filled([None if x is None else x.detach() for x in graphs[t].g], graphs[t].theta)
         else:
-            leaves, reads = ([leaf(tensor) for tensor in part] for part in (theta, products))
-            loss = spanned.loss(t, leaves, reads, run.distilled)
-            g = filled(torch.autograd.grad(loss, [*leaves, *reads], allow_unused=True), [*theta, *products])
-            del loss, leaves, reads
+            leaves, products = ([leaf(tensor) for tensor in part] for part in (theta, read[t]))
+            loss = spanned.loss(t, leaves, products, run.distilled)
+            g = filled(torch.autograd.grad(loss, [*leaves, *products], allow_unused=True), [*theta, *read[t]])
+            del loss, leaves, products
         v = run.velocity(g[: len(theta)], theta, v)
         tape.push([*theta, *v] if run.momentum else theta)
         for layer, index, slope in zip(layers, rows, g[len(theta) :]):
@@ -262,7 +264,7 @@ def _forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _
         theta = run.moved(t, theta, v)
         v = v if run.momentum else None
         del g
-    return theta, graphs
+    return theta, graphs, read
 
 
 def _outer_gradient(run: InnerRun, outer_loss: OuterLoss, theta: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

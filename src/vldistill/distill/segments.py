@@ -6,8 +6,7 @@ iteration itself is here.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,10 @@ import torch
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import learned_rates, rate_gradients
 from vldistill.distill.matching import REDUCTIONS
-from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient, matching_loss
+from vldistill.distill.metagrad import ESTIMATORS, InnerStep, Span, hypergradient, matching_loss
 from vldistill.distill.methods import Context, State, Update
 from vldistill.distill.similarity import KINDS, similarity_gradients, similarity_matrix
-from vldistill.distill.student import check_walk, head_spans
+from vldistill.distill.student import check_walk
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
@@ -27,7 +26,7 @@ from vldistill.losses import SOFT_LOSSES
 
 Segment = tuple[Groups, Groups]
 """Where an expert stood, and where it stood some epochs later."""
-Inner = Callable[..., torch.Tensor]
+Inner = Callable[[Groups, Mapping[str, torch.Tensor], InnerStep], torch.Tensor]
 """The student's loss, of its parameters, the distilled tensors and the inner step."""
 
 
@@ -119,14 +118,14 @@ def matching_update(
     segment: Segment,
     inner: Inner,
     steps: Sequence[InnerStep],
-    spanned: bool = False,
+    spans: Sequence[Span] = (),
 ) -> Update:
     """Run the student along ``steps`` from the segment's start and differentiate its distance to the target.
 
     Uses ``estimator``, ``reduce`` and, for a learned similarity, ``alpha`` of the method's options.
 
     Args:
-        spanned: whether ``inner`` takes ``spans``, as :func:`~vldistill.distill.student.inner_loss` does.
+        spans: first layers whose products ``inner`` takes.
     """
     options = context.options
     begin, target = segment
@@ -136,10 +135,8 @@ def matching_update(
     similarity = similarity_matrix(state.variables, alpha)
     if similarity is not None:
         distilled["similarity"] = similarity
-    exact = spanned and options.estimator == "adjoint"
-    spans = head_spans(context.bench.architecture, distilled) if exact else ()
     found = hypergradient(
-        functools.partial(inner, spans=spans) if spans else inner,
+        inner,
         lambda params: matching_loss(params, begin, target, reduce=options.reduce).value,
         begin,
         distilled,

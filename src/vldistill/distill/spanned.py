@@ -18,13 +18,13 @@ layer is d^T X, so that its part of (6) is <d, X nu^T> = <d, c X L^T + K M>; wit
 
 Every step costs products of (N, N) and (N, P) where the plain run has (P, D) and (B, D): the layer is all but free
 where there are fewer rows than features, and the result is the same up to rounding. G and H of every step stay in
-memory for the way back.
+memory for the way back, and so do the products.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,34 +51,27 @@ class Span:
         return None if len(step.index) == len(data) else step.index.to(data.device)
 
 
-@dataclass
 class Layer:
-    """A spanned layer on its way there and back; the names are those of the module's text."""
+    """A spanned layer on its way there and back; the names are those of the module's text.
 
-    span: Span
-    weight: Tensor  # W_0 (P, D)
-    data: Tensor
-    x: Tensor = field(init=False)
-    a: float = 1.0
-    b: float = 0.0
-    s: float = 1.0
-    c: float = 0.0
+    Args:
+        span: which layer it is.
+        weight: W_0 (P, D).
+        data: the distilled tensor (N, D) or (N, C, D).
+    """
 
-    def __post_init__(self) -> None:
-        self.x = self.data.reshape(-1, self.data.shape[-1])
+    def __init__(self, span: Span, weight: Tensor, data: Tensor) -> None:
+        self.span, self.weight, self.data = span, weight, data
+        self.x = data.reshape(-1, data.shape[-1])
         self.gram = self.x @ self.x.T
-        self.first = self.x @ self.weight.T
+        self.first = self.x @ weight.T
+        self.a, self.b = 1.0, 0.0
         self.g = self.h = self.kg = self.kh = torch.zeros_like(self.first)
         self.passed: list[tuple[float, float, Tensor, Tensor]] = []  # a_t, b_{t+1}, G_t, H_{t+1}
 
     def products(self, rows: Tensor | None) -> Tensor:
-        """X W_t^T of ``rows``, (B, P), at the step that is being made."""
+        """X W_t^T of ``rows``, (B, P)."""
         return self.a * _rows(self.first, rows) + _rows(self.kg, rows)
-
-    def products_again(self, rows: Tensor | None) -> Tensor:
-        """The same on the way back, of the step that is next to be passed."""
-        a, _, g, _ = self.passed[-1]
-        return torch.addmm(_rows(self.first, rows), _rows(self.gram, rows), g, beta=a)
 
     def move(self, rows: Tensor | None, slope: Tensor, rate: float, momentum: float, decay: float) -> None:
         """One step by (2) and (3), with the slope d (B, P) of the products."""
@@ -98,6 +91,7 @@ class Layer:
         """Begin the way back with L, the slope of W_T (P, D)."""
         self.slope, self.across = slope, self.x @ slope.T
         self.along = float(inner_product([self.weight], [slope]))
+        self.s, self.c = 1.0, 0.0
         self.r = self.m = self.kr = self.km = torch.zeros_like(self.first)
         self.to_weight, self.to_slope = torch.zeros_like(self.first), torch.zeros_like(self.first)
         self.mixed = torch.zeros_like(self.gram)
@@ -156,10 +150,6 @@ class SpannedRun:
     def rows(self, t: int) -> list[Tensor | None]:
         """Rows of step t, by layer."""
         return [layer.span.rows(self.whole.steps[t], layer.data) for layer in self.layers]
-
-    def products_again(self, rows: Sequence[Tensor | None]) -> list[Tensor]:
-        """Products of ``rows``, by layer, on the way back."""
-        return [layer.products_again(index) for layer, index in zip(self.layers, rows)]
 
     def loss(self, t: int, theta: Sequence[Tensor], products: Sequence[Tensor], others: dict[str, Tensor]) -> Tensor:
         """inner(theta_t, s, t) of the other parameters and the layers' products."""

@@ -37,13 +37,14 @@ def inner_loss(
     return contrastive(student.logits(*embedded), similarity, soft_loss)
 
 
-def head_spans(student: DualEncoder, distilled: Mapping[str, torch.Tensor]) -> tuple[Span, ...]:
+def head_spans(student: DualEncoder, pairs: int, captions: int = 1) -> tuple[Span, ...]:
     """The sides whose first layer need not be written out: heads that read fewer distilled rows than features."""
-    return tuple(
-        Span(side, "project.weight", data)
-        for side, data in (("image", "images"), ("text", "texts"))
-        if isinstance(student.side(side), Head) and distilled[data].shape[:-1].numel() < distilled[data].shape[-1]
-    )
+    found = []
+    for side, data, rows in (("image", "images", pairs), ("text", "texts", pairs * captions)):
+        head = student.side(side)
+        if isinstance(head, Head) and rows < head.project.in_features:
+            found.append(Span(side, "project.weight", data))
+    return tuple(found)
 
 
 def rows_of(

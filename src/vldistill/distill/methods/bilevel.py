@@ -157,7 +157,8 @@ class Bilevel:
         plain = {side: rate.detach().to(distilled["texts"].dtype) for side, rate in rates.items()}
         first, last = self._window(options, context, count)
         begin = self._advance(student, distilled, plain, steps[:first])
-        spans = head_spans(student, distilled) if options.estimator == "adjoint" else ()
+        pairs, captions = context.config.pairs, context.config.captions
+        spans = head_spans(student, pairs, captions) if options.estimator == "adjoint" else ()
         found = hypergradient(
             lambda params, made, step: inner_loss(student, params, made, step, spans=spans),
             self._outer_loss(student, context),

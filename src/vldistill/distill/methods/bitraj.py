@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
-from vldistill.config import Outer
 from vldistill.distill.learned import export_set, published_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.segments import check_segments, check_trajectory_options, draw_segment, matching_update
 from vldistill.distill.start import Start
-from vldistill.distill.student import check_minibatch, inner_loss, inner_steps
+from vldistill.distill.student import check_minibatch, head_spans, inner_loss, inner_steps
 from vldistill.distilled import DistilledSet
 
 
@@ -42,7 +40,7 @@ class BitrajOptions:
         check_trajectory_options("bitraj", self)
 
 
-@register("bitraj", BitrajOptions, Outer(text_lr=0.1))
+@register("bitraj", BitrajOptions)
 class BiTrajectoryMatching:
     """Match segments of experts' trajectories on the image side and the text side (founding method).
 
@@ -66,13 +64,15 @@ class BiTrajectoryMatching:
     def step(self, state: State, context: Context) -> Update:
         """Draw a segment, run the student, and differentiate the matching loss."""
         options: BitrajOptions = context.options
+        student, config = context.bench.architecture, context.config
+        spans = head_spans(student, config.pairs, config.captions) if options.estimator == "adjoint" else ()
         return matching_update(
             state,
             context,
             draw_segment(context, range(options.max_start_epoch), options.expert_epochs),
-            functools.partial(inner_loss, context.bench.architecture),
+            lambda params, distilled, step: inner_loss(student, params, distilled, step, spans=spans),
             inner_steps(context, options.syn_steps, options.minibatch),
-            spanned=True,
+            spans,
         )
 
     def export(self, state: State, context: Context) -> DistilledSet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vldistill.config import Outer
 from vldistill.distill.learned import export_set, soft_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.segments import Inner, SoftOptions, check_segments, draw_segment, matching_update
@@ -28,7 +27,7 @@ class LorsOptions(SoftOptions):
         self.check("lors")
 
 
-@register("lors", LorsOptions, Outer(text_lr=0.1))
+@register("lors", LorsOptions)
 class LowRankSimilarityMining:
     """Match trajectories while also learning how similar every distilled image is to every text (LoRS).
 

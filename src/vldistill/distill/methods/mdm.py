@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from vldistill.config import Outer
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import export_set, plain_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
@@ -65,7 +64,7 @@ class MdmOptions:
             )
 
 
-@register("mdm", MdmOptions, Outer(text_lr=0.1))
+@register("mdm", MdmOptions)
 class MergedDistributionMatching:
     """Match distributions of real and distilled embeddings in two merged experts; nothing is unrolled (MDM).
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vldistill.config import Outer
 from vldistill.distill.methods import Context, register
 from vldistill.distill.methods.lors import LorsOptions, LowRankSimilarityMining
 from vldistill.distill.segments import Inner
@@ -31,7 +30,7 @@ class RepblendOptions(LorsOptions):
             raise ConfigError(f"repblend.beta is {self.beta}; expected 0 (off) or more.")
 
 
-@register("repblend", RepblendOptions, Outer(text_lr=0.1))
+@register("repblend", RepblendOptions)
 class RepresentationBlending(LowRankSimilarityMining):
     """Match trajectories of two heads on blended features with a learned similarity (RepBlend).
 
