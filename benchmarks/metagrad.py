@@ -294,14 +294,6 @@ def targets(found: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def commit() -> str:
-    here = Path(__file__).parent
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    dirty = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=False)
-    name = done.stdout.strip() if done.returncode == 0 else "none"
-    return name + ("+changes" if dirty.stdout.strip() else "")
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=",".join(MODELS), help="timm names, comma-separated")
@@ -326,6 +318,8 @@ def main() -> None:
         print(json.dumps(measure(Job(**json.loads(args.job)))))
         return
     import torch
+
+    from vldistill.runs import commit
 
     load = os.getloadavg()
     rows = run_all(args)

@@ -16,7 +16,6 @@ import os
 import platform
 import resource
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from torch.nn.functional import normalize
 
 from vldistill.evaluate.retrieval import retrieval_ranks
 from vldistill.files import write_json
+from vldistill.runs import commit
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TARGET_BYTES = 10**9
@@ -163,14 +163,6 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
         "repeats": options.repeats,
         "seconds_are": "the fastest of the repeats",
     }
-
-
-def commit() -> str | None:
-    done = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return done.stdout.strip() or None
 
 
 if __name__ == "__main__":

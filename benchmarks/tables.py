@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vldistill.files import human_bytes, write_json, write_text
+from vldistill.files import CHECKSUM, human_bytes, write_json, write_text
 from vldistill.report.comparison import comparison_markdown
 from vldistill.report.tables import evaluation_text, markdown, spread
 
@@ -42,7 +42,7 @@ def gradient_table(result: dict[str, Any]) -> str:
         told = [str(row[name]) for name in ("model", "pairs", "size", "steps", "estimator")]
         rows.append([*told, time, size, memory])
     note = f"{result['dtype']}, {result['device']}, {result['threads']} thread(s); ratios are medians within one run"
-    return f"{markdown(header, rows)}\n\n{note}. Commit `{result['commit'][:12]}`, command\n`{result['command']}`.\n"
+    return f"{markdown(header, rows)}\n\n{note}. Commit `{result['commit']}`, command\n`{result['command']}`.\n"
 
 
 def ablation_table(result: dict[str, Any]) -> str:
@@ -75,7 +75,7 @@ def retrieval_table(result: dict[str, Any]) -> str:
         f"{table}\n\n{result['images']:,} images, {result['captions']:,} captions, {result['dim']}-d, both directions, "
         f"{result['threads']} thread(s): {shares['ratio_with_product']:.3f} of the time with the product, "
         f"{shares['ratio_of_ranking_beyond_product']:.3f} of what is not product. Commit "
-        f"`{result['commit'][:12]}`, command\n`{result['command']}`.\n"
+        f"`{result['commit']}`, command\n`{result['command']}`.\n"
     )
 
 
@@ -111,7 +111,7 @@ def selectors_table(result: dict[str, Any]) -> str:
         f"{markdown(['selector', 'time', 'peak memory'], rows)}\n\n{result['pairs']:,} picks of {result['images']:,} "
         f"images with {result['captions']:,} captions, {result['dim']}-d float16 features of each side on disk, "
         f"{one['threads']} thread(s); `facility` covers and chooses from {result['ground_set']:,} drawn pairs. The "
-        f"warm-up that some need is apart. Commit `{one['commit'][:12]}`, command\n`{one['command'].strip()}`.\n"
+        f"warm-up that some need is apart. Commit `{one['commit']}`, command\n`{one['command'].strip()}`.\n"
     )
 
 
@@ -159,7 +159,7 @@ def fuzz_table(result: dict[str, Any]) -> str:
     return (
         f"{markdown(header, rows)}\n\n{total['cases']:,} cases in {total['seconds']:.0f} s, seed {result['seed']}; "
         f"memory beyond that of the process before. A finding is a crash, more than 5 s or 1 GB, a write elsewhere, a "
-        f"process or a connection. Commit `{result['commit'][:12]}`, command\n`{result['command']}`.\n"
+        f"process or a connection. Commit `{result['commit']}`, command\n`{result['command']}`.\n"
     )
 
 
@@ -203,7 +203,9 @@ def comparison_table(result: dict[str, Any]) -> str:
     """A comparison as its own command writes it."""
     text = comparison_markdown(result["rows"], result["failed"]).rstrip()
     left = f" {len(result['missing'])} cells are not done." if result["missing"] else ""
-    return f"{text}{left} Commit `{result['environment']['commit']}`, command\n`{result['environment']['command']}`.\n"
+    commits = dict.fromkeys(cell.get("commit") or result["environment"]["commit"] for cell in result["cells"])
+    said = f"Commit{'s' if len(commits) > 1 else ''} {', '.join(f'`{one}`' for one in commits)}"
+    return f"{text}{left} {said}, command\n`{result['environment']['command']}`.\n"
 
 
 def matrix_table(result: dict[str, Any]) -> str:
@@ -230,11 +232,12 @@ def take(run: Path, name: str) -> None:
             if evaluation.get(recipe):
                 evaluation[recipe].pop("students", None)
     for cell in [*result.get("cells", ()), *matrix]:
-        cell.pop("environment", None)
+        cell["commit"] = (cell.pop("environment", None) or {}).get("commit")
         for trial in cell.get("trials", ()):
             trial.pop("set", None)
         if cell.get("making"):
             cell["making"].pop("set", None)
+    result.pop(CHECKSUM, None)  # of the record as it was
     write_json(ROOT / "docs" / "results" / f"{name}.json", result)
 
 

@@ -37,9 +37,9 @@ Distil image-caption data sets into a few hundred synthetic pairs, and measure w
 stages:
 {stages}
 
-Every stage has its own --help and --print_config. A run folder remembers its configuration, so only the
-first stage needs --config. Exit codes: 0 done, 2 wrong use or input, 3 stopped and resumable, 4 some units
-(cells of a comparison, experts, ...) failed, 1 a bug.
+Every stage has its own --help, and --print_config where it has a configuration. A run folder remembers its
+configuration, so only the first stage needs --config. Exit codes: 0 done, 2 wrong use or input, 3 stopped and
+resumable, 4 some units (cells of a comparison, experts, ...) failed, 1 a bug.
 """
 
 

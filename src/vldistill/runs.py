@@ -149,7 +149,7 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, 
 
 
 def environment() -> dict[str, Any]:
-    """What this process runs on: versions, platform, commit of the checkout if it is one, command."""
+    """What this process runs on: versions, platform, threads, commit of the checkout if it is one, command."""
     names = ("vldistill", "torch", "torchvision", "timm", "transformers", "numpy", "safetensors")
     versions = {}
     for name in names:
@@ -161,7 +161,8 @@ def environment() -> dict[str, Any]:
         "command": command(),
         "commit": commit(),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads() if (torch := sys.modules.get("torch")) else None,
         "versions": versions,
     }
 

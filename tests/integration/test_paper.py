@@ -74,7 +74,7 @@ def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
     cells = read_sweep(PAPER / name).cells()
     assert len(cells) >= 5 and any(cell.needs_experts for cell in cells)
     assert {cell.name for cell in cells} >= {"random:100", "full", "bitraj"}
-    source = "${COCO:-data/coco}" if "coco" in name else "${FLICKR30K:-data/flickr30k}"
+    source = "${VLDISTILL_COCO:-data/coco}" if "coco" in name else "${VLDISTILL_FLICKR30K:-data/flickr30k}"
     assert {cell.configs[0].data.source for cell in cells} == {source}
 
 

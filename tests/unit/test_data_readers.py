@@ -83,6 +83,16 @@ def test_json_file_and_folder_read_alike(karpathy: KarpathyFolder):
     assert load_pairs(karpathy.folder, "val").fingerprint == load_pairs(karpathy.json, "val").fingerprint
 
 
+def test_a_source_may_name_its_reader(karpathy: KarpathyFolder):
+    karpathy.add_photos()
+    for source in (karpathy.json, karpathy.folder):
+        assert load_pairs(f"karpathy:{source}", "train").fingerprint == load_pairs(source, "train").fingerprint
+    with pytest.raises(DataError, match=r"karpathy files say the split of every image. Leave \?val= and \?test= out"):
+        load_pairs(f"{karpathy.folder}?val=0.1", "train")
+    with pytest.raises(DataError, match="unknown option 'image'"):
+        load_pairs(f"{karpathy.folder}?image=photo", "train")
+
+
 def test_images_subfolder_filepath_and_tar_read_alike(karpathy: KarpathyFolder, tmp_path: Path):
     karpathy.add_photos("images")
     expected = load_pairs(karpathy.folder, "train")

@@ -26,7 +26,7 @@ def test_the_first_stage_writes_the_configuration_and_the_environment(tmp_path: 
     assert kept == to_plain(CONFIG)
     assert kept["data"]["source"] == "scenes:train=40" and kept["bitraj"]["syn_steps"] == 3 and "methods" not in kept
     note = json.loads((run.folder / "env.json").read_text())
-    assert {"command", "commit", "python", "platform", "versions"} == note.keys()
+    assert {"command", "commit", "python", "platform", "threads", "versions"} == note.keys()
     assert sorted(path.name for path in run.folder.iterdir()) == ["config.yaml", "env.json"]
 
 

@@ -187,3 +187,7 @@ def test_a_smoke_test_keeps_every_row_and_makes_each_small(sweep: Any) -> None:
     assert small[0].data_group != small[4].data_group  # towers that differ stay different
     config = small[0].configs[0]
     assert shrunken(config).data == config.data and shrunken(config).distill == replace(config.distill)
+    assert config.encoder.text.name == "hashing"
+    trained = replace(asked.cells()[0].configs[0], encoder=replace(config.encoder, setting="both"))
+    trained = replace(trained, encoder=replace(trained.encoder, text=replace(config.encoder.text, name="minilm")))
+    assert shrunken(trained).encoder.text.name == "minilm"  # the small one has nothing to train

@@ -8,7 +8,7 @@ file of this folder is imported, so nothing else has to be edited.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
@@ -38,6 +38,7 @@ class Reader:
 READERS: dict[str, str] = {}  # name -> one line, for listings
 _REGISTRY: dict[str, Reader] = {}
 _PREFIXED: set[str] = set()  # readers that a source may name before a colon
+SHARES = ("val", "test")
 
 
 def reader(
@@ -69,7 +70,12 @@ def reader(
 
 
 def path_reader(
-    name: str, *, looks: Callable[[Path], bool], options: Iterable[str] = ()
+    name: str,
+    *,
+    looks: Callable[[Path], bool],
+    options: Sequence[str] = (),
+    says_splits: bool = False,
+    fallback: bool = False,
 ) -> Callable[[Callable[[Source], Collection]], Callable[[Source], Collection]]:
     """Register a reader of ``[NAME:]PATH[?option=value&...]``; splits that the source lacks are made of train.
 
@@ -77,17 +83,26 @@ def path_reader(
         name: of the reader, and the prefix that asks for it.
         looks: whether a path without prefix is of this kind, seen from its name and the beginning of files.
         options: names of its options, beside the shares ``val`` and ``test``.
+        says_splits: the source says the split of every image; none is made, and no shares are asked for.
+        fallback: gives way to any other reader that recognises the source.
     """
 
     def register(function: Callable[[Source], Collection]) -> Callable[[Source], Collection]:
         def read(text: str) -> Collection:
             source = _source(text)
-            source.check_options((*options, "val", "test"))
+            if says_splits and not source.options.keys().isdisjoint(SHARES):
+                raise DataError(
+                    f"{text} asks for shares of val and test, but {name} files say the split of every image. "
+                    f"Leave ?val= and ?test= out."
+                )
+            source.check_options(options if says_splits else (*options, *SHARES))
+            if says_splits:
+                return function(source)
             shares_asked(text, source.options)
             return with_splits(function(source), source.options)
 
         read.__doc__, read.__module__ = function.__doc__, function.__module__
-        reader(name, matches=lambda text: looks(_source(text).place))(read)
+        reader(name, matches=lambda text: looks(_source(text).place), fallback=fallback)(read)
         _PREFIXED.add(name)
         return function
 

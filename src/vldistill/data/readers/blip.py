@@ -12,7 +12,8 @@ from vldistill.data.collection import Collection
 from vldistill.data.jsonfile import describe, kind, load_json
 from vldistill.data.pairs import SPLITS
 from vldistill.data.places import find_images, looked_in, safe_name
-from vldistill.data.readers import reader
+from vldistill.data.readers import path_reader
+from vldistill.data.source import Source
 from vldistill.data.stores import FileImages
 from vldistill.errors import DataError
 
@@ -21,17 +22,16 @@ NAMED = re.compile(r"(?P<family>.*?)(?:^|(?<=[_.-]))(?P<split>train|val|test)")
 PLACE = re.compile(r"(.*[-_])?images")  # a folder that says where images are, not which one it is
 
 
-def is_blip(source: str) -> bool:
-    """Whether a source is a BLIP-style list, or a folder with some and without a Karpathy-style file."""
-    path = Path(source).expanduser()
+def is_blip(path: Path) -> bool:
+    """Whether a path is a BLIP-style list, or a folder with some and without a Karpathy-style file."""
     if path.suffix == ".json" and path.is_file():
         return _looks_blip(_head(path))
     heads = [_head(file) for file in sorted(path.glob("*.json")) if file.is_file()] if path.is_dir() else []
     return any(map(_looks_blip, heads)) and not any(map(_looks_karpathy, heads))
 
 
-@reader("blip", matches=is_blip)
-def read(source: str) -> Collection:
+@path_reader("blip", looks=is_blip, says_splits=True)
+def read(source: Source) -> Collection:
     """BLIP-style lists NAME_train.json, NAME_val.json, NAME_test.json, or the folder with them; images as above.
 
     A record holds ``image``, ``caption`` (a text, or a list of texts) and perhaps ``image_id``; records with the
@@ -39,7 +39,7 @@ def read(source: str) -> Collection:
     of its name, so that the pairs are those of the Karpathy-style file.
     """
     found = _Found()
-    files = _files(Path(source).expanduser())
+    files = _files(source.place)
     for split, path in files.items():
         records = load_json(path)
         if not isinstance(records, list) or not records:
@@ -50,7 +50,7 @@ def read(source: str) -> Collection:
     places = find_images(folder, [(raw, name) for name, raw in zip(found.names, found.paths, strict=True)])
     looked = looked_in(folder)
     missing = {index: looked for index, place in enumerate(places) if place is None}
-    return Collection(source, FileImages(tuple(found.names), tuple(places)), found.captions, found.splits, missing)
+    return Collection(source.text, FileImages(tuple(found.names), tuple(places)), found.captions, found.splits, missing)
 
 
 def _files(path: Path) -> dict[str, Path]:

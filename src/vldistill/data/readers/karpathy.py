@@ -8,27 +8,28 @@ from typing import Any
 from vldistill.data.collection import Collection
 from vldistill.data.jsonfile import describe, kind, load_json
 from vldistill.data.places import find_images, looked_in, safe_name
-from vldistill.data.readers import reader
+from vldistill.data.readers import path_reader
 from vldistill.data.readers.blip import is_blip
+from vldistill.data.source import Source
 from vldistill.data.stores import FileImages
 from vldistill.errors import DataError
 
 SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
-def _matches(source: str) -> bool:
-    path = Path(source).expanduser()
+def is_karpathy(path: Path) -> bool:
+    """Whether a path is a json file, or a folder with some, and not of BLIP's kind."""
     some = path.suffix == ".json" or (path.is_dir() and next(path.glob("*.json"), None) is not None)
-    return some and not is_blip(source)
+    return some and not is_blip(path)
 
 
-@reader("karpathy", matches=_matches, fallback=True)
-def read(source: str) -> Collection:
+@path_reader("karpathy", looks=is_karpathy, says_splits=True, fallback=True)
+def read(source: Source) -> Collection:
     """A Karpathy-style .json, or the folder with it; images beside it, in images/, or in .tar files beside it.
 
     ``filepath`` of an image, where present, is the folder of its ``filename``; the split ``restval`` is train.
     """
-    path, entries = _find(Path(source).expanduser())
+    path, entries = _find(source.place)
     names: list[str] = []
     splits: list[str] = []
     captions: list[list[str]] = []
@@ -48,7 +49,7 @@ def read(source: str) -> Collection:
     places = find_images(path.parent, [(name,) for name in names])
     looked = looked_in(path.parent)
     missing = {index: looked for index, place in enumerate(places) if place is None}
-    return Collection(source, FileImages(tuple(names), tuple(places)), captions, splits, missing)
+    return Collection(source.text, FileImages(tuple(names), tuple(places)), captions, splits, missing)
 
 
 def _find(path: Path) -> tuple[Path, list[Any]]:
