@@ -40,7 +40,7 @@ def evaluated(run: Path, target: str, seeds: int) -> dict[str, Any]:
 
 def shortened(result: dict[str, Any]) -> dict[str, Any]:
     """A row of the study: without single students and the environment, which is said once."""
-    row = {key: value for key, value in result.items() if key not in ("environment", CHECKSUM)}
+    row = {key: value for key, value in result.items() if key not in ("environment", "question", CHECKSUM)}
     for recipe in ("own", "generic"):
         if row.get(recipe):
             row[recipe] = {key: value for key, value in row[recipe].items() if key != "students"}

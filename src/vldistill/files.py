@@ -41,7 +41,13 @@ REFUSALS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EIO: "the disk fails",
+    errno.ENOTDIR: "a part of the path is a file",
+    errno.EEXIST: "there is a file of that name",
+    errno.EISDIR: "there is a folder of that name",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "the path is a circle of links",
 }
+WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)  # the others are the path's own
 
 
 @contextmanager
@@ -54,11 +60,15 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = REFUSALS[error.errno]
+        reason, other = REFUSALS[error.errno], "choose another folder"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = f"Free some space, or {other}. What was written before is kept: the same command goes on."
+        elif error.errno in WRITABLE:
+            remedy = f"Make its folder writable, or {other}. What was written before is kept: the same command goes on."
+        else:
+            remedy = "Choose another path."
         raise StorageError(
-            f"{path} cannot be written: {reason}. {'Free some space' if full else 'Make its folder writable'}, or "
-            f"choose another folder. What was written before is kept: the same command goes on.",
+            f"{path} cannot be written: {reason}. {remedy}",
             error.errno,
             reason,
         ) from None

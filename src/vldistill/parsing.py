@@ -212,9 +212,14 @@ def parse(
     for name in (*SECTIONS, *method_names):
         if not hasattr(namespace[name], "items"):
             raise ConfigError(f"{name} is {str(namespace[name])[:80]!r}; expected options by name.")
-    if namespace.run is None:
+    if not namespace.run:
         raise ConfigError(f"vldistill {stage} needs --run FOLDER, e.g. --run runs/first.")
     built = parser.instantiate(namespace)
+    if run_config is None and not {word.partition("=")[0] for word in words} & {"--config", "--data", "--data.source"}:
+        raise ConfigError(
+            f"{namespace.run} holds no config.yaml, and no data are named. Correct --run, or begin a run there with "
+            f"--config FILE or --data.source PATH (scenes are drawn ones)."
+        )
     sections = {name: built[name] for name in SECTIONS}
     return Config(**sections, methods={name: built[name] for name in method_names}), namespace
 

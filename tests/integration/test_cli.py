@@ -94,6 +94,9 @@ WRONG: list[tuple[list[str], str]] = [
     ),
     (["distill", "--run", "RUN", "--pair", "5"], "Did you mean --pairs"),
     (["experts", "--config", "CONFIG"], "needs --run FOLDER"),
+    (["evaluate", "--run", "", "--set", "full"], "needs --run FOLDER"),
+    (["compare", "--config", "configs/leaderboard_flickr8k.yaml", "--run", ""], "needs --run FOLDER"),
+    (["evaluate", "--run", "NEW", "--set", "full"], "holds no config.yaml, and no data are named. Correct --run"),
     (["experts", "--run", "NEW", "--config", "configs/scene.yaml"], "does not exist.*Did you mean scenes.yaml"),
     (["experts", "--run", "NEW", "--encoder.setting", "hed"], "unknown setting 'hed'. Did you mean heads"),
     (["experts", "--run", "NEW", "--config", "CONFIG", "--encoder.image.name", "convnt"], "Did you mean convnet"),
@@ -271,6 +274,44 @@ def test_evaluate_prints_one_object(vldistill: Any, run: Path) -> None:
         assert all({"mean", "std"} == result[recipe][name].keys() for name in METRICS)
     kept = strict_json((run / "results" / "bitraj-6-s0.json").read_text())
     assert {name: kept[name] for name in result} == result and "environment" in kept
+
+
+def test_a_path_that_cannot_be_is_no_bug(vldistill: Any, run: Path, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo").write_text("no folder")
+    below = tmp_path / "photo" / "x"
+    for words in (
+        ["encode", "--run", tmp_path / "new", "--config", config, "--data.cache", below],
+        ["compare", "--run", tmp_path / "photo", "--config", "configs/flickr8k/main.yaml", "--smoke"],
+        ["report", run, "--out", tmp_path / "photo" / "x.html"],
+        ["report", run, "--out", tmp_path / ("x" * 300)],
+        ["convert", "scenes:train=4,val=2,test=2", "--to", "csv", "--out", below],
+    ):
+        done = vldistill(*words)
+        assert done.code == 2 and "Traceback" not in done.err, done.err
+        assert re.search("part of the path is a file|file of that name|name is too long", done.err), done.err
+
+
+def test_a_finished_evaluation_is_left_alone_and_another_is_told(vldistill: Any, run: Path) -> None:
+    words = ("evaluate", "--run", run, "--set", "random:6", "--json")
+    path = run / "results" / "random-6.json"
+    first, written = strict_json(vldistill(*words).out), path.read_bytes()
+    again = vldistill(*words)
+    assert strict_json(again.out) == first and path.read_bytes() == written and "finished already" in again.err
+    other = vldistill(*words, "--seeds", "1")
+    assert strict_json(other.out)["seeds"] == 1
+    assert "held 2 students by generic recipe, judged otherwise; it is replaced by 1 students" in other.err
+    path.write_text("{")
+    assert strict_json(vldistill(*words).out)["seeds"] == 2
+
+
+def test_a_set_of_another_run_does_not_take_the_place_of_our_own(vldistill: Any, run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "theirs"
+    shutil.copytree(run, other)
+    for place, seed in ((run, "0.1"), (other, "0.2")):
+        assert vldistill("distill", "--run", place, "--distill.image_lr", seed, "--quiet").code == 0
+        assert vldistill("evaluate", "--run", run, "--set", place / "sets" / "bitraj-6-s0", "--quiet").code == 0
+    names = [path.name for path in sorted((run / "results").glob("bitraj*.json"))]
+    assert names == ["bitraj-6-s0-from-theirs.json", "bitraj-6-s0.json"]
 
 
 @pytest.mark.parametrize(("target", "pairs"), [("random:6", 6), ("full", 200)])

@@ -83,7 +83,7 @@ def test_numbers_without_end_are_refused_on_the_command_line_too(words: list[str
 
 def test_long_digits_are_fine_where_they_are_no_number_or_a_small_one(tmp_path: Path):
     words = ["--distill.label", "1" * 30, "--distill.image_lr", "0." + "1" * 30, "--pairs", "0" * 30 + "7"]
-    config, _ = parse("distill", ["--run", str(tmp_path / ("2" * 30)), *words])
+    config, _ = parse("distill", ["--run", str(tmp_path / ("2" * 30)), "--data.source", "scenes", *words])
     assert (config.distill.label, config.distill.pairs) == ("1" * 30, 7)
     assert config.distill.image_lr == pytest.approx(1 / 9)
 
@@ -103,7 +103,8 @@ def test_a_class_is_not_imported_from_a_run_a_sweep_or_a_second_file(tmp_path: P
         parse("distill", ["--config", str(path), "--run", str(tmp_path / "new")])
     with pytest.raises(ConfigError, match="class_path"):
         resolved({"encoder": {"image": {"options": {"a": {"class_path": "antigravity.X"}}}}}, "here")
-    sections, _ = parse("distill", ["--run", str(tmp_path / "new"), "--encoder.image.options.a", "class_path"])
+    words = ["--data.source", "scenes", "--encoder.image.options.a", "class_path"]
+    sections, _ = parse("distill", ["--run", str(tmp_path / "new"), *words])
     assert sections.encoder.image.options == {"a": "class_path"} and "antigravity" not in sys.modules
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,8 +62,11 @@ class Place:
 
     @property
     def threads(self) -> int:
-        """CPU threads of a unit."""
-        return cores() // self.workers if self.cluster == "local" else self.cpus
+        """CPU threads of a unit: its share of the cores, and no more than ``OMP_NUM_THREADS`` where that is set."""
+        if self.cluster != "local":
+            return self.cpus
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        return min(cores() // self.workers, int(asked) if asked.isdecimal() and int(asked) else cores())
 
     def said(self, slots: int) -> str:
         """Where units run, in words."""

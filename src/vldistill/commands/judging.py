@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from vldistill.commands.bench import open_bench, refuse_other
 from vldistill.config import Config
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled import DistilledSet
-from vldistill.errors import ConfigError, Stopped
+from vldistill.errors import ArtefactError, ConfigError, Stopped
 from vldistill.evaluate.answers import Answers, evaluation_key
 from vldistill.evaluate.protocol import evaluate_set, quick_score
 from vldistill.evaluate.subjects import check_target, chosen_subset
-from vldistill.files import write_record
+from vldistill.files import CHECKSUM, digest, read_json, write_record
 from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.memory import peak_memory
@@ -67,23 +68,48 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     bench.check_towers()
     check_target(bench, judged, config.evaluate, config.select)
     run.begin(config)
-    path = run.results / _result_name(judged, config.evaluate.protocol)
+    path = run.results / _result_name(run, judged, target, config.evaluate.protocol)
+    key = evaluation_key(bench, judged, config)
+    question = digest(key, asdict(config.evaluate), bench.passes.precision)
     with held(path.with_name(f".{path.stem}.lock"), str(path)):
-        answers = Answers(path.with_name(f"{path.stem}.unfinished"), evaluation_key(bench, judged, config), reporter)
+        if (kept := _kept(path, reporter)) and kept.get("question") == question:
+            reporter.info(f"{path} is finished already; delete it to judge anew")
+            return {name: value for name, value in kept.items() if name not in ("question", "environment", CHECKSUM)}
+        answers = Answers(path.with_name(f"{path.stem}.unfinished"), key, reporter)
         try:
             result = evaluate_set(bench, judged, config.evaluate, config.select, answers)
         except KeyboardInterrupt:
             raise Stopped(f"stopped; {answers.count} trained students are kept. The same command goes on.") from None
-        write_record(path, result | {"environment": environment()})
+        if kept:
+            reporter.warn(f"{path} held {_told(kept)}, judged otherwise; it is replaced by {_told(result)}.")
+        write_record(path, result | {"question": question, "environment": environment()})
         answers.remove()
     run.log(stage="evaluate", set=result["set"], protocol=result["protocol"], seconds=result["seconds"])
     return result
 
 
-def _result_name(judged: str | DistilledSet, protocol: str) -> str:
-    """The file of an evaluation in the run's results."""
+def _result_name(run: Run, judged: str | DistilledSet, target: str, protocol: str) -> str:
+    """The file of an evaluation in the run's results: another run's set does not take the place of the run's own."""
     name = judged if isinstance(judged, str) else judged.name
+    own = run.sets / name
+    if isinstance(judged, DistilledSet) and own.exists() and not own.samefile(target):
+        name = f"{name}-from-{Path(target).resolve().parent.parent.name}"
     return f"{name.replace(':', '-')}{'' if protocol == 'last' else f'-{protocol}'}.json"
+
+
+def _kept(path: Path, reporter: Reporter) -> dict[str, Any] | None:
+    """The evaluation that stands in a file; None where there is none that can be read."""
+    try:
+        return read_json(path, "evaluation") if path.exists() else None
+    except ArtefactError as error:
+        reporter.warn(f"{error} It is made again.")
+        return None
+
+
+def _told(result: dict[str, Any]) -> str:
+    """An evaluation in words."""
+    recipes = " and ".join(recipe for recipe in ("own", "generic") if result.get(recipe))
+    return f"{result.get('seeds')} students by {recipes} recipe"
 
 
 def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from vldistill.convert.records import Export, files_to_write
 from vldistill.convert.writers import WRITERS
 from vldistill.data.pairs import SPLITS
 from vldistill.errors import ConfigError, DataError, unknown
+from vldistill.files import storage_errors
 from vldistill.log import Reporter
 
 
@@ -87,10 +88,10 @@ def write_export(
         raise ConfigError(f"--out {out} exists already. Delete it, or choose another folder.")
     for note in export.notes:
         reporter.warn(note)
-    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    with storage_errors(out):
+        temporary.mkdir(parents=True)
     try:
         writer = WRITERS[to]
         counts: dict[str, dict[str, int]] = {}

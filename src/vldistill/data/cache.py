@@ -19,7 +19,7 @@ from vldistill.data.arrays import open_array
 from vldistill.data.pairs import Pairs
 from vldistill.data.rows import DIGEST_BYTES, CheckedRows, row_digest
 from vldistill.errors import ArtefactError, DataError, VldistillError
-from vldistill.files import atomic, digest, human_bytes, read_json, require_space, write_record
+from vldistill.files import atomic, digest, human_bytes, read_json, require_space, storage_errors, write_record
 
 CHUNK = 256  # images decoded between two writes; bounds the memory
 BLOCK = 65536  # bytes at the end of the array that the checksum covers
@@ -136,7 +136,8 @@ def _build(place: Path, pairs: Pairs, size: int, progress: Progress | None) -> d
     needed = HEADER_BYTES + pairs.count_images * 3 * size * size
     what = f"decoding {pairs.count_images:,} images at {size} x {size} pixels"
     require_space(place, needed, what)
-    place.mkdir(parents=True, exist_ok=True)
+    with storage_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
     broken: dict[str, str] = {}
     digests = bytearray()
     path = place / "images.npy"

@@ -282,7 +282,8 @@ def _judged(cell: Cell, folder: Path, launch: Launch, target: str = "", config: 
         words = ["evaluate", "--config", str(asked), "--run", str(place), "--set", target or cell.name]
         launch(words, folder / "log.txt")
     evaluation = read_json(_evaluations(place)[0], "evaluation")
-    evaluation.pop("environment", None)
+    for name in ("environment", "question"):
+        evaluation.pop(name, None)
     return {"evaluation": evaluation, "protocol": evaluation["protocol"]}
 
 

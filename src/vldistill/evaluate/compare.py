@@ -143,6 +143,8 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     given = parser.parse_args(own)
     from vldistill.parsing import packaged_config
 
+    if not given.run:
+        raise ConfigError("vldistill compare needs --run FOLDER, e.g. --run runs/board.")
     place = place_of(given)
     sweep = read_sweep(Path(packaged_config(given.config)), options, given.base)
     if given.pairs:
