@@ -261,7 +261,12 @@ class DistilledSet(Dataset):
         """Read and check a set. Raises ArtefactError when it is missing, damaged or of another kind."""
         folder = Path(folder)
         if not (folder / "set.json").is_file():
-            raise ArtefactError(f"{folder} is not a distilled set: it has no set.json. Expected e.g. RUN/sets/NAME.")
+            why, remedy = "it has no set.json.", "Expected e.g. RUN/sets/NAME."
+            if not folder.exists():
+                why = "there is no such folder."
+            elif (folder / "config.json").is_file():
+                why, remedy = "it is not finished.", "The command that began it goes on."
+            raise ArtefactError(f"{folder} is not a distilled set: {why} {remedy}")
         record = read_json(folder / "set.json", "distilled set")
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise ArtefactError(f"{folder}/set.json is not a distilled set of format {FORMAT}.")

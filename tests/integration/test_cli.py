@@ -119,7 +119,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["evaluate", "--run", "RUN"], "set"),
     (["evaluate", "--run", "RUN", "--set", "random:41"], "41 pairs"),
     (["evaluate", "--run", "RUN", "--set", "random:x"], "random:N with N of 2 or more"),
-    (["evaluate", "--run", "RUN", "--set", "RUN/sets/none"], "is not a distilled set"),
+    (["evaluate", "--run", "RUN", "--set", "RUN/sets/none"], "is not a distilled set: there is no such folder"),
+    (["evaluate", "--run", "RUN", "--set", "Full"], "--set is 'Full'; expected the folder of a set"),
+    (["evaluate", "--run", "RUN", "--set", "random"], r"SELECTOR:N \(random:100\) or full"),
+    (["evaluate", "--run", "RUN", "--set", "full", "--val_only"], "without --val_only"),
     (["evaluate", "--run", "RUN", "--set", "full", "--protocol", "best"], "unknown protocol 'best'"),
     (["evaluate", "--run", "RUN", "--set", "full", "--recipes", "own"], "no recipe of its own"),
 ]
@@ -307,6 +310,10 @@ def test_a_finished_evaluation_is_left_alone_and_another_is_told(vldistill: Any,
 def test_a_set_of_another_run_does_not_take_the_place_of_our_own(vldistill: Any, run: Path, tmp_path: Path) -> None:
     other = tmp_path / "theirs"
     shutil.copytree(run, other)
+    (other / "sets" / "begun").mkdir(parents=True)
+    (other / "sets" / "begun" / "config.json").write_text("{}")
+    done = vldistill("evaluate", "--run", other, "--set", "begun")  # by its name, too
+    assert done.code == 2 and "is not finished. The command that began it goes on" in done.err
     for place, seed in ((run, "0.1"), (other, "0.2")):
         assert vldistill("distill", "--run", place, "--distill.image_lr", seed, "--quiet").code == 0
         assert vldistill("evaluate", "--run", run, "--set", place / "sets" / "bitraj-6-s0", "--quiet").code == 0

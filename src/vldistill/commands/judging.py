@@ -21,7 +21,7 @@ from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.memory import peak_memory
 from vldistill.runs import Run, environment
-from vldistill.select import check_count, check_ground, find_selector
+from vldistill.select import check_count, check_ground, find_selector, selectors
 from vldistill.select.coreset import coreset_name, save_coreset
 
 
@@ -60,6 +60,8 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     bench = open_bench(config, reporter)
     # SELECTOR:N; one letter before the colon is a drive of Windows, and a folder may be named so
     named = target == "full" or (re.fullmatch(r"\w\w+:[^/\\]*", target) and not Path(target).exists())
+    if not named:
+        target = _folder(run, target)
     judged = target if named else DistilledSet.load(target)
     if isinstance(judged, str) and judged != "full":
         chosen_subset(judged)
@@ -86,6 +88,20 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
         answers.remove()
     run.log(stage="evaluate", set=result["set"], protocol=result["protocol"], seconds=result["seconds"])
     return result
+
+
+def _folder(run: Run, target: str) -> str:
+    """The folder of a set, which may also be named as one of the run's. Raises ConfigError for another kind of word."""
+    own = run.sets / target
+    if not Path(target).exists() and target == own.name and own.is_dir():
+        return str(own)
+    word = target.partition(":")[0].lower()
+    if not Path(target).exists() and (not word or word in ("full", *selectors())):
+        raise ConfigError(
+            f"--set is {target!r}; expected the folder of a set (RUN/sets/NAME), or to judge real pairs, without "
+            f"--val_only, SELECTOR:N (random:100) or full."
+        )
+    return target
 
 
 def _result_name(run: Run, judged: str | DistilledSet, target: str, protocol: str) -> str:
@@ -116,7 +132,7 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
     """Mean recall on val of a set, as the outer loop looks at it (:func:`quick_score`); test stays closed."""
     run.check(config)
     bench = open_bench(config, reporter)
-    distilled = DistilledSet.load(target)
+    distilled = DistilledSet.load(_folder(run, target))
     check_target(bench, distilled, config.evaluate)
     if distilled.is_coreset and bench.setting != "heads":
         raise ConfigError(
