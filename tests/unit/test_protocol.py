@@ -265,7 +265,7 @@ def test_val_and_test_wait_until_they_are_needed(cache: Path, monkeypatch: pytes
 
 def test_the_result_of_a_set(bench: Workbench) -> None:
     result = evaluate_set(bench, make_set(bench), QUICK)
-    assert {"set", "setting", "protocol", "pairs", "stored_floats", "seeds", "own", "generic"} <= result.keys()
+    assert {"set", "kind", "setting", "protocol", "pairs", "stored_floats", "seeds", "own", "generic"} <= result.keys()
     assert {"seconds", "peak_memory_bytes", "chance"} <= result.keys()
     assert (result["set"], result["setting"], result["pairs"], result["seeds"]) == ("bitraj-6-s0", "heads", 6, 3)
     for name in ("own", "generic"):

@@ -161,15 +161,17 @@ def evaluate_set(
         answers: keeps every student's figures as soon as there are any, and has those of an interrupted evaluation.
 
     Returns:
-        ``set``, ``setting``, ``protocol``, ``pairs``, ``stored_floats``, ``seeds``; per recipe the mean and the
-        sample standard deviation over students of every recall in percent (``own`` is null where the data has no
-        recipe); ``chance``, ``seconds`` and ``peak_memory_bytes`` of this process.
+        ``set``, ``kind`` (``distilled``, ``subset`` of real pairs, ``full``), ``setting``, ``protocol``, ``pairs``,
+        ``stored_floats``, ``seeds``; per recipe the mean and the sample standard deviation over students of every
+        recall in percent (``own`` is null where the data has no recipe); ``chance``, ``seconds`` and
+        ``peak_memory_bytes`` of this process.
     """
     answers = answers or Answers()
     check_target(bench, target, config, select)
     judged = subject(bench, target, select)
     result: dict[str, Any] = {
         "set": judged.name,
+        "kind": judged.kind,
         "setting": bench.setting,
         "protocol": config.protocol,
         "pairs": judged.pairs,

@@ -58,8 +58,10 @@ class Row:
     def kind(self) -> str:
         """``distilled``, ``random``, ``subset`` (of another selector) or ``full``."""
         name, colon, _ = self.set.partition(":")
-        if self.set == "full" or not colon:
-            return "full" if self.set == "full" else "distilled"
+        if self.set == "full":
+            return "full"
+        if not colon:
+            return "subset" if self.told("kind") == "subset" else "distilled"  # a coreset's folder
         return "random" if name == "random" else "subset"
 
     def told(self, key: str) -> Any:
