@@ -120,6 +120,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["evaluate", "--run", "RUN", "--set", "random:41"], "41 pairs"),
     (["evaluate", "--run", "RUN", "--set", "random:x"], "random:N with N of 2 or more"),
     (["evaluate", "--run", "RUN", "--set", "RUN/sets/none"], "is not a distilled set: there is no such folder"),
+    (["evaluate", "--run", "RUN", "--set", ""], "--set is ''; expected the folder of a set"),
+    (["import", "lors", "RUN", "--run", "RUN"], "is a folder; expected"),
     (["evaluate", "--run", "RUN", "--set", "Full"], "--set is 'Full'; expected the folder of a set"),
     (["evaluate", "--run", "RUN", "--set", "random"], r"SELECTOR:N \(random:100\) or full"),
     (["evaluate", "--run", "RUN", "--set", "full", "--val_only"], "without --val_only"),

@@ -92,11 +92,12 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
 
 def _folder(run: Run, target: str) -> str:
     """The folder of a set, which may also be named as one of the run's. Raises ConfigError for another kind of word."""
+    if target and Path(target).exists():
+        return target
     own = run.sets / target
-    if not Path(target).exists() and target == own.name and own.is_dir():
+    if target == own.name and own.is_dir():
         return str(own)
-    word = target.partition(":")[0].lower()
-    if not Path(target).exists() and (not word or word in ("full", *selectors())):
+    if target.partition(":")[0].lower() in ("", "full", *selectors()):
         raise ConfigError(
             f"--set is {target!r}; expected the folder of a set (RUN/sets/NAME), or to judge real pairs, without "
             f"--val_only, SELECTOR:N (random:100) or full."

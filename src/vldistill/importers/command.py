@@ -47,6 +47,8 @@ def import_command(argv: Sequence[str]) -> int:
     run, reporter, path = Run(Path(asked.run)), Reporter(quiet=asked.quiet), Path(asked.path)
     if not path.exists():
         raise ConfigError(f"{path} does not exist; expected {KINDS[kind]}.")
+    if kind == "lors" and path.is_dir():
+        raise ConfigError(f"{path} is a folder; expected {KINDS[kind]}.")
     run.check(config)
     bench = commands.open_bench(config, reporter)
     bench.pairs("train")
@@ -60,8 +62,6 @@ def import_command(argv: Sequence[str]) -> int:
         return 0
     if asked.loss not in SOFT_LOSSES:
         raise ConfigError(unknown("loss", asked.loss, SOFT_LOSSES))
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; expected the file of a set that LoRS published.")
     if not plain_name(path.stem):
         raise ConfigError(
             f"{path}: a set cannot be named {path.stem!r}. Rename the file: letters, digits, '_' and '-'."

@@ -62,11 +62,10 @@ def write_report(folders: Sequence[Path], out: str | None, options: ReportOption
         Stopped: by the user; students that are trained are kept.
     """
     path = Path(out) if out else folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
+    runs = read_runs(folders)
     with storage_errors(path):
         if path.is_dir():
             raise ConfigError(f"--out {path} is a folder; expected a file, e.g. {path / 'report.html'}.")
-    runs = read_runs(folders)
-    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     count = max(1, sum(item.finished for run in runs for item in run.sets))
     try:
