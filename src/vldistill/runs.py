@@ -1,6 +1,7 @@
 """The run folder: what was asked for, what it ran on, and what came out.
 
-``config.yaml`` is written by the first stage and read by the later ones; ``env.json`` says what it ran on;
+``config.yaml`` is written by the first stage and read by the later ones, ``data.json`` says what data the splits had
+then; ``env.json`` says what it ran on;
 ``metrics.jsonl`` has one line per event of a stage; ``experts/``, ``sets/`` and ``results/`` hold the artefacts.
 """
 
@@ -16,14 +17,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from vldistill.config import Config
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.files import append_line, write_json, write_text
+from vldistill.files import append_line, read_json, write_json, write_record, write_text
 from vldistill.locks import held
+
+if TYPE_CHECKING:
+    from vldistill.data.pairs import Pairs
 
 FIXED = ("data", "encoder", "experts")  # sections that decide what the run's artefacts mean
 FREE = ("data.strict", "data.cache", "experts.count")  # may differ from stage to stage
@@ -38,6 +42,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._data: dict[str, dict[str, Any]] = {}
 
     @property
     def experts(self) -> Path:
@@ -58,6 +63,11 @@ class Run:
     def config_path(self) -> Path:
         """The remembered configuration."""
         return self.folder / "config.yaml"
+
+    @property
+    def data_path(self) -> Path:
+        """What the splits held when the run was begun."""
+        return self.folder / "data.json"
 
     def check(self, config: Config) -> None:
         """Refuse ``config`` when it contradicts the one this run was made with; writes nothing.
@@ -84,10 +94,45 @@ class Run:
                     text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
                     write_text(self.config_path, text)
                 write_json(self.folder / "env.json", environment())
+                self._keep_data()
         except OSError as error:
             raise ConfigError(
                 f"run folder {self.folder} cannot be used ({error.strerror or error}). Choose another --run folder."
             ) from None
+
+    def check_data(self, pairs: Pairs) -> None:
+        """Refuse a split that is not what the run was begun with: its artefacts would not belong together.
+
+        What has not been seen before is remembered, as soon as the run is begun.
+
+        Raises:
+            ConfigError: images or captions were added, taken away or changed.
+        """
+        seen = {"images": pairs.count_images, "captions": pairs.count_captions, "fingerprint": pairs.fingerprint}
+        before = self._remembered_data().get(pairs.split, seen)
+        if before != seen:
+            raise ConfigError(
+                f"the {pairs.split} split of {pairs.source} is not what {self.folder} was begun with: "
+                f"{_counted(before)} then, {_counted(seen)} now"
+                + (", other ones" if _counted(before) == _counted(seen) else "")
+                + f". Put the data back, use another --run folder, or delete {self.data_path} to go on with what is "
+                f"there now."
+            )
+        self._data[pairs.split] = seen
+        if self.config_path.exists():
+            with held(self.folder / ".begin.lock", str(self.folder), wait_seconds=10):
+                self._keep_data()
+
+    def _remembered_data(self) -> dict[str, dict[str, Any]]:
+        if not self.data_path.exists():
+            return {}
+        known = read_json(self.data_path, "note on the data")
+        return {split: seen for split, seen in known.items() if isinstance(seen, dict)}
+
+    def _keep_data(self) -> None:
+        known = self._remembered_data()
+        if not known.keys() >= self._data.keys():
+            write_record(self.data_path, {**self._data, **known})
 
     def remembered(self) -> dict[str, Any]:
         """The configuration that this run was made with. Raises ArtefactError when it cannot be read."""
@@ -121,6 +166,10 @@ class Run:
         """Append one event to ``metrics.jsonl``, with the time and the command."""
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command(), **event})
         append_line(self.folder / "metrics.jsonl", line)
+
+
+def _counted(seen: Mapping[str, Any]) -> str:
+    return f"{seen.get('images'):,} images and {seen.get('captions'):,} captions"
 
 
 def to_plain(config: Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,7 @@ class Workbench:
         reporter: where progress goes.
         passes: how first-order passes of experts and students are computed.
         augment_on: where experts' images are augmented: ``cpu`` or ``device``.
+        on_pixels: hears of the readable pairs of each split that is decoded, and may refuse them.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Workbench:
         reporter: Reporter,
         passes: Passes = FLOAT32,
         augment_on: str = "cpu",
+        on_pixels: Callable[[Pairs], None] | None = None,
     ) -> None:
+        self._on_pixels = on_pixels
         self.passes, self.augment_on = passes, augment_on
         self.data_config, self.encoder_config = data, encoder
         self.device, self.reporter = device, reporter
@@ -196,6 +200,8 @@ class Workbench:
                 )
             for note in decoded.pairs.notes:
                 self.reporter.warn(f"{split}: {note}")
+            if self._on_pixels is not None:
+                self._on_pixels(decoded.pairs)
             self._decoded[split] = decoded
         return self._decoded[split]
 

@@ -82,6 +82,25 @@ def test_a_printed_configuration_can_be_given_back(vldistill: Any, config: Path,
     assert vldistill("experts", "--config", tmp_path / "again.yaml", "--print_config").out == printed
 
 
+def test_data_that_change_under_a_run_are_noticed(
+    vldistill: Any, config: Path, karpathy: Any, tmp_path: Path
+) -> None:
+    karpathy.add_photos()
+    given = ("--config", config, "--run", tmp_path / "run", "--data.source", karpathy.folder)
+    assert vldistill("encode", *given).code == 0
+    lost = karpathy.folder / karpathy.entries[0]["filename"]
+    raw = lost.read_bytes()
+    lost.unlink()
+    done = vldistill("evaluate", "--run", tmp_path / "run", "--set", "random:2")
+    assert done.code == 2 and "3 images and 6 captions then, 2 images and 4 captions now" in done.err
+    assert "Put the data back" in done.err and not list((tmp_path / "run" / "results").glob("*.json"))
+    lost.write_bytes(raw)
+    done = vldistill("evaluate", "--run", tmp_path / "run", "--set", "random:2")
+    assert done.code == 0
+    result = strict_json((tmp_path / "run" / "results" / "random-2.json").read_text())
+    assert result["data"]["train"] == strict_json((tmp_path / "run" / "data.json").read_text())["train"]["fingerprint"]
+
+
 # --- wrong use ----------------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[list[str], str]] = [

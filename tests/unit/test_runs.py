@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import yaml
 
 from vldistill import runs
 from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ExpertsConfig, LoraConfig
+from vldistill.data.pairs import Pairs
 from vldistill.distill.methods.bitraj import BitrajOptions
 from vldistill.errors import ArtefactError, ConfigError
+from vldistill.files import read_json
 from vldistill.runs import Run, command, commit, differences, environment, to_plain, with_defaults
 
 CONFIG = Config(data=DataConfig(source="scenes:train=40"), methods={"bitraj": BitrajOptions(syn_steps=3)})
@@ -148,3 +151,38 @@ def test_defaults_fill_what_is_missing_only() -> None:
     given = {"b": {"c": 5, "d": None}, "f": {"own": 1}, "more": 0}
     assert with_defaults(given, defaults) == {"a": 1, "b": {"c": 5, "d": None}, "f": {"own": 1}, "more": 0}
     assert with_defaults({}, defaults) == defaults
+
+
+# --- the data of a run --------------------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_what_its_data_were_once_it_is_begun(scene_pairs: Callable[[str], Pairs], tmp_path: Path) -> None:
+    run, train = Run(tmp_path / "run"), scene_pairs("train")
+    run.check_data(train)
+    assert not run.folder.exists()  # looking at data begins nothing
+    run.begin(CONFIG)
+    run.check_data(scene_pairs("test"))
+    kept = read_json(run.data_path, "note")
+    assert kept.keys() == {"train", "test"} and kept["train"]["fingerprint"] == train.fingerprint
+    assert (kept["train"]["images"], kept["train"]["captions"]) == (train.count_images, train.count_captions)
+    before = run.data_path.stat().st_mtime_ns
+    Run(run.folder).check_data(train)
+    assert run.data_path.stat().st_mtime_ns == before
+
+
+def test_other_data_than_a_run_was_begun_with_are_refused(scene_pairs: Callable[[str], Pairs], tmp_path: Path) -> None:
+    run, train = Run(tmp_path / "run"), scene_pairs("train")
+    run.begin(CONFIG)
+    run.check_data(train)
+    fewer = train.select_images(range(train.count_images - 1))
+    with pytest.raises(ConfigError) as caught:
+        Run(run.folder).check_data(fewer)
+    message = str(caught.value)
+    assert f"{train.count_images} images and" in message and f"{fewer.count_images} images and" in message
+    assert str(run.data_path) in message and "Put the data back" in message
+    turned = replace(train, captions=[train.captions[1], train.captions[0], *train.captions[2:]])
+    with pytest.raises(ConfigError, match="now, other ones"):
+        Run(run.folder).check_data(turned)
+    run.data_path.unlink()
+    Run(run.folder).check_data(fewer)
+    assert read_json(run.data_path, "note")["train"]["images"] == fewer.count_images

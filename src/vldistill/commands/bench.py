@@ -13,16 +13,16 @@ from vldistill.files import read_json
 from vldistill.log import Reporter
 from vldistill.memory import keep_freed_memory
 from vldistill.ranks import ALONE, Ranks
-from vldistill.runs import differences, with_defaults
+from vldistill.runs import Run, differences, with_defaults
 from vldistill.workbench import Workbench
 
 
-def open_bench(config: Config, reporter: Reporter, ranks: Ranks = ALONE) -> Workbench:
-    """The workbench of a configuration."""
+def open_bench(config: Config, reporter: Reporter, ranks: Ranks = ALONE, run: Run | None = None) -> Workbench:
+    """The workbench of a configuration; data that are not those ``run`` was begun with will be refused."""
     keep_freed_memory()
     device = choose_device(config.runtime, ranks)
     how = choose_passes(config.runtime, device), augments_on(config.runtime, device)
-    return Workbench(config.data, config.encoder, device, reporter, *how)
+    return Workbench(config.data, config.encoder, device, reporter, *how, on_pixels=run.check_data if run else None)
 
 
 def refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:

@@ -72,7 +72,7 @@ def distill(
     check_setting(method, config.distill.method, config.encoder.setting)
     check_captions(method, config.distill.method, config.distill.captions)
     run.check(config)
-    bench = open_bench(config, reporter, ranks)
+    bench = open_bench(config, reporter, ranks, run)
     _check_space(config)
     before = first_method(config.distill)
     for kind in {*config.distill.starts} - {before}:

@@ -31,7 +31,7 @@ def select(run: Run, config: Config, reporter: Reporter) -> Path:
     entry = find_selector(asked.method)
     check_ground(asked.method, asked.pairs, asked)
     run.check(config)
-    bench = open_bench(config, reporter)
+    bench = open_bench(config, reporter, run=run)
     check_count(bench.pairs("train").count_images, asked.pairs)
     folder = run.sets / coreset_name(asked)
     note = {"select": {"method": asked.method, "pairs": asked.pairs, "seed": asked.seed} | entry.options(asked)}
@@ -57,7 +57,7 @@ def select(run: Run, config: Config, reporter: Reporter) -> Path:
 def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
     """Judge a set, ``SELECTOR:N`` or ``full``; the result is written to the run's results and returned."""
     run.check(config)
-    bench = open_bench(config, reporter)
+    bench = open_bench(config, reporter, run=run)
     # SELECTOR:N; one letter before the colon is a drive of Windows, and a folder may be named so
     named = target == "full" or (re.fullmatch(r"\w\w+:[^/\\]*", target) and not Path(target).exists())
     if not named:
@@ -132,7 +132,7 @@ def _told(result: dict[str, Any]) -> str:
 def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
     """Mean recall on val of a set, as the outer loop looks at it (:func:`quick_score`); test stays closed."""
     run.check(config)
-    bench = open_bench(config, reporter)
+    bench = open_bench(config, reporter, run=run)
     distilled = DistilledSet.load(_folder(run, target))
     check_target(bench, distilled, config.evaluate)
     if distilled.is_coreset and bench.setting != "heads":

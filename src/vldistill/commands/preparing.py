@@ -35,7 +35,7 @@ def experts(
             "--workers and --cluster, which give every expert to one process. Leave torchrun out."
         )
     run.check(config)
-    bench = open_bench(config, reporter, ranks)
+    bench = open_bench(config, reporter, ranks, run)
     bench.pairs("train")  # what cannot be read or built is refused before the run folder is made
     bench.check_towers()
     with ranks.first_before_others():
@@ -74,7 +74,7 @@ def encode(
     """
     place = place or Place()
     run.check(config)
-    bench = open_bench(config, reporter)
+    bench = open_bench(config, reporter, run=run)
     for split in SPLITS:
         bench.pairs(split)
     bench.check_towers()

@@ -163,12 +163,14 @@ def evaluate_set(
     Returns:
         ``set``, ``kind`` (``distilled``, ``subset`` of real pairs, ``full``), ``setting``, ``protocol``, ``pairs``,
         ``stored_floats``, ``seeds``; per recipe the mean and the sample standard deviation over students of every
-        recall in percent (``own`` is null where the data has no recipe); ``chance``, ``seconds`` and
-        ``peak_memory_bytes`` of this process.
+        recall in percent (``own`` is null where the data has no recipe); ``chance``; ``data``, the fingerprints of
+        the splits; ``seconds`` and ``peak_memory_bytes`` of this process.
     """
     answers = answers or Answers()
     check_target(bench, target, config, select)
     judged = subject(bench, target, select)
+    if "made_from_data" in judged.details:
+        bench.reporter.warn(f"{judged.name} was made from other training data than {bench.data_config.source} holds.")
     result: dict[str, Any] = {
         "set": judged.name,
         "kind": judged.kind,
@@ -192,6 +194,7 @@ def evaluate_set(
         "chance": chance_level(test.data.caption_image, test.pairs.count_images),
         "image_tower": bench.image_tower.name,
         "text_tower": bench.text_tower.name,
+        "data": {split: bench.pixels(split).pairs.fingerprint for split in ("train", "test")},
         "details": judged.details,
         "seconds": round(answers.seconds(), 2),
         "peak_memory_bytes": peak_memory(),

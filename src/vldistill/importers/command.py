@@ -50,7 +50,7 @@ def import_command(argv: Sequence[str]) -> int:
     if kind == "lors" and path.is_dir():
         raise ConfigError(f"{path} is a folder; expected {KINDS[kind]}.")
     run.check(config)
-    bench = commands.open_bench(config, reporter)
+    bench = commands.open_bench(config, reporter, run=run)
     bench.pairs("train")
     bench.check_towers()
     if kind == "mtt":
