@@ -111,11 +111,17 @@ def _add_dry_run(parser: ArgumentParser) -> None:
 def _plan(stage: str, config: Config, rest: Any) -> int:
     from vldistill.plan import stage_plan
 
-    text, problems = stage_plan(stage, config, Path(rest.run))
+    text, problems = stage_plan(stage, config, Path(rest.run), _experts_from(rest))
     print(text)
     if problems:
         raise ConfigError("; ".join(problems))
     return DONE
+
+
+def _experts_from(rest: Any) -> Path | None:
+    """The other run whose experts are used, if the arguments of a stage name one."""
+    given = getattr(rest, "experts_from", None)
+    return Path(given) if given else None
 
 
 def _opened(rest: Any, mute: bool = False) -> tuple[Run, Reporter]:
@@ -179,10 +185,9 @@ def _distill(argv: Sequence[str]) -> int:
     from vldistill import commands
     from vldistill.ranks import joined
 
-    experts_from = Path(rest.experts_from) if rest.experts_from else None
     with joined() as ranks:
         run, reporter = _opened(rest, mute=not ranks.first)
-        folder = commands.distill(run, config, reporter, experts_from, ranks)
+        folder = commands.distill(run, config, reporter, _experts_from(rest), ranks)
     if ranks.first:
         print(folder)
     return DONE

@@ -8,6 +8,7 @@ training step measured here and now, times the number of steps; they are meant t
 from __future__ import annotations
 
 import copy
+import functools
 import shutil
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -20,13 +21,14 @@ import torch
 
 from vldistill.config import Config, expand
 from vldistill.data.pairs import SPLITS
-from vldistill.distill.methods import as_first, first_method, settle
+from vldistill.distill.methods import as_first, find_method, first_method, settle
 from vldistill.errors import VldistillError
 from vldistill.evaluate.cells import Cell, failure, finished, shared_experts
-from vldistill.experts.record import bytes_per_expert, expert_path, expert_recipe
+from vldistill.experts.record import bytes_per_expert, expert_files, expert_path, expert_recipe
 from vldistill.files import human_bytes
 from vldistill.log import Reporter
 from vldistill.runs import Run
+from vldistill.select import check_count
 from vldistill.training import Recipe, steps_in
 from vldistill.workbench import Workbench
 
@@ -58,20 +60,21 @@ class Estimate:
         self.bench = Workbench(config.data, encoder, choose_device(config.runtime), Reporter(quiet=True))
         self.counts: dict[str, tuple[int, int]] = {}
         for split in SPLITS:
-            try:
-                pairs = self.bench.pairs(split)
-                self.counts[split] = pairs.count_images, pairs.count_captions
-            except VldistillError as error:
-                self._problem(error)
-        try:
-            _ = self.bench.image_tower
-        except VldistillError as error:
-            self._problem(error)
-        try:
-            _ = self.bench.text_tower
-        except VldistillError as error:
-            self._problem(error)
+            self.check(functools.partial(self._count, split))
+        self.check(lambda: self.bench.image_tower)
+        self.check(lambda: self.bench.text_tower)
         self.ready = not self.problems
+
+    def check(self, refuse: Callable[[], object]) -> None:
+        """Note what ``refuse`` raises as one of the problems."""
+        try:
+            refuse()
+        except VldistillError as error:
+            self._problem(error)
+
+    def _count(self, split: str) -> None:
+        pairs = self.bench.pairs(split)
+        self.counts[split] = pairs.count_images, pairs.count_captions
 
     def _problem(self, error: VldistillError) -> None:
         if str(error) not in self.problems:
@@ -203,7 +206,9 @@ def _best_of(work: Any, times: int = 2) -> float:
     return min(found)
 
 
-def stage_plan(stage: str, config: Config, run: Path) -> tuple[str, list[str]]:
+def stage_plan(
+    stage: str, config: Config, run: Path, experts_from: Path | None = None
+) -> tuple[str, list[str]]:
     """The plan of ``experts`` or ``distill`` as text, and what would stop it."""
     config, said = settle(config)
     Run(run).check(config)
@@ -225,7 +230,19 @@ def stage_plan(stage: str, config: Config, run: Path) -> tuple[str, list[str]]:
         # the set, its preview's pictures, and a checkpoint: variables, two moments, the best, the ones before
         lines.append(f"{numbers:,} learned numbers, {_disk(4 * numbers * (7 + len(distill.keep)), run)}")
         lines.append(estimate.said_time(lambda: estimate.distill_seconds(config) + estimate.encode_seconds))
+        estimate.check(lambda: check_count(estimate.counts["train"][0], distill.pairs))
+        if "experts" in find_method(distill.method).build().needs:
+            lines += _experts_missing(Run(experts_from or run).experts, distill.experts)
     return "\n".join(lines), estimate.problems
+
+
+def _experts_missing(folder: Path, count: int) -> list[str]:
+    """A line where the experts have to be recorded first: planning ahead is no mistake."""
+    try:
+        expert_files(folder, count)
+    except VldistillError as error:
+        return [f"first: {error}"]
+    return []
 
 
 def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str, list[str]]:
@@ -235,12 +252,10 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
     experts: set[str] = set()
     known: set[str] = set()
     shared = shared_experts(cells)
-    problems: list[str] = []
     seconds, disk = 0.0, 0
     for cell in cells:
         if cell.data_group not in groups:
             estimate = groups[cell.data_group] = Estimate(cell.configs[0])
-            problems += [text for text in estimate.problems if text not in problems]
             lines += [f"  {line}" for line in estimate.describe(known)]
             known |= set(estimate.data_lines())
             seconds += estimate.encode_seconds if estimate.timed else 0.0
@@ -256,9 +271,13 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
                 lines.append(f"  experts {group}: {count}, {count - missing} done, {human_time(needed)}")
     lines.append("cells:")
     for cell in cells:
-        state, needed = _cell_plan(cell, run, groups[cell.data_group])
+        estimate = groups[cell.data_group]
+        state, needed = _cell_plan(cell, run, estimate)
         seconds += needed
         lines.append(f"  {cell.id}: {state}")
+        if cell.pairs is not None and estimate.ready and finished(cell, run) is None:
+            estimate.check(lambda: check_count(estimate.counts["train"][0], cell.pairs or 0))
+    problems = list(dict.fromkeys(text for estimate in groups.values() for text in estimate.problems))
     lines.append(f"experts: {_disk(disk, run)}")
     if not problems:
         unknown = sorted({e.config.encoder.setting for e in groups.values() if not e.timed})

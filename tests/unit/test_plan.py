@@ -35,7 +35,13 @@ def test_a_plan_reads_the_data_and_nothing_else(config: Config, tmp_path: Path) 
     for stage in ("experts", "distill"):
         text, problems = stage_plan(stage, config, tmp_path / "run")
         assert not problems and "expected time: about" in text and "setting heads" in text
+    assert "first: " in text and "holds no experts" in text  # said, but planning ahead is no mistake
     assert not list(tmp_path.iterdir())
+
+
+def test_more_pairs_than_images_are_a_problem_of_the_plan(config: Config, tmp_path: Path) -> None:
+    text, problems = stage_plan("distill", replace(config, distill=DistillConfig("bilevel", pairs=5000)), tmp_path)
+    assert len(problems) == 1 and "5000 pairs were asked for" in problems[0] and "5000 pairs" in text
 
 
 def test_a_method_that_trains_nothing_has_no_iterations_in_its_plan(config: Config, tmp_path: Path) -> None:

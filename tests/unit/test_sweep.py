@@ -154,6 +154,8 @@ def test_experts_are_shared_whatever_their_number(sweep: Any) -> None:
         ({"methods": ["bitraj"], "grid": {"distill.image_lr": 3}}, "grid is .*expected lists"),
         ({"methods": ["bitraj"], "minutes": -1}, "minutes is -1"),
         ({"targets": "full"}, "targets is 'full'; expected a list"),
+        ({"targets": ["randm"]}, "targets.randm: unknown selector 'randm'. Did you mean random"),
+        ({"targets": ["random:one"]}, "targets.random:one: expected random:N with N of 2 or more"),
         ({"targets": {"random": {"seeds": [1]}}}, "unknown key 'seeds'"),
         ({"targets": {"random": {"settings": "hed"}}}, "unknown settings 'hed'"),
         ({"methods": [], "targets": []}, "nothing to compare"),

@@ -22,6 +22,7 @@ from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.units import Backend
 from vldistill.config import expand
 from vldistill.configfile import parse_yaml
+from vldistill.data.pairs import load_pairs
 from vldistill.errors import ConfigError, Stopped
 from vldistill.evaluate.cells import Cell, failure, finished, note_failure
 from vldistill.evaluate.options import merged, nested
@@ -40,6 +41,7 @@ from vldistill.report.comparison import (
     published_row,
 )
 from vldistill.runs import environment
+from vldistill.select import check_count
 
 DONE, SOME_FAILED = 0, 4
 SECTIONS = ("data", "encoder", "experts", "distill", "evaluate", "runtime")
@@ -89,6 +91,7 @@ def compare(argv: Sequence[str]) -> int:
         if problems:
             raise ConfigError("; ".join(problems))
         return DONE
+    _refuse_budgets([cell for cell in asked.cells if finished(cell, asked.run) is None])
     shard = asked.place.shard
     name = ".lock" if shard == WHOLE else f".lock-{shard.number}-{shard.count}"
     with held(asked.run / name, str(asked.run), stays=True) as lock:
@@ -229,6 +232,17 @@ def _run(asked: Asked, backend: Backend, reporter: Reporter) -> dict[str, UnitFa
         reporter.info(f"{unit.name}: {'failed' if error else 'done'} ({done}/{total} cells, {seconds:.0f} s)")
 
     return run_units(units, backend, heard, reporter, asked.place.retries)
+
+
+def _refuse_budgets(cells: Sequence[Cell]) -> None:
+    """Refuse cells of more pairs than there are images, and data that cannot be read, before any cell begins."""
+    images: dict[tuple[str, bool], int] = {}
+    for cell in cells:
+        data = cell.configs[0].data
+        if (key := (data.source, data.strict)) not in images:
+            images[key] = load_pairs(expand(data.source), "train", strict=data.strict).count_images
+        if cell.pairs is not None:
+            check_count(images[key], cell.pairs)
 
 
 def _write_tables(asked: Asked) -> dict[str, str]:

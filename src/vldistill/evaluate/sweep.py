@@ -307,8 +307,24 @@ def _targets(
         for name in limits or {}:
             if name not in TARGET_KEYS:
                 raise ConfigError(f"{where}: {unknown('key', name, TARGET_KEYS)}")
+        _check_target(str(target), where)
         out[str(target)] = _limits(limits or {}, where, settings, towers)
     return out
+
+
+def _check_target(target: str, where: str) -> None:
+    """Refuse what is neither full, nor SELECTOR or SELECTOR:N, nor the folder of a set."""
+    from vldistill.select import find_selector
+
+    name, colon, number = target.partition(":")
+    if target == "full" or "/" in target:
+        return
+    if colon and not (number.isdecimal() and int(number) >= 2):
+        raise ConfigError(f"{where}: expected {name}:N with N of 2 or more, e.g. {name}:100.")
+    try:
+        find_selector(name)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error} Or full, or a set's folder (with a '/').") from None
 
 
 def _limits(

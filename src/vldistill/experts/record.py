@@ -267,6 +267,24 @@ def _finished(trained: Groups, wanted: Mapping[str, Any], path: Path, reporter: 
     return expert
 
 
+def expert_files(folder: Path, count: int = 0) -> list[Path]:
+    """The files of the first ``count`` experts of a run (0: all).
+
+    Raises:
+        ArtefactError: no experts; with the remedy.
+        ConfigError: fewer than ``count``.
+    """
+    paths = sorted(folder.glob("expert-*.safetensors"), key=lambda path: (len(path.name), path.name))  # by number
+    if not paths:
+        raise ArtefactError(f"{folder} holds no experts. Run `vldistill experts --run {folder.parent}` first.")
+    if count > len(paths):
+        raise ConfigError(
+            f"distill.experts is {count}, but {folder} holds {len(paths)} experts. Ask for {len(paths)} or fewer, or "
+            f"record more: `vldistill experts --run {folder.parent} --experts.count {count}`."
+        )
+    return paths[:count] if count else paths
+
+
 def open_experts(bench: Workbench, folder: Path, count: int = 0) -> list[Trajectory]:
     """The first ``count`` experts of a run (0: all), checked against the workbench.
 
@@ -274,15 +292,7 @@ def open_experts(bench: Workbench, folder: Path, count: int = 0) -> list[Traject
         ArtefactError: no experts, or experts of something else; with the remedy.
         ConfigError: fewer than ``count``.
     """
-    paths = sorted(folder.glob("expert-*.safetensors"), key=lambda path: (len(path.name), path.name))  # by number
-    if not paths:
-        raise ArtefactError(f"{folder} holds no experts. Run `vldistill experts` first.")
-    if count > len(paths):
-        raise ConfigError(
-            f"distill.experts is {count}, but {folder} holds {len(paths)} experts. Ask for {len(paths)} or fewer, or "
-            f"record more: `vldistill experts --run {folder.parent} --experts.count {count}`."
-        )
-    paths = paths[:count] if count else paths
+    paths = expert_files(folder, count)
     experts = [Trajectory(path) for path in paths]
     trained = bench.student(0).trained()
     data = bench.pixels("train").pairs.fingerprint
