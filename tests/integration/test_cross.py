@@ -40,7 +40,7 @@ def test_a_set_on_other_towers_is_one_matrix_and_is_not_judged_twice(
     assert [cell.strip() for cell in header.strip("|").split("|")] == ["set", "own", "wider", "other words"]
     assert distilled.startswith("| bitraj-6-s0") and random.startswith("| random:6") and full.startswith("| full")
     assert "ridge map from hashing" in done.out and "- wider: convnet and hashing" in done.out
-    stored = json.loads((run / "cross" / "bitraj-6-s0.json").read_text())["results"]
+    stored = json.loads((run / "cross" / "bitraj-6-s0-on-towers.json").read_text())["results"]
     assert len(stored) == 9
     assert stored["bitraj-6-s0 on wider"]["details"]["made_with_image_tower"] == "convnet"
     assert "text_map" in stored["bitraj-6-s0 on other words"]["details"]
@@ -48,7 +48,7 @@ def test_a_set_on_other_towers_is_one_matrix_and_is_not_judged_twice(
     alone = vldistill("evaluate", "--run", run, "--set", made_set, "--json")  # the own column is what evaluate says
     own = json.loads(alone.out)["generic"]["mean_recall"]
     assert stored["bitraj-6-s0 on own"]["generic"]["mean_recall"] == own
-    with (run / "cross" / "bitraj-6-s0.csv").open() as handle:
+    with (run / "cross" / "bitraj-6-s0-on-towers.csv").open() as handle:
         lines = list(csv.DictReader(handle))
     assert {line["towers"] for line in lines} == {"own", "wider", "other words"} and len(lines) == 7 * (9 + 3)
 
@@ -83,7 +83,7 @@ def test_a_tower_that_fails_is_noted_and_the_rest_goes_on(
     assert len(said) == 1 and said[0].startswith("- failed: bitraj-6-s0, random:6 on broken: ")
     assert again.err.count("/no/file") == 1
     vldistill("cross", "--run", run, "--set", made_set, "--towers", towers, "--also", "--quiet")
-    stored = json.loads((run / "cross" / "bitraj-6-s0.json").read_text())
+    stored = json.loads((run / "cross" / "bitraj-6-s0-on-towers.json").read_text())
     assert sorted(stored["results"]) == ["bitraj-6-s0 on own", "bitraj-6-s0 on wider"] and len(stored["failed"]) == 1
 
 

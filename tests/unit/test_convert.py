@@ -119,15 +119,26 @@ def _photo(path: Path, seed: int) -> bytes:
     return path.read_bytes()
 
 
-def test_broken_photos_are_left_out_or_refused(karpathy: KarpathyFolder, tmp_path: Path, capsys: Any):
+@pytest.mark.parametrize("kept", [0.0, 0.7])  # of the bytes: no photo at all, and one that is cut off
+def test_broken_photos_are_left_out_or_refused(karpathy: KarpathyFolder, tmp_path: Path, capsys: Any, kept: float):
     karpathy.add_photos()
-    (karpathy.folder / "1.jpg").write_bytes(b"no photo")
+    whole = (karpathy.folder / "1.jpg").read_bytes()
+    (karpathy.folder / "1.jpg").write_bytes(whole[: int(kept * len(whole))] or b"no photo")
     convert([str(karpathy.folder), "--to", "wds", "--out", str(tmp_path / "w")])
-    assert "1 image left out: image 1.jpg is of no known image format" in capsys.readouterr().err
+    assert "1 image left out: image 1.jpg is not a readable image" in capsys.readouterr().err
+    assert "image 1.jpg is not a readable image" in (tmp_path / "w" / "README.md").read_text()
     assert list(load_pairs(tmp_path / "w", "train").images.names) == ["0.jpg", "2.jpg"]
-    with pytest.raises(DataError, match=r"1\.jpg is of no known image format"):
+    with pytest.raises(DataError, match=r"1\.jpg is not a readable image"):
         convert([str(karpathy.folder), "--to", "wds", "--out", str(tmp_path / "v"), "--strict", "--quiet"])
     assert not (tmp_path / "v").exists() and not list(tmp_path.glob(".v*"))
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next(karpathy: KarpathyFolder, tmp_path: Path):
+    karpathy.add_photos()
+    (tmp_path / ".w.12345.tmp").mkdir()
+    (tmp_path / ".w.12345.tmp" / "train-00000.tar").write_bytes(b"half")
+    convert([str(karpathy.folder), "--to", "wds", "--out", str(tmp_path / "w"), "--quiet"])
+    assert (tmp_path / "w" / "README.md").exists() and not list(tmp_path.glob(".w*"))
 
 
 def test_mistakes_are_refused(karpathy: KarpathyFolder, tmp_path: Path):

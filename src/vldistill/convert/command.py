@@ -6,6 +6,7 @@ Drawings and distilled pictures become PNG; a distilled set is exported with its
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from vldistill.convert.writers import WRITERS
 from vldistill.data.pairs import SPLITS
 from vldistill.errors import ConfigError, DataError, unknown
 from vldistill.files import storage_errors
+from vldistill.locks import held
 from vldistill.log import Reporter
 
 
@@ -88,35 +90,45 @@ def write_export(
         raise ConfigError(f"--out {out} exists already. Delete it, or choose another folder.")
     for note in export.notes:
         reporter.warn(note)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with storage_errors(out):
-        temporary.mkdir(parents=True)
-    try:
-        writer = WRITERS[to]
-        counts: dict[str, dict[str, int]] = {}
-        broken: list[str] = []
-        images = sum(pairs.count_images for pairs in export.splits.values())
-        with reporter.progress(f"images to {to}", images) as bar:
-            records = {
-                split: files_to_write(pairs, broken, counts.setdefault(split, {}), bar, strict=strict)
-                for split, pairs in export.splits.items()
-            }
-            writer.write(temporary, records, shard)
-        if broken:
-            shown = "; ".join(broken[:3])
-            reporter.warn(f"{len(broken):,} image{'s' if len(broken) > 1 else ''} left out: {shown}")
-        (temporary / "README.md").write_text(_card(export, to, out.name, counts), encoding="utf-8")
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with held(out.with_name(f".{out.name}.lock"), str(out)):
+        for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        with storage_errors(out):
+            temporary.mkdir(parents=True)
+        try:
+            counts = _write(export, to, temporary, out.name, reporter, shard, strict)
+            temporary.rename(out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     total = sum(count["images"] for count in counts.values())
     captions = sum(count["captions"] for count in counts.values())
     reporter.info(f"{total:,} images, {captions:,} captions in {out}" + (", lossy" if export.lossy else ""))
     return out
 
 
-def _card(export: Export, to: str, name: str, counts: dict[str, dict[str, int]]) -> str:
+def _write(
+    export: Export, to: str, folder: Path, name: str, reporter: Reporter, shard: int, strict: bool
+) -> dict[str, dict[str, int]]:
+    """Write the files and the card; returns how many images and captions of each split were written."""
+    counts: dict[str, dict[str, int]] = {}
+    broken: list[str] = []
+    images = sum(pairs.count_images for pairs in export.splits.values())
+    with reporter.progress(f"images to {to}", images) as bar:
+        records = {
+            split: files_to_write(pairs, broken, counts.setdefault(split, {}), bar, strict=strict)
+            for split, pairs in export.splits.items()
+        }
+        WRITERS[to].write(folder, records, shard)
+    notes = list(export.notes)
+    if broken:
+        notes.append(f"{len(broken):,} image{'s' if len(broken) > 1 else ''} left out: {'; '.join(broken[:3])}")
+        reporter.warn(notes[-1])
+    (folder / "README.md").write_text(_card(export, to, name, counts, notes), encoding="utf-8")
+    return counts
+
+
+def _card(export: Export, to: str, name: str, counts: dict[str, dict[str, int]], notes: Sequence[str]) -> str:
     """README.md: what it is, for a machine in the front matter, for people below."""
     about = {
         "made_by": f"vldistill {__version__} convert",
@@ -126,7 +138,7 @@ def _card(export: Export, to: str, name: str, counts: dict[str, dict[str, int]])
         **({"why_lossy": export.lossy} if export.lossy else {}),
         "splits": counts,
         **({"set": dict(export.about)} if export.about else {}),
-        **({"left_out": list(export.notes)} if export.notes else {}),
+        **({"left_out": list(notes)} if notes else {}),
     }
     front = yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=110)
     said = [f"- {split}: {c['images']:,} images, {c['captions']:,} captions" for split, c in counts.items()]

@@ -8,13 +8,14 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from vldistill.data.pairs import Pairs
-from vldistill.data.photos import format_of
+from vldistill.data.photos import PHOTO_LIMITS, decode, format_of
 from vldistill.data.places import safe_name
 from vldistill.data.samples import IMAGE_SUFFIXES
 from vldistill.errors import DataError
 from vldistill.log import Progress
 
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
+CHECKED_AT = 32  # pixels at which photos are decoded to see that they are whole: a large JPEG takes a millisecond
 LONGEST = 200  # bytes of one part of a file name: file systems take 255, and a suffix is added
 
 
@@ -63,10 +64,12 @@ def files_to_write(
     """
     counts |= {"images": 0, "captions": 0}
     taken: set[str] = set()
+    limits = getattr(pairs.images, "limits", None) or PHOTO_LIMITS
     for index, name in enumerate(pairs.images.names):
         bar.advance()
         try:
             raw = pairs.images.encoded(index)
+            decode(raw, f"image {name}", CHECKED_AT, limits)  # a file that is cut off has a good header
             kind = _format(raw, name)
         except DataError as error:
             if strict:

@@ -7,7 +7,8 @@ The list is a YAML file of encoder sections by name; an ``image`` or ``text`` se
 
 Learned pictures are resized and normalised for another image tower. Sentence vectors reach another text tower by a
 ridge map fitted on training captions, and the matrix says so. Beside the set stand as many random pairs and the full
-data on the same towers, because towers differ in what they can learn at all.
+data on the same towers, because towers differ in what they can learn at all. The matrix of a set on a list TOWERS.yaml
+is RUN/cross/SET-on-TOWERS.md, .csv and .json; finished cells are kept and not judged again.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def cross(argv: Sequence[str]) -> int:
             matrix.fill()
     except KeyboardInterrupt:
         raise Stopped("stopped; finished cells of the matrix are kept. The same command goes on.") from None
-    print(matrix.write(distilled.name), end="")
+    name = f"{distilled.name}-on-{Path(given.towers).stem}"
+    print(matrix.write(name), end="")
+    reporter.info(f"written: {matrix.folder / name}.md, .csv and .json")
     return 4 if matrix.failed else 0
 
 
