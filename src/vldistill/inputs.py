@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from vldistill.data.augment_batch import augment_batch
 from vldistill.data.rows import CheckedRows
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.features import FeatureTable, Standardisation
@@ -88,6 +87,8 @@ class PixelInputs:
             pixels = augment(pixels, augment_seed)
         pixels = moved(pixels, self.device)
         if augment_seed is not None and self.augment_on == "device":
+            from vldistill.data.augment_batch import augment_batch  # torchvision takes seconds to import
+
             pixels = augment_batch(pixels, augment_seed)
         inputs = to_float(pixels, self.tower.mean, self.tower.std)
         return inputs.to(memory_format=torch.channels_last)

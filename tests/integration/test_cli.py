@@ -56,6 +56,16 @@ def test_the_front_door_answers_at_once_and_without_torch(words: list[str]) -> N
         assert "Exit codes" in done.stdout
 
 
+def test_a_misspelt_option_does_not_wait_for_what_only_training_needs() -> None:
+    code = (
+        "import sys; from vldistill.cli import main; assert main(['distill', '--methd', 'x']) == 2; "
+        "heavy = {'torchvision', 'scipy', 'timm', 'transformers', 'peft'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "Did you mean --method" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("stage", ["experts", "distill", "evaluate"])
 def test_every_stage_has_help(vldistill: Any, stage: str) -> None:
     done = vldistill(stage, "--help")

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 
 
 def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -73,6 +72,8 @@ def augment(images: Tensor, seed: int) -> Tensor:
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"augment got {images.dtype} {tuple(images.shape)}; expected uint8 (B, 3, S, S).")
+    from torchvision.transforms import InterpolationMode, v2  # seconds to import, for this alone
+
     transform = v2.Compose(
         [
             v2.RandomResizedCrop(tuple(images.shape[-2:]), scale=(0.5, 1.0), interpolation=InterpolationMode.BICUBIC),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from vldistill.config import Outer
 from vldistill.data.transforms import to_float
@@ -129,6 +128,8 @@ def match_clusters(image_label: np.ndarray, text_label: np.ndarray, count: int) 
     """
     shared = np.zeros((count, count), np.int64)
     np.add.at(shared, (image_label, text_label), 1)
+    from scipy.optimize import linear_sum_assignment  # half a second to import
+
     image_clusters, text_clusters = linear_sum_assignment(shared, maximize=True)
     return image_clusters, text_clusters
 
