@@ -141,6 +141,7 @@ def _describe_run(folder: Path) -> dict[str, Any]:
 
 def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict[str, Any]:
     from vldistill.config import expand
+    from vldistill.data.pairs import SPLITS
     from vldistill.data.readers import read_collection
 
     collection = read_collection(expand(source))
@@ -148,8 +149,11 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
     broken: list[str] = []
     sizes: Counter[str] = Counter()
     first: Pairs | None = None
+    if not summary["splits"]:
+        broken.append(f"{source} has no images at all")
     for split, counts in summary["splits"].items():
         if not counts["images"]:
+            broken += counts["notes"]
             continue
         pairs = collection.pairs(split)
         with reporter.progress(f"{split} images", pairs.count_images) as bar:
@@ -172,6 +176,7 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
     return {
         "kind": "data source",
         **summary,
+        "absent": [split for split in SPLITS if split not in summary["splits"]],
         "image_sizes": dict(sizes.most_common(5)),
         "distinct_sizes": len(sizes),
         "contact_sheet": drawn,
@@ -237,7 +242,7 @@ def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:
     for name, item in value.items():
         title = name.replace("_", " ")
         if isinstance(item, dict):
-            yield f"{indent}{title}:"
+            yield f"{indent}{title}:" + ("" if item else " none")
             yield from _lines(item, indent + "  ")
         elif name == "bytes":
             yield f"{indent}size: {human_bytes(item)}"
@@ -247,7 +252,9 @@ def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:
         elif name == "examples":
             yield f"{indent}{title}:"
             yield from (f"{indent}  {_shown(example)}" for example in item)
+        elif name == "absent":
+            yield from [f"{indent}absent: {', '.join(item)}"] if item else []
         elif isinstance(item, list):
             yield f"{indent}{title}: {', '.join(map(_shown, item)) or 'none'}"
         else:
-            yield f"{indent}{title}: {_shown(item)}"
+            yield f"{indent}{title}: {'none' if item is None else _shown(item)}"

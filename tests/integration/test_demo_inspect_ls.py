@@ -74,6 +74,21 @@ def test_inspect_counts_a_source_and_names_a_broken_photo(vldistill: Any, karpat
     assert bad.code == 2 and photo.name in bad.out
 
 
+def test_inspect_says_what_is_absent_or_cannot_be_used_at_all(vldistill: Any, karpathy: Any, tmp_path: Path) -> None:
+    karpathy.add_photos()
+    karpathy.save([{**item, "split": "train"} for item in karpathy.entries])
+    alone = vldistill("inspect", karpathy.folder)
+    assert alone.code == 0 and "absent: val, test" in alone.out
+    gone = tmp_path / "gone.csv"
+    gone.write_text("filepath,title\n" + "".join(f"{number}.jpg,a dog\n" for number in range(9)))
+    assert vldistill("inspect", gone).code == 2
+    found = json.loads(vldistill("inspect", gone, "--json").out)
+    assert found["broken"] and all("can be used" in trouble for trouble in found["broken"])
+    gone.write_text("filepath,title\n")
+    empty = vldistill("inspect", gone)
+    assert empty.code == 2 and "no images at all" in empty.out and "contact sheet: none" in empty.out
+
+
 def test_ls_lists_what_there_is(vldistill: Any) -> None:
     listed = vldistill("ls", "methods").out
     assert all(name in listed for name in methods())

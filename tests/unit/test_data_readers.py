@@ -60,9 +60,11 @@ def test_ambiguous_source(monkeypatch: pytest.MonkeyPatch):
 
 def test_unknown_sources(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match=r"does not exist.*did you mean scenes.*Expected one of:.*karpathy"):
+    with pytest.raises(DataError, match=r"'scnes' is no kind of source \(did you mean scenes\?\).*ls readers"):
         find_reader("scnes:seed=1")
-    with pytest.raises(DataError, match=r"the folder .* holds notes\.txt"):
+    with pytest.raises(DataError, match=r"does not exist \(did you mean .*/notes\.txt\?\)\. Expected the path"):
+        find_reader(tmp_path / "note.txt")
+    with pytest.raises(DataError, match=r"the folder .* holds notes\.txt(?s:.*)\n  \[karpathy\] "):
         find_reader(tmp_path)
     with pytest.raises(DataError, match="is no data source"):
         find_reader(tmp_path / "notes.txt")

@@ -31,7 +31,7 @@ from vldistill.distill.methods import (
 )
 from vldistill.distill.start import Start, check_start, nearest_captions, start_from
 from vldistill.distilled import DistilledSet
-from vldistill.errors import ConfigError, DivergedError, Stopped, unknown
+from vldistill.errors import ConfigError, DataError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import quick_score
 from vldistill.experts.record import open_experts
 from vldistill.files import write_record
@@ -82,7 +82,10 @@ def distill(
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     check_size(config.distill.size, bench)
     if config.distill.validate_every:
-        bench.pairs("val")
+        try:
+            bench.pairs("val")
+        except DataError as error:
+            raise DataError(f"{error} Or take the last set instead of the best on val: distill.validate_every 0.") from None
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
     asked = _asked(config, options) | _asked_of_start(config)

@@ -137,6 +137,8 @@ class Collection:
         hint = ""
         if split in self.made:
             hint = f" It was {self.made[split]}: too few images for one. Ask for a larger share, e.g. ?{split}=0.2."
+        elif f"{split}=0" in self.source:
+            hint = f" Leave out {split}=0, and a share of train becomes {split}."
         return f"{self.source} has no split {split!r}. It has: {', '.join(known) or 'no images at all'}.{hint}"
 
 

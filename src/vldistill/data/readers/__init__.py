@@ -148,14 +148,23 @@ def _nothing_fits(source: str) -> str:
     if path.is_dir():
         listing = sorted(entry.name for entry in path.iterdir())
         holds = ", ".join(listing[:5]) + (", ..." if len(listing) > 5 else "") if listing else "nothing"
-        problem = f"the folder {source} is no data source: it holds {holds}"
-    elif path.exists():
-        problem = f"the file {source} is no data source"
-    else:
-        near = get_close_matches(source.partition(":")[0], READERS)
-        problem = f"the data source {source} does not exist" + (f" (did you mean {' or '.join(near)}?)" if near else "")
-    kinds = " ".join(f"[{name}] {line}" for name, line in sorted(READERS.items()))
-    return f"{problem}. Expected one of: {kinds}"
+        return f"the folder {source} is no data source: it holds {holds}. {_kinds()}"
+    if path.exists():
+        return f"the file {source} is no data source. {_kinds()}"
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = [*get_close_matches(source.partition(":")[0], READERS)]
+    near += [str(path.with_name(name)) for name in get_close_matches(path.name, beside)]
+    kind = source.partition(":")[0]
+    strange = f", and {kind!r} is no kind of source" if re.match(r"\w\w+:", source) and kind not in READERS else ""
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return (
+        f"the data source {source} does not exist{strange}{meant}. Expected the path of a file, a folder or a pattern, "
+        f"or scenes, or hf:OWNER/NAME. `vldistill ls readers` tells the kinds."
+    )
+
+
+def _kinds() -> str:
+    return "Expected one of:" + "".join(f"\n  [{name}] {line}" for name, line in sorted(READERS.items()))
 
 
 def read_collection(source: str | Path) -> Collection:
