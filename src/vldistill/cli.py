@@ -5,14 +5,16 @@ Only the standard library is imported until a stage is known, so that ``--help``
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vldistill import __version__
 from vldistill.errors import ConfigError, Stopped, VldistillError, unknown
@@ -295,5 +297,16 @@ STAGES: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": _demo,
 }
 
+
+def program() -> NoReturn:
+    """Run the command and end the process at once: taking torch's modules apart would take seconds more."""
+    code = main()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

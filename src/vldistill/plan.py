@@ -206,9 +206,7 @@ def _best_of(work: Any, times: int = 2) -> float:
     return min(found)
 
 
-def stage_plan(
-    stage: str, config: Config, run: Path, experts_from: Path | None = None
-) -> tuple[str, list[str]]:
+def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None = None) -> tuple[str, list[str]]:
     """The plan of ``experts`` or ``distill`` as text, and what would stop it."""
     config, said = settle(config)
     Run(run).check(config)
@@ -276,7 +274,7 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
         seconds += needed
         lines.append(f"  {cell.id}: {state}")
         if cell.pairs is not None and estimate.ready and finished(cell, run) is None:
-            estimate.check(lambda: check_count(estimate.counts["train"][0], cell.pairs or 0))
+            estimate.check(functools.partial(check_count, estimate.counts["train"][0], cell.pairs))
     problems = list(dict.fromkeys(text for estimate in groups.values() for text in estimate.problems))
     lines.append(f"experts: {_disk(disk, run)}")
     if not problems:

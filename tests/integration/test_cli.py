@@ -92,9 +92,7 @@ def test_a_printed_configuration_can_be_given_back(vldistill: Any, config: Path,
     assert vldistill("experts", "--config", tmp_path / "again.yaml", "--print_config").out == printed
 
 
-def test_data_that_change_under_a_run_are_noticed(
-    vldistill: Any, config: Path, karpathy: Any, tmp_path: Path
-) -> None:
+def test_data_that_change_under_a_run_are_noticed(vldistill: Any, config: Path, karpathy: Any, tmp_path: Path) -> None:
     karpathy.add_photos()
     given = ("--config", config, "--run", tmp_path / "run", "--data.source", karpathy.folder)
     assert vldistill("encode", *given).code == 0

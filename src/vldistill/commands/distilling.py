@@ -85,7 +85,8 @@ def distill(
         try:
             bench.pairs("val")
         except DataError as error:
-            raise DataError(f"{error} Or take the last set instead of the best on val: distill.validate_every 0.") from None
+            other = "Or take the last set instead of the best on val: distill.validate_every 0."
+            raise DataError(f"{error} {other}") from None
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
     asked = _asked(config, options) | _asked_of_start(config)
