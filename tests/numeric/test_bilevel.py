@@ -99,9 +99,12 @@ def naive(bench: Workbench, context: Context, state: State, similarity: bool = F
             params[name] = p - leaves[f"log_rate_{name.split('.')[0]}"].exp() * velocity[name]
     images, captions = real_batch(context, options.real_batch, options.captions_per_image)
     data = bench.split("train").data
-    losses = [
-        infonce(functional_call(student, params, (data.images.rows(images), data.texts.rows(c)))) for c in captions
-    ]
+    shown = [data.images.rows(images), *(data.texts.rows(c) for c in captions)]
+    if options.outer_dropout:
+        draw = context.generator("outer dropout")
+        keeps = [torch.rand(rows.shape, generator=draw) >= options.outer_dropout for rows in shown]
+        shown = [torch.where(keep, rows / (1 - options.outer_dropout), 0) for keep, rows in zip(keeps, shown)]
+    losses = [infonce(functional_call(student, params, (shown[0], texts))) for texts in shown[1:]]
     value = torch.stack(losses).mean()
     out = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values()), allow_unused=True)))
     return {name: slope for name, slope in out.items() if slope is not None} | {"value": value.detach()}
@@ -113,8 +116,9 @@ def naive(bench: Workbench, context: Context, state: State, similarity: bool = F
         BilevelOptions(steps=6, real_batch=8, schedule="constant"),
         BilevelOptions(steps=5, real_batch=8, schedule="constant", minibatch=3, momentum=0.0, captions_per_image=3),
         BilevelOptions(steps=5, real_batch=8, schedule="constant", rank=2, alpha=3.0),
+        BilevelOptions(steps=5, real_batch=8, schedule="constant", captions_per_image=2, outer_dropout=0.3),
     ],
-    ids=["momentum", "minibatches", "similarity"],
+    ids=["momentum", "minibatches", "similarity", "dropout"],
 )
 def test_the_inner_loop_on_features_is_the_naive_gradient(bench: Workbench, options: BilevelOptions) -> None:
     method, context, state = prepared(bench, options)

@@ -69,6 +69,11 @@ def distill(
     check_draws(config.distill.draws, ranks)
     entry = find_method(config.distill.method)
     method = entry.build()
+    if experts_from and "experts" not in method.needs:
+        raise ConfigError(
+            f"--experts_from is {experts_from}, but {config.distill.method} needs no experts. Leave it out, or name a "
+            f"method that matches trajectories (`vldistill ls methods`)."
+        )
     check_setting(method, config.distill.method, config.encoder.setting)
     check_captions(method, config.distill.method, config.distill.captions)
     run.check(config)

@@ -45,7 +45,7 @@ def positive(config: object, section: str, *names: str) -> None:
 
 
 def check_fields(config: Any, section: str) -> None:
-    """Refuse values of another type than their field says, and NaN and infinity anywhere in ``config``.
+    """Refuse values of another type than their field says, negative seeds, and NaN and infinity anywhere in ``config``.
 
     The command line checks types itself; a section that is built in Python would take ``"float12"`` for a Literal and
     fail hours later, and every comparison lets NaN pass.
@@ -54,6 +54,8 @@ def check_fields(config: Any, section: str) -> None:
         value = getattr(config, name)
         require(_fits(value, kind), f"{section}.{name}", value, _words(kind))
         for number in value if isinstance(value, tuple) else (value,):
+            if "seed" in name and name != "seeds":
+                require(number >= 0, f"{section}.{name}", value, "a whole number of 0 or more")
             if isinstance(number, float):
                 require(math.isfinite(number), f"{section}.{name}", value, "finite numbers")
 

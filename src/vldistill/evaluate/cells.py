@@ -30,6 +30,8 @@ from vldistill.errors import ArtefactError
 from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.runs import differences, environment, to_plain
 
+YOUNGER = {("distill", "draws"): 1, ("bilevel", "outer_dropout"): 0.0}
+"""Options that came later, with the value that changes nothing: cells that are older keep their names."""
 SAME_DATA = ("source", "strict", "cache")  # options of the data that change nothing in what is read of a source
 
 
@@ -117,8 +119,9 @@ def _data(config: Config) -> str | list[Any]:
 def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
     """The part of a configuration that a cell's answer depends on."""
     plain = to_plain(config)
-    if plain["distill"]["draws"] == 1:
-        del plain["distill"]["draws"]  # cells that are older than this option keep their names
+    for (section, name), usual in YOUNGER.items():
+        if plain.get(section, {}).get(name) == usual:
+            del plain[section][name]
     apart = {"runtime", "data", "evaluate", *config.methods}
     apart -= {cell.name} if cell.kind == "method" else set()
     apart |= set() if cell.needs_experts else {"experts"}

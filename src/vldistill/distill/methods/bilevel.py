@@ -40,6 +40,8 @@ class BilevelOptions:
         rate_per_step: learn a rate for every step instead of one factor per side.
         real_batch: real images per outer batch; all of them where there are fewer.
         captions_per_image: captions of each of them.
+        outer_dropout: part of the real batch's features set to 0 at random, the rest scaled up, in setting heads: it
+            keeps sets of many pairs from learning the training images by heart.
         rank: of a learned soft similarity; 0 learns none.
         alpha: scale of the low-rank part of the similarity.
         estimator: of the gradient: adjoint, unrolled, tesla or difference.
@@ -60,6 +62,7 @@ class BilevelOptions:
     rate_per_step: bool = False
     real_batch: int = 2048
     captions_per_image: int = 1
+    outer_dropout: float = 0.0
     rank: int = 0
     alpha: float = 1.0
     estimator: str = "adjoint"
@@ -77,6 +80,8 @@ class BilevelOptions:
         for name in ("weight_decay", "student_decay", "rank"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"bilevel.{name} is {getattr(self, name)}; expected 0 or more.")
+        if not 0 <= self.outer_dropout < 1:
+            raise ConfigError(f"bilevel.outer_dropout is {self.outer_dropout}; expected a part in [0, 1).")
         if not 0 <= self.curriculum <= 1:
             raise ConfigError(f"bilevel.curriculum is {self.curriculum}; expected a part of the iterations, 0 to 1.")
         if not 0 <= self.window <= self.steps:
@@ -115,6 +120,11 @@ class Bilevel:
             raise ConfigError(
                 f"bilevel.rank is {options.rank} and distill.captions {context.config.captions}: a learned similarity "
                 f"is between images and one text each. Use bilevel.rank 0 or distill.captions 1."
+            )
+        if options.outer_dropout and context.bench.setting != "heads":
+            raise ConfigError(
+                f"bilevel.outer_dropout is {options.outer_dropout}, which drops features of frozen towers; setting "
+                f"{context.bench.setting} trains on images. Use 0, or setting heads."
             )
         if options.towers and context.config.space == "features":
             raise ConfigError(
@@ -226,6 +236,10 @@ class Bilevel:
         viewed = context.bench.setting == "heads" and context.bench.data_config.views
         image_inputs = data.images.rows(images, context.seed_of("views") if viewed else None)
         text_inputs = [data.texts.rows(part) for part in captions]
+        if options.outer_dropout:
+            draw = context.generator("outer dropout")
+            image_inputs = _dropped(image_inputs, options.outer_dropout, draw)
+            text_inputs = [_dropped(inputs, options.outer_dropout, draw) for inputs in text_inputs]
 
         def loss(params: Groups) -> torch.Tensor:
             embedded = student.embed("image", image_inputs, params)
@@ -278,6 +292,12 @@ def real_batch(context: Context, count: int, captions_each: int) -> tuple[torch.
         for number in range(captions_each):  # neighbours in a circle: distinct where there are enough
             rows[number].append(int(own[(first + number) % len(own)]))
     return images, [torch.tensor(part) for part in rows]
+
+
+def _dropped(features: torch.Tensor, share: float, draw: torch.Generator) -> torch.Tensor:
+    """Features (B, D) with a part set to 0 and the rest scaled by 1 / (1 - share): the same in the mean."""
+    dropped = torch.rand(features.shape, generator=draw) < share
+    return features.masked_fill(dropped.to(features.device), 0) / (1 - share)
 
 
 def _shape(options: BilevelOptions) -> torch.Tensor:
