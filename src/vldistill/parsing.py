@@ -45,10 +45,14 @@ ALIASES = {
 SECTIONS = ("runtime", "data", "encoder", "experts", "distill", "evaluate", "select")
 
 
-def packaged_config(path: str) -> str:
+def packaged_config(path: str, option: str = "--config") -> str:
     """``path``, or the file of that name that comes with the package, e.g. ``configs/paper/flickr30k.yaml``.
 
     A path into another folder means that file and no packaged one of the same name.
+
+    Args:
+        path: as it was given.
+        option: by which, for the message.
 
     Raises:
         ConfigError: neither is there.
@@ -60,7 +64,7 @@ def packaged_config(path: str) -> str:
     known = [file.relative_to(folder).as_posix() for file in folder.glob("**/*.yaml")]
     if name in known:
         return str(folder / name)
-    raise ConfigError(f"--config: {path} does not exist. " + unknown("packaged configuration", name, known))
+    raise ConfigError(f"{option}: {path} does not exist. " + unknown("packaged configuration", name, known))
 
 
 def rewrite(stage: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:

@@ -142,7 +142,7 @@ def test_captions_are_stripped_but_not_cleaned(karpathy: KarpathyFolder):
     pairs = load_pairs(karpathy.folder, "train")
     assert pairs.captions == ["A Dog!", "é"]
     assert pairs.notes == ("1 empty caption left out (0.jpg)",)
-    with pytest.raises(DataError, match=r"1 empty caption left out.*leaving out --strict"):
+    with pytest.raises(DataError, match=r"1 empty caption left out.*leave out --strict"):
         load_pairs(karpathy.folder, "train", strict=True)
 
 

@@ -99,7 +99,7 @@ class Collection:
         looked = f" Looked for {names[lost[0]]} in {self.missing[lost[0]]}." if lost else ""
         if strict and notes:
             raise DataError(
-                f"{where}: {'; '.join(notes)}.{looked} Correct the source, or allow it by leaving out --strict."
+                f"{where}: {'; '.join(notes)}.{looked} Correct the source, or leave out --strict (data.strict)."
             )
         if not kept:
             raise DataError(f"{where}: none of its {len(members):,} images can be used: {'; '.join(notes)}.{looked}")

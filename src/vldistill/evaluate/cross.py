@@ -54,9 +54,9 @@ def cross(argv: Sequence[str]) -> int:
     run, reporter = Run(Path(given.run)), Reporter(quiet=given.quiet)
     run.check(config)
     if given.dry_run:
-        return _planned(run, read_towers(Path(packaged_config(given.towers)), config), given, reporter)
+        return _planned(run, read_towers(Path(packaged_config(given.towers, "--towers")), config), given, reporter)
     distilled = DistilledSet.load(given.set)
-    towers = read_towers(Path(packaged_config(given.towers)), config)
+    towers = read_towers(Path(packaged_config(given.towers, "--towers")), config)
     targets = [distilled, *(_counted(name, len(distilled)) for name in given.also)]
     matrix = Matrix(run.folder / "cross", towers, targets, reporter)
     run.begin(config)

@@ -183,7 +183,7 @@ def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None, base: str
         if name not in KEYS:
             raise ConfigError(f"{path}: {unknown('key', name, KEYS)}")
     where = base or raw.get("base")
-    options = _read_mapping(_find(str(where), path), "base") if where else {}
+    options = _read_mapping(_find(str(where), path, "--base" if base else f"{path}: base"), "base") if where else {}
     options = merged(nested(options), _options(raw.get("set"), f"{path}: set"), overrides or {})
     settings = _named(raw.get("settings", [options.get("encoder", {}).get("setting", "heads")]), f"{path}: settings")
     towers = _named(raw.get("towers", ["own"]), f"{path}: towers")
@@ -225,12 +225,12 @@ def _read_mapping(path: Path, what: str) -> dict[str, Any]:
     return read
 
 
-def _find(base: str, sweep: Path) -> Path:
-    """The base's file: beside the sweep, from here, or packaged."""
+def _find(base: str, sweep: Path, option: str) -> Path:
+    """The base's file: beside the sweep, from here, or packaged; ``option`` names it in the error."""
     from vldistill.parsing import packaged_config
 
     beside = sweep.parent / base
-    return beside if beside.is_file() else Path(packaged_config(base))
+    return beside if beside.is_file() else Path(packaged_config(base, option))
 
 
 def _options(value: Any, where: str) -> dict[str, Any]:
