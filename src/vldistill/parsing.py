@@ -211,8 +211,8 @@ def parse(
     try:
         namespace = parser.parse_args(words)
     except (ArgumentError, ValueError, TypeError, RecursionError, OverflowError) as error:
-        read = f" (the run's own configuration is {run_config})" if run_config else ""
-        raise ConfigError(f"{error}{read} See `vldistill {stage} --help`.") from None
+        read = f" The run's own configuration is {run_config}." if run_config else ""
+        raise ConfigError(f"{_plain(str(error), kinds)}{read} See `vldistill {stage} --help`.") from None
     for name in (*SECTIONS, *method_names):
         if not hasattr(namespace[name], "items"):
             raise ConfigError(f"{name} is {str(namespace[name])[:80]!r}; expected options by name.")
@@ -226,6 +226,18 @@ def parse(
         )
     sections = {name: built[name] for name in SECTIONS}
     return Config(**sections, methods={name: built[name] for name in method_names}), namespace
+
+
+def _plain(message: str, kinds: Mapping[str, Any]) -> str:
+    """A message of the parser about a value, in the words of ours; other messages as they are."""
+    from vldistill.config.checks import in_words
+
+    found = re.match(r'Parser key "([^"]+)":', message)
+    value = re.search(r"(?:Got|Given) value: (.*)\Z", message, re.DOTALL)
+    if not found or not value or found[1] not in kinds:
+        return message if message.endswith(".") else f"{message}."
+    shown = value[1] if len(value[1]) <= 80 else f"{value[1][:80]}…"
+    return f"{found[1]} is {shown!r}; expected {in_words(kinds[found[1]])}."
 
 
 def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) -> None:

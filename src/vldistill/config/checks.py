@@ -52,7 +52,7 @@ def check_fields(config: Any, section: str) -> None:
     """
     for name, kind in _kinds(type(config)).items():
         value = getattr(config, name)
-        require(_fits(value, kind), f"{section}.{name}", value, _words(kind))
+        require(_fits(value, kind), f"{section}.{name}", value, in_words(kind))
         for number in value if isinstance(value, tuple) else (value,):
             if "seed" in name and name != "seeds":
                 require(number >= 0, f"{section}.{name}", value, "a whole number of 0 or more")
@@ -87,13 +87,14 @@ def _fits(value: object, kind: Any) -> bool:
     return isinstance(value, origin or kind)
 
 
-def _words(kind: Any) -> str:
+def in_words(kind: Any) -> str:
+    """What a field of type ``kind`` takes, for messages."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(map(repr, inner))}"
     if origin in (Union, types.UnionType):
-        return " or ".join(map(_words, inner))
+        return " or ".join(map(in_words, inner))
     if origin is tuple:
-        return f"a list of: {_words(inner[0])}"
+        return f"a list of: {in_words(inner[0])}"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "options by name"}
-    return names.get(origin or kind, "nothing" if kind is type(None) else getattr(kind, "__name__", str(kind)))
+    return names.get(origin or kind, "null" if kind is type(None) else getattr(kind, "__name__", str(kind)))
