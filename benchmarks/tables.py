@@ -1,9 +1,10 @@
 """Write the tables of the documentation from docs/results: python benchmarks/tables.py [--check | --take RUN NAME].
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->`` in a Markdown file; NAME is a file of
-docs/results without its ending. ``--check`` changes nothing and fails when a table is not what its file says.
-``--take RUN NAME`` first copies the result of the comparison in RUN to docs/results/NAME.json, without single students;
-``--take FILE NAME`` that of a matrix that `vldistill cross` wrote.
+docs/results without its ending. The options of a section or a method stand between ``<!-- options: NAME -->`` and
+``<!-- end options -->``, made of the code that defines them. ``--check`` changes nothing and fails when a table is not
+what its file says. ``--take RUN NAME`` first copies the result of the comparison in RUN to docs/results/NAME.json,
+without single students; ``--take FILE NAME`` that of a matrix that `vldistill cross` wrote.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+import docstring_parser
 
 from vldistill.files import CHECKSUM, human_bytes, write_json, write_text
 from vldistill.report.comparison import comparison_markdown
@@ -20,6 +25,7 @@ from vldistill.report.tables import evaluation_text, markdown, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end table -->)", re.DOTALL)
+OPTIONS = re.compile(r"(<!-- options: (?P<name>\w+) -->\n).*?(<!-- end options -->)", re.DOTALL)
 
 
 def study_table(study: dict[str, Any]) -> str:
@@ -263,6 +269,34 @@ def table_of(result: dict[str, Any]) -> str:
     return next((make for key, make in kinds.items() if key in result["rows"][0]), study_table)(result)
 
 
+def options_table(name: str) -> str:
+    """Every option of a section or a method: its default and what its class says of it."""
+    from vldistill import config
+    from vldistill.distill.methods import methods
+
+    cls = getattr(config, f"{name.capitalize()}Config", None) or methods()[name].options
+    rows = [[f"`{option}`", default, said] for option, default, said in _options(cls)]
+    return f"{markdown(['option', 'default', 'meaning'], rows)}\n"
+
+
+def _options(cls: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    said: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        said |= {
+            p.arg_name: " ".join((p.description or "").split())
+            for p in docstring_parser.parse(one.__doc__ or "").params
+        }
+    kinds = get_type_hints(cls)
+    for option in fields(cls):
+        if is_dataclass(kinds[option.name]):
+            yield from _options(kinds[option.name], f"{prefix}{option.name}.")
+            continue
+        make = option.default_factory
+        default = option.default if make is MISSING else make()
+        shown = json.dumps(default if default != () else [])
+        yield f"{prefix}{option.name}", f"`{shown}`", said[option.name].replace("``", "`").replace("|", "\\|")
+
+
 def filled(text: str, results: Path) -> str:
     """``text`` with every table made anew."""
 
@@ -270,6 +304,7 @@ def filled(text: str, results: Path) -> str:
         study = json.loads((results / f"{match['name']}.json").read_text(encoding="utf-8"))
         return f"{match[1]}{table_of(study)}{match[3]}"
 
+    text = OPTIONS.sub(lambda match: f"{match[1]}{options_table(match['name'])}{match[3]}", text)
     return TABLE.sub(fill, text)
 
 
