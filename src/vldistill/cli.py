@@ -83,8 +83,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else WRONG
-    except Exception:
+    except Exception as error:
+        if _short_of_memory(error):
+            said = str(error).partition("\n")[0][:200]
+            print(
+                f"error: {_rank()}there is too little memory ({said}). Use fewer pairs, a smaller encoder.image.size, "
+                f"smaller batches, or another runtime.device. What was saved is kept: the same command goes on.",
+                file=sys.stderr,
+            )
+            return WRONG
         return _bug()
+
+
+def _short_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from vldistill.passes import is_short_of_memory
+
+    return isinstance(error, MemoryError) or is_short_of_memory(error)
 
 
 def _rank() -> str:

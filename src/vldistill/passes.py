@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import MemoryShortError
 from vldistill.ranks import ALONE, Ranks
+
+T = TypeVar("T")
 
 Loss = Callable[[Tensor], Tensor]
 """The loss of logits (B, B)."""
@@ -182,7 +184,12 @@ class Stepper:
                 if not is_short_of_memory(error) or self.ranks.size > 1:
                     raise
             value = None
-            if random is None or not self.sides.halve(len(images)):
+            if random is None:
+                raise MemoryShortError(
+                    f"{self.device} has too little memory for a training step of two heads on {batch} rows. Use "
+                    f"smaller batches, or another device."
+                )
+            if not self.sides.halve(len(images)):
                 raise MemoryShortError(
                     f"{self.device} has too little memory for a training step, though inputs pass the tower one at a "
                     f"time. Use a smaller encoder.image.size, or another tower or device."
@@ -224,30 +231,50 @@ def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
 
 
 @torch.no_grad()
-def in_parts(function: Callable[[Tensor], Tensor], inputs: Tensor, size: int = 0) -> Tensor:
+def in_parts(
+    function: Callable[[Tensor], Tensor], inputs: Tensor, size: int = 0, device: torch.device | None = None
+) -> Tensor:
     """``function(inputs)`` without gradients, row by row independent, in parts that the device's memory has room for.
 
     Args:
         size: rows at a time; 0 is all, as long as they fit.
+        device: that ``function`` computes on; None is that of the inputs.
 
     Raises:
         MemoryShortError: one row is too much.
     """
     size = min(size or len(inputs), len(inputs))
+
+    def run(size: int) -> Tensor:
+        parts = [function(part) for part in inputs.split(size)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    return halved_where_short(run, size, device or inputs.device, f"one input of shape {tuple(inputs.shape[1:])}")
+
+
+def halved_where_short(run: Callable[[int], T], size: int, device: torch.device, least: str) -> T:
+    """``run(size)``; where the device's memory is too short for it, ``run`` of half the size, and of half of that, ...
+
+    Args:
+        run: does the whole work, ``size`` rows at a time.
+        least: in words, what is too much where a size of 1 is.
+
+    Raises:
+        MemoryShortError: a size of 1 is too much.
+    """
     while True:
         try:
-            parts = [function(part) for part in inputs.split(size)]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
+            return run(size)
         except RuntimeError as error:
             if not is_short_of_memory(error):
                 raise
         if size < 2:
             raise MemoryShortError(
-                f"{inputs.device} has too little memory for one input of shape {tuple(inputs.shape[1:])}. "
-                f"Use a smaller encoder.image.size, or another tower or device."
+                f"{device} has too little memory for {least}. Use a smaller encoder.image.size, or another tower or "
+                f"device."
             )
         size = (size + 1) // 2
-        free_memory(inputs.device)
+        free_memory(device)
 
 
 def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, passes: Passes = FLOAT32) -> Tensor:

@@ -68,7 +68,7 @@ def restore_training(
             optimiser.state[parameter] = {"momentum_buffer": buffer}
     total.copy_(tensors["total"])
     torch.set_rng_state(tensors["random/cpu"].clone())
-    if device.type != "cpu":
+    if device.type != "cpu" and "random/device" in tensors:  # else it was begun on a CPU
         torch.get_device_module(device).set_rng_state(tensors["random/device"].clone(), device)
 
 

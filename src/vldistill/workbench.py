@@ -38,7 +38,7 @@ from vldistill.errors import ConfigError, DataError
 from vldistill.files import digest
 from vldistill.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 from vldistill.log import Reporter
-from vldistill.passes import FLOAT32, Passes
+from vldistill.passes import FLOAT32, Passes, in_parts
 from vldistill.randomness import seeded
 from vldistill.training import Inputs, TrainingData
 
@@ -309,5 +309,4 @@ class Workbench:
     @torch.no_grad()
     def encode_in_batches(self, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
         """:meth:`image_inputs` without gradients, in small batches."""
-        parts = [self.image_inputs(part.to(self.device)) for part in images.split(batch)]
-        return torch.cat(parts)
+        return in_parts(lambda part: self.image_inputs(part.to(self.device)), images, batch, self.device)

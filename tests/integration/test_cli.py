@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from vldistill.cli import STAGES
@@ -31,6 +32,16 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def strict_json(text: str) -> Any:
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_too_little_memory_is_no_bug(vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*given: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore of it.")
+
+    monkeypatch.setattr(BiTrajectoryMatching, "step", short)
+    done = vldistill("distill", "--run", run)
+    assert done.code == 2 and "too little memory (CUDA out of memory. Tried to allocate 20.00 GiB.)" in done.err
+    assert "bug" not in done.err and "smaller encoder.image.size" in done.err
 
 
 # --- the front door -----------------------------------------------------------------------------------------------

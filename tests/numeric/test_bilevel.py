@@ -17,7 +17,7 @@ from vldistill.distill.methods import Context, State, check_captions, find_metho
 from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, real_batch
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
-from vldistill.errors import ConfigError
+from vldistill.errors import ConfigError, MemoryShortError
 from vldistill.evaluate.subjects import subject
 from vldistill.inputs import TensorInputs
 from vldistill.log import Reporter
@@ -108,6 +108,30 @@ def naive(bench: Workbench, context: Context, state: State, similarity: bool = F
     value = torch.stack(losses).mean()
     out = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values()), allow_unused=True)))
     return {name: slope for name, slope in out.items() if slope is not None} | {"value": value.detach()}
+
+
+def test_images_pass_the_tower_in_halves_where_memory_is_short(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, context, state = prepared(bench, BilevelOptions())
+    images, real, seen = state.variables["images"], bench.image_inputs, []
+    whole = encode_learned(context, images)
+
+    def short(part: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part))
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(part)
+
+    monkeypatch.setattr(bench, "image_inputs", short)
+    parts = encode_learned(context, images)
+    assert seen[:3] == [PAIRS, 3, 2] and max(seen[2:]) == 2
+    torch.testing.assert_close(parts.inputs, whole.inputs)
+    slope = torch.randn(whole.inputs.shape, generator=generator(0, "slope"), dtype=whole.inputs.dtype)
+    torch.testing.assert_close(parts.pull(slope), whole.pull(slope))
+    monkeypatch.setattr(bench, "image_inputs", lambda part: short(part.repeat(3, 1, 1, 1)))
+    with pytest.raises(MemoryShortError, match="one learned image"):
+        encode_learned(context, images)
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,10 @@ def gradient(spans: tuple[Span, ...], *, minibatch: int = 0, captions: int = 0, 
         {"minibatch": 3, "momentum": 0.9, "weight_decay": 0.05},
         {"minibatch": 3, "captions": 2, "momentum": 0.5},
         {"captions": 3, "weight_decay": 0.05},
+        {"minibatch": PAIRS, "captions": 2},
         {"minibatch": 4, "soft": True, "momentum": 0.9, "weight_decay": 0.05},
     ],
-    ids=["plain", "momentum", "minibatches", "several captions", "captions and decay", "similarity"],
+    ids=["plain", "momentum", "minibatches", "several captions", "captions and decay", "all at once", "similarity"],
 )
 def test_the_gradient_is_that_of_the_whole_run(
     case: dict[str, Any], spans: tuple[Span, ...], monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from vldistill.data.transforms import between_towers
 from vldistill.distill.augment import make_view
 from vldistill.distill.methods import Context
 from vldistill.memory import GraphBytes, available_memory
+from vldistill.passes import halved_where_short
 from vldistill.workbench import Workbench
 
 PART = {"cpu": 64}  # images at a time: what a processor's caches like; elsewhere wide passes are quicker
@@ -75,14 +76,19 @@ def encode_learned(
         return Encoded(seen.detach(), through_view)
     used = torch.arange(len(images)) if rows is None else rows.unique()
     used = used.to(images.device)
-    budget = KEPT_SHARE * available_memory(images.device) if keep_bytes is None else keep_bytes
-    size = part or PART.get(images.device.type, WIDE_PART)
-    passes: list[_Pass] = []
-    for index in used.split(size):
-        passes.append(_Pass(bench.image_inputs, seen.detach()[index]))
-        budget -= passes[-1].bytes
-        if budget < 0:
-            passes[-1].forget()
+
+    def through(size: int) -> tuple[list[_Pass], int]:
+        budget = KEPT_SHARE * available_memory(images.device) if keep_bytes is None else keep_bytes
+        passes: list[_Pass] = []
+        for index in used.split(size):
+            passes.append(_Pass(bench.image_inputs, seen.detach()[index]))
+            budget -= passes[-1].bytes
+            if budget < 0:
+                passes[-1].forget()
+        return passes, size
+
+    wanted = min(part or PART.get(images.device.type, WIDE_PART), len(used))
+    passes, size = halved_where_short(through, wanted, images.device, "one learned image and the graph of its tower")
     features = torch.cat([each.inputs for each in passes])
     inputs = features.new_zeros(len(images), features.shape[1]).index_copy(0, used, features)
 

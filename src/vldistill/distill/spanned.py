@@ -47,7 +47,8 @@ class Span:
     def rows(self, step: InnerStep, data: Tensor) -> Tensor | None:
         """Rows (B,) of the step, distinct, in the distilled tensor as (N C, D); None is all of them in order."""
         if data.ndim == 3:
-            return (step.index * data.shape[1] + step.t % data.shape[1]).to(data.device)
+            index = torch.arange(len(data)) if len(step.index) == len(data) else step.index
+            return (index * data.shape[1] + step.t % data.shape[1]).to(data.device)
         return None if len(step.index) == len(data) else step.index.to(data.device)
 
 

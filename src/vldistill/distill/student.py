@@ -70,8 +70,9 @@ def inner_steps(context: Context, count: int, minibatch: int) -> list[InnerStep]
     pairs = context.config.pairs
     draw = context.generator("rows")
     steps = []
+    whole = minibatch in (0, pairs)
     for t in range(count):
-        index = torch.randperm(pairs, generator=draw)[:minibatch] if minibatch else torch.arange(pairs)
+        index = torch.arange(pairs) if whole else torch.randperm(pairs, generator=draw)[:minibatch]
         steps.append(InnerStep(t=t, index=index, seed=context.seed_of("inner", t)))
     return steps
 
