@@ -13,7 +13,7 @@ from torch.func import functional_call
 from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distill.augment import make_view
 from vldistill.distill.encode import encode_learned
-from vldistill.distill.methods import Context, State, check_captions, find_method, starting_pairs
+from vldistill.distill.methods import Context, State, bilevel, check_captions, find_method, starting_pairs
 from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, real_batch
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
@@ -23,7 +23,7 @@ from vldistill.inputs import TensorInputs
 from vldistill.log import Reporter
 from vldistill.losses import infonce, soft_infonce
 from vldistill.randomness import generator
-from vldistill.training import TrainingData, fit
+from vldistill.training import TrainingData, fit, steps_in
 from vldistill.workbench import Workbench
 
 PAIRS = 5
@@ -226,6 +226,42 @@ def test_a_window_differentiates_its_steps_only(bench: Workbench) -> None:
     windowed = method.step(state, context).gradients["log_rate_image"]
     assert last - first == 2
     assert [t for t in range(6) if windowed[t] != 0] == [first, first + 1]
+
+
+def test_the_steps_before_a_window_are_those_of_the_whole_training(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BilevelOptions(steps=6, real_batch=8, momentum=0.0, weight_decay=0.05)
+    method, context, state = prepared(bench, options, captions=2)
+    full = method.step(state, context)
+    method, context, state = prepared(bench, replace(options, window=3), captions=2)
+    monkeypatch.setattr(Bilevel, "_window", lambda *given: (3, 6))
+    windowed = method.step(state, context)
+    assert windowed.value == pytest.approx(full.value, rel=1e-12)
+    assert (windowed.gradients["texts"][:, 1] != 0).any()  # texts keep their turns: 3 steps from step 3 see both
+
+
+@pytest.mark.parametrize(("minibatch", "steps"), [(0, 7), (2, 8), (3, 8)])  # of 5 pairs: 1, 2 and 2 steps an epoch
+def test_the_sets_own_student_takes_as_many_steps_as_the_inner_one(
+    bench: Workbench, minibatch: int, steps: int
+) -> None:
+    method, context, state = prepared(bench, BilevelOptions(steps=7, real_batch=8, minibatch=minibatch))
+    assert steps_in(PAIRS, method.export(state, context).recipe) == steps
+
+
+def test_real_images_pass_a_trained_tower_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = replace(ENCODER, setting="full")
+    bench = Workbench(data_config(tmp_path), encoder, torch.device("cpu"), Reporter(quiet=True))
+    context = context_of(bench, BilevelOptions(steps=2, real_batch=8))
+    method = Bilevel()
+    state = method.setup(starting_pairs(method, context), context)
+    whole = method.step(state, context)
+    monkeypatch.setattr(bilevel, "REAL_PART", 3)
+    parts = method.step(state, context)
+    assert parts.value == pytest.approx(whole.value, rel=1e-5)
+    for name, gradient in whole.gradients.items():
+        assert float(gradient.norm()) > 0, name
+        torch.testing.assert_close(parts.gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_the_curriculum_grows_to_the_full_training() -> None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from vldistill.config import ImageTowerConfig, Outer
 from vldistill.distill.encode import encode_learned
@@ -19,8 +20,9 @@ from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups
 from vldistill.errors import ConfigError, unknown
 from vldistill.losses import infonce
-from vldistill.training import SCHEDULES, Recipe
+from vldistill.training import SCHEDULES, Recipe, steps_in
 
+REAL_PART = 64  # real images that pass a trained tower at a time
 SMALLEST_SHARE = 0.02  # a cosine schedule ends here instead of at 0: a rate has to be positive
 
 
@@ -166,7 +168,7 @@ class Bilevel:
             distilled["similarity"] = similarity.detach()
         plain = {side: rate.detach().to(distilled["texts"].dtype) for side, rate in rates.items()}
         first, last = self._window(options, context, count)
-        begin = self._advance(student, distilled, plain, steps[:first])
+        begin = self._advance(student, distilled, plain, steps[:first], options.weight_decay)
         pairs, captions = context.config.pairs, context.config.captions
         spans = head_spans(student, pairs, captions) if options.estimator == "adjoint" else ()
         found = hypergradient(
@@ -175,7 +177,7 @@ class Bilevel:
             begin,
             distilled,
             {side: rate[first:last] for side, rate in plain.items()},
-            [InnerStep(t, step.index, step.seed) for t, step in enumerate(steps[first:last])],
+            steps[first:last],
             momentum=options.momentum,
             weight_decay=options.weight_decay,
             estimator=options.estimator,
@@ -216,6 +218,7 @@ class Bilevel:
         distilled: dict[str, torch.Tensor],
         rates: dict[str, torch.Tensor],
         steps: list[InnerStep],
+        weight_decay: float,
     ) -> Groups:
         """The student after ``steps`` without a graph."""
         params = {side: {n: p.detach() for n, p in named.items()} for side, named in student.trained().items()}
@@ -225,6 +228,7 @@ class Bilevel:
                 slopes = torch.autograd.grad(inner_loss(student, params, distilled, step), list(flat.values()))
             params = {side: {} for side in SIDES}
             for ((side, name), value), slope in zip(flat.items(), slopes):
+                slope = slope + weight_decay * value.detach()
                 params[side][name] = value.detach() - rates[side][step.t] * slope
         return params
 
@@ -242,7 +246,14 @@ class Bilevel:
             text_inputs = [_dropped(inputs, options.outer_dropout, draw) for inputs in text_inputs]
 
         def loss(params: Groups) -> torch.Tensor:
-            embedded = student.embed("image", image_inputs, params)
+            if context.bench.setting == "heads":
+                embedded = student.embed("image", image_inputs, params)
+            else:  # a trained tower: the activations of one part at a time
+                parts = [
+                    checkpoint(student.embed, "image", part, params, use_reentrant=False)
+                    for part in image_inputs.split(context.bench.passes.micro_batch or REAL_PART)
+                ]
+                embedded = torch.cat(parts)
             losses = [infonce(student.logits(embedded, student.embed("text", t, params))) for t in text_inputs]
             return torch.stack(losses).mean()
 
@@ -251,13 +262,14 @@ class Bilevel:
     def export(self, state: State, context: Context) -> DistilledSet:
         """The set with the student of the inner loop: its steps, rates and momentum; in ``heads`` with more decay."""
         options: BilevelOptions = context.options
-        per_epoch = context.config.pairs * context.config.captions // (options.minibatch or context.config.pairs)
+        batch = options.minibatch or context.config.pairs
+        per_epoch = steps_in(context.config.pairs * context.config.captions, Recipe(epochs=1, batch=batch))
         epochs = max(1, math.ceil(options.steps / per_epoch))
         rates = {side: _rates(state.variables[f"log_rate_{side}"], options, options.steps) for side in SIDES}
         recipe = Recipe(
             rates={side: tuple(float(rate) for rate in rates[side]) for side in SIDES},
             epochs=epochs,
-            batch=options.minibatch or context.config.pairs,
+            batch=batch,
             momentum=options.momentum,
             weight_decay=options.student_decay if context.bench.setting == "heads" else options.weight_decay,
             schedule="constant",
