@@ -12,7 +12,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -318,9 +317,15 @@ def program() -> NoReturn:
     """Run the command and end the process at once: taking torch's modules apart would take seconds more."""
     code = main()
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # there may be none, in a daemon
+        try:
             stream.flush()
+        except BrokenPipeError:
+            pass  # nobody reads it any more
+        except (OSError, ValueError) as error:
+            code = code or WRONG
+            if stream is sys.stdout and sys.stderr is not None:
+                print(f"error: what was printed cannot be written ({error}).", file=sys.stderr)
     os._exit(code)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -65,6 +66,16 @@ def test_the_front_door_answers_at_once_and_without_torch(words: list[str]) -> N
         for stage in STAGES:
             assert f"\n  {stage} " in done.stdout
         assert "Exit codes" in done.stdout
+
+
+def test_output_that_cannot_be_written_is_an_error_and_no_output_is_none() -> None:
+    with open("/dev/full", "w") as full:
+        lost = subprocess.run([*PROGRAM, "ls", "methods"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert lost.returncode == 2 and "cannot be written (" in lost.stderr
+    closed = subprocess.run(
+        f"{shlex.join([*PROGRAM, 'ls', 'methods'])} >&-", shell=True, capture_output=True, timeout=300
+    )
+    assert closed.returncode == 0, closed.stderr
 
 
 def test_a_misspelt_option_does_not_wait_for_what_only_training_needs() -> None:

@@ -18,6 +18,7 @@ from tests.unit.test_format_readers import told
 from vldistill.convert.command import convert, open_export, write_export
 from vldistill.convert.records import Export
 from vldistill.convert.writers import WRITERS
+from vldistill.data.collection import clean_caption
 from vldistill.data.pairs import Pairs, load_pairs
 from vldistill.data.readers import find_reader, read_collection
 from vldistill.data.stores import FileImages, Place
@@ -137,8 +138,35 @@ def test_what_a_killed_conversion_left_is_removed_by_the_next(karpathy: Karpathy
     karpathy.add_photos()
     (tmp_path / ".w.12345.tmp").mkdir()
     (tmp_path / ".w.12345.tmp" / "train-00000.tar").write_bytes(b"half")
+    (tmp_path / ".w.csv.12345.tmp").mkdir()  # of another conversion, which may be running
     convert([str(karpathy.folder), "--to", "wds", "--out", str(tmp_path / "w"), "--quiet"])
-    assert (tmp_path / "w" / "README.md").exists() and not list(tmp_path.glob(".w*"))
+    assert (tmp_path / "w" / "README.md").exists()
+    assert [path.name for path in tmp_path.glob(".w*")] == [".w.csv.12345.tmp"]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_splits_may_have_images_of_the_same_name(karpathy: KarpathyFolder, tmp_path: Path, to: str):
+    for split, numbers in (("train", (0, 1)), ("val", (1,)), ("test", (0,))):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        for number in numbers:
+            (tmp_path / "in" / split / f"{number}.jpg").write_bytes(karpathy.photo(number + len(split)))
+            (tmp_path / "in" / split / f"{number}.txt").write_text(f"{split} {number}\n")
+    convert([str(tmp_path / "in"), "--to", to, "--out", str(tmp_path / "out"), "--quiet"])
+    for split in ("train", "val", "test"):
+        before, after = load_pairs(tmp_path / "in", split), load_pairs(tmp_path / "out", split, strict=True)
+        assert after.captions == before.captions
+        assert [after.images.encoded(i) for i in range(len(after.images))] == [
+            before.images.encoded(i) for i in range(len(before.images))
+        ]
+
+
+def test_photos_over_the_limits_are_left_out_unless_they_are_raised(karpathy: KarpathyFolder, tmp_path: Path):
+    karpathy.add_photos()  # 40 x 30 pixels
+    words = [str(karpathy.folder), "--to", "csv", "--quiet", "--max_pixels"]
+    convert([*words, "1200", "--out", str(tmp_path / "all")])
+    with pytest.raises(DataError, match="more than 1,199 pixels"):
+        convert([*words, "1199", "--out", str(tmp_path / "none"), "--strict"])
+    assert len(load_pairs(tmp_path / "all", "train").images) == 3 and not (tmp_path / "none").exists()
 
 
 def test_mistakes_are_refused(karpathy: KarpathyFolder, tmp_path: Path):
@@ -223,3 +251,14 @@ def test_a_coreset_is_exported_with_the_photos_of_its_source(karpathy: KarpathyF
     assert front(out)["lossy"] is False and front(out)["set"]["method"] == "herding"
     with pytest.raises(DataError, match=r"is not in .*--from SOURCE"):
         open_export(str(tmp_path / "set"), origin="scenes:train=3,val=1,test=1")
+
+
+def test_a_coreset_of_cleaned_captions_is_exported_as_it_was_chosen(karpathy: KarpathyFolder, tmp_path: Path):
+    karpathy.add_photos()
+    karpathy.save([{**item, "sentences": [{"raw": f"A Dog, {n}!"}]} for n, item in enumerate(karpathy.entries)])
+    info = {"name": "herding-2-s0", "kind": CORESET, "method": "herding", "source": str(karpathy.folder)}
+    tiny_set(CAPTIONS, info=info).save(tmp_path / "set")
+    cleaned = load_pairs(karpathy.folder, "train").captions
+    chosen = [{"image": f"{n}.jpg", "caption": clean_caption(cleaned[n])} for n in (2, 0)]
+    write_json(tmp_path / "set" / "pairs.json", {"pairs": chosen})
+    assert open_export(str(tmp_path / "set")).splits["train"].captions == ["a dog, 2", "a dog, 0"]

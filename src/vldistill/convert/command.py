@@ -6,8 +6,8 @@ Drawings and distilled pictures become PNG; a distilled set is exported with its
 
 from __future__ import annotations
 
-import glob
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +18,7 @@ from vldistill import __version__
 from vldistill.convert.records import Export, files_to_write
 from vldistill.convert.writers import WRITERS
 from vldistill.data.pairs import SPLITS
+from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits
 from vldistill.errors import ConfigError, DataError, unknown
 from vldistill.files import storage_errors
 from vldistill.locks import held
@@ -36,6 +37,8 @@ def convert(argv: Sequence[str]) -> int:
     parser.add_argument("--shard", type=int, default=10_000, help="images in each shard of wds")
     parser.add_argument("--from", type=str, default="", dest="origin", help="of a coreset: its source, if it has moved")
     parser.add_argument("--strict", action="store_true", help="refuse broken photos and captions")
+    parser.add_argument("--max_pixels", type=int, default=PHOTO_LIMITS.pixels, help="as data.max_pixels of a run")
+    parser.add_argument("--max_bytes", type=int, default=PHOTO_LIMITS.bytes, help="as data.max_bytes of a run")
     parser.add_argument("--quiet", action="store_true", help="warnings only")
     asked = parser.parse_args([f"[{word}]" if before == "--split" and word[:1] != "[" else word
                                for before, word in zip(["", *argv], argv)])  # fmt: skip
@@ -47,13 +50,21 @@ def convert(argv: Sequence[str]) -> int:
         if split not in SPLITS:
             raise ConfigError(f"--split: {unknown('split', split, SPLITS)}")
     reporter = Reporter(quiet=asked.quiet)
-    export = open_export(asked.source, asked.split, strict=asked.strict, origin=asked.origin)
+    limits = PhotoLimits(asked.max_pixels, asked.max_bytes)
+    export = open_export(asked.source, asked.split, strict=asked.strict, origin=asked.origin, limits=limits)
     out = write_export(export, asked.to, Path(asked.out), reporter, shard=asked.shard, strict=asked.strict)
     print(out)
     return 0
 
 
-def open_export(path: str, splits: Sequence[str] = (), *, strict: bool = False, origin: str = "") -> Export:
+def open_export(
+    path: str,
+    splits: Sequence[str] = (),
+    *,
+    strict: bool = False,
+    origin: str = "",
+    limits: PhotoLimits = PHOTO_LIMITS,
+) -> Export:
     """What is to be written of a source or of a set. Raises DataError.
 
     Args:
@@ -61,14 +72,15 @@ def open_export(path: str, splits: Sequence[str] = (), *, strict: bool = False, 
         splits: those wanted; empty is all there are.
         strict: refuse a source with something unusable.
         origin: the source of a coreset, if it is not where the set says.
+        limits: larger photos count as broken.
     """
     from vldistill.config import expand
     from vldistill.convert.sets import export_set
     from vldistill.data.readers import read_collection
 
     if (Path(path).expanduser() / "set.json").is_file():
-        return export_set(Path(path).expanduser(), origin)
-    collection = read_collection(expand(path))
+        return export_set(Path(path).expanduser(), origin, limits)
+    collection = read_collection(expand(path)).limited(limits)
     present = collection.splits_present()
     lacking = [split for split in splits if split not in present]
     if lacking:
@@ -91,8 +103,11 @@ def write_export(
     for note in export.notes:
         reporter.warn(note)
     with held(out.with_name(f".{out.name}.lock"), str(out)):
-        for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        if out.exists():  # another process has just finished it
+            raise ConfigError(f"--out {out} exists already. Delete it, or choose another folder.")
+        left = re.compile(rf"\.{re.escape(out.name)}\.\d+\.tmp")
+        for path in [path for path in out.parent.iterdir() if left.fullmatch(path.name)]:
+            shutil.rmtree(path, ignore_errors=True)  # of a process that was killed
         temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
         with storage_errors(out):
             temporary.mkdir(parents=True)
@@ -113,10 +128,11 @@ def _write(
     """Write the files and the card; returns how many images and captions of each split were written."""
     counts: dict[str, dict[str, int]] = {}
     broken: list[str] = []
+    names: set[str] = set()
     images = sum(pairs.count_images for pairs in export.splits.values())
     with reporter.progress(f"images to {to}", images) as bar:
         records = {
-            split: files_to_write(pairs, broken, counts.setdefault(split, {}), bar, strict=strict)
+            split: files_to_write(pairs, broken, counts.setdefault(split, {}), bar, strict=strict, elsewhere=names)
             for split, pairs in export.splits.items()
         }
         WRITERS[to].write(folder, records, shard)

@@ -48,7 +48,7 @@ class Record(NamedTuple):
 
 
 def files_to_write(
-    pairs: Pairs, broken: list[str], counts: dict[str, int], bar: Progress, *, strict: bool
+    pairs: Pairs, broken: list[str], counts: dict[str, int], bar: Progress, *, strict: bool, elsewhere: set[str]
 ) -> Iterator[Record]:
     """The images of a split in order.
 
@@ -58,6 +58,8 @@ def files_to_write(
         counts: gets ``images`` and ``captions``, those written so far.
         bar: advances with every image.
         strict: refuse an image that cannot be read.
+        elsewhere: names of images of other splits; gets those of this one. An image of the same name is called
+            ``SPLIT/NAME`` here, because readers take one name for one image.
 
     Raises:
         DataError: as ``strict`` says.
@@ -79,7 +81,9 @@ def files_to_write(
         captions = [pairs.captions[int(row)] for row in pairs.image_captions[index]]
         counts["images"] += 1
         counts["captions"] += len(captions)
-        yield Record(name, _file_name(name, kind, index, taken), raw, captions)
+        own = f"{pairs.split}/{name}" if name in elsewhere else name
+        yield Record(own, _file_name(name, kind, index, taken), raw, captions)
+    elsewhere |= set(pairs.images.names)
 
 
 def _format(raw: bytes, name: str) -> str:

@@ -11,7 +11,9 @@ from PIL import Image
 
 from vldistill.config import expand
 from vldistill.convert.records import Export
+from vldistill.data.collection import clean_caption
 from vldistill.data.pairs import Pairs, choose
+from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits
 from vldistill.data.readers import read_collection
 from vldistill.data.stores import as_png, signature_of
 from vldistill.distilled import DistilledSet
@@ -25,12 +27,13 @@ LOSSY = (
 )
 
 
-def export_set(folder: Path, origin: str = "") -> Export:
+def export_set(folder: Path, origin: str = "", limits: PhotoLimits = PHOTO_LIMITS) -> Export:
     """A set's folder as an export with one split, train.
 
     Args:
         folder: with set.json.
         origin: the source of a coreset, if it is not where the set says.
+        limits: larger photos of a coreset count as broken.
 
     Raises:
         ArtefactError: a set without pictures or without captions.
@@ -40,7 +43,7 @@ def export_set(folder: Path, origin: str = "") -> Export:
     known = ("name", "kind", "method", "seed", "iteration", "data", "source")
     about = {name: distilled.info[name] for name in known if name in distilled.info}
     if distilled.is_coreset and (folder / "pairs.json").is_file():
-        return Export(str(folder), {"train": _chosen(folder, distilled, origin)}, about=about)
+        return Export(str(folder), {"train": _chosen(folder, distilled, origin, limits)}, about=about)
     if distilled.space != "pixels":
         raise ArtefactError(f"{folder} is a set of features: it has no pictures to export. Distil in space pixels.")
     captions = [str(caption.get("nearest", "")).strip() for caption in distilled.captions]
@@ -66,16 +69,17 @@ def _towers(distilled: DistilledSet) -> dict[str, Any]:
     return {side: str(tower["name"]) for side, tower in distilled.towers.items()}
 
 
-def _chosen(folder: Path, distilled: DistilledSet, origin: str) -> Pairs:
+def _chosen(folder: Path, distilled: DistilledSet, origin: str, limits: PhotoLimits) -> Pairs:
     """The pairs of a coreset in their source, in the order chosen. Raises DataError."""
     source = expand(origin or str(distilled.info.get("source", "")))
-    pairs = read_collection(source).pairs("train")
+    pairs = read_collection(source).limited(limits).pairs("train")
     record = read_json(folder / "pairs.json", "chosen pairs")
     row_of = {name: row for row, name in enumerate(pairs.images.names)}
     rows, captions = [], []
     for chosen in record["pairs"]:
         row = row_of.get(chosen["image"])
         own = [] if row is None else [pairs.captions[int(caption)] for caption in pairs.image_captions[row]]
+        own += [clean_caption(caption) for caption in own]  # chosen with data.clean_captions
         if row is None or chosen["caption"] not in own:
             raise DataError(
                 f"{folder}: the pair of {chosen['image']!r} and {chosen['caption']!r} is not in {source}. Give the "
