@@ -51,6 +51,8 @@ def choose_passes(config: RuntimeConfig, device: torch.device) -> Passes:
     if precision == "auto":
         able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if able else "float32"
+    if device.type == "cuda":  # torch's own choice is to round the inputs of convolutions to 10 bits
+        torch.backends.cudnn.allow_tf32 = precision != "float32"
     return Passes(precision, config.compile, config.micro_batch)
 
 

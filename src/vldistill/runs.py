@@ -109,7 +109,7 @@ class Run:
             ConfigError: images or captions were added, taken away or changed.
         """
         seen = {"images": pairs.count_images, "captions": pairs.count_captions, "fingerprint": pairs.fingerprint}
-        before = self._remembered_data().get(pairs.split, seen)
+        before = self.data().get(pairs.split, seen)
         if before != seen:
             raise ConfigError(
                 f"the {pairs.split} split of {pairs.source} is not what {self.folder} was begun with: "
@@ -119,18 +119,19 @@ class Run:
                 f"there now."
             )
         self._data[pairs.split] = seen
-        if self.config_path.exists():
-            with held(self.folder / ".begin.lock", str(self.folder), wait_seconds=10):
+        if self.config_path.exists() and pairs.split not in self.data():
+            with held(self.folder / ".begin.lock", str(self.folder), wait_seconds=60):
                 self._keep_data()
 
-    def _remembered_data(self) -> dict[str, dict[str, Any]]:
+    def data(self) -> dict[str, dict[str, Any]]:
+        """What the splits held, by split: ``images``, ``captions`` and ``fingerprint``; those seen so far."""
         if not self.data_path.exists():
             return {}
         known = read_json(self.data_path, "note on the data")
         return {split: seen for split, seen in known.items() if isinstance(seen, dict)}
 
     def _keep_data(self) -> None:
-        known = self._remembered_data()
+        known = self.data()
         if not known.keys() >= self._data.keys():
             write_record(self.data_path, {**self._data, **known})
 

@@ -169,6 +169,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["distill", "--run", "RUN", "--pairs", "ten"], "distill.pairs is 'ten'; expected a whole number"),
     (["distill", "--run", "RUN", "--distill.decay", "lin"], "expected one of 'none', 'cosine', 'linear' or null"),
     (["select", "--run", "RUN", "--pairs", "5", "--seed", "-1"], "select.seed is -1"),
+    (["distill", "--run", "RUN", "--start", "RUN/sets/x", "--distill.captions", "2"], "is not a distilled set"),
     (["evaluate", "--run", "RUN"], "set"),
     (["evaluate", "--run", "RUN", "--set", "random:41"], "41 pairs"),
     (["evaluate", "--run", "RUN", "--set", "random:x"], "random:N with N of 2 or more"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from vldistill.evaluate import cross
+from vldistill.files import read_json, write_record
 from vldistill.interrupts import stop_at_once
 
 TOWERS = """\
@@ -110,6 +111,20 @@ def test_stopping_keeps_finished_cells(
     assert not list((run / "cross").rglob("*.unfinished"))
 
 
+def test_a_cell_of_other_data_is_judged_again(
+    vldistill: Any, run: Path, made_set: Path, towers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    towers.write_text(TOWERS.splitlines()[0])
+    asked = ["cross", "--run", run, "--set", made_set, "--towers", towers, "--also"]
+    assert vldistill(*asked).code == 0
+    cell = next((run / "cross" / "wider").glob("*.json"))
+    write_record(cell, read_json(cell, "cell") | {"data": {"train": "other", "test": "other"}})
+    real, calls = cross.evaluate_set, []
+    monkeypatch.setattr(cross, "evaluate_set", lambda *given: calls.append(given) or real(*given))
+    assert vldistill(*asked).code == 0 and len(calls) == 1
+    assert read_json(cell, "cell")["data"]["train"] == read_json(run / "data.json", "note")["train"]["fingerprint"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -117,6 +132,7 @@ def test_stopping_keeps_finished_cells(
         ("own: {}", "'own' is the run's own towers"),
         ("x: {image: {nam: convnet}}", "nam"),
         ("x: {setting: hed}", "unknown setting 'hed'"),
+        ("../x: {}", "'../x' cannot name towers"),
     ],
 )
 def test_a_wrong_list_of_towers_is_refused(

@@ -170,6 +170,15 @@ def test_a_set_of_features_shows_its_nearest_photos(vldistill: Any, run: Path):
     assert "no pictures" in page.text() and len(page.browser()["byImage"]) == 5
 
 
+def test_a_set_of_features_that_starts_from_another_is_reported(vldistill: Any, run: Path):
+    asked = ("distill", "--run", run, "--distill.space", "features")
+    assert vldistill(*asked).code == 0
+    assert vldistill(*asked, "--start", run / "sets" / "bitraj-6-s0", "--label", "two").code == 0
+    done = vldistill("report", run, "--students", "never")
+    assert done.code == 0, done.err
+    assert "bitraj-6-s0-two" in Page(run / "report.html").text()
+
+
 def test_a_trained_tower_has_students_only_when_asked(vldistill: Any, config: Path, tmp_path: Path):
     run = tmp_path / "full"
     settings = ["--config", config, "--run", run, "--encoder.setting", "full", "--experts.count", 1]

@@ -119,3 +119,12 @@ def test_more_prototypes_than_images_are_refused(bench: Workbench) -> None:
         MatchedPrototypes().check(context_of(bench, pairs=41))
     with pytest.raises(ConfigError, match="restarts is 0"):
         PrototypesOptions(restarts=0)
+
+
+def test_clusters_that_nothing_is_in_are_refused(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, context = MatchedPrototypes(), context_of(bench, space="features")
+    found = method._prototypes(context)
+    members = [found[2], [*found[3][:-1], found[3][-1][:0]]]
+    monkeypatch.setattr(MatchedPrototypes, "_prototypes", lambda *given: (*found[:2], *members))
+    with pytest.raises(ConfigError, match=f"Ask for {context.config.pairs - 1} pairs or fewer"):
+        method.setup(starting_pairs(method, context), context)

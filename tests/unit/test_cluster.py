@@ -216,6 +216,10 @@ def test_each_slot_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalProcesses(2, 1, devices=("3", "5")) as backend:
         run_units(units, backend, Heard(), QUIET)
     assert len(seen) == 6 and set(seen) == {"3", "5"}
+    seen.clear()
+    with Place(workers=1, gpus=0).backend(QUIET) as backend:
+        run_units(units[:2], backend, Heard(), QUIET)
+    assert seen == ["", ""]  # no GPU for anybody
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
     assert visible_devices() == ("3", "5")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -247,6 +251,7 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
         ({"cluster": "auto", "shard": Shard(1, 2)}, "Leave one of them out"),
         ({"retries": -1}, "--retries -1"),
         ({"cpus": 0}, "--cpus is 0"),
+        ({"gpus": 0.5}, "--gpus is 0.5; processes of this machine take one GPU each"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused(options: dict, said: str) -> None:

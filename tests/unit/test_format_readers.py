@@ -403,6 +403,15 @@ def test_datasets_with_mistakes(tmp_path: Path, quiet_datasets: Any, monkeypatch
     (tmp_path / "e").mkdir()
     with pytest.raises(DataError, match="was not written by save_to_disk"):
         load_pairs(f"hf:{tmp_path / 'e'}", "train")
+    import datasets
+
+    uneven = {
+        "train": dataset(range(2), caption=["a", "b"], image_id=[1, 2]),
+        "test": dataset(range(2), caption=["a", "b"]),
+    }
+    datasets.DatasetDict(uneven).save_to_disk(tmp_path / "u")
+    with pytest.raises(DataError, match="split 'test' has no column image_id, as 'train' has"):
+        load_pairs(tmp_path / "u", "train")
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'vldistill\[hf\]'"):
         load_pairs(tmp_path / "d", "train")
@@ -443,6 +452,12 @@ def test_parquet_of_datasets_and_of_pyarrow(tmp_path: Path, quiet_datasets: Any)
         except DataError:
             refused += 1
     assert refused
+    (tmp_path / "uneven").mkdir()
+    rows = {"jpg": [photo(0)], "text": ["x"]}
+    parquet.write_table(pyarrow.table({**rows, "image_id": [1]}), tmp_path / "uneven" / "train-0.parquet")
+    parquet.write_table(pyarrow.table(rows), tmp_path / "uneven" / "train-1.parquet")
+    with pytest.raises(DataError, match="has no column image_id, as the files before it have"):
+        load_pairs(tmp_path / "uneven", "train")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match="cannot be read"):
         load_pairs(tmp_path / "bad.parquet", "train")
@@ -486,7 +501,12 @@ def test_made_splits_are_stable_under_adding_pairs_and_said(tmp_path: Path):
 
 def test_split_in():
     assert split_in("captions_train2017") == "train" and split_in("cc3m-validation-0001") == "val"
-    assert split_in("testing") == "test" and split_in("contest") is None and split_in("train_vs_test") is None
+    assert (
+        split_in("eval") == "val"
+        and split_in("testing") == "test"
+        and split_in("contest") is None
+        and split_in("train_vs_test") is None
+    )
 
 
 def test_sources_are_taken_apart(tmp_path: Path):

@@ -19,6 +19,7 @@ from vldistill.encoders.dual import Head
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.experts.record import open_experts
+from vldistill.importers import mtt
 from vldistill.importers.lors import CLIP_MEAN, CLIP_STD, import_lors
 from vldistill.importers.mtt import import_mtt
 from vldistill.importers.torchfile import read_torch_file
@@ -205,6 +206,28 @@ def test_imported_heads_embed_as_the_published_ones(heads: Workbench, tmp_path: 
         head.load_state_dict(expert.snapshot(2)[side])
         found = head(standard(raw)).detach()
         torch.testing.assert_close(found, published_embedding(published, raw), rtol=1e-3, atol=1e-4)
+
+
+def test_an_import_that_was_stopped_begins_anew(
+    heads: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffers(heads, tmp_path / "b", numbers=(0, 1))
+    real, saved_so_far = mtt.save_trajectory, []
+
+    def second_stops(path: Path, *given: Any) -> None:
+        saved_so_far.append(path)
+        if len(saved_so_far) == 2:
+            raise KeyboardInterrupt
+        real(path, *given)
+
+    monkeypatch.setattr(mtt, "save_trajectory", second_stops)
+    with pytest.raises(KeyboardInterrupt):
+        import_mtt(heads, tmp_path / "b", tmp_path / "experts")
+    assert not list(tmp_path.glob("experts/*.safetensors"))  # a part of them would be taken for all
+    monkeypatch.setattr(mtt, "save_trajectory", real)
+    done = import_mtt(heads, tmp_path / "b", tmp_path / "experts")
+    assert [path.name for path in done] == ["expert-000.safetensors", "expert-001.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "experts"]
 
 
 def test_towers_are_named_by_the_configuration(bench: Workbench, tmp_path: Path) -> None:

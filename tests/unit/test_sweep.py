@@ -159,6 +159,7 @@ def test_experts_are_shared_whatever_their_number(sweep: Any) -> None:
         ({"targets": {"random": {"seeds": [1]}}}, "unknown key 'seeds'"),
         ({"targets": {"random": {"settings": "hed"}}}, "unknown settings 'hed'"),
         ({"methods": [], "targets": []}, "nothing to compare"),
+        ({"methods": ["bitraj"], "towers": {"a/b": {}}}, "towers: 'a/b' cannot name towers"),
         ({"base": "configs/scene.yaml"}, "Did you mean scenes.yaml"),
     ],
 )

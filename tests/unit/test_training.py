@@ -20,7 +20,7 @@ from vldistill.inputs import PixelInputs, TensorInputs
 from vldistill.losses import soft_infonce
 from vldistill.randomness import generator
 from vldistill.training import CHECK_STEPS, Recipe, TrainingData, fit, steps_in
-from vldistill.training_state import Tensors
+from vldistill.training_state import Tensors, restore_training, training_state
 from vldistill.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -466,3 +466,14 @@ def test_a_loss_that_is_not_finite_ends_the_training_within_a_few_steps():
     with pytest.raises(DivergedError, match=r"epoch 1 of 2 \(loss nan\).*smaller rates"):
         fit(make_encoder(), data, recipe(epochs=2, batch=4), seed=0, device=CPU, on_step=steps.append)
     assert len(steps) <= CHECK_STEPS
+
+
+def test_a_training_begun_on_a_cpu_goes_on_on_a_gpu() -> None:
+    model = torch.nn.Linear(3, 2)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    kept = training_state(model, optimiser, torch.tensor(1.0), torch.device("cpu"))
+    other = torch.nn.Linear(3, 2)
+    restore_training(kept, other, torch.optim.SGD(other.parameters(), lr=0.1), torch.zeros(()), torch.device("cuda"))
+    assert torch.equal(other.weight, model.weight)  # no state of a GPU's generator is asked for

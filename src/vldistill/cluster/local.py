@@ -27,9 +27,9 @@ class LocalProcesses:
     def __init__(self, slots: int, threads: int, lock: int | None = None, devices: Sequence[str] = ()) -> None:
         self.slots, self.commands = slots, Commands(threads, lock)
         self._pool = ThreadPoolExecutor(max_workers=slots)
-        self._free: SimpleQueue[str] = SimpleQueue()
+        self._free: SimpleQueue[str | None] = SimpleQueue()
         for slot in range(slots):
-            self._free.put(devices[slot % len(devices)] if devices else "")
+            self._free.put(devices[slot % len(devices)] if devices else None)
 
     def __enter__(self) -> LocalProcesses:
         return self
@@ -43,7 +43,7 @@ class LocalProcesses:
 
     def _perform(self, unit: Unit) -> None:
         device = self._free.get()
-        seen = {"CUDA_VISIBLE_DEVICES": device} if device else {}
+        seen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
         try:
             unit.work(partial(self._launch, environment=seen), **unit.arguments)
         except VldistillError as error:

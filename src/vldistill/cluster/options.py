@@ -49,6 +49,11 @@ class Place:
             )
         if self.cpus < 1 or self.retries < 0:
             raise ConfigError(f"--cpus is {self.cpus} and --retries {self.retries}; expected 1 or more, and 0 or more.")
+        if self.cluster == "local" and self.gpus not in (-1, 0, 1):
+            raise ConfigError(
+                f"--gpus is {self.gpus:g}; processes of this machine take one GPU each (-1 or 1), or none (0). Other "
+                f"shares are for --cluster."
+            )
         if self.spread and self.shard != WHOLE:
             raise ConfigError(
                 f"--shard {self.shard} is for jobs that know nothing of each other; with --workers or --cluster one "
@@ -84,7 +89,8 @@ class Place:
             with RayCluster(self.cluster, self.cpus, self.gpus, reporter) as rays:
                 yield rays
             return
-        devices = visible_devices() if self.gpus and self.workers > 1 else ()
+        devices = visible_devices() if self.workers > 1 else ()
+        devices = devices if self.gpus else ("",)  # no GPU for anybody
         with LocalProcesses(self.workers, self.threads, lock, devices) as processes:
             yield processes
 

@@ -29,7 +29,7 @@ from vldistill.distill.methods import (
     settle,
     starting_pairs,
 )
-from vldistill.distill.start import Start, check_start, nearest_captions, start_from
+from vldistill.distill.start import Start, check_start, is_folder, nearest_captions, start_from
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, DataError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import quick_score
@@ -82,6 +82,11 @@ def distill(
     before = first_method(config.distill)
     for kind in {*config.distill.starts} - {before}:
         check_start(kind, config.distill.pairs, config.select, config.distill.space)
+        if is_folder(kind) and config.distill.captions > 1:
+            raise ConfigError(
+                f"distill.start is the set {kind}, which has one text for each image, and distill.captions is "
+                f"{config.distill.captions}. Use 1, or start from real pairs or a selector's."
+            )
     if before:
         check_setting(find_method(before).build(), before, config.encoder.setting)
     check_count(bench.pairs("train").count_images, config.distill.pairs)
@@ -132,7 +137,7 @@ def _distill(
     bench, folder = context.bench, run.sets / set_name(config.distill)
     start, start_seconds = begin, 0.0
     if made is not None:
-        start = start_from(bench, made, config.distill.pairs, config.distill.space).resized(config.distill.size)
+        start = start_from(bench, made, config.distill.pairs, config.distill.space, config.distill.size)
         start_seconds = float(made.info["selection"]["seconds"])
     with deferred_stop() as stop_asked:
         loop = Loop(

@@ -37,6 +37,11 @@ class Columns:
     name: str = ""
     split: str = ""
 
+    @property
+    def used(self) -> set[str]:
+        """Every column that is read."""
+        return {self.image, *self.captions, self.name, self.split} - {""}
+
     def about(self) -> dict[str, str]:
         """For ``inspect``: meaning -> column."""
         found = {"image": self.image, "captions": ", ".join(self.captions), "name": self.name, "split": self.split}

@@ -72,6 +72,7 @@ def make_start(
     select: SelectConfig | None = None,
     text_kind: str = "",
     space: str = "pixels",
+    size: int = 0,
 ) -> Start:
     """Starting pairs: ``real``, ``noise``, what a selector chooses, or the pairs of the set in a folder.
 
@@ -80,6 +81,7 @@ def make_start(
     Args:
         select: options of selectors.
         space: what a set that is the start has to hold.
+        size: of the images of such a set; 0 is the tower's.
         text_kind: start of the texts, where it is another one. Real sides stay pairs: beside a selector, ``real``
             images are those of the chosen captions, and ``real`` captions are drawn for the chosen images.
     """
@@ -98,7 +100,7 @@ def make_start(
             raise ConfigError(
                 f"distill starts images from {kind} and texts from {text_kind}: a set is a start of both."
             )
-        return start_from(bench, DistilledSet.load(expand(kind)), count, space)
+        return start_from(bench, DistilledSet.load(expand(kind)), count, space, size)
     name = text_kind if kind == "real" else kind
     images, captions = choose_pairs(bench, "random" if name == "real" else name, count, seed, select)
     if text_kind == "real" != kind:
@@ -135,8 +137,11 @@ def _check_set(distilled: DistilledSet, count: int, space: str) -> None:
         )
 
 
-def start_from(bench: Workbench, distilled: DistilledSet, count: int, space: str = "pixels") -> Start:
+def start_from(bench: Workbench, distilled: DistilledSet, count: int, space: str = "pixels", size: int = 0) -> Start:
     """The pairs of a set as this workbench's towers take them; features where that is the ``space``.
+
+    Args:
+        size: of the images in pixels; 0 is the tower's. Stored images of that size stay as they are.
 
     Raises:
         ConfigError: a set of another size, space or kind of texts.
@@ -154,7 +159,7 @@ def start_from(bench: Workbench, distilled: DistilledSet, count: int, space: str
     if space == "features":
         images = distilled.restandardised("image", bench.image_standardisation.mean, bench.image_standardisation.scale)
     else:
-        images = distilled.images_for(tower.size, tower.mean, tower.std)
+        images = distilled.images_for(size or tower.size, tower.mean, tower.std)
     texts = distilled.restandardised("text", bench.text_standardisation.mean, bench.text_standardisation.scale)
     captions = [str(caption.get("start", "")) for caption in distilled.captions] or [""] * count
     return Start(images.to(bench.device), texts.to(bench.device), captions)

@@ -84,6 +84,6 @@ def evaluation_key(bench: Workbench, judged: str | DistilledSet, config: Config)
         content = digest(judged, asdict(config.select))
     fingerprints = [bench.pairs(split).fingerprint for split in ("train", "val", "test")]
     judging = {"protocol": config.evaluate.protocol, "looks": config.evaluate.looks, "map": config.evaluate.text_map}
-    return digest(
-        content, bench.fingerprint, fingerprints, judging, bench.data_config.views, bench.data_config.features
-    )
+    precision = [] if bench.passes.precision == "float32" else [bench.passes.precision]
+    views, kind = bench.data_config.views, bench.data_config.features
+    return digest(content, bench.fingerprint, fingerprints, judging, views, kind, *precision)

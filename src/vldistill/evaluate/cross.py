@@ -22,6 +22,7 @@ from typing import Any
 
 from vldistill.config import Config
 from vldistill.configfile import read_yaml
+from vldistill.devices import choose_device, choose_passes
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError
 from vldistill.evaluate.answers import Answers
@@ -34,6 +35,7 @@ from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.report.tables import markdown, spread
 from vldistill.runs import Run, environment, to_plain
+from vldistill.setrecord import plain_name
 
 OWN = "own"  # the column of the run's own towers
 
@@ -58,7 +60,7 @@ def cross(argv: Sequence[str]) -> int:
     distilled = DistilledSet.load(given.set)
     towers = read_towers(Path(packaged_config(given.towers, "--towers")), config)
     targets = [distilled, *(_counted(name, len(distilled)) for name in given.also)]
-    matrix = Matrix(run.folder / "cross", towers, targets, reporter)
+    matrix = Matrix(run, towers, targets, reporter)
     run.begin(config)
     try:
         with held(matrix.folder / ".lock", str(matrix.folder)):
@@ -84,7 +86,7 @@ def _planned(run: Run, towers: Mapping[str, Config], given: Any, reporter: Repor
     except VldistillError as error:
         missing.append(str(error))
     targets = [subject, *(_counted(name, pairs) for name in given.also)]
-    matrix = Matrix(run.folder / "cross", towers, targets, reporter)
+    matrix = Matrix(run, towers, targets, reporter)
     rows = [(name_of(target), None if target == "full" else pairs_of(target, pairs)) for target in targets]
     text, problems = cross_plan(towers, rows, matrix.folder, matrix.finished())
     print(text)
@@ -111,6 +113,9 @@ def read_towers(path: Path, config: Config) -> dict[str, Config]:
         raise ConfigError(f"--towers {path}: expected encoder sections by name, e.g. {{small: {{image: {{...}}}}}}.")
     if OWN in read:
         raise ConfigError(f"--towers {path}: {OWN!r} is the run's own towers; choose another name.")
+    for name in map(str, read):
+        if not plain_name(name):
+            raise ConfigError(f"--towers {path}: {name!r} cannot name towers; expected letters, digits, '_' and '-'.")
     plain = to_plain(replace(config, evaluate=replace(config.evaluate, text_map="ridge")))
     columns = {OWN: resolved(plain, OWN)}
     for name, sections in read.items():
@@ -126,13 +131,13 @@ class Matrix:
     """Sets x towers.
 
     Args:
-        folder: a file per finished cell is kept here.
+        run: in its folder ``cross`` a file per finished cell is kept.
         towers: configuration by column.
         targets: a set, ``random:N`` or ``full``, by row.
         reporter: where progress goes.
     """
 
-    folder: Path
+    run: Run
     towers: Mapping[str, Config]
     targets: Sequence[str | DistilledSet]
     reporter: Reporter
@@ -140,6 +145,7 @@ class Matrix:
     def __post_init__(self) -> None:
         self.results: dict[tuple[str, str], dict[str, Any]] = {}
         self.failed: dict[tuple[str, str], str] = {}
+        self.folder = self.run.folder / "cross"
 
     def fill(self) -> None:
         """Judge every cell that has no file yet. What fails is noted, and the rest goes on."""
@@ -151,9 +157,10 @@ class Matrix:
             for target in self.targets:
                 name = name_of(target)
                 answers = Answers(paths[name].with_suffix(".unfinished"), paths[name].name, self.reporter)
-                if not paths[name].exists():
+                result = self._kept(paths[name])
+                if result is None:
                     try:
-                        bench = bench or open_bench(config, self.reporter)
+                        bench = bench or open_bench(config, self.reporter, run=self.run)
                         bench.check_towers()
                         check_target(bench, target, config.evaluate, config.select)
                         result = evaluate_set(bench, target, config.evaluate, config.select, answers)
@@ -167,13 +174,22 @@ class Matrix:
                 answers.remove()
                 self.results[name, column] = read_json(paths[name], "cell of a matrix")
 
+    def _kept(self, path: Path) -> dict[str, Any] | None:
+        """A finished cell; None where there is none, or one of other data than the run's."""
+        if not path.exists():
+            return None
+        kept = read_json(path, "cell of a matrix")
+        now = {split: seen.get("fingerprint") for split, seen in self.run.data().items()}
+        same = all(now.get(split, known) == known for split, known in kept.get("data", {}).items())
+        return kept if same else None
+
     def finished(self) -> set[tuple[str, str]]:
         """The cells that have a file, by row and column."""
         return {
             (name_of(target), column)
             for column, config in self.towers.items()
             for target in self.targets
-            if self._path(column, config, target).exists()
+            if self._kept(self._path(column, config, target)) is not None
         }
 
     def _path(self, column: str, config: Config, target: str | DistilledSet) -> Path:
@@ -182,7 +198,9 @@ class Matrix:
         content = (
             target if isinstance(target, str) else digest(*(t.numpy().tobytes() for t in target.tensors().values()))
         )
-        key = digest(config.data.source, plain["encoder"], plain["evaluate"], plain["select"], content)
+        parts = [config.data.source, plain["encoder"], plain["evaluate"], plain["select"], content]
+        precision = choose_passes(config.runtime, choose_device(config.runtime)).precision
+        key = digest(*parts, *([] if precision == "float32" else [precision]))
         return self.folder / column / f"{name_of(target).replace(':', '-')}-{key[:6]}.json"
 
     def write(self, name: str) -> str:

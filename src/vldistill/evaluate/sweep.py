@@ -37,6 +37,7 @@ from vldistill.evaluate.cells import Cell
 from vldistill.evaluate.options import merged, nested, resolved
 from vldistill.evaluate.smoke import PAIRS, shrunken
 from vldistill.randomness import generator
+from vldistill.setrecord import plain_name
 
 KEYS = (
     *("base", "set", "pairs", "seeds", "settings", "towers", "methods", "targets"),
@@ -187,6 +188,9 @@ def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None, base: str
     options = merged(nested(options), _options(raw.get("set"), f"{path}: set"), overrides or {})
     settings = _named(raw.get("settings", [options.get("encoder", {}).get("setting", "heads")]), f"{path}: settings")
     towers = _named(raw.get("towers", ["own"]), f"{path}: towers")
+    for name in towers:
+        if not plain_name(name):
+            raise ConfigError(f"{path}: towers: {name!r} cannot name towers; expected letters, digits, '_' and '-'.")
     pairs = _numbers(raw.get("pairs", [100]), f"{path}: pairs", 2)
     seeds = _numbers(raw.get("seeds", [0]), f"{path}: seeds", 0)
     methods = {

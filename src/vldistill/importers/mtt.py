@@ -8,6 +8,7 @@ towers of the user's configuration, in the same order, and every shape is checke
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def import_mtt(bench: Workbench, folder: Path, target: Path) -> list[Path]:
     if any(target.glob("expert-*.safetensors")):
         raise ConfigError(f"{target} holds experts already. Import into another --run folder.")
     trained = bench.student(0).trained()
+    unfinished = target.with_name(f".{target.name}.import")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of an import that was stopped: it begins anew
     done: list[Path] = []
     for files_of_one in files:
         sides = {side: _experts(read_torch_file(path, "replay buffer"), path) for side, path in files_of_one.items()}
@@ -55,12 +58,15 @@ def import_mtt(bench: Workbench, folder: Path, target: Path) -> list[Path]:
             _check_moving(snapshots, where)
             for groups in snapshots.values():
                 _fold(bench, groups)
-            path = expert_path(target, len(done))
+            path = expert_path(unfinished, len(done))
             if not done:
                 size = sum(t.numel() * 4 for groups in snapshots.values() for n in groups.values() for t in n.values())
                 require_space(target, size, f"an imported expert ({human_bytes(size)})")
             save_trajectory(path, snapshots, _note(bench, len(done), files_of_one, sorted(snapshots)), "float32")
             done.append(path)
+    target.mkdir(parents=True, exist_ok=True)
+    done = [path.rename(target / path.name) for path in done]
+    shutil.rmtree(unfinished, ignore_errors=True)
     return done
 
 

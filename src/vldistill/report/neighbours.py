@@ -58,7 +58,9 @@ def places(bench: Workbench, distilled: DistilledSet, select: SelectConfig | Non
     data = subject(bench, distilled).draw(0)
     rows = torch.arange(len(distilled))
     images = frozen_features(bench, data.images.rows(rows)) if bench.setting != "heads" else data.images.rows(rows)
-    start_images = None if start is None else frozen_features(bench, start.images)
+    start_images = None
+    if start is not None:  # features stay features
+        start_images = start.images.cpu() if start.images.ndim == 2 else frozen_features(bench, start.images)
     texts = bench.sentence_vectors(data.texts.rows(rows))
     if start is not None:
         start = replace(start, texts=_sentences(bench, start))

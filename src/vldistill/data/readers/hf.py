@@ -42,8 +42,11 @@ def read(source: Source) -> Collection:
     found, starts, stores = Gathered(), [], []
     total = 0
     for name, table in tables.items():
-        if set(table.column_names) < {columns.image, *columns.captions}:
-            raise DataError(f"{source.text}: split {name!r} has other columns than {next(iter(tables))!r}.")
+        if lacking := columns.used - set(table.column_names):
+            raise DataError(
+                f"{source.text}: split {name!r} has no column {', '.join(sorted(lacking))}, as {next(iter(tables))!r} "
+                f"has. Name columns that all have: ?image=COLUMN&caption=COLUMN."
+            )
         _gather(found, table, columns, name, total, source.text)
         starts.append(total)
         stores.append(_pictures_only(table, columns.image, source.text))

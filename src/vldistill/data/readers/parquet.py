@@ -45,7 +45,7 @@ def read(source: Source) -> Collection:
         with readable(path), parquet.ParquetFile(path) as file:
             if columns is None:
                 columns = choose_columns(file.schema_arrow.names, source.options, source.text)
-            lacking = {columns.image, *columns.captions} - set(file.schema_arrow.names)
+            lacking = columns.used - set(file.schema_arrow.names)
             if lacking:
                 raise DataError(f"{path} has no column {', '.join(sorted(lacking))}, as the files before it have.")
             for group in range(file.num_row_groups):

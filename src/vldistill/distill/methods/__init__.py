@@ -159,7 +159,8 @@ def starting_pairs(method: Any, context: Context, select: SelectConfig | None = 
     if hasattr(method, "begin"):
         return method.begin(context).resized(config.size)
     image, text = config.starts
-    start = make_start(context.bench, image, config.pairs, config.seed, select, text, config.space).resized(config.size)
+    asked = (image, config.pairs, config.seed, select, text, config.space, config.size)
+    start = make_start(context.bench, *asked).resized(config.size)
     return with_more_captions(start, context.bench, config.captions, config.seed)
 
 

@@ -173,7 +173,8 @@ def nearest_rotation(features: torch.Tensor, directions: torch.Tensor) -> torch.
     The orthogonal Procrustes problem (Schoenemann 1966): with ``features`` (N, D) and ``directions`` (K, D), Q = P R^T
     for F X^T = P S R^T.
     """
-    left, _, right = torch.linalg.svd((features @ directions.T).double(), full_matrices=False)
+    product = (features @ directions.T).cpu().double()  # not every device has float64
+    left, _, right = torch.linalg.svd(product, full_matrices=False)
     return (left @ right).to(features)
 
 

@@ -75,6 +75,12 @@ class MatchedPrototypes:
             return State({"images": start.images.clone(), "texts": start.texts.clone()})
         bench = context.bench
         _, _, image_members, text_members = self._prototypes(context)
+        filled = sum(len(rows) > 0 for rows in image_members), sum(len(rows) > 0 for rows in text_members)
+        if min(filled) < context.config.pairs:
+            raise ConfigError(
+                f"{context.config.pairs} pairs of prototypes were asked for, but the data have {filled[0]} clusters of "
+                f"distinct images and {filled[1]} of distinct captions. Ask for {min(filled)} pairs or fewer."
+            )
         data = bench.split("train").data
         means = {"images": (data.images, image_members), "texts": (data.texts, text_members)}
         return State(
