@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return leave.code if isinstance(leave.code, int) else WRONG
     except Exception as error:
         if _short_of_memory(error):
-            said = str(error).partition("\n")[0][:200]
+            said = str(error).partition("\n")[0][:200] or type(error).__name__
             print(
                 f"error: {_rank()}there is too little memory ({said}). Use fewer pairs, a smaller encoder.image.size, "
                 f"smaller batches, or another runtime.device. What was saved is kept: the same command goes on.",

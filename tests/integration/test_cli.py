@@ -262,6 +262,7 @@ def test_experts_fill_a_run_folder(made: Path) -> None:
     names = sorted(files(made))
     assert names == [
         "config.yaml",
+        "data.json",
         "env.json",
         "experts/expert-000.safetensors",
         "experts/expert-001.safetensors",

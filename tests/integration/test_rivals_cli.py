@@ -42,7 +42,7 @@ def test_every_rival_distils_and_is_judged_in_one_run(
     assert [caption["start"] for caption in first.captions] and first.info["method"] == "prototypes"
     assert (tmp_path / "run" / "sets" / first.name / "preview.png").is_file()
     assert main(["distill", "--run", run, "--method=lors", "--pairs=5", "--quiet"]) == 2
-    assert "Run `vldistill experts` first" in capsys.readouterr().err
+    assert "holds no experts. Run `vldistill experts --run " in capsys.readouterr().err
     assert main(["experts", "--run", run, "--quiet"]) == 0
     for name, options in CASES.items():
         words = [f"--method={name}", "--pairs=5", "--iterations=2", "--distill.validate_every=1", *options]

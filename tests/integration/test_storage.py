@@ -108,7 +108,7 @@ def crash(monkeypatch: pytest.MonkeyPatch, vldistill: Any) -> Callable[[Path], N
     def checkpoint(loop: Loop) -> None:
         real(loop)
         if loop.progress.iteration == 7:
-            raise MemoryError
+            raise AssertionError("a crash")
 
     def distill(run: Path) -> None:
         with monkeypatch.context() as patch:

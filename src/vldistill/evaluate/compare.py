@@ -29,7 +29,7 @@ from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.published import data_of, published
 from vldistill.evaluate.sweep import Sweep, read_sweep
 from vldistill.evaluate.units import UNTIL, comparison_units, shared_units
-from vldistill.files import write_record, write_text
+from vldistill.files import storage_errors, write_record, write_text
 from vldistill.helptext import KeptLines
 from vldistill.locks import held
 from vldistill.log import Reporter
@@ -91,7 +91,9 @@ def compare(argv: Sequence[str]) -> int:
         if problems:
             raise ConfigError("; ".join(problems))
         return DONE
-    _refuse_budgets([cell for cell in asked.cells if finished(cell, asked.run) is None])
+    with storage_errors(asked.run):
+        missing = [cell for cell in asked.cells if finished(cell, asked.run) is None]
+    _refuse_budgets(missing)
     shard = asked.place.shard
     name = ".lock" if shard == WHOLE else f".lock-{shard.number}-{shard.count}"
     with held(asked.run / name, str(asked.run), stays=True) as lock:
