@@ -170,7 +170,7 @@ class Run:
 
 
 def _counted(seen: Mapping[str, Any]) -> str:
-    return f"{seen.get('images'):,} images and {seen.get('captions'):,} captions"
+    return f"{seen.get('images')} images and {seen.get('captions')} captions"
 
 
 def to_plain(config: Config) -> dict[str, Any]:
