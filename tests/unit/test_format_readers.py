@@ -409,7 +409,7 @@ def test_datasets_with_mistakes(tmp_path: Path, quiet_datasets: Any, monkeypatch
         "train": dataset(range(2), caption=["a", "b"], image_id=[1, 2]),
         "test": dataset(range(2), caption=["a", "b"]),
     }
-    datasets.DatasetDict(uneven).save_to_disk(tmp_path / "u")
+    datasets.DatasetDict(uneven).save_to_disk(tmp_path / "u")  # pyright: ignore[reportCallIssue, reportArgumentType]
     with pytest.raises(DataError, match="split 'test' has no column image_id, as 'train' has"):
         load_pairs(tmp_path / "u", "train")
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
