@@ -35,6 +35,14 @@ def strict_json(text: str) -> Any:
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
+def test_a_set_is_no_start_of_several_texts(vldistill: Any, run: Path) -> None:
+    assert vldistill("distill", "--run", run).code == 0
+    asked = ("distill", "--run", run, "--start", run / "sets" / "bitraj-6-s0", "--label", "two")
+    done = vldistill(*asked, "--distill.captions", 2)
+    assert done.code == 2 and "which has one text for each image, and distill.captions is 2" in done.err
+    assert vldistill(*asked).code == 0
+
+
 def test_too_little_memory_is_no_bug(vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(*given: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore of it.")
@@ -169,7 +177,6 @@ WRONG: list[tuple[list[str], str]] = [
     (["distill", "--run", "RUN", "--pairs", "ten"], "distill.pairs is 'ten'; expected a whole number"),
     (["distill", "--run", "RUN", "--distill.decay", "lin"], "expected one of 'none', 'cosine', 'linear' or null"),
     (["select", "--run", "RUN", "--pairs", "5", "--seed", "-1"], "select.seed is -1"),
-    (["distill", "--run", "RUN", "--start", "RUN/sets/x", "--distill.captions", "2"], "is not a distilled set"),
     (["evaluate", "--run", "RUN"], "set"),
     (["evaluate", "--run", "RUN", "--set", "random:41"], "41 pairs"),
     (["evaluate", "--run", "RUN", "--set", "random:x"], "random:N with N of 2 or more"),

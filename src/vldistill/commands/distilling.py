@@ -66,37 +66,14 @@ def distill(
     remembered, (config, said) = config, settle(config)
     if said:
         reporter.info(said)
-    check_draws(config.distill.draws, ranks)
     entry = find_method(config.distill.method)
     method = entry.build()
-    if experts_from and "experts" not in method.needs:
-        raise ConfigError(
-            f"--experts_from is {experts_from}, but {config.distill.method} needs no experts. Leave it out, or name a "
-            f"method that matches trajectories (`vldistill ls methods`)."
-        )
-    check_setting(method, config.distill.method, config.encoder.setting)
-    check_captions(method, config.distill.method, config.distill.captions)
+    _check_method(method, config, experts_from, ranks)
     run.check(config)
     bench = open_bench(config, reporter, ranks, run)
-    _check_space(config)
     before = first_method(config.distill)
-    for kind in {*config.distill.starts} - {before}:
-        check_start(kind, config.distill.pairs, config.select, config.distill.space)
-        if is_folder(kind) and config.distill.captions > 1:
-            raise ConfigError(
-                f"distill.start is the set {kind}, which has one text for each image, and distill.captions is "
-                f"{config.distill.captions}. Use 1, or start from real pairs or a selector's."
-            )
-    if before:
-        check_setting(find_method(before).build(), before, config.encoder.setting)
-    check_count(bench.pairs("train").count_images, config.distill.pairs)
-    check_size(config.distill.size, bench)
-    if config.distill.validate_every:
-        try:
-            bench.pairs("val")
-        except DataError as error:
-            other = "Or take the last set instead of the best on val: distill.validate_every 0."
-            raise DataError(f"{error} {other}") from None
+    _check_start(config, before)
+    _check_data(config, bench)
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
     asked = _asked(config, options) | _asked_of_start(config)
@@ -105,11 +82,7 @@ def distill(
     if (folder / "set.json").exists():
         if ranks.first:
             run.begin(remembered)  # refuses a contradiction
-        DistilledSet.load(folder)  # refuses damage
-        if ranks.first:
-            Checkpoints(folder / CHECKPOINT, reporter).remove()  # of a process that was killed right after the end
-        reporter.info(f"{folder} is finished already; nothing to do")
-        return folder
+        return _finished(folder, reporter, ranks)
     with ranks.first_before_others():
         teachers = (Run(experts_from) if experts_from else run).experts
         recorded = open_experts(bench, teachers, config.distill.experts) if "experts" in method.needs else []
@@ -127,6 +100,55 @@ def distill(
             made = _first(config, context, begin, folder / START, ranks) if before else None
             _distill(run, config, context, method, begin, made, ranks)
         ranks.wait()
+    return folder
+
+
+def _check_method(method: Any, config: Config, experts_from: Path | None, ranks: Ranks) -> None:
+    """Refuse what the method cannot do, before data or towers are opened."""
+    name = config.distill.method
+    check_draws(config.distill.draws, ranks)
+    if experts_from and "experts" not in method.needs:
+        raise ConfigError(
+            f"--experts_from is {experts_from}, but {name} needs no experts. Leave it out, or name a method that "
+            f"matches trajectories (`vldistill ls methods`)."
+        )
+    check_setting(method, name, config.encoder.setting)
+    check_captions(method, name, config.distill.captions)
+    _check_space(config)
+
+
+def _check_start(config: Config, before: str) -> None:
+    """Refuse a start that cannot be; ``before`` is the method whose set is made first, if any."""
+    distill = config.distill
+    for kind in {*distill.starts} - {before}:
+        check_start(kind, distill.pairs, config.select, distill.space)
+        if is_folder(kind) and distill.captions > 1:
+            raise ConfigError(
+                f"distill.start is the set {kind}, which has one text for each image, and distill.captions is "
+                f"{distill.captions}. Use 1, or start from real pairs or a selector's."
+            )
+    if before:
+        check_setting(find_method(before).build(), before, config.encoder.setting)
+
+
+def _check_data(config: Config, bench: Workbench) -> None:
+    """Refuse data with too few images, or without the val split that looks need."""
+    check_count(bench.pairs("train").count_images, config.distill.pairs)
+    check_size(config.distill.size, bench)
+    if config.distill.validate_every:
+        try:
+            bench.pairs("val")
+        except DataError as error:
+            other = "Or take the last set instead of the best on val: distill.validate_every 0."
+            raise DataError(f"{error} {other}") from None
+
+
+def _finished(folder: Path, reporter: Reporter, ranks: Ranks) -> Path:
+    """The folder of a set that is there already. Raises ArtefactError where it is damaged."""
+    DistilledSet.load(folder)
+    if ranks.first:
+        Checkpoints(folder / CHECKPOINT, reporter).remove()  # of a process that was killed right after the end
+    reporter.info(f"{folder} is finished already; nothing to do")
     return folder
 
 

@@ -42,8 +42,8 @@ class BilevelOptions:
         rate_per_step: learn a rate for every step instead of one factor per side.
         real_batch: real images per outer batch; all of them where there are fewer.
         captions_per_image: captions of each of them.
-        outer_dropout: part of the real batch's features set to 0 at random, the rest scaled up, in setting heads: it
-            keeps sets of many pairs from learning the training images by heart.
+        outer_dropout: part of the real batch's features set to 0 at random, the rest scaled up, in setting heads:
+            against learning the training images by heart, which sets of many pairs do.
         rank: of a learned soft similarity; 0 learns none.
         alpha: scale of the low-rank part of the similarity.
         estimator: of the gradient: adjoint, unrolled, tesla or difference.
