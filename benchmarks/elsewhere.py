@@ -1,10 +1,11 @@
-"""How finished sets do elsewhere: on image towers and in settings that they were not made for.
+"""How sets do elsewhere, on image towers and in settings they were not made for, and what makes them move better.
 
-    python benchmarks/elsewhere.py --sets runs/f8k-bilevel-100/sets/bilevel-100-s0 --also random:100 \\
-        --places benchmarks/elsewhere_flickr8k.yaml --run runs/elsewhere --out docs/results/flickr8k_elsewhere.json
+    python benchmarks/elsewhere.py --plan benchmarks/elsewhere_flickr8k.yaml --run runs/elsewhere \\
+        --out docs/results/flickr8k_elsewhere.json
 
-The file of places has options of `vldistill evaluate` by the name of each place. Every set and every target is judged
-in every place; what is there already is not done again.
+The plan has a configuration, sets (options of `vldistill distill` by name), and places (options of `vldistill
+evaluate` by name). Every set is distilled, then judged in every place beside ``--also``; what is there already is not
+done again.
 """
 
 from __future__ import annotations
@@ -17,47 +18,63 @@ from typing import Any
 
 import yaml
 
-from vldistill import DistilledSet
 from vldistill.cli import main as vldistill
-from vldistill.files import read_json, write_json
+from vldistill.files import CHECKSUM, read_json, write_json
 from vldistill.runs import environment
 
 
+def command(stage: str, run: Path, options: dict[str, Any], *more: str) -> None:
+    """Run one command in its own run folder, which remembers the options it was begun with."""
+    words = [word for key, value in options.items() for word in (f"--{key}", _word(value))]
+    code = vldistill([stage, "--run", str(run), *more, *([] if (run / "config.yaml").exists() else words)])
+    if code:
+        sys.exit(code)
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def distilled(run: Path, options: dict[str, Any]) -> Path:
+    """The set of these options, distilled now unless it is there."""
+    if not list(run.glob("sets/*/set.json")):
+        command("distill", run, options)
+    return next(run.glob("sets/*/set.json")).parent
+
+
 def judged(run: Path, target: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation of ``target`` in the run folder of one place, made now unless it is there."""
-    name = Path(target).name if "/" in target else target.replace(":", "-")
-    path = run / "results" / f"{name}.json"
-    if not path.exists():
-        words = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value).strip('"'))]
-        given = [] if (run / "config.yaml").exists() else words
-        code = vldistill(["evaluate", "--run", str(run), "--set", target, *given])
-        if code:
-            sys.exit(code)
-    return read_json(path, "evaluation")
+    """The evaluation of ``target`` in this run folder, made now unless it is there."""
+    if not list(run.glob("results/*.json")):
+        command("evaluate", run, options, "--set", target)
+    return read_json(next(run.glob("results/*.json")), "evaluation")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", type=Path, required=True)
-    parser.add_argument("--also", nargs="*", default=[], help="random:N and full")
-    parser.add_argument("--places", type=Path, required=True)
+    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--also", nargs="*", default=["random:100"], help="random:N and full")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    places = yaml.safe_load(asked.places.read_text(encoding="utf-8"))
+    plan = yaml.safe_load(asked.plan.read_text(encoding="utf-8"))
+    targets = {
+        name: str(distilled(asked.run / "made" / name, {"config": plan["config"], **options}))
+        for name, options in plan["sets"].items()
+    } | {name: name for name in asked.also}
     rows = []
-    for name, options in places.items():
-        for target in (*map(str, asked.sets), *asked.also):
-            result = judged(asked.run / name, target, options)
+    for place, options in plan["places"].items():
+        for name, target in targets.items():
+            result = judged(asked.run / place / name.replace(":", "-"), target, {"config": plan["config"], **options})
             for recipe in ("own", "generic"):
                 if result.get(recipe):
                     del result[recipe]["students"]
-            rows.append({"place": name, **{key: value for key, value in result.items() if key != "environment"}})
+            left_out = ("environment", "question", CHECKSUM)
+            rows.append({key: value for key, value in result.items() if key not in left_out} | {"set": name})
+            rows[-1]["place"] = place
             study = {
                 "command": "python benchmarks/elsewhere.py " + " ".join(sys.argv[1:]),
                 "environment": environment(),
-                "config": {folder.name: DistilledSet.load(folder).info["config"] for folder in asked.sets},
-                "places": places,
+                "plan": plan,
                 "rows": rows,
             }
             write_json(asked.out, study)
