@@ -222,10 +222,15 @@ def test_a_window_differentiates_its_steps_only(bench: Workbench) -> None:
     method, context, state = prepared(bench, replace(plain, window=6))
     torch.testing.assert_close(method.step(state, context).gradients, full.gradients)
     method, context, state = prepared(bench, replace(plain, window=2))
-    first, last = method._window(context.options, context, 6)
-    windowed = method.step(state, context).gradients["log_rate_image"]
-    assert last - first == 2
-    assert [t for t in range(6) if windowed[t] != 0] == [first, first + 1]
+    begun = set()
+    for iteration in range(5):
+        now = context.at(iteration)
+        first, last = method._window(now.options, now, 6)
+        windowed = method.step(state, now).gradients["log_rate_image"]
+        assert last - first == 2
+        assert [t for t in range(6) if windowed[t] != 0] == [first, first + 1]
+        begun.add(first)
+    assert len(begun) > 1  # not only at the start of the training
 
 
 def test_the_steps_before_a_window_are_those_of_the_whole_training(
