@@ -1,10 +1,11 @@
-"""Write the tables of the documentation from docs/results: python benchmarks/tables.py [--check | --take RUN NAME].
+"""Write the tables of the documentation from docs/results: python benchmarks/tables.py [--check].
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->`` in a Markdown file; NAME is a file of
 docs/results without its ending. The options of a section or a method stand between ``<!-- options: NAME -->`` and
 ``<!-- end options -->``, made of the code that defines them. ``--check`` changes nothing and fails when a table is not
 what its file says. ``--take RUN NAME`` first copies the result of the comparison in RUN to docs/results/NAME.json,
-without single students; ``--take FILE NAME`` that of a matrix that `vldistill cross` wrote.
+without single students; ``--take FILE NAME`` that of a matrix that `vldistill cross` wrote. ``--give NAME RUN`` puts
+the finished cells of such a result back into the folder RUN, so that `vldistill compare` goes on with those it lacks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, get_type_hints
 
 import docstring_parser
 
-from vldistill.files import CHECKSUM, human_bytes, write_json, write_text
+from vldistill.files import CHECKSUM, human_bytes, write_json, write_record, write_text
 from vldistill.report.comparison import comparison_markdown
 from vldistill.report.tables import evaluation_text, markdown, spread
 
@@ -247,6 +248,15 @@ def take(run: Path, name: str) -> None:
     write_json(ROOT / "docs" / "results" / f"{name}.json", result)
 
 
+def give(name: str, run: Path) -> None:
+    """Put the finished cells of a result into a comparison's folder, where they are not done again."""
+    for cell in json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))["cells"]:
+        path = run / "cells" / cell["cell"] / "result.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_record(path, {**cell, "environment": {"commit": cell["commit"]}})
+
+
 def table_of(result: dict[str, Any]) -> str:
     """The table that fits what ``result`` holds."""
     if "results" in result:
@@ -309,6 +319,10 @@ def filled(text: str, results: Path) -> str:
 
 
 def main() -> int:
+    if "--give" in sys.argv:
+        name, run = sys.argv[sys.argv.index("--give") + 1 :]
+        give(name, Path(run))
+        return 0
     if "--take" in sys.argv:
         run, name = sys.argv[sys.argv.index("--take") + 1 :]
         take(Path(run), name)
