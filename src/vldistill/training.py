@@ -138,12 +138,15 @@ class TrainingData:
         texts: M text inputs.
         caption_image: (M,) int64, the image of each text.
         similarity: (M, M) soft targets, or None.
+        blocks: the texts are so many blocks, each with one text of every image in order. A batch is of one block: two
+            texts of one image would be each other's negatives.
     """
 
     images: Inputs
     texts: Inputs
     caption_image: torch.Tensor
     similarity: torch.Tensor | None = None
+    blocks: int = 1
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -174,20 +177,22 @@ class _Plan:
 
     Args:
         recipe: of the training.
-        sizes: pairs of each phase.
+        sizes: pairs of each phase, in each block of texts.
         per_epoch: steps of an epoch in each phase.
+        blocks: of texts, which an epoch takes one after the other.
     """
 
     recipe: Recipe
     sizes: tuple[int, ...]
     per_epoch: tuple[int, ...]
+    blocks: int
 
     @staticmethod
-    def of(pairs: int, recipe: Recipe, steps_per_epoch: int = 0) -> _Plan:
+    def of(pairs: int, recipe: Recipe, steps_per_epoch: int = 0, blocks: int = 1) -> _Plan:
         """The plan of a training on ``pairs`` pairs, its epochs cut to ``steps_per_epoch`` steps; 0 means all."""
-        sizes = recipe.phases or (pairs,)
-        whole = [_steps_per_epoch(size, recipe) for size in sizes]
-        return _Plan(recipe, sizes, tuple(min(count, steps_per_epoch or count) for count in whole))
+        sizes = recipe.phases or (pairs // blocks,)
+        whole = [blocks * _steps_per_epoch(size, recipe) for size in sizes]
+        return _Plan(recipe, sizes, tuple(min(count, steps_per_epoch or count) for count in whole), blocks)
 
     @property
     def length(self) -> int:
@@ -207,20 +212,25 @@ class _Plan:
             phase = epoch // self.recipe.epochs
             size, count = self.sizes[phase], self.per_epoch[phase]
             if done < passed + count:
-                order = torch.randperm(size, generator=generator(seed, "order", epoch)) + sum(self.sizes[:phase])
-                batches = order.split(min(self.recipe.batch, size))
+                batches: list[torch.Tensor] = []
+                for block in range(self.blocks):
+                    names = ("order", epoch, *([block] if block else []))
+                    order = torch.randperm(size, generator=generator(seed, *names)) + sum(self.sizes[:phase])
+                    cut = (order + block * size).split(min(self.recipe.batch, size))
+                    batches += cut[: _steps_per_epoch(size, self.recipe)]
                 for number in range(max(0, done - passed), count):
                     yield _Step(passed + number, epoch, number, number + 1 == count, batches[number])
             passed += count
 
 
-def steps_in(pairs: int, recipe: Recipe, steps_per_epoch: int = 0) -> int:
+def steps_in(pairs: int, recipe: Recipe, steps_per_epoch: int = 0, blocks: int = 1) -> int:
     """Steps of one training: a last batch of a single pair is left out, it has no contrast.
 
     Args:
         steps_per_epoch: as for :func:`fit`.
+        blocks: of texts, as in :class:`TrainingData`.
     """
-    return _Plan.of(pairs, recipe, steps_per_epoch).length
+    return _Plan.of(pairs, recipe, steps_per_epoch, blocks).length
 
 
 def _steps_per_epoch(pairs: int, recipe: Recipe) -> int:
@@ -269,10 +279,10 @@ def fit(
         Stopped: by the keeper, when the user asked to stop.
     """
     _check_fits(data, recipe)
-    plan = _Plan.of(len(data), recipe, steps_per_epoch)
+    plan = _Plan.of(len(data), recipe, steps_per_epoch, data.blocks)
     optimiser = _optimiser(encoder, recipe)
     stepper = Stepper(encoder, passes, device, ranks)
-    loss = total = torch.zeros((), device=device)  # the total is of the losses of the epoch
+    loss, total = (torch.zeros((), device=device) for _ in range(2))  # of the last step, and of the epoch's together
     encoder.train()
     with seeded(device, seed, "dropout"):
         done = 0

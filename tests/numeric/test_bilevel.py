@@ -314,6 +314,7 @@ def test_views_are_differentiable_and_drawn_from_the_generator() -> None:
         ({"student_decay": -0.1}, "bilevel.student_decay is -0.1; expected 0 or more"),
         ({"weight_decay": float("inf")}, "bilevel.weight_decay is inf"),
         ({"estimator": "adjoin"}, "Did you mean adjoint"),
+        ({"estimator": "tesla"}, "tesla needs bilevel.momentum 0, not 0.9"),
     ],
 )
 def test_impossible_options_are_refused(values: dict[str, Any], message: str) -> None:

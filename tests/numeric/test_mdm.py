@@ -88,9 +88,9 @@ def test_merging_is_its_formula_per_tensor(ground: Ground) -> None:
 def naive(bench: Workbench, experts: list[Trajectory], context: Any, leaves: dict[str, torch.Tensor]) -> torch.Tensor:
     """The loss by the paper's formulas, through the tower."""
     options = context.options
-    snapshots = [(e, t) for e in range(2) for t in range(1, 4)]
-    chosen = torch.randperm(6, generator=context.generator("experts"))[:2]
-    ends = [flat(experts[snapshots[int(i)][0]].snapshot(snapshots[int(i)][1])) for i in chosen]
+    draw = context.generator("experts")
+    order = [int(number) for number in torch.randperm(2, generator=draw)]
+    ends = [flat(experts[number].snapshot(1 + int(torch.randint(3, (), generator=draw)))) for number in order]
     anchor = flat(bench.student(context.seed_of("anchor")).trained())
     params = {}
     for name, start in anchor.items():
@@ -166,6 +166,9 @@ def test_impossible_options_are_refused(values: dict[str, Any], message: str) ->
         MdmOptions(**values)
 
 
-def test_experts_without_two_snapshots_are_refused(ground: Ground) -> None:
-    with pytest.raises(ConfigError, match=r"epochs 7 to 10, but the experts keep epochs \[0, 1, 2, 3\]"):
+def test_fewer_than_two_experts_to_merge_are_refused(ground: Ground) -> None:
+    with pytest.raises(ConfigError, match=r"epochs 7 to 10, but 0 of 2 experts .* keep epochs \[0, 1, 2, 3\]"):
         prepared(*ground, "mdm", MdmOptions(first_epoch=7))
+    bench, experts = ground
+    with pytest.raises(ConfigError, match="merges two experts .*, but 1 of 1 experts have such a snapshot"):
+        prepared(bench, experts[:1], "mdm", MdmOptions())

@@ -84,6 +84,23 @@ def test_the_gradient_is_that_of_the_whole_run(
         assert all(torch.equal(again[name], tensor) for name, tensor in found.items())
 
 
+@pytest.mark.parametrize(("memory", "kept"), [(0, [5]), (10, [5]), (10**9, [0, 1, 2, 3, 4, 5])])
+def test_a_graph_that_is_larger_than_the_room_is_let_go(
+    memory: int, kept: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def spied(*given: Any, real: Any = metagrad._forward) -> Any:
+        found = real(*given)
+        seen.append(sorted(found[1]))
+        return found
+
+    monkeypatch.setattr(metagrad, "available_memory", lambda device: memory)
+    monkeypatch.setattr(metagrad, "_forward", spied)
+    gradient(BOTH[1:])
+    assert seen == [kept]
+
+
 def test_spans_are_where_they_save_something() -> None:
     encoder = student()
     assert head_spans(encoder, 5) == BOTH

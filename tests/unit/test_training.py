@@ -201,6 +201,17 @@ def test_a_last_batch_of_one_pair_is_left_out(pairs: int, batch: int, sizes: lis
         assert texts.asked[0] != texts.asked[len(sizes)]
 
 
+def test_a_batch_never_has_two_texts_of_one_image():
+    images, texts = Recorded(normal(5, 6)), Recorded(normal(15, 4))
+    data, how = TrainingData(images, texts, torch.arange(5).repeat(3), blocks=3), recipe(batch=3, epochs=2)
+    trained(data, how)
+    assert len(texts.asked) == steps_in(15, how, blocks=3) == 2 * 3 * 2
+    assert all(len(set(rows)) == len(rows) for rows in images.asked)
+    assert images.asked == [[row % 5 for row in rows] for rows in texts.asked]
+    epochs = [[row for rows in texts.asked[at : at + 6] for row in rows] for at in (0, 6)]
+    assert [sorted(rows) for rows in epochs] == [list(range(15))] * 2 and epochs[0] != epochs[1]
+
+
 def test_epochs_can_be_cut_short():
     texts = Recorded(normal(40, 4))
     epochs: list[int] = []

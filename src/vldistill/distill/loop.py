@@ -45,7 +45,7 @@ class Progress:
     best_iteration: int = -1
     looks: int = 0
     seconds: float = 0.0
-    experts: int = 0
+    experts: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -87,12 +87,20 @@ class Loop:
         """
         config, reporter = self.context.config, self.context.bench.reporter
         self.state = self.method.setup(start, self.context.at(0))
-        self.progress = Progress(experts=len(self.context.experts), seconds=self.start_seconds)
+        self.progress = Progress(
+            experts=[expert.path.name for expert in self.context.experts], seconds=self.start_seconds
+        )
         self.optimiser = OuterOptimiser(self.state.variables, config)
         self.average = _copies(self.state.variables) if config.outer.ema else None
         self.best = _copies(self.state.variables)
         self._before = _copies(self._moving())
         self._resume()
+        begun = self.ranks.gather(self.progress.iteration)
+        if any(iteration != begun[0] for iteration in begun):
+            raise ArtefactError(
+                f"the processes found checkpoints of iterations {begun} in {self.folder}. They need one file system; "
+                f"delete that folder if it is on one."
+            )
         self.ranks.share(self._moving().values())  # a start computed on several GPUs may differ in the last digit
         self._began = time.monotonic() - self.progress.seconds
         trains = hasattr(self.method, "step")
@@ -299,13 +307,14 @@ class Loop:
 
     def _keep_to_experts(self, path: Path) -> None:
         """Draw from the experts this distillation began with, though more are recorded by now."""
-        begun, experts = self.progress.experts, self.context.experts
-        if len(experts) < begun:
+        there = {expert.path.name: expert for expert in self.context.experts}
+        if missing := [name for name in self.progress.experts if name not in there]:
             raise ArtefactError(
-                f"{path} was begun with {begun} experts, but only {len(experts)} are there now. Record them again with "
-                f"`vldistill experts`, or delete this file to start anew."
+                f"{path} was begun with {len(self.progress.experts)} experts, and {', '.join(missing[:3])} "
+                f"{'is' if len(missing) == 1 else 'are'} not among the {len(there)} that are there now. Record them "
+                f"again with `vldistill experts`, or delete this file to start anew."
             )
-        self.context = replace(self.context, experts=experts[:begun])
+        self.context = replace(self.context, experts=[there[name] for name in self.progress.experts])
 
     def _cut_metrics(self) -> None:
         """Forget lines that were written after the checkpoint: they are about to be written again."""
@@ -321,7 +330,11 @@ def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _not_finite(message: str, tensors: dict[str, torch.Tensor]) -> str:
     """``message`` about the first tensor that holds NaN or infinity; empty if none does."""
-    return next((message.format(n) for n, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), "")
+    if not tensors:
+        return ""
+    place = max((tensor.device for tensor in tensors.values()), key=lambda device: device.type != "cpu")
+    fine = torch.stack([torch.isfinite(tensor).all().to(place) for tensor in tensors.values()])
+    return next((message.format(name) for name, one in zip(tensors, fine.tolist()) if not one), "")  # one wait
 
 
 def _iteration(line: str) -> float:

@@ -62,6 +62,7 @@ __all__ = [
 ]
 
 
+TAPE_SHARE = 0.25  # of the memory left on the device: for parameter copies, the others go to a temporary file
 GRAPH_SHARE = 0.1  # of the memory left on the device: graphs of spanned steps are kept, the others are made again
 
 
@@ -105,7 +106,8 @@ def hypergradient(
     ``outer_loss(params)`` -> scalar. ``start`` {group: {name: tensor}}: the trained parameters only.
     ``distilled`` {name: tensor}: a tensor that the inner loss does not use gets a zero gradient. ``rates``
     {group: () or (T,)}: above zero, one for each group of ``start``. ``steps``: T of them.
-    ``storage``: where the copies theta_0 .. theta_T are kept; `tape_bytes` tells how much they take.
+    ``storage``: where the copies theta_0 .. theta_T are kept; `tape_bytes` tells how much they take. Without it, a
+    part of the memory that the device has left, then a temporary file.
     ``spans``: linear layers that read distilled rows and nothing else; with `adjoint` they are never written out, and
     the inner loss gets their products (:class:`~vldistill.distill.spanned.Span`).
 
@@ -123,7 +125,8 @@ def hypergradient(
         return _unrolled(run, outer_loss, rates)
     spanned = SpannedRun.build(run, spans)
     copies = tensor_bytes(spanned.rest.start) * (2 if momentum else 1)
-    with Tape(storage or TapeStorage(), copies, len(steps)) as tape:
+    storage = storage or TapeStorage(int(TAPE_SHARE * available_memory(spanned.rest.start[0].device)))
+    with Tape(storage, copies, len(steps)) as tape:
         return _sweep(spanned, outer_loss, rates, tape, estimator)
 
 
@@ -204,7 +207,8 @@ def _sweep(
         if run.second_order:
             weights = [*nu, *(layer.weights(index) for layer, index in zip(layers, rows))]
             graph = graphs.pop(t, None) or _graph(spanned, t, theta_t, products[t])
-            pulled = _pull_exact(graph, weights, through=bool(layers) or (t > 0 and estimator == "adjoint"))
+            # before theta_0 there is nothing to go back to; products of spanned layers lead to distilled rows
+            pulled = _pull_exact(graph, weights, first=0 if t > 0 and estimator == "adjoint" else count)
             del graph
         else:
             pulled = pull_difference(run, t, theta_t, nu)
@@ -251,7 +255,11 @@ def _forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _
             with counted if layers else contextlib.nullcontext():
                 graphs[t] = _graph(spanned, t, theta, read[t])
             room -= counted.count
-            g = filled([None if x is None else x.detach() for x in graphs[t].g], graphs[t].theta)
+            kept = graphs[t]
+            if room < 0 and t != last:  # more than there is room for: made again when the sweep comes to it
+                del graphs[t]
+            g = filled([None if x is None else x.detach() for x in kept.g], kept.theta)
+            del kept
         else:
             leaves, products = ([leaf(tensor) for tensor in part] for part in (theta, read[t]))
             loss = spanned.loss(t, leaves, products, run.distilled)
@@ -284,17 +292,17 @@ def _graph(spanned: SpannedRun, t: int, theta: Sequence[Tensor], products: Seque
     return _Graph(inputs, s, list(torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)))
 
 
-def _pull_exact(graph: _Graph, nu: list[Tensor], through: bool) -> Pulled:
-    """dh/ds and, if ``through``, dh/dtheta for h = <g_t, nu>, by a second backward; frees the graph."""
+def _pull_exact(graph: _Graph, nu: list[Tensor], first: int) -> Pulled:
+    """dh/ds, and dh/dtheta from the tensor ``first`` on, for h = <g_t, nu>, by a second backward; frees the graph."""
     g = filled([None if x is None else x.detach() for x in graph.g], graph.theta)
-    inputs = [*graph.distilled.values(), *(graph.theta if through else [])]
+    inputs = [*graph.distilled.values(), *graph.theta[first:]]
     pairs = [(x, n) for x, n in zip(graph.g, nu) if x is not None and x.requires_grad]
     parts: list[Tensor | None] = [None] * len(inputs)
     if pairs and inputs:
         outputs, weights = zip(*pairs)
         parts = list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True))
     split = len(graph.distilled)
-    return Pulled(g, parts[split:] if through else [None] * len(g), parts[:split])
+    return Pulled(g, [None] * first + parts[split:], parts[:split])
 
 
 def _rate_gradients(slopes: dict[str, list[Tensor]], rates: Mapping[str, Tensor]) -> dict[str, Tensor]:

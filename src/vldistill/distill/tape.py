@@ -28,7 +28,7 @@ class TapeStorage:
     folder, which on some systems is itself kept in memory.
     """
 
-    memory_bytes: int = 4 * 2**30
+    memory_bytes: int
     folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -110,7 +110,9 @@ class Tape:
     def _map(self, size: int) -> Tensor:
         """A temporary file of ``size`` bytes as a uint8 tensor; its blocks are reserved before use."""
         folder = Path(self._storage.folder or tempfile.gettempdir())
-        remedy = "choose another folder for the tape, allow it more memory, or take fewer inner steps"
+        remedy = (
+            "name a folder with more room in the environment variable TMPDIR, free memory, or take fewer inner steps"
+        )
         if not folder.is_dir():
             raise ConfigError(f"the folder {folder} for parameter copies does not exist: create it, or {remedy}.")
         free = shutil.disk_usage(folder).free

@@ -157,6 +157,7 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
         TensorInputs(texts.to(bench.device)),
         torch.arange(len(distilled)).repeat(several),
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
+        several,
     )
     details: dict[str, Any] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
     if distilled.towers["image"]["fingerprint"] != towers["image"]["fingerprint"]:

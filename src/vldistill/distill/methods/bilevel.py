@@ -96,6 +96,11 @@ class BilevelOptions:
             raise ConfigError(unknown("schedule", self.schedule, SCHEDULES))
         if self.estimator not in ESTIMATORS:
             raise ConfigError(unknown("estimator", self.estimator, ESTIMATORS))
+        if self.estimator == "tesla" and self.momentum:
+            raise ConfigError(
+                f"bilevel.estimator tesla needs bilevel.momentum 0, not {self.momentum}: its formula has no momentum. "
+                f"Use adjoint, or momentum 0."
+            )
 
 
 @register(
@@ -263,7 +268,8 @@ class Bilevel:
         """The set with the student of the inner loop: its steps, rates and momentum; in ``heads`` with more decay."""
         options: BilevelOptions = context.options
         batch = options.minibatch or context.config.pairs
-        per_epoch = steps_in(context.config.pairs * context.config.captions, Recipe(epochs=1, batch=batch))
+        several = context.config.captions
+        per_epoch = steps_in(context.config.pairs * several, Recipe(epochs=1, batch=batch), blocks=several)
         epochs = max(1, math.ceil(options.steps / per_epoch))
         rates = {side: _rates(state.variables[f"log_rate_{side}"], options, options.steps) for side in SIDES}
         recipe = Recipe(

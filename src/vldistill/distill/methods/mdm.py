@@ -16,6 +16,7 @@ from vldistill.distill.student import check_walk
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError
+from vldistill.experts.trajectory import Trajectory
 from vldistill.losses import infonce
 
 EDGE = 1e-6  # cosines stay this far from 1 and -1, where arccos has no slope
@@ -68,20 +69,21 @@ class MdmOptions:
 class MergedDistributionMatching:
     """Match distributions of real and distilled embeddings in two merged experts; nothing is unrolled (MDM).
 
-    Each iteration merges two random snapshots with a fresh student, and descends the InfoNCE of the distilled pairs
+    Each iteration merges two random experts with a fresh student, and descends the InfoNCE of the distilled pairs
     plus kernel distances between real and distilled sums and differences of both sides' embeddings.
     """
 
     needs = frozenset({"experts", "real_batches"})
 
     def check(self, context: Context) -> None:
-        """Refuse experts without two snapshots to merge, and more real pairs than there are."""
+        """Refuse fewer than two experts with a snapshot to merge."""
         options: MdmOptions = context.options
-        if len(self._snapshots(context)) < 2:
+        if len(known := self._snapshots(context)) < 2:
             raise ConfigError(
-                f"mdm merges two snapshots of epochs {options.first_epoch} to {options.last_epoch}, but the experts "
-                f"keep epochs {sorted({e for expert in context.experts for e in expert.epochs})}. Change "
-                f"mdm.first_epoch or mdm.last_epoch, or record more experts."
+                f"mdm merges two experts at epochs {options.first_epoch} to {options.last_epoch}, but {len(known)} of "
+                f"{len(context.experts)} experts have such a snapshot; they keep epochs "
+                f"{sorted({e for expert in context.experts for e in expert.epochs})}. Change mdm.first_epoch or "
+                f"mdm.last_epoch, or record more experts."
             )
 
     def setup(self, start: Start, context: Context) -> State:
@@ -120,23 +122,20 @@ class MergedDistributionMatching:
             },
         )
 
-    def _snapshots(self, context: Context) -> list[tuple[int, int]]:
-        """Every (expert, epoch) that may be merged."""
+    def _snapshots(self, context: Context) -> list[tuple[Trajectory, list[int]]]:
+        """The experts that may be merged, each with the epochs that it may be at."""
         options: MdmOptions = context.options
-        return [
-            (number, epoch)
-            for number, expert in enumerate(context.experts)
-            for epoch in expert.epochs
-            if options.first_epoch <= epoch <= options.last_epoch
-        ]
+        wanted = range(options.first_epoch, options.last_epoch + 1)
+        found = [(expert, [epoch for epoch in expert.epochs if epoch in wanted]) for expert in context.experts]
+        return [(expert, epochs) for expert, epochs in found if epochs]
 
     def _merged(self, context: Context) -> Groups:
-        """Two different random snapshots merged with a fresh student."""
-        known = self._snapshots(context)
-        chosen = torch.randperm(len(known), generator=context.generator("experts"))[:2]
+        """Two different random experts, each at a random epoch, merged with a fresh student."""
+        known, draw = self._snapshots(context), context.generator("experts")
+        chosen = [known[int(number)] for number in torch.randperm(len(known), generator=draw)[:2]]
         ends = [
-            on_device(context, context.experts[number].snapshot(epoch))
-            for number, epoch in (known[int(i)] for i in chosen)
+            on_device(context, expert.snapshot(epochs[int(torch.randint(len(epochs), (), generator=draw))]))
+            for expert, epochs in chosen
         ]
         anchor = context.bench.student(context.seed_of("anchor")).trained()
         return merge(anchor, ends[0], ends[1], context.options.merge)
