@@ -26,6 +26,7 @@ CASES = {
         "--distill.momentum=0.5",
         "--distill.image_lr=1",
         "--distill.text_lr=1",
+        "--distill.similarity_lr=1",
     ],
     "ptm": ["--ptm.subsets=2,3", "--ptm.straighten=3,3", "--ptm.syn_steps=2", "--distill.ema=0.9"],
     "lors": ["--lors.similarity=full", "--lors.loss=soft_infonce", "--lors.syn_steps=2"],
@@ -47,10 +48,12 @@ def test_every_rival_distils_and_is_judged_in_one_run(
     for name, options in CASES.items():
         words = [f"--method={name}", "--pairs=5", "--iterations=2", "--distill.validate_every=1", *options]
         if name == "prototypes":
-            words += ["--seed=1", "--distill.space=features"]
+            words += ["--seed=1", "--distill.space=features", "--distill.start=kmeans"]
         capsys.readouterr()
         assert main(["distill", "--run", run, *words, "--evaluate.head_rates=[0.1]", "--quiet"]) == 0, name
-        folder = capsys.readouterr().out.strip()
+        said = capsys.readouterr()
+        assert ("own starting pairs: distill.start kmeans is left aside" in said.err) == (name == "prototypes")
+        folder = said.out.strip()
         assert main(["evaluate", "--run", run, "--set", folder, *QUICK]) == 0, name
         result = json.loads(capsys.readouterr().out)
         assert result["pairs"] == 5 and result["own"] and result["generic"], name

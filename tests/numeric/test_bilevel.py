@@ -11,6 +11,7 @@ import torch
 from torch.func import functional_call
 
 from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
+from vldistill.distill import encode
 from vldistill.distill.augment import make_view
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.methods import Context, State, bilevel, check_captions, find_method, starting_pairs
@@ -174,6 +175,15 @@ def test_graphs_made_again_give_the_same_bits(bench: Workbench, room: int) -> No
     slope = torch.randn(kept.inputs.shape, generator=generator(2), dtype=torch.float64)
     assert torch.equal(kept.inputs, again.inputs)
     assert torch.equal(kept.pull(slope), again.pull(slope))
+
+
+def test_images_that_stay_as_they_are_have_no_way_back(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, context, state = prepared(bench, BilevelOptions(real_batch=8))
+    learned = encode_learned(context, state.variables["images"])
+    monkeypatch.setattr(encode._Pass, "pull", lambda *given: pytest.fail("went back through the tower"))
+    fixed = encode_learned(replace(context, config=replace(context.config, learn="text")), state.variables["images"])
+    assert torch.equal(fixed.inputs, learned.inputs)
+    assert not fixed.pull(torch.ones_like(fixed.inputs)).any()
 
 
 def test_images_that_are_not_used_do_not_pass_the_tower(bench: Workbench) -> None:
@@ -380,7 +390,7 @@ def test_the_texts_of_an_image_start_as_its_own_captions_and_are_judged_with_it(
     again = DistilledSet.load(tmp_path / "set")
     assert torch.equal(again.texts, made.texts) and again[1][1].shape == (3, 16)
     data = bench_data(bench, again)
-    assert len(data) == 3 * PAIRS and data.caption_image.tolist() == [*range(PAIRS)] * 3
+    assert len(data) == 3 * PAIRS and data.blocks == 3 and data.caption_image.tolist() == [*range(PAIRS)] * 3
     torch.testing.assert_close(data.texts.rows(torch.tensor([1, PAIRS + 1])), again.texts[1, :2])
     assert made.recipe.epochs == 2  # 4 steps: an epoch passes all texts, 3 steps
 

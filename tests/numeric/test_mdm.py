@@ -170,5 +170,5 @@ def test_fewer_than_two_experts_to_merge_are_refused(ground: Ground) -> None:
     with pytest.raises(ConfigError, match=r"epochs 7 to 10, but 0 of 2 experts .* keep epochs \[0, 1, 2, 3\]"):
         prepared(*ground, "mdm", MdmOptions(first_epoch=7))
     bench, experts = ground
-    with pytest.raises(ConfigError, match="merges two experts .*, but 1 of 1 experts have such a snapshot"):
+    with pytest.raises(ConfigError, match=r"merges two experts .*, but 1 of 1 experts have such a snapshot"):
         prepared(bench, experts[:1], "mdm", MdmOptions())

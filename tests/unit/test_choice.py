@@ -80,6 +80,8 @@ def test_another_optimiser_needs_rates_of_its_own() -> None:
         settled(DistillConfig(method="bitraj", optimiser="sgd", image_lr=100), "heads")
     given = settled(DistillConfig(method="bitraj", optimiser="sgd", image_lr=100, text_lr=100), "heads")
     assert (given.outer.optimiser, given.outer.text_lr) == ("sgd", 100)
+    with pytest.raises(ConfigError, match=r"lors's own rates are adam's\. Give distill\.similarity_lr too"):
+        settled(DistillConfig(method="lors", optimiser="sgd", image_lr=100, text_lr=100), "heads")
 
 
 def test_distil_without_a_method_says_which_and_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

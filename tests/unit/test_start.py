@@ -129,6 +129,18 @@ def test_a_set_is_a_start(bench: Workbench, made: DistilledSet, tmp_path: Path) 
     check_start(str(tmp_path / "set"), 6, SelectConfig())
 
 
+def test_a_set_beside_noise_keeps_its_size_and_space(bench: Workbench, made: DistilledSet, tmp_path: Path) -> None:
+    place, images = str(tmp_path / "small"), made.images[:, :, ::2, ::2].contiguous()
+    towers = {**made.towers, "image": {**made.towers["image"], "stored_size": images.shape[-1]}}
+    small = replace(made, images=images, towers=towers)
+    small.save(Path(place))
+    start = make_start(bench, place, 6, 0, text_kind="noise", size=small.images.shape[-1])
+    assert torch.equal(start.images, small.images)
+    assert torch.equal(start.texts, make_start(bench, "noise", 6, 0).texts)
+    with pytest.raises(ConfigError, match=r"holds pixels with a sentence vector.*space features"):
+        make_start(bench, place, 6, 0, text_kind="noise", space="features")
+
+
 def test_sets_that_are_no_start(bench: Workbench, made: DistilledSet, tmp_path: Path) -> None:
     made.save(tmp_path / "set")
     place = str(tmp_path / "set")

@@ -68,6 +68,9 @@ def distill(
         reporter.info(said)
     entry = find_method(config.distill.method)
     method = entry.build()
+    if hasattr(method, "begin") and config.distill.starts != ("real", "real"):
+        start = config.distill.start_image or config.distill.start_text or config.distill.start
+        reporter.warn(f"{config.distill.method} chooses its own starting pairs: distill.start {start} is left aside.")
     _check_method(method, config, experts_from, ranks)
     run.check(config)
     bench = open_bench(config, reporter, ranks, run)
@@ -132,10 +135,10 @@ def _check_start(config: Config, before: str) -> None:
 
 
 def _check_data(config: Config, bench: Workbench) -> None:
-    """Refuse data with too few images, or without the val split that looks need."""
+    """Refuse data with too few images, or without the val split that looks need where anything is trained."""
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     check_size(config.distill.size, bench)
-    if config.distill.validate_every:
+    if config.distill.validate_every and hasattr(find_method(config.distill.method).build(), "step"):
         try:
             bench.pairs("val")
         except DataError as error:

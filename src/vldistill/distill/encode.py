@@ -49,7 +49,8 @@ def encode_learned(
 
     Learned features are given back as they are. Images pass the tower ``part`` at a time. Graphs of as many parts as
     ``keep_bytes`` have room for are kept between the two passes, those of the others are made again on the way back:
-    the same result for one more forward pass, in bounded memory.
+    the same result for one more forward pass, in bounded memory. Images that stay as they started (``distill.learn
+    text``) have a gradient of zeros, without a way back through the tower.
 
     Args:
         own: the workbench that the images are made for, where the context has one of another image tower.
@@ -74,11 +75,13 @@ def encode_learned(
 
     if bench.setting != "heads":
         return Encoded(seen.detach(), through_view)
+    fixed = config.learn == "text"
     used = torch.arange(len(images)) if rows is None else rows.unique()
     used = used.to(images.device)
 
     def through(size: int) -> tuple[list[_Pass], int]:
         budget = KEPT_SHARE * available_memory(images.device) if keep_bytes is None else keep_bytes
+        budget = 0 if fixed else budget
         passes: list[_Pass] = []
         for index in used.split(size):
             passes.append(_Pass(bench.image_inputs, seen.detach()[index]))
@@ -93,6 +96,8 @@ def encode_learned(
     inputs = features.new_zeros(len(images), features.shape[1]).index_copy(0, used, features)
 
     def pull(gradient: torch.Tensor) -> torch.Tensor:
+        if fixed:
+            return torch.zeros_like(images)
         slopes = torch.cat([each.pull(slope) for each, slope in zip(passes, gradient[used].split(size))])
         return through_view(torch.zeros_like(seen).index_copy(0, used, slopes))
 

@@ -192,8 +192,8 @@ def inner_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """<left, right> over lists of tensors, added up in float32 or finer."""
     parts = []
     for a, b in zip(left, right, strict=True):
-        part = torch.dot(a.reshape(-1), b.reshape(-1))
-        parts.append(part.to(torch.promote_types(part.dtype, torch.float32)))
+        fine = torch.promote_types(a.dtype, torch.float32)
+        parts.append(torch.dot(a.reshape(-1).to(fine), b.reshape(-1).to(fine)))
     return torch.stack(parts).sum()
 
 

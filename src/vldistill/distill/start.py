@@ -93,7 +93,9 @@ def make_start(
     if kind == text_kind == "noise":
         return _noise(bench, count, seed)
     if "noise" in (kind, text_kind):
-        images, texts = (make_start(bench, side, count, seed, select) for side in (kind, text_kind))
+        images, texts = (
+            make_start(bench, side, count, seed, select, space=space, size=size) for side in (kind, text_kind)
+        )
         return Start(images.images, texts.texts, texts.captions, rows=texts.rows)
     if is_folder(kind) or is_folder(text_kind):
         if kind != text_kind:

@@ -102,7 +102,6 @@ def check_walk(name: str, minibatch: int) -> None:
 
 def check_minibatch(name: str, minibatch: int, pairs: int) -> None:
     """Refuse a minibatch that is larger than the set or has no contrast."""
-    if minibatch < 0 or minibatch == 1:
-        raise ConfigError(f"{name} is {minibatch}; expected 0 (all pairs) or at least 2.")
+    check_walk(name, minibatch)
     if minibatch > pairs:
         raise ConfigError(f"{name} is {minibatch}, more than the {pairs} pairs; use 0 to take all of them.")

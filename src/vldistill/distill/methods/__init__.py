@@ -286,8 +286,10 @@ def settled(config: DistillConfig, setting: str) -> DistillConfig:
     """
     if not config.method:
         config = replace(config, method=BEST_KNOWN[setting][0])
-    own = find_method(config.method).outer
-    left = [f"distill.{name}" for name in ("image_lr", "text_lr") if getattr(config, name) is None]
+    entry = find_method(config.method)
+    own, rates = entry.outer, ["image_lr", "text_lr"]
+    rates += ["similarity_lr"] if "similarity" in entry.options.__dataclass_fields__ else []
+    left = [f"distill.{name}" for name in rates if getattr(config, name) is None]
     if config.optimiser not in (None, own.optimiser) and left:
         raise ConfigError(
             f"distill.optimiser is {config.optimiser}, but {config.method}'s own rates are {own.optimiser}'s. "
