@@ -99,7 +99,8 @@ def test_a_published_set_is_read_for_the_towers_here(bench: Workbench, tmp_path:
 
 def test_a_set_without_a_similarity_is_one_of_the_founding_code(bench: Workbench, tmp_path: Path) -> None:
     found = import_lors(bench, saved(tmp_path, published_set(similarity_params=None, similarity_mat=None)))
-    assert found.similarity is None and found.recipe.loss == "infonce"
+    how = found.recipe
+    assert (found.similarity, how.loss, how.schedule, how.epochs, how.batch) == (None, "infonce", "constant", 50, 64)
     full = import_lors(bench, saved(tmp_path, published_set(similarity_params=[random(PAIRS, PAIRS)])), loss="bce")
     assert full.recipe.loss == "bce" and full.info["similarity_floats"] == PAIRS**2
 

@@ -24,6 +24,8 @@ from vldistill.training import Recipe
 from vldistill.workbench import Workbench
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+FOUNDING: dict[str, Any] = {"epochs": 50, "batch": 64, "schedule": "constant", "loss": "infonce"}
+"""The student of the founding code (arXiv 2308.07545), whose sets have no similarity."""
 NAMES = ("image", "text", "similarity_params", "similarity_mat", "syn_lr_img", "syn_lr_txt")
 
 
@@ -39,7 +41,8 @@ def import_lors(
 
     Images are brought from the file's normalisation to the tower's, texts from the tower's own vectors to
     standardised ones. The set's recipe is the published student: ``loss`` with the similarity, 100 epochs of batch
-    128, the learned rates and a tenth of them after half.
+    128, the learned rates and a tenth of them after half; without a similarity that of the founding code, 50 epochs of
+    batch 64 at the learned rates.
 
     Raises:
         ArtefactError: a file of another layout, or tensors that do not fit the towers.
@@ -75,9 +78,8 @@ def import_lors(
         texts=standard(texts),
         recipe=Recipe(
             rates={"image": (_rate(found, "syn_lr_img", path),), "text": (_rate(found, "syn_lr_txt", path),)},
-            schedule="half",
             temperature=bench.encoder_config.temperature,
-            loss="infonce" if similarity is None else loss,
+            **(FOUNDING if similarity is None else {"schedule": "half", "loss": loss}),
         ),
         towers=describe_towers(bench),
         setting=bench.setting,
