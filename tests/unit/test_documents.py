@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import itertools
 import re
 import shlex
@@ -24,6 +26,7 @@ DOCUMENTS = [
 ]
 HELP = [ROOT / "src" / "vldistill" / "evaluate" / f"{name}.py" for name in ("cross", "sweep")]
 SHELL = re.compile(r"^ *```(?:sh|bash|console)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+PYTHON = re.compile(r"^ *```python\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(vldistill [^`]* --run [^`]*)`")
 PATH = re.compile(r"`((?:src|docs|configs|benchmarks|tests|examples)/[^\s`]*)`")
 MODULE = re.compile(r"`([\w/]+\.py)`")
@@ -63,6 +66,15 @@ def test_image_towers_that_are_named_without_a_file_have_published_weights(docum
 def test_the_help_says_values_and_no_names_of_code() -> None:
     text = build_parser("distill", None)[0].format_help()
     assert "outer iterations" in text and not re.findall(r":\w+:`[^`]*`", text)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_what_python_blocks_import_is_there(document: Path) -> None:
+    for block in PYTHON.findall(document.read_text(encoding="utf-8")):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vldistill"):
+                home = importlib.import_module(str(node.module))
+                assert not [alias.name for alias in node.names if not hasattr(home, alias.name)]
 
 
 class Parsed(BaseException):
