@@ -88,7 +88,7 @@ def main(folder: str, source: str, out: str, *questions: str) -> None:
 
     real = load_pairs(source, "test")
     photos = (real.images.read(row, size) for row in range(len(real.images)))
-    pixels = np.stack([photo.resize((size, size), Image.Resampling.BICUBIC) for photo in photos])
+    pixels = np.stack([np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC)) for photo in photos])
     inputs = to_float(torch.from_numpy(pixels).permute(0, 3, 1, 2), mean, std)
     with torch.no_grad():
         gallery = student.embed("image", image_features(inputs))
@@ -96,7 +96,7 @@ def main(folder: str, source: str, out: str, *questions: str) -> None:
         print(retrieval_metrics(gallery, captions, torch.tensor(real.caption_image)))
         for question in questions:
             scores = gallery @ student.embed("text", text_features([question]))[0]
-            print(question, [real.images.names[index] for index in scores.topk(min(5, len(scores))).indices])
+            print(question, [real.images.names[index] for index in scores.topk(min(5, len(scores))).indices.tolist()])
     save_file({**student.state_dict(), **known}, out)
 
 
