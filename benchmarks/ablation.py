@@ -1,6 +1,6 @@
 """Distil variants of one configuration and compare them on val; the test split stays closed.
 
-    python benchmarks/ablation.py --config configs/flickr8k_heads.yaml --run runs/ablation \\
+    python benchmarks/ablation.py --config configs/flickr8k_bilevel_20.yaml --run runs/ablation \\
         --variants benchmarks/bilevel_ablation.yaml --out docs/results/bilevel_ablation.json
 
 The file of variants has ``base``: options that every variant gets, and ``variants``: a name and its own options each.

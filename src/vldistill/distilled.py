@@ -220,7 +220,8 @@ class DistilledSet(Dataset):
             "",
             f"{len(self)} real image-caption pairs chosen by `vldistill`, images scaled to the tower's size."
             if self.is_coreset
-            else f"{len(self)} distilled image-caption pairs made by `vldistill`: train on them as on real pairs.",
+            else f"{len(self)} distilled image-caption pairs made by `vldistill`. "
+            "Train on them by the recipe below: texts are vectors, no words.",
             "",
             "| | |",
             "|---|---|",

@@ -112,8 +112,8 @@ def test_the_script_for_slurm_submits_jobs_that_wait_for_each_other(tmp_path: Pa
     assert [job.split("--job-name=vld-")[1].split()[0] for job in jobs] == [
         "decode", "encode", "experts", "shared", "cells", "table"
     ]  # fmt: skip
-    waits = [job.split("afterok:")[1].split()[0] if "afterok:" in job else "" for job in jobs]
-    assert waits == ["", "1", "2", "", "4", "5"]
+    waits = [job.split("--dependency=")[1].split()[0] if "--dependency=" in job else "" for job in jobs]
+    assert waits == ["", "afterok:1", "afterok:2", "afterok:2", "afterok:4", "afterany:5"]  # a failed cell has a table
     assert all("--shard $SLURM_ARRAY_TASK_ID/3" in job and "--array=1-3" in job for job in (jobs[1], jobs[2], jobs[4]))
 
 

@@ -257,6 +257,7 @@ def test_the_card_says_what_matters(tmp_path: Path) -> None:
     for said in (
         "bitraj-4-s0",
         "4 distilled image-caption pairs",
+        "Train on them by the recipe below: texts are vectors, no words.",
         "iteration 300",
         "setting `heads`",
         "image tower `convnet` at 8 px",
@@ -270,7 +271,7 @@ def test_the_card_says_what_matters(tmp_path: Path) -> None:
         "the terms of the real data apply",
     ):
         assert said in card, said
-    assert "similarity matrix" not in make_set()._card(1000)
+    assert "as on real pairs" not in card and "similarity matrix" not in make_set()._card(1000)
 
 
 def test_a_set_is_a_torch_data_set(tmp_path: Path) -> None:

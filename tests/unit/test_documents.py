@@ -1,7 +1,9 @@
-"""What the documents name is there: links, files of this repository, and commands that parse."""
+"""What the documents and the help name is there: links, files of this repository, and commands that parse."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import itertools
 import re
 import shlex
@@ -11,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from jsonargparse import ArgumentParser
 
 from vldistill.cli import main
+from vldistill.parsing import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
+HELP = [ROOT / "src" / "vldistill" / "evaluate" / f"{name}.py" for name in ("cross", "sweep")]
 SHELL = re.compile(r"^ *```(?:sh|bash|console)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+PYTHON = re.compile(r"^ *```python\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(vldistill [^`]* --run [^`]*)`")
 PATH = re.compile(r"`((?:src|docs|configs|benchmarks|tests|examples)/[^\s`]*)`")
 MODULE = re.compile(r"`([\w/]+\.py)`")
@@ -49,6 +55,26 @@ def test_links_and_named_files_exist(document: Path) -> None:
     files = {str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/**/*.py")}
     assert not [path for path in PATH.findall(text) if not any(ROOT.glob(path.rstrip("/")))]
     assert not [path for path in MODULE.findall(text) if not any(f"/{file}".endswith(f"/{path}") for file in files)]
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *HELP], ids=name)
+def test_image_towers_that_are_named_without_a_file_have_published_weights(document: Path) -> None:
+    named = re.findall(r"\{name: (\w+)[,}]", document.read_text(encoding="utf-8"))
+    assert not [tower for tower in named if timm.is_model(tower) and not timm.is_model_pretrained(tower)]
+
+
+def test_the_help_says_values_and_no_names_of_code() -> None:
+    text = build_parser("distill", None)[0].format_help()
+    assert "outer iterations" in text and not re.findall(r":\w+:`[^`]*`", text)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_what_python_blocks_import_is_there(document: Path) -> None:
+    for block in PYTHON.findall(document.read_text(encoding="utf-8")):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vldistill"):
+                home = importlib.import_module(str(node.module))
+                assert not [alias.name for alias in node.names if not hasattr(home, alias.name)]
 
 
 class Parsed(BaseException):

@@ -222,7 +222,8 @@ class EvaluateConfig:
     """How a set is judged: fresh students, trained on it and tested on real pairs.
 
     Args:
-        protocol: see :data:`PROTOCOLS`.
+        protocol: when a student is tested: ``last`` (after its last epoch), ``val-best`` (at the epoch that did best on
+            val), or ``test-best-legacy`` (at the best on test: biased, only to compare with published rows).
         seeds: number of students.
         recipes: ``own`` (the set's recipe), ``generic`` (one for every row), or both.
         generic_epochs: epochs of the generic recipe on a distilled set.

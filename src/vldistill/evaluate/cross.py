@@ -2,7 +2,7 @@
 
 The list is a YAML file of encoder sections by name; an ``image`` or ``text`` section replaces the run's own as a whole:
 
-    mobilenetv2_035: {image: {name: mobilenetv2_035, size: 128}}
+    mobilenetv2_050: {image: {name: mobilenetv2_050, size: 128}}
     bert:            {text: {name: bert-base-uncased}}
 
 Learned pictures are resized and normalised for another image tower. Sentence vectors reach another text tower by a

@@ -5,12 +5,13 @@
     pairs: [100, 500]
     seeds: [0, 1]                           # of the distillation
     settings: {heads: {}, full: {experts: {count: 4}}}   # or a list; the options belong to the setting
-    towers: {own: {}, small: {image: {name: mobilenetv2_035}}}   # parts of `encoder`, image or text replaced whole
+    towers: {own: {}, small: {image: {name: mobilenetv2_050}}}   # parts of `encoder`, image or text replaced whole
     methods:
       bitraj: {}
       only images: {method: bitraj, options: {distill.text_lr: 0}, pairs: [100]}
       lors: {by_pairs: {100: {lors.rank: 10}, 500: {lors.rank: 20}}}
-    targets: [random, full, herding]        # whatever `evaluate --set` takes; a bare name is taken at every `pairs`
+    targets: [random, full, herding]        # whatever `evaluate --set` takes; a bare name is taken at every `pairs`;
+                                            # random and full where there is no `targets`
     minutes: {100: 10, 500: 20}             # of each distillation; one number for all, 0 or nothing is no limit
     trials: 4                               # options tried per method; the best on val is kept, all are logged
     trial_minutes: 2                        # of each trial; the best is then distilled anew for `minutes`
