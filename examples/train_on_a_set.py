@@ -25,24 +25,25 @@ from vldistill.losses import SOFT_LOSSES, infonce
 from vldistill.training import steps_in
 
 
-def batches(count: int, recipe: Recipe) -> Iterator[torch.Tensor]:
-    """Rows of the pairs of every step: phase after phase, a new order in every epoch."""
+def batches(count: int, recipe: Recipe, several: int) -> Iterator[torch.Tensor]:
+    """Rows of the pairs of every step: phase after phase, in a new order each time, one text of an image in a step."""
     for phase in torch.arange(count).split(list(recipe.phases) or count):
-        for _ in range(recipe.epochs):
-            index = phase[torch.randperm(len(phase))]
+        for turn in range(recipe.epochs * several):
+            index = phase[torch.randperm(len(phase))] + turn % several * count
             yield from (part for part in index.split(recipe.batch) if len(part) > 1)  # one pair has no contrast
 
 
 def train(student: DualEncoder, images: torch.Tensor, texts: torch.Tensor, pairs: DistilledSet) -> None:
     """Train two heads on standardised features of the pairs by the recipe that the set carries."""
-    recipe, steps = pairs.recipe, steps_in(len(texts), pairs.recipe)
+    recipe, several = pairs.recipe, pairs.captions_per_image
+    steps = steps_in(len(texts), recipe, blocks=several)
     if recipe.schedule == "half" and recipe.phases:  # half of the first phase; later ones go on at a tenth
         steps = steps_in(recipe.phases[0], replace(recipe, phases=()))
     sides = [{"params": student.side(side).parameters(), "side": side} for side in SIDES]
     optimiser = torch.optim.SGD(sides, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     scale = 1 / recipe.temperature if recipe.temperature else student.logit_scale
     student.train()
-    for step, index in enumerate(batches(len(texts), recipe)):
+    for step, index in enumerate(batches(len(pairs), recipe, several)):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(group["side"], step, steps)
         logits = scale * student.embed("image", images[index]) @ student.embed("text", texts[index]).T
