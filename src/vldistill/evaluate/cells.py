@@ -82,6 +82,11 @@ class Cell:
         return self.kind == "method" and "experts" in find_method(self.name).build().needs
 
     @property
+    def source(self) -> str:
+        """The same for cells that read the same source in the same way, whatever becomes of it meanwhile."""
+        return digest(_data(self.configs[0]))
+
+    @property
     def data_group(self) -> str:
         """Cells of one group share decoded images and features."""
         config = self.configs[0]
@@ -148,12 +153,23 @@ def run_cell(cell: Cell, run: Path, launch: Launch) -> dict[str, Any]:
             made = _method_result(cell, run, folder, launch) if cell.kind == "method" else _judged(cell, folder, launch)
         except ArtefactError as error:  # what a command left cannot be read: this cell's trouble alone
             raise UnitFailed(str(error), "refused") from None
+        _refuse_other_data(cell, made, folder)
     except UnitFailed as failure:
         note_failure(cell, run, str(failure))
         raise
     write_record(folder / "result.json", _description(cell) | made | {"environment": environment()})
     (folder / "failed.json").unlink(missing_ok=True)
     return read_json(folder / "result.json", "cell")
+
+
+def _refuse_other_data(cell: Cell, made: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a set that was distilled, in an earlier call, from other data than it is judged on."""
+    if cell.kind == "method" and "made_from_data" in made["evaluation"].get("details", {}):
+        raise UnitFailed(
+            f"its set was distilled from other training data than {cell.configs[0].data.source} holds now. Put the "
+            f"data back, or delete {folder} to distil it anew.",
+            "refused",
+        )
 
 
 def note_failure(cell: Cell, run: Path, why: str) -> None:
