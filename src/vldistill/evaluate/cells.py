@@ -25,13 +25,15 @@ from typing import Any
 import yaml
 
 from vldistill.cluster import Launch, UnitFailed
-from vldistill.config import Config, DataConfig
+from vldistill.config import Config, DataConfig, EvaluateConfig
 from vldistill.errors import ArtefactError
 from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.runs import differences, environment, to_plain
 
 YOUNGER = {("distill", "draws"): 1, ("bilevel", "outer_dropout"): 0.0}
 """Options that came later, with the value that changes nothing: cells that are older keep their names."""
+VAL_OPTIONS = ("head_rates", "generic_epochs")
+"""Options of section ``evaluate`` by which a look at val judges heads, see :func:`~.protocol.quick_score`."""
 SAME_DATA = ("source", "strict", "cache")  # options of the data that change nothing in what is read of a source
 
 
@@ -63,7 +65,10 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """Readable, and different whenever its set is. How sets are judged is apart: judging anew is cheap."""
+        """Readable, and different whenever its set is.
+
+        How sets are judged is apart, because judging anew is cheap, but for what chooses the set on val.
+        """
         parts = (self.setting, self.towers, self.row, self.pairs if self.kind == "method" else None)
         slug = re.sub(r"[^\w.]+", "-", "-".join(str(part) for part in parts if part is not None)).strip("-")
         asked = [self.kind, self.name, self.trial_minutes, *(_meaning(config, self) for config in self.configs)]
@@ -131,7 +136,18 @@ def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
     apart -= {cell.name} if cell.kind == "method" else set()
     apart |= set() if cell.needs_experts else {"experts"}
     apart |= set() if cell.kind == "method" else {"distill"}
-    return {"source": _data(config), **{name: part for name, part in plain.items() if name not in apart}}
+    meaning = {"source": _data(config), **{name: part for name, part in plain.items() if name not in apart}}
+    looks = _looks_at_val(config, cell)
+    return {**meaning, "looks": looks} if looks else meaning
+
+
+def _looks_at_val(config: Config, cell: Cell) -> dict[str, Any]:
+    """The options of judging that choose the kept iteration or the best trial, where they are not the defaults."""
+    chosen = cell.kind == "method" and (config.distill.validate_every > 0 or len(cell.configs) > 1)
+    if not chosen or config.encoder.setting != "heads":
+        return {}
+    asked, usual = asdict(config.evaluate), asdict(EvaluateConfig())
+    return {name: asked[name] for name in VAL_OPTIONS if asked[name] != usual[name]}
 
 
 def write_config(path: Path, config: Config) -> Path:

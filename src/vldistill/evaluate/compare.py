@@ -164,7 +164,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     if not given.run:
         raise ConfigError("vldistill compare needs --run FOLDER, e.g. --run runs/board.")
     place = place_of(given)
-    sweep = read_sweep(Path(packaged_config(given.config)), options, given.base)
+    sweep = read_sweep(Path(packaged_config(given.config)), options, given.base, other_pairs=bool(given.pairs))
     if given.pairs:
         sweep = _with_pairs(sweep, given.pairs)
     every = (sweep.shrunk() if given.smoke else sweep).cells()
