@@ -145,6 +145,23 @@ def test_facility_is_the_plain_greedy_choice(seed: int, monkeypatch: pytest.Monk
     assert set(found) <= set(ground) and len(set(found)) == 12
 
 
+@pytest.mark.parametrize("refresh", [2, 32])
+def test_facility_ends_where_all_gains_are_the_same(refresh: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[int] = []
+    real = facility_location._gains
+
+    def counted(rows: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
+        rounds.append(len(rows))
+        assert len(rounds) < 5_000, "goes round in circles"
+        return real(rows, covered)
+
+    monkeypatch.setattr(facility_location, "REFRESH", refresh)
+    monkeypatch.setattr(facility_location, "_gains", counted)
+    groups = torch.eye(3).repeat_interleave(100, 0)  # a hundred copies of each of three pairs
+    found = facility_location.lazy_greedy(groups @ groups.T, 40)
+    assert len(set(found.tolist())) == 40 and {row // 100 for row in found[:3].tolist()} == {0, 1, 2}
+
+
 def test_facility_refreshes_fewer_gains_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     computed: list[int] = []
     real = facility_location._gains

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -232,7 +233,7 @@ def _one_student(
     data = judged.draw(seed)
     if config.protocol == "last":
         return score_student(bench, train_student(bench, data, recipe, seed), "test")
-    every = max(1, recipe.all_epochs // config.looks)
+    every = math.ceil(recipe.all_epochs / config.looks)
     split = "val" if config.protocol == "val-best" else "test"
     best_score, best_state = -1.0, dict[str, torch.Tensor]()
 
