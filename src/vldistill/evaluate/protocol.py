@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from vldistill.config import EvaluateConfig, SelectConfig
+from vldistill.data.pairs import SPLITS
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import DivergedError
@@ -195,7 +196,7 @@ def evaluate_set(
         "chance": chance_level(test.data.caption_image, test.pairs.count_images),
         "image_tower": bench.image_tower.name,
         "text_tower": bench.text_tower.name,
-        "data": {split: bench.pixels(split).pairs.fingerprint for split in ("train", "test")},
+        "data": {split: bench.pixels(split).pairs.fingerprint for split in SPLITS},
         "details": judged.details,
         "seconds": round(answers.seconds(), 2),
         "peak_memory_bytes": peak_memory(),
