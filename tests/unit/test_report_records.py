@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -259,14 +260,25 @@ def test_the_change_is_around_grey_and_its_gain_fills_the_range():
     after = before.copy()
     after[0, 0] += 10
     after[1, :, :4] -= 20
-    factor = change_gain(before, after)
+    factor = change_gain(change_sizes(before, after))
     assert factor == pytest.approx(42 / ((100 / 3 + 400 / 2) / 2) ** 0.5)
     change = change_pictures(before, after, factor)
     assert change[0, 0, 0, 0] == round(128 + 10 * factor) and change[1, 0, 7, 0] == 128
     assert change[1, 0, 0, 0] == round(128 - 20 * factor)
     assert change_pictures(before, after, 64.0)[1, 0, 0, 0] == 0, "clipped, not wrapped"
     assert change_sizes(before, after) == pytest.approx([10 / 3**0.5, 20 / 2**0.5])
-    assert change_gain(before, before) == 1.0
+    assert change_gain(change_sizes(before, before)) == 1.0
+
+
+def test_changes_of_many_pictures_take_little_memory():
+    before = np.zeros((64, 3, 64, 64), np.uint8)
+    after = before + np.uint8(9)
+    tracemalloc.start()
+    sizes = change_sizes(before, after)
+    change_pictures(before, after, change_gain(sizes))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sizes == pytest.approx([9] * 64) and peak < 2 * before.nbytes
 
 
 @pytest.mark.parametrize("side", [16, 64, 128])
