@@ -5,7 +5,8 @@
 
 The file of variants has ``base``: options that every variant gets, and ``variants``: a name and its own options each.
 Every variant is distilled in a run folder of its own, then judged by the generic recipe: its rate is chosen on val by
-one student, and mean and standard deviation on val are of others. What is there already is not done again.
+one student, and mean and standard deviation on val are of others. What is there already is not done again, and is
+refused where it was done with other options.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from asked import refuse_other
 from vldistill import DistilledSet, commands
 from vldistill.cli import main as vldistill
 from vldistill.evaluate.protocol import choose_generic, score_student, train_student
@@ -57,8 +59,18 @@ def run_variant(asked: argparse.Namespace, name: str, options: dict[str, Any]) -
     """Distil and judge one variant, or read what was found before."""
     run = asked.run / name
     found = run / "ablation.json"
+    refuse_other(run, "distill", ["--config", asked.config, *words(options)])
     if found.exists():
-        return read_json(found, "ablation row")
+        row = read_json(found, "ablation row")
+        for what, there, now in (
+            ("options", row["options"], options),
+            ("--seeds", row.get("students", asked.seeds), asked.seeds),
+        ):
+            if there != now:
+                sys.exit(
+                    f"{found} has {what} {there}, not {now}. Delete it to do it anew, or use another --run folder."
+                )
+        return row
     began = time.monotonic()
     config = [] if (run / "config.yaml").exists() else ["--config", asked.config, *words(options)]
     code = vldistill(["distill", *config, "--run", str(run)])
@@ -69,6 +81,7 @@ def run_variant(asked: argparse.Namespace, name: str, options: dict[str, Any]) -
     row = {
         "variant": name,
         "options": options,
+        "students": asked.seeds,
         "distill_seconds": info["selection"]["seconds"],
         "iteration": info["iteration"],
         **val_recalls(run, folder, asked.seeds),

@@ -5,7 +5,7 @@
 
 The plan has a configuration, sets (options of `vldistill distill` by name), and places (options of `vldistill
 evaluate` by name). Every set is distilled, then judged in every place beside ``--also``; what is there already is not
-done again.
+done again, and is refused where it was done with other options.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from typing import Any
 
 import yaml
 
+from asked import refuse_other
 from vldistill.cli import main as vldistill
 from vldistill.files import CHECKSUM, read_json, write_json
 from vldistill.runs import environment
 
 
 def command(stage: str, run: Path, options: dict[str, Any], *more: str) -> None:
-    """Run one command in its own run folder, which remembers the options it was begun with."""
+    """Run one command in its own run folder, which remembers the options it was begun with and is for no others."""
     words = [word for key, value in options.items() for word in (f"--{key}", _word(value))]
+    refuse_other(run, stage, words)
     code = vldistill([stage, "--run", str(run), *more, *([] if (run / "config.yaml").exists() else words)])
     if code:
         sys.exit(code)
@@ -36,16 +38,14 @@ def _word(value: Any) -> str:
 
 
 def distilled(run: Path, options: dict[str, Any]) -> Path:
-    """The set of these options, distilled now unless it is there."""
-    if not list(run.glob("sets/*/set.json")):
-        command("distill", run, options)
+    """The set of these options; the command leaves one alone that is there."""
+    command("distill", run, options)
     return next(run.glob("sets/*/set.json")).parent
 
 
 def judged(run: Path, target: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation of ``target`` in this run folder, made now unless it is there."""
-    if not list(run.glob("results/*.json")):
-        command("evaluate", run, options, "--set", target)
+    """The evaluation of ``target`` in this run folder; the command leaves one alone that is there."""
+    command("evaluate", run, options, "--set", target)
     return read_json(next(run.glob("results/*.json")), "evaluation")
 
 

@@ -217,14 +217,23 @@ def comparison_table(result: dict[str, Any]) -> str:
 
 def matrix_table(result: dict[str, Any]) -> str:
     """Sets by towers."""
-    cells = {tuple(name.split(" on ")): cell for name, cell in result["results"].items()}
-    sets, towers = (list(dict.fromkeys(key[side] for key in cells)) for side in (0, 1))
-    rows = [[row, *(spread(cells[row, column]["generic"]["mean_recall"]) for column in towers)] for row in sets]
-    one = {column: next(cell for (_, there), cell in cells.items() if there == column) for column in towers}
-    header = ["set", *(f"{one[column]['image_tower']}{' (own)' * (column == 'own')}" for column in towers)]
-    about = one[towers[0]]
+    cells = {name.rpartition(" on ")[::2]: cell for name, cell in result["results"].items()}
+    failed = [name.rpartition(" on ")[::2] for name in result.get("failed", ())]
+    sets, towers = (list(dict.fromkeys(key[side] for key in (*cells, *failed))) for side in (0, 1))
+    about = next(iter(cells.values()))
+    recipe = "generic" if about.get("generic") else "own"
+
+    def shown(row: str, column: str) -> str:
+        if (row, column) in failed:
+            return "failed"
+        figures = cells.get((row, column), {}).get(recipe)
+        return spread(figures["mean_recall"]) if figures else "-"
+
+    one = {there: cell["image_tower"] for (_, there), cell in reversed(cells.items())}
+    header = ["set", *(f"{one.get(column, column)}{' (own)' * (column == 'own')}" for column in towers)]
+    rows = [[row, *(shown(row, column) for column in towers)] for row in sets]
     return (
-        f"{markdown(header, rows)}\n\nMean of six recalls on test in percent, generic recipe, setting "
+        f"{markdown(header, rows)}\n\nMean of six recalls on test in percent, {recipe} recipe, setting "
         f"{about['setting']}, protocol {about['protocol']}, mean ± standard deviation over {about['seeds']} students. "
         f"Commit `{result['environment']['commit']}`, command\n`{result['environment']['command']}`.\n"
     )

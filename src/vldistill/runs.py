@@ -87,14 +87,14 @@ class Run:
             ArtefactError: the remembered configuration cannot be read.
         """
         self.check(config)
+        text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
         try:
-            with held(self.folder / ".begin.lock", str(self.folder), wait_seconds=10):
+            with held(self.folder / ".begin.lock", str(self.folder), wait_seconds=10):  # others wait: nothing slow here
                 self.check(config)  # again: another process may have begun the run meanwhile
                 if not self.config_path.exists():
-                    text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
                     write_text(self.config_path, text)
-                write_json(self.folder / "env.json", environment())
                 self._keep_data()
+            write_json(self.folder / "env.json", environment())
         except OSError as error:
             raise ConfigError(
                 f"run folder {self.folder} cannot be used ({error.strerror or error}). Choose another --run folder."

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from vldistill.report.figures import heat_map, inline_svg, scatter
 from vldistill.report.models import BrowserView, Extras, FigureView, Hit, Near, PairView, Query, SetView, StudentView
 from vldistill.report.page import render
-from vldistill.report.pictures import change_gain, change_pictures, data_uri, fitting_quality
+from vldistill.report.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality
 from vldistill.report.records import METRICS, read_runs
 
 HARD = (
@@ -110,7 +110,7 @@ def set_view(
 ) -> SetView:
     """A gallery of made pictures, within the page's budget."""
     before, after = pictures(count, side), pictures(count, side, noise)
-    gain = change_gain(before, after)
+    gain = change_gain(change_sizes(before, after))
     change = change_pictures(before, after, gain)
     share, quality = fitting_quality(np.concatenate([before, after, change]), 3 * count, 5_500_000)
     pairs = []

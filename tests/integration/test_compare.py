@@ -21,6 +21,7 @@ from vldistill.cli import STAGES
 from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
 from vldistill.errors import Stopped, VldistillError
+from vldistill.files import read_json, write_record
 
 SWEEP: dict[str, Any] = {
     "pairs": [6],
@@ -249,3 +250,90 @@ def test_a_look_at_val_leaves_test_closed(vldistill: Any, run: Path, monkeypatch
     assert done.code == 0 and 0 < found["val_mean_recall"] <= 100
     assert set(seen) == {"val"} or set(seen) == {"train", "val"}
     assert [path.name for path in (run / "results").iterdir()] == ["bitraj-6-s0-val.json"]
+
+
+# --- one table, one version of the data ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(vldistill: Any, tmp_path: Path) -> Path:
+    """Forty drawn scenes as files, which can be changed."""
+    out = tmp_path / "photos"
+    assert vldistill("convert", "scenes:train=40,val=20,test=20", "--to", "csv", "--out", out).code == 0
+    return out
+
+
+def rows_of(run: Path) -> list[str]:
+    return [row["row"] for row in json.loads((run / "table.json").read_text())["rows"]]
+
+
+def cell_file(run: Path, name: str) -> Path:
+    (path,) = run.glob(f"cells/*{name}*/result.json")
+    return path
+
+
+def test_cells_of_changed_data_fail_and_are_not_put_beside_the_old_ones(
+    vldistill: Any, here: Here, sweep: Any, folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "board"
+    asked = ["compare", "--config", sweep(methods=[]), "--run", run, "--data.source", folder]
+    assert vldistill(*asked, "--only", "*random*").code == 0
+    captions = next(folder.glob("*.csv"))
+    captions.write_text(captions.read_text().replace("a ", "one "))
+    done = vldistill(*asked)
+    assert done.code == 4 and "is not what" in done.err and rows_of(run) == ["random:6"]
+    (note,) = run.glob("encode/*/data.json")
+    note.unlink()  # as the message of the stage says
+    done = vldistill(*asked)
+    assert done.code == 4 and "is not what the finished cells in" in done.err and rows_of(run) == ["random:6"]
+    shutil.rmtree(cell_file(run, "random").parent)
+    assert vldistill(*asked).code == 0 and rows_of(run) == ["random:6", "full"]
+
+
+def test_finished_cells_of_different_data_are_refused_and_old_ones_that_do_not_say_are_not(
+    vldistill: Any, here: Here, sweep: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "board"
+    asked = ["compare", "--config", sweep(methods=[]), "--run", run]
+    assert vldistill(*asked).code == 0
+    before = (run / "table.json").read_bytes()
+    path = cell_file(run, "random")
+    result = read_json(path, "cell")
+    evaluation = result["evaluation"]
+    other = {**evaluation["data"], "train": "0" * 16}
+    write_record(path, {**result, "evaluation": {**evaluation, "data": other}})
+    for more in ([], ["--dry_run"], ["--only", "*full*"]):
+        done = vldistill(*asked, *more)
+        assert done.code == 2 and "of different data" in done.err and "0" * 16 in done.err, done.err
+        assert path.parent.name in done.err and cell_file(run, "full").parent.name in done.err
+    assert (run / "table.json").read_bytes() == before
+    write_record(path, {**result, "evaluation": {k: v for k, v in evaluation.items() if k != "data"}})
+    assert vldistill(*asked).code == 0 and rows_of(run) == ["random:6", "full"]
+
+
+def test_a_set_of_other_data_is_not_judged_on_these(vldistill: Any, here: Here, sweep: Any, tmp_path: Path) -> None:
+    def tell(words: Sequence[str]) -> None:
+        if words[0] == "evaluate":
+            path = next(Path(words[words.index("--set") + 1]).glob("set.json"))
+            record = read_json(path, "set")
+            write_record(path, record | {"info": {**record["info"], "data": "0" * 16}})
+
+    here.broken = tell
+    done = vldistill("compare", "--config", sweep(methods=["bitraj"], targets=[]), "--run", tmp_path / "board")
+    assert done.code == 4 and "distilled from other training data" in done.err
+
+
+def test_the_table_is_of_all_cells_whatever_is_done_now_and_a_smoke_test_leaves_it(
+    vldistill: Any, here: Here, sweep: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "board"
+    asked = ["compare", "--config", sweep(methods=[], targets=["random", "full", "herding"]), "--run", run]
+    assert vldistill(*asked, "--only", "*random*").code == 0
+    done = vldistill(*asked, "--only", "*full*")
+    assert done.code == 0 and rows_of(run) == ["random:6", "full"]
+    assert "1 not done yet: `heads-own-herding-6" in done.out
+    files = {path.name: path.read_bytes() for path in run.glob("table.*")}
+    assert vldistill(*asked, "--smoke").code == 0
+    assert {path.name: path.read_bytes() for path in run.glob("table.*")} == files
+    assert rows_of(run / "smoke") == ["random:6", "full", "herding:6"]
+    assert len(list(run.glob("cells/*"))) == 2

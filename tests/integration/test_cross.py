@@ -125,6 +125,25 @@ def test_a_cell_of_other_data_is_judged_again(
     assert read_json(cell, "cell")["data"]["train"] == read_json(run / "data.json", "note")["train"]["fingerprint"]
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_numbers_of_data_that_were_there_before_are_not_shown_again(
+    vldistill: Any, run: Path, made_set: Path, towers: Path, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    towers.write_text(TOWERS.splitlines()[0])
+    asked = ["cross", "--run", run, "--set", made_set, "--towers", towers, "--also"]
+    assert vldistill(*asked).code == 0
+    for cell in (run / "cross").glob("*/*.json"):  # as if the data had changed since
+        kept = read_json(cell, "cell")
+        write_record(cell, kept | {"data": {**kept["data"], split: "0" * 16}})
+    (run / "data.json").unlink()  # as the message about changed data says
+    real, calls = cross.evaluate_set, []
+    monkeypatch.setattr(cross, "evaluate_set", lambda *given: calls.append(given) or real(*given))
+    assert vldistill(*asked).code == 0 and len(calls) == 2
+    found = [read_json(cell, "cell")["data"] for cell in (run / "cross").glob("*/*.json")]
+    assert all(data == found[0] and set(data) == {"train", "val", "test"} for data in found)
+    assert vldistill(*asked).code == 0 and len(calls) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -87,7 +87,7 @@ def in_process(commands: Commands, words: Sequence[str], log: Path) -> None:
 
 def smoke(vldistill: Any, name: str, run: Path, only: str) -> None:
     done = vldistill("compare", "--config", PAPER / name, "--run", run, "--smoke", "--only", only, "--quiet")
-    assert done.code == 0 and not json.loads((run / "table.json").read_text())["failed"], done.err
+    assert done.code == 0 and not json.loads((run / "smoke" / "table.json").read_text())["failed"], done.err
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -95,7 +95,7 @@ def test_a_sweep_runs_shrunken(vldistill: Any, name: str, tmp_path: Path, monkey
     monkeypatch.setattr(Commands, "launch", in_process)
     methods = [cell for cell in read_sweep(PAPER / name).shrunk().cells() if cell.kind == "method"]
     smoke(vldistill, name, tmp_path, methods[-1].id)
-    table = json.loads((tmp_path / "table.json").read_text())
+    table = json.loads((tmp_path / "smoke" / "table.json").read_text())
     assert [row["row"] for row in table["rows"]] == [methods[-1].row]
 
 

@@ -240,8 +240,8 @@ def test_the_protocols_differ_as_they_should(bench: Workbench) -> None:
     assert found["test-best-legacy"] != found["last"] != found["val-best"] != found["test-best-legacy"]
 
 
-@pytest.mark.parametrize("looks, expected", [(1, [5]), (2, [2, 4, 5]), (5, [1, 2, 3, 4, 5]), (99, [1, 2, 3, 4, 5])])
-def test_the_last_epoch_is_always_looked_at(
+@pytest.mark.parametrize("looks, expected", [(1, [5]), (2, [3, 5]), (3, [2, 4, 5]), (99, [1, 2, 3, 4, 5])])
+def test_there_are_no_more_looks_than_asked_for_and_the_last_epoch_is_one(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch, looks: int, expected: list[int]
 ) -> None:
     watch = Looks(monkeypatch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -133,6 +134,88 @@ def test_towers_against_towers(tmp_path: Path):
     assert texts(table) == [["m-20-s0", "convnet", "generic", "12.0", "7.0"]]
 
 
+def cell_of(folder: Path, number: int, result: dict[str, Any], **more: Any) -> None:
+    """A cell of a comparison."""
+    place = folder / "cells" / f"cell-{number}"
+    place.mkdir(parents=True)
+    (place / "result.json").write_text(json.dumps({"cell": place.name, **more, "evaluation": result}))
+
+
+def test_towers_of_a_comparison_are_told_apart_though_their_networks_have_one_name(tmp_path: Path):
+    means = {"own": (12.0, 3.0), "small": (10.0, 5.0)}
+    for number, (towers, (made, drawn)) in enumerate(means.items()):
+        cell_of(tmp_path / "c", 2 * number, result("m-20-s0", made), row="m", towers=towers)
+        cell_of(tmp_path / "c", 2 * number + 1, result("random:20", drawn), row="random:20", towers=towers)
+    run = read_run(tmp_path / "c", "c")
+    table = result_table([run])
+    assert table is not None and "towers" in [title for title, _, _ in table.columns]
+    assert sorted(row[4] for row in texts(table)) == ["2.0 ×", "4.0 ×", "–", "–"], "each over those of its own towers"
+    matrix = tower_matrix([run])
+    assert matrix is not None
+    assert [title for title, _, _ in matrix.columns][3:] == ["convnet, own", "convnet, small"]
+    assert texts(matrix)[0][3:] == ["12.0", "10.0"]
+
+
+def test_a_matrix_of_towers_is_read_whole_and_its_own_column_once(tmp_path: Path):
+    folder = run_of(tmp_path / "r", result("m-20-s0", 12.0))
+    for towers, mean in (("own", 12.0), ("wider", 9.0)):
+        (folder / "cross" / towers).mkdir(parents=True)
+        (folder / "cross" / towers / "m.json").write_text(json.dumps(result("m-20-s0", mean, towers=towers)))
+    assert sorted(row.mean for row in read_run(folder, "r").rows) == [9.0, 12.0]
+
+
+def test_lines_against_pairs_never_join_different_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from vldistill.report import charts
+
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(
+        charts, "curves", lambda lines, **more: drawn.update(lines=lines, **more) or curves(lines, **more)
+    )
+    rows = [("m", 0, "own"), ("m", 1, "own"), ("m", 0, "small"), ("only images", 0, "own")]
+    number = 0
+    for pairs in (20, 50):
+        for mean, (row, seed, towers) in enumerate(rows):
+            made = result(f"m-{pairs}-s{seed}", mean + pairs, pairs, details={"method": "m"})
+            cell_of(tmp_path / "c", number, made, row=row, seed=seed, towers=towers)
+            number += 1
+        for towers in ("own", "small"):
+            target = result(f"random:{pairs}", 1.0, pairs)
+            cell_of(tmp_path / "c", number, target, row=f"random:{pairs}", seed=0, towers=towers)
+            number += 1
+    for towers, mean in (("own", 70.0), ("small", 60.0)):
+        cell_of(tmp_path / "c", number, result("full", mean, 900), row="full", seed=0, towers=towers)
+        number += 1
+    assert budget_chart([read_run(tmp_path / "c", "c")]) is not None
+    assert {name: [y for _, y in points] for name, points in drawn["lines"].items()} == {
+        "m, generic, towers own, seed 0": [20.0, 50.0],
+        "m, generic, towers own, seed 1": [21.0, 51.0],
+        "m, generic, towers small, seed 0": [22.0, 52.0],
+        "only images, generic, towers own, seed 0": [23.0, 53.0],
+        "random pairs, towers own": [1.0, 1.0],
+        "random pairs, towers small": [1.0, 1.0],
+    }
+    assert drawn["levels"] == {"full, towers own": 70.0, "full, towers small": 60.0}
+    sets = [result(f"m-{pairs}-s0{label}", 9.0, pairs) for pairs in (20, 50) for label in ("", "-noise")]
+    assert budget_chart([read_run(run_of(tmp_path / "r", *sets), "r")]) is not None
+    assert sorted(drawn["lines"]) == ["m-s0, generic", "m-s0-noise, generic"]
+
+
+def test_the_row_at_the_top_is_chosen_on_val_or_said_not_to_be(tmp_path: Path):
+    def chosen(name: str, mean: float, val: float | None) -> dict[str, Any]:
+        return result(name, mean, details={"selection": {"val_mean_recall": val}})
+
+    one = headline([read_run(run_of(tmp_path / "one", chosen("a-20-s0", 9.0, None)), "r")])
+    assert one is not None and one.why == "the only distilled row"
+    lucky = run_of(tmp_path / "val", chosen("a-20-s0", 12.0, 5.0), chosen("b-20-s0", 11.0, 6.0))
+    best = headline([read_run(lucky, "r")])
+    assert best is not None and best.of.startswith("b-20-s0") and best.figures[0][0] == "11.0 %"
+    assert best.why == "of 2 distilled rows the best on val"
+    mixed = run_of(tmp_path / "test", chosen("a-20-s0", 12.0, None), chosen("b-20-s0", 11.0, 6.0))
+    highest = headline([read_run(mixed, "r")])
+    assert highest is not None and highest.of.startswith("a-20-s0")
+    assert highest.why == "the highest of 2 rows on test, not chosen on val"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (7500, "2 h 05 min")]
 )
@@ -177,14 +260,25 @@ def test_the_change_is_around_grey_and_its_gain_fills_the_range():
     after = before.copy()
     after[0, 0] += 10
     after[1, :, :4] -= 20
-    factor = change_gain(before, after)
+    factor = change_gain(change_sizes(before, after))
     assert factor == pytest.approx(42 / ((100 / 3 + 400 / 2) / 2) ** 0.5)
     change = change_pictures(before, after, factor)
     assert change[0, 0, 0, 0] == round(128 + 10 * factor) and change[1, 0, 7, 0] == 128
     assert change[1, 0, 0, 0] == round(128 - 20 * factor)
     assert change_pictures(before, after, 64.0)[1, 0, 0, 0] == 0, "clipped, not wrapped"
     assert change_sizes(before, after) == pytest.approx([10 / 3**0.5, 20 / 2**0.5])
-    assert change_gain(before, before) == 1.0
+    assert change_gain(change_sizes(before, before)) == 1.0
+
+
+def test_changes_of_many_pictures_take_little_memory():
+    before = np.zeros((64, 3, 64, 64), np.uint8)
+    after = before + np.uint8(9)
+    tracemalloc.start()
+    sizes = change_sizes(before, after)
+    change_pictures(before, after, change_gain(sizes))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sizes == pytest.approx([9] * 64) and peak < 2 * before.nbytes
 
 
 @pytest.mark.parametrize("side", [16, 64, 128])

@@ -33,6 +33,15 @@ def test_the_first_stage_writes_the_configuration_and_the_environment(tmp_path: 
     assert sorted(path.name for path in run.folder.iterdir()) == ["config.yaml", "env.json"]
 
 
+def test_nothing_slow_is_done_while_others_wait_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    lock = tmp_path / "run" / ".begin.lock"
+    monkeypatch.setattr(runs, "environment", lambda: seen.append(lock.exists()) or {})
+    monkeypatch.setattr(runs, "write_json", lambda path, value: seen.append(lock.exists()))
+    Run(tmp_path / "run").begin(CONFIG)
+    assert seen == [False, False]
+
+
 def test_the_same_configuration_is_welcome_again(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.begin(CONFIG)

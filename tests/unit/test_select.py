@@ -21,9 +21,11 @@ from vldistill.config import EvaluateConfig, SelectConfig
 from vldistill.data.transforms import to_float
 from vldistill.distill.start import make_start
 from vldistill.distilled import DistilledSet
+from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError, Stopped
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.subjects import check_target, subject
+from vldistill.passes import Passes
 from vldistill.select import WARMUP, choose_pairs, find_selector, selectors
 from vldistill.select import facility as facility_location
 from vldistill.select import warmup as warming
@@ -143,6 +145,23 @@ def test_facility_is_the_plain_greedy_choice(seed: int, monkeypatch: pytest.Monk
             assert values[best] == pytest.approx(max(values), abs=1e-4)
         picked.append(best)
     assert set(found) <= set(ground) and len(set(found)) == 12
+
+
+@pytest.mark.parametrize("refresh", [2, 32])
+def test_facility_ends_where_all_gains_are_the_same(refresh: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[int] = []
+    real = facility_location._gains
+
+    def counted(rows: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
+        rounds.append(len(rows))
+        assert len(rounds) < 5_000, "goes round in circles"
+        return real(rows, covered)
+
+    monkeypatch.setattr(facility_location, "REFRESH", refresh)
+    monkeypatch.setattr(facility_location, "_gains", counted)
+    groups = torch.eye(3).repeat_interleave(100, 0)  # a hundred copies of each of three pairs
+    found = facility_location.lazy_greedy(groups @ groups.T, 40)
+    assert len(set(found.tolist())) == 40 and {row // 100 for row in found[:3].tolist()} == {0, 1, 2}
 
 
 def test_facility_refreshes_fewer_gains_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,6 +321,23 @@ def test_a_warm_up_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     choose_pairs(own, "herding", 4, 0, replace(OPTIONS, warmup_epochs=1))
     choose_pairs(own, "herding", 4, 0, replace(OPTIONS, warmup_seed=1))
     assert len(runs) == 3
+
+
+def test_a_warm_up_is_computed_as_the_bench_computes_and_kept_apart_where_that_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, seen, embedded = watched_fit(monkeypatch), list[Passes](), list[int]()
+    real, embed = warming.fit, DualEncoder.embed
+    monkeypatch.setattr(warming, "fit", lambda *a, **named: (seen.append(named["passes"]), real(*a, **named))[1])
+    monkeypatch.setattr(DualEncoder, "embed", lambda *given: (embedded.append(len(given[2])), embed(*given))[1])
+    plain, parts, rounded = (make_bench(tmp_path, "full") for _ in range(3))
+    parts.passes, rounded.passes = Passes(micro_batch=8), Passes("bfloat16")
+    choose_pairs(parts, "herding", 4, 0, OPTIONS)
+    assert seen == [parts.passes] and max(embedded) == 8
+    choose_pairs(plain, "herding", 4, 0, OPTIONS)
+    assert len(runs) == 1
+    choose_pairs(rounded, "herding", 4, 0, OPTIONS)
+    assert seen[1:] == [rounded.passes] and len(list(tmp_path.glob("warm-ups/*/note.json"))) == 2
 
 
 @pytest.mark.parametrize("name", ["random", "kmeans"])

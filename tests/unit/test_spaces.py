@@ -12,10 +12,13 @@ from vldistill.config import EvaluateConfig, TextTowerConfig
 from vldistill.distill.methods import Context
 from vldistill.distill.methods.bitraj import BiTrajectoryMatching, BitrajOptions
 from vldistill.distilled import DistilledSet
+from vldistill.encoders.features import FeatureTable
 from vldistill.errors import ArtefactError
+from vldistill.evaluate import spaces
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.spaces import fit_ridge, mapped_texts
 from vldistill.evaluate.subjects import check_target, subject
+from vldistill.log import Mute
 from vldistill.workbench import Workbench
 
 QUICK = EvaluateConfig(seeds=1, generic_epochs=2, head_rates=(0.1,), recipes=("generic",), text_map="ridge")
@@ -64,6 +67,22 @@ def test_mapped_texts_lie_nearer_to_their_own_captions_than_to_others(
     truth = other.text_standardisation(other.text_tower.encode(captions))
     found = torch.nn.functional.normalize(mapped, dim=1) @ torch.nn.functional.normalize(truth, dim=1).T
     assert (found.argmax(1) == torch.arange(6)).all()
+
+
+def test_a_map_reads_the_rows_it_needs_in_the_number_format_of_the_data(
+    distilled: DistilledSet, other: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(spaces, "CAPTIONS", 30)
+    real = FeatureTable.all
+    monkeypatch.setattr(FeatureTable, "all", lambda table: asked.append(len(table)) or real(table))
+    half = Workbench(
+        replace(other.data_config, features="float16", cache=str(tmp_path)), other.encoder_config, other.device, Mute()
+    )
+    assert mapped_texts(distilled, half)[1]["captions"] == 30
+    assert asked == [100, 100]  # of val alone
+    shards = [np.load(path, mmap_mode="r") for path in tmp_path.glob("features-*/*.npy")]
+    assert len(shards) == 4 and {shard.dtype for shard in shards} == {np.dtype("float16")}
 
 
 def test_another_text_tower_is_refused_unless_a_map_is_asked_for(distilled: DistilledSet, other: Workbench) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.smoke import shrunken
 from vldistill.evaluate.sweep import Sweep, read_sweep
 
+ROOT = Path(__file__).resolve().parents[2]
 BASE = {
     "data": {"source": "scenes:train=40,val=20,test=20"},
     "encoder": {
@@ -127,6 +129,50 @@ def test_a_cells_name_changes_with_what_its_set_depends_on_and_with_nothing_else
         assert name(**options) != same, options
 
 
+def test_judging_is_part_of_a_cells_name_where_it_chooses_the_set_on_val_and_is_not_the_usual(sweep: Any) -> None:
+    def name(grid: Any = None, **options: Any) -> str:
+        entry = {"options": {"encoder.setting": "heads", **options}, **({"grid": grid} if grid else {})}
+        settings = [options.get("encoder.setting", "heads")]
+        cells = sweep(methods={"bitraj": entry}, targets=["random"], settings=settings).cells()
+        assert cells[0].id == sweep(targets=["random"], settings=settings).cells()[0].id  # nothing is chosen there
+        return cells[1].id
+
+    other = {"evaluate.head_rates": [0.5], "evaluate.generic_epochs": 7}
+    usual = {"evaluate.head_rates": [0.01, 0.03, 0.1, 0.3], "evaluate.generic_epochs": 100, "evaluate.seeds": 2}
+    blind = {"distill.validate_every": 0}
+    trained = {"encoder.setting": "full"}
+    trials = {"distill.image_lr": [0.01, 0.03]}
+    assert name(**usual) == name() and name(trials, **blind, **usual) == name(trials, **blind)
+    assert name(**blind, **other) == name(**blind)
+    assert name(**trained, **other) == name(**trained)
+    for option, value in other.items():
+        assert name(**{option: value}) != name()
+        assert name(trials, **blind, **{option: value}) != name(trials, **blind)
+
+
+def test_published_cells_keep_their_names() -> None:
+    known = {cell.id for cell in read_sweep(ROOT / "configs" / "leaderboard_flickr8k.yaml").cells()}
+    published = json.loads((ROOT / "docs" / "results" / "leaderboard.json").read_text())["cells"]
+    assert {cell["cell"] for cell in published} <= known
+
+
+def test_budgets_of_minutes_and_of_methods_are_all_named(sweep: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"minutes names 100 pairs, but not the 500 .* Add 500 to it \(0 is no limit\)"
+    ):
+        sweep(methods=["bitraj"], pairs=[100, 500], minutes={100: 10}).cells()
+    with pytest.raises(ConfigError, match="but not the 500"):
+        sweep(methods={"bitraj": {"pairs": [500]}}, minutes={100: 10}).cells()
+    limits = sweep(methods=["bitraj"], targets=[], pairs=[100, 500], minutes={100: 10, 500: 0}).cells()
+    assert [cell.configs[0].distill.minutes for cell in limits] == [10, 0]
+    methods = {"bitraj": {"by_pairs": {50: {"bitraj.syn_steps": 3}}}}
+    with pytest.raises(ConfigError, match=r"methods.bitraj.by_pairs names 50, which is no budget .* some of 100, 500"):
+        sweep(methods=methods, pairs=[100, 500])
+    path = sweep(methods=["bitraj"]).path
+    path.write_text(yaml.safe_dump({"base": "base.yaml", "methods": methods, "pairs": [100]}))
+    assert read_sweep(path, other_pairs=True).methods["bitraj"]["by_pairs"].keys() == {50}
+
+
 def test_data_read_in_another_way_has_experts_and_features_of_its_own(sweep: Any) -> None:
     clean = {"method": "bitraj", "options": {"data.clean_captions": True}}
     cells = sweep(methods={"bitraj": {}, "clean": clean}, targets=[]).cells()
@@ -153,6 +199,12 @@ def test_experts_are_shared_whatever_their_number(sweep: Any) -> None:
         ({"methods": ["bitraj"], "pairs": [1]}, "pairs is .*2 or more"),
         ({"methods": ["bitraj"], "grid": {"distill.image_lr": 3}}, "grid is .*expected lists"),
         ({"methods": ["bitraj"], "minutes": -1}, "minutes is -1"),
+        (
+            {"methods": ["bitraj"], "minutes": {"100": 10}},
+            "minutes has the key '100'; expected a number of pairs without",
+        ),
+        ({"methods": {"bitraj": {"by_pairs": {"100": {}}}}}, "bitraj.by_pairs has the key '100'"),
+        ({"methods": {"bitraj": {"by_pairs": [100]}}}, r"by_pairs is \[100\]; expected a mapping by number of pairs"),
         ({"targets": "full"}, "targets is 'full'; expected a list"),
         ({"targets": ["randm"]}, "targets.randm: unknown selector 'randm'. Did you mean random"),
         ({"targets": ["random:one"]}, "targets.random:one: expected random:N with N of 2 or more"),

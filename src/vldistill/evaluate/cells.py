@@ -25,13 +25,15 @@ from typing import Any
 import yaml
 
 from vldistill.cluster import Launch, UnitFailed
-from vldistill.config import Config, DataConfig
+from vldistill.config import Config, DataConfig, EvaluateConfig
 from vldistill.errors import ArtefactError
 from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.runs import differences, environment, to_plain
 
 YOUNGER = {("distill", "draws"): 1, ("bilevel", "outer_dropout"): 0.0}
 """Options that came later, with the value that changes nothing: cells that are older keep their names."""
+VAL_OPTIONS = ("head_rates", "generic_epochs")
+"""Options of section ``evaluate`` by which a look at val judges heads, see :func:`~.protocol.quick_score`."""
 SAME_DATA = ("source", "strict", "cache")  # options of the data that change nothing in what is read of a source
 
 
@@ -63,7 +65,10 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """Readable, and different whenever its set is. How sets are judged is apart: judging anew is cheap."""
+        """Readable, and different whenever its set is.
+
+        How sets are judged is apart, because judging anew is cheap, but for what chooses the set on val.
+        """
         parts = (self.setting, self.towers, self.row, self.pairs if self.kind == "method" else None)
         slug = re.sub(r"[^\w.]+", "-", "-".join(str(part) for part in parts if part is not None)).strip("-")
         asked = [self.kind, self.name, self.trial_minutes, *(_meaning(config, self) for config in self.configs)]
@@ -80,6 +85,11 @@ class Cell:
         from vldistill.distill.methods import find_method
 
         return self.kind == "method" and "experts" in find_method(self.name).build().needs
+
+    @property
+    def source(self) -> str:
+        """The same for cells that read the same source in the same way, whatever becomes of it meanwhile."""
+        return digest(_data(self.configs[0]))
 
     @property
     def data_group(self) -> str:
@@ -126,7 +136,18 @@ def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
     apart -= {cell.name} if cell.kind == "method" else set()
     apart |= set() if cell.needs_experts else {"experts"}
     apart |= set() if cell.kind == "method" else {"distill"}
-    return {"source": _data(config), **{name: part for name, part in plain.items() if name not in apart}}
+    meaning = {"source": _data(config), **{name: part for name, part in plain.items() if name not in apart}}
+    looks = _looks_at_val(config, cell)
+    return {**meaning, "looks": looks} if looks else meaning
+
+
+def _looks_at_val(config: Config, cell: Cell) -> dict[str, Any]:
+    """The options of judging that choose the kept iteration or the best trial, where they are not the defaults."""
+    chosen = cell.kind == "method" and (config.distill.validate_every > 0 or len(cell.configs) > 1)
+    if not chosen or config.encoder.setting != "heads":
+        return {}
+    asked, usual = asdict(config.evaluate), asdict(EvaluateConfig())
+    return {name: asked[name] for name in VAL_OPTIONS if asked[name] != usual[name]}
 
 
 def write_config(path: Path, config: Config) -> Path:
@@ -148,12 +169,23 @@ def run_cell(cell: Cell, run: Path, launch: Launch) -> dict[str, Any]:
             made = _method_result(cell, run, folder, launch) if cell.kind == "method" else _judged(cell, folder, launch)
         except ArtefactError as error:  # what a command left cannot be read: this cell's trouble alone
             raise UnitFailed(str(error), "refused") from None
+        _refuse_other_data(cell, made, folder)
     except UnitFailed as failure:
         note_failure(cell, run, str(failure))
         raise
     write_record(folder / "result.json", _description(cell) | made | {"environment": environment()})
     (folder / "failed.json").unlink(missing_ok=True)
     return read_json(folder / "result.json", "cell")
+
+
+def _refuse_other_data(cell: Cell, made: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a set that was distilled, in an earlier call, from other data than it is judged on."""
+    if cell.kind == "method" and "made_from_data" in made["evaluation"].get("details", {}):
+        raise UnitFailed(
+            f"its set was distilled from other training data than {cell.configs[0].data.source} holds now. Put the "
+            f"data back, or delete {folder} to distil it anew.",
+            "refused",
+        )
 
 
 def note_failure(cell: Cell, run: Path, why: str) -> None:

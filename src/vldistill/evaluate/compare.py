@@ -2,7 +2,8 @@
 
 The run folder holds ``experts/`` and ``cells/`` (see evaluate/cells.py) and the table as ``table.md``,
 ``table.tex``, ``table.csv`` and ``table.json``. A cell that is finished is not done again, one that failed is tried
-again, and a cell's name changes with whatever its answer depends on: a sweep file can grow in place.
+again, and a cell's name changes with whatever its answer depends on: a sweep file can grow in place. The table is of
+every finished cell of the sweep, also after ``--only``; what ``--smoke`` does is in the folder ``smoke`` of the run.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.published import data_of, published
 from vldistill.evaluate.sweep import Sweep, read_sweep
 from vldistill.evaluate.units import UNTIL, comparison_units, shared_units
+from vldistill.evaluate.versions import known_data, refuse_mixed
 from vldistill.files import storage_errors, write_record, write_text
 from vldistill.helptext import KeptLines
 from vldistill.locks import held
@@ -44,7 +46,6 @@ from vldistill.runs import environment
 from vldistill.select import check_count
 
 DONE, SOME_FAILED = 0, 4
-SECTIONS = ("data", "encoder", "experts", "distill", "evaluate", "runtime")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Asked:
 
     Args:
         sweep: the sweep.
-        cells: its cells, those that ``--only`` leaves.
+        every: its cells: those of the table.
+        cells: those of them that are done: what ``--only`` leaves.
         run: the comparison's folder.
         place: where its units run, and which part of them this job does.
         until: the last kind of unit that is run: ``experts`` or ``cells``.
@@ -62,6 +64,7 @@ class Asked:
     """
 
     sweep: Sweep
+    every: list[Cell]
     cells: list[Cell]
     run: Path
     place: Place
@@ -74,12 +77,18 @@ class Asked:
         """Whether this job does a part that has no table."""
         return self.place.shard != WHOLE or self.until == "experts"
 
+    @property
+    def results(self) -> list[tuple[Cell, dict[str, Any]]]:
+        """The cells of the table that are finished."""
+        found = ((cell, finished(cell, self.run)) for cell in self.every)
+        return [(cell, result) for cell, result in found if result is not None]
+
 
 def compare(argv: Sequence[str]) -> int:
-    """The command; returns 0, or 4 when some cells failed.
+    """The command; returns 0, or 4 when some cells, or what they share, failed.
 
     Raises:
-        ConfigError: a sweep, an option or a number of workers that cannot work.
+        ConfigError: a sweep, an option or a number of workers that cannot work; finished cells of different data.
         Stopped: the user asked to stop.
     """
     asked, reporter = _parse(argv)
@@ -88,10 +97,12 @@ def compare(argv: Sequence[str]) -> int:
 
         text, problems = comparison_plan(asked.cells, asked.run, asked.place.workers)
         print(text)
+        refuse_mixed(asked.results, asked.run)
         if problems:
             raise ConfigError("; ".join(problems))
         return DONE
     with storage_errors(asked.run):
+        refuse_mixed(asked.results, asked.run)
         missing = [cell for cell in asked.cells if finished(cell, asked.run) is None]
     _refuse_budgets(missing)
     shard = asked.place.shard
@@ -107,11 +118,12 @@ def compare(argv: Sequence[str]) -> int:
             raise Stopped(f"{stop} The same command goes on.") from None
         failed = _write_tables(asked)
     print((asked.run / "table.md").read_text(encoding="utf-8"), end="")
+    failed = {cell.id: failed[cell.id] for cell in asked.cells if cell.id in failed}
     for name, why in failed.items():
         reporter.warn(f"{name}: {why}")
     if failed:
         reporter.warn(f"{len(failed)} of {len(asked.cells)} cells failed; the same command tries them again.")
-    return SOME_FAILED if failed else DONE
+    return SOME_FAILED if failed or broken else DONE
 
 
 def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
@@ -132,7 +144,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     parser.add_argument(
         "--until", choices=UNTIL, default="cells", help="experts: what cells share, and no cell (for job arrays)"
     )
-    parser.add_argument("--only", type=str, default="*", help="a pattern of cell names, e.g. '*bitraj*'")
+    parser.add_argument("--only", type=str, default="*", help="do the cells whose names fit, e.g. '*bitraj*'")
     parser.add_argument("--pairs", type=str, default=None, help="other budgets than the sweep's, e.g. 20,50")
     parser.add_argument(
         "--published",
@@ -141,7 +153,8 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
         default=None,
         help="show published rows too: flickr8k, flickr30k, coco, or those of the data",
     )
-    parser.add_argument("--smoke", action="store_true", help="shrunken to drawn scenes: does everything run?")
+    about = "shrunken to drawn scenes, in RUN/smoke: does everything run?"
+    parser.add_argument("--smoke", action="store_true", help=about)
     parser.add_argument("--dry_run", action="store_true", help="validate, show cells, disk and time, and end")
     parser.add_argument("--quiet", action="store_true", help="warnings only")
     own, options = _split(argv)
@@ -151,7 +164,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     if not given.run:
         raise ConfigError("vldistill compare needs --run FOLDER, e.g. --run runs/board.")
     place = place_of(given)
-    sweep = read_sweep(Path(packaged_config(given.config)), options, given.base)
+    sweep = read_sweep(Path(packaged_config(given.config)), options, given.base, other_pairs=bool(given.pairs))
     if given.pairs:
         sweep = _with_pairs(sweep, given.pairs)
     every = (sweep.shrunk() if given.smoke else sweep).cells()
@@ -160,11 +173,13 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
         raise ConfigError(f"--only {given.only!r} fits no cell. Cells: {', '.join(cell.id for cell in every)}.")
     names: tuple[str, ...] = ()
     if given.published:
-        sources = sorted({expand(cell.configs[0].data.source) for cell in cells})
+        sources = sorted({expand(cell.configs[0].data.source) for cell in every})
         automatic = [name for source in sources for name in data_of(source)]
         names = tuple(dict.fromkeys(automatic if given.published == "auto" else given.published.split(",")))
         published(names)  # refuses an unknown one now
-    asked = Asked(sweep, cells, Path(given.run).absolute(), place, given.until, names, given.dry_run)
+    run = Path(given.run).absolute()
+    run = run / "smoke" if given.smoke else run
+    asked = Asked(sweep, every, cells, run, place, given.until, names, given.dry_run)
     return asked, Reporter(quiet=given.quiet)
 
 
@@ -215,10 +230,11 @@ def _run(asked: Asked, backend: Backend, reporter: Reporter) -> dict[str, UnitFa
     done, total = len(asked_for) - len(missing), len(asked_for)
     said = f"{total} cells, {done} done"
     reporter.info(f"{said}; {asked.place.said(backend.slots)}" if missing else said)
+    known = known_data(asked.results)
     if asked.until == "experts":
-        units = shared_units(asked.cells, asked.run, asked.place.shard)
+        units = shared_units(asked.cells, asked.run, asked.place.shard, known)
     else:
-        units = comparison_units(missing, asked.run, backend.slots)
+        units = comparison_units(missing, asked.run, backend.slots, known)
     began = time.monotonic()
     cells = {f"cell {cell.id}": cell for cell in missing}
 
@@ -248,20 +264,26 @@ def _refuse_budgets(cells: Sequence[Cell]) -> None:
 
 
 def _write_tables(asked: Asked) -> dict[str, str]:
-    """Write the four tables of what is finished; returns the failures by cell."""
-    found = [(cell, finished(cell, asked.run)) for cell in asked.cells]
-    results = [result for _, result in found if result is not None]
-    failed = {cell.id: why for cell, result in found if result is None and (why := failure(cell, asked.run))}
+    """Write the four tables of what is finished; returns the failures by cell.
+
+    Raises:
+        ConfigError: cells that are finished are of different data.
+    """
+    found = asked.results
+    refuse_mixed(found, asked.run)
+    results = [result for _, result in found]
+    done = {cell.id for cell, _ in found}
+    failed = {cell.id: why for cell in asked.every if cell.id not in done and (why := failure(cell, asked.run))}
     rows = comparison_rows(results)
     if asked.published:
-        budgets = {cell.pairs for cell in asked.cells if cell.pairs is not None}
+        budgets = {cell.pairs for cell in asked.every if cell.pairs is not None}
         rows += [published_row(entry) for entry in published(asked.published, budgets)]
     table = {
         "sweep": str(asked.sweep.path),
         "environment": environment(),
         "rows": rows,
         "failed": failed,
-        "missing": [cell.id for cell, result in found if result is None and cell.id not in failed],
+        "missing": [cell.id for cell in asked.every if cell.id not in done and cell.id not in failed],
         "cells": results,
     }
     write_record(asked.run / "table.json", table)

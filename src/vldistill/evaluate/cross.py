@@ -22,6 +22,7 @@ from typing import Any
 
 from vldistill.config import Config
 from vldistill.configfile import read_yaml
+from vldistill.data.pairs import SPLITS
 from vldistill.devices import choose_device, choose_passes
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError
@@ -148,16 +149,23 @@ class Matrix:
         self.folder = self.run.folder / "cross"
 
     def fill(self) -> None:
-        """Judge every cell that has no file yet. What fails is noted, and the rest goes on."""
+        """Judge every cell that has no file of these data yet. What fails is noted, and the rest goes on.
+
+        Raises:
+            VldistillError: the data, or the run's own image tower that they are decoded for, cannot be opened.
+        """
         from vldistill.commands import open_bench
 
+        own = open_bench(self.towers[OWN], self.reporter, run=self.run)
+        now = {split: own.pixels(split).pairs.fingerprint for split in SPLITS}
         for column, config in self.towers.items():
             paths = {name_of(target): self._path(column, config, target) for target in self.targets}
-            bench = None
+            bench = own if column == OWN else None
             for target in self.targets:
                 name = name_of(target)
-                answers = Answers(paths[name].with_suffix(".unfinished"), paths[name].name, self.reporter)
-                result = self._kept(paths[name])
+                key = digest(paths[name].name, now)
+                answers = Answers(paths[name].with_suffix(".unfinished"), key, self.reporter)
+                result = self._kept(paths[name], now)
                 if result is None:
                     try:
                         bench = bench or open_bench(config, self.reporter, run=self.run)
@@ -174,22 +182,22 @@ class Matrix:
                 answers.remove()
                 self.results[name, column] = read_json(paths[name], "cell of a matrix")
 
-    def _kept(self, path: Path) -> dict[str, Any] | None:
-        """A finished cell; None where there is none, or one of other data than the run's."""
+    def _kept(self, path: Path, now: Mapping[str, str]) -> dict[str, Any] | None:
+        """A finished cell; None where there is none, or one of other data than those of ``now``, as far as told."""
         if not path.exists():
             return None
         kept = read_json(path, "cell of a matrix")
-        now = {split: seen.get("fingerprint") for split, seen in self.run.data().items()}
         same = all(now.get(split, known) == known for split, known in kept.get("data", {}).items())
         return kept if same else None
 
     def finished(self) -> set[tuple[str, str]]:
-        """The cells that have a file, by row and column."""
+        """The cells that have a file of the run's data, by row and column; no data are opened."""
+        now = {split: str(seen.get("fingerprint")) for split, seen in self.run.data().items()}
         return {
             (name_of(target), column)
             for column, config in self.towers.items()
             for target in self.targets
-            if self._kept(self._path(column, config, target)) is not None
+            if self._kept(self._path(column, config, target), now) is not None
         }
 
     def _path(self, column: str, config: Config, target: str | DistilledSet) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from vldistill.config import EvaluateConfig, SelectConfig
+from vldistill.data.pairs import SPLITS
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import DivergedError
@@ -194,7 +196,7 @@ def evaluate_set(
         "chance": chance_level(test.data.caption_image, test.pairs.count_images),
         "image_tower": bench.image_tower.name,
         "text_tower": bench.text_tower.name,
-        "data": {split: bench.pixels(split).pairs.fingerprint for split in ("train", "test")},
+        "data": {split: bench.pixels(split).pairs.fingerprint for split in SPLITS},
         "details": judged.details,
         "seconds": round(answers.seconds(), 2),
         "peak_memory_bytes": peak_memory(),
@@ -232,7 +234,7 @@ def _one_student(
     data = judged.draw(seed)
     if config.protocol == "last":
         return score_student(bench, train_student(bench, data, recipe, seed), "test")
-    every = max(1, recipe.all_epochs // config.looks)
+    every = math.ceil(recipe.all_epochs / config.looks)
     split = "val" if config.protocol == "val-best" else "test"
     best_score, best_state = -1.0, dict[str, torch.Tensor]()
 

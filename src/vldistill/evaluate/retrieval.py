@@ -118,7 +118,11 @@ def retrieval_metrics(
     TR@K is the share of images with any own caption among their first K captions, IR@K the share of captions
     with their image among the first K images. Arguments and errors are those of ``retrieval_ranks``.
     """
-    ranks = retrieval_ranks(images, captions, caption_image, chunk_bytes=chunk_bytes)
+    return metrics_of(retrieval_ranks(images, captions, caption_image, chunk_bytes=chunk_bytes))
+
+
+def metrics_of(ranks: Ranks) -> dict[str, float]:
+    """:func:`retrieval_metrics` of what is ranked already."""
     return _with_mean(
         {f"tr{k}": _percent_below(ranks.image_to_text, k) for k in CUTOFFS}
         | {f"ir{k}": _percent_below(ranks.text_to_image, k) for k in CUTOFFS}

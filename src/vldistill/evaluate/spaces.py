@@ -16,7 +16,7 @@ import torch
 from vldistill.config import TextTowerConfig
 from vldistill.data.pairs import Pairs
 from vldistill.distilled import DistilledSet
-from vldistill.encoders.features import Standardisation, encode_texts
+from vldistill.encoders.features import FeatureTable, Standardisation, encode_texts
 from vldistill.encoders.text_towers import TextTower, build_text_tower
 from vldistill.errors import ArtefactError
 from vldistill.randomness import generator
@@ -80,8 +80,8 @@ def mapped_texts(distilled: DistilledSet, bench: Workbench) -> tuple[torch.Tenso
     tower = own_text_tower(distilled, bench)
     train, val = (bench.pixels(split).pairs for split in ("train", "val"))
 
-    def vectors(of: TextTower, pairs: Pairs) -> torch.Tensor:
-        return encode_texts(of, pairs, bench.cache, bench.reporter).all()
+    def vectors(of: TextTower, pairs: Pairs) -> FeatureTable:
+        return encode_texts(of, pairs, bench.cache, bench.reporter, dtype=bench.data_config.features)
 
     source = vectors(tower, train)
     mean, scale = (distilled.standardisation.get(f"text_{key}") for key in ("mean", "scale"))
@@ -90,10 +90,10 @@ def mapped_texts(distilled: DistilledSet, bench: Workbench) -> tuple[torch.Tenso
     target = vectors(bench.text_tower, train)
     rows = torch.randperm(len(source), generator=generator("ridge", len(source)))[:CAPTIONS]
     ridge, alpha, score = fit_ridge(
-        own(source[rows]).numpy(),
-        bench.text_standardisation(target[rows]).numpy(),
-        own(vectors(tower, val)).numpy(),
-        bench.text_standardisation(vectors(bench.text_tower, val)).numpy(),
+        own(source.rows(rows)).numpy(),
+        bench.text_standardisation(target.rows(rows)).numpy(),
+        own(vectors(tower, val).all()).numpy(),
+        bench.text_standardisation(vectors(bench.text_tower, val).all()).numpy(),
     )
     flat = distilled.texts.reshape(-1, distilled.texts.shape[-1]).numpy()
     mapped = torch.from_numpy(ridge.predict(flat).astype(np.float32)).reshape(*distilled.texts.shape[:-1], -1)

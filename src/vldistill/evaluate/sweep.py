@@ -10,9 +10,14 @@
       bitraj: {}
       only images: {method: bitraj, options: {distill.text_lr: 0}, pairs: [100]}
       lors: {by_pairs: {100: {lors.rank: 10}, 500: {lors.rank: 20}}}
+<<<<<<< HEAD
     targets: [random, full, herding]        # whatever `evaluate --set` takes; a bare name is taken at every `pairs`;
                                             # random and full where there is no `targets`
     minutes: {100: 10, 500: 20}             # of each distillation; one number for all, 0 or nothing is no limit
+=======
+    targets: [random, full, herding]        # whatever `evaluate --set` takes; a bare name is taken at every `pairs`
+    minutes: {100: 10, 500: 20}             # of each distillation, by every budget; or one number; 0, nothing: no limit
+>>>>>>> bd3318c050431f9af4596e3d2f5edf0ebbb5c21e
     trials: 4                               # options tried per method; the best on val is kept, all are logged
     trial_minutes: 2                        # of each trial; the best is then distilled anew for `minutes`
     grid: {distill.image_lr: [0.01, 0.03], distill.text_lr: [0.01, 0.03]}   # or `grid` in a method
@@ -63,7 +68,7 @@ class Sweep:
         towers: options of section ``encoder`` by name.
         methods: entries by label.
         targets: what is judged beside the methods, with the budgets, settings and towers it is limited to.
-        minutes: of a distillation, by pairs; None holds for every other budget.
+        minutes: of a distillation, by pairs, or by None for all; empty is no limit but the options'.
         trial_minutes: of a trial; 0 means the same as ``minutes``.
         trials: options tried per method; 0 leaves it to each grid.
         grid: lists of values by dotted option, for methods without their own.
@@ -140,7 +145,7 @@ class Sweep:
 
         method = entry.get("method", label)
         options = merged(self._shared(setting, towers), entry.get("options", {}), entry["by_pairs"].get(pairs, {}))
-        minutes = self.minutes.get(pairs, self.minutes.get(None, options.get("distill", {}).get("minutes", 0.0)))
+        minutes = self._minutes(pairs, options)
         configs = []
         for trial in self._trials(label, entry):
             config = resolved(merged(options, {"distill": {"method": method}}, trial), f"method {label!r}")
@@ -148,6 +153,17 @@ class Sweep:
             configs.append(self._sized(replace(config, distill=distill)))
         short = self.trial_minutes if len(configs) > 1 else 0.0
         return Cell(label, "method", method, pairs, setting, towers, seed, tuple(configs), short)
+
+    def _minutes(self, pairs: int, options: Mapping[str, Any]) -> float:
+        """The limit of a distillation of so many pairs. Raises ConfigError where ``minutes`` names others alone."""
+        if not self.minutes:
+            return options.get("distill", {}).get("minutes", 0.0)
+        if None not in self.minutes and pairs not in self.minutes:
+            raise ConfigError(
+                f"{self.path}: minutes names {', '.join(map(str, self.minutes))} pairs, but not the {pairs} of this "
+                f"comparison. Add {pairs} to it (0 is no limit), or give one number for all."
+            )
+        return self.minutes.get(pairs, self.minutes.get(None, 0.0))
 
     def _trials(self, label: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The options to try: the grid's product, or ``trials`` points of it drawn from the label."""
@@ -170,12 +186,15 @@ class Sweep:
         return [nested(point) for point in points]
 
 
-def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None, base: str | None = None) -> Sweep:
+def read_sweep(
+    path: Path, overrides: Mapping[str, Any] | None = None, base: str | None = None, *, other_pairs: bool = False
+) -> Sweep:
     """Read and check a sweep file.
 
     Args:
         overrides: nested options over everything that the file says of every cell.
         base: another base than the file's.
+        other_pairs: other budgets than the file's are going to take their place: ``by_pairs`` may name any.
 
     Raises:
         ConfigError: the file is missing or malformed; the message names the key and what it takes.
@@ -199,10 +218,18 @@ def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None, base: str
         for label, entry in _named(raw.get("methods", []), f"{path}: methods", dotted=False).items()
     }
     targets = _targets(raw.get("targets", ["random", "full"]), path, settings, towers)
+    for label, entry in methods.items():
+        budgets = entry.get("pairs", pairs)
+        for budget in entry["by_pairs"]:
+            if budget not in budgets and not other_pairs:
+                raise ConfigError(
+                    f"{path}: methods.{label}.by_pairs names {budget}, which is no budget of it; expected some of "
+                    f"{', '.join(map(str, budgets))}. Correct it, or add {budget} to pairs."
+                )
     if not methods and not targets:
         raise ConfigError(f"{path}: neither methods nor targets; there is nothing to compare.")
     minutes = raw.get("minutes", {})
-    minutes = minutes if isinstance(minutes, Mapping) else {None: minutes}
+    minutes = _by_pairs(minutes, f"{path}: minutes") if isinstance(minutes, Mapping) else {None: minutes}
     trials, short = raw.get("trials", 0), raw.get("trial_minutes", 0)
     for name, value in (("trials", trials), ("trial_minutes", short), *(("minutes", v) for v in minutes.values())):
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
@@ -272,6 +299,16 @@ def _numbers(value: Any, where: str, least: int) -> tuple[int, ...]:
     return tuple(values)
 
 
+def _by_pairs(value: Any, where: str) -> Mapping[int, Any]:
+    """A mapping whose keys are budgets."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {value!r}; expected a mapping by number of pairs, e.g. {{100: ...}}.")
+    for key in value:
+        if isinstance(key, bool) or not isinstance(key, int):
+            raise ConfigError(f"{where} has the key {key!r}; expected a number of pairs without quotes, e.g. 100.")
+    return value
+
+
 def _grid(value: Any, where: str) -> dict[str, Sequence[Any]]:
     if not isinstance(value, Mapping) or not all(isinstance(v, list) and v for v in value.values()):
         raise ConfigError(f"{where} is {value!r}; expected lists by option, e.g. {{distill.image_lr: [0.01, 0.03]}}.")
@@ -290,7 +327,7 @@ def _method(
     find_method(str(entry.get("method", label)))
     out: dict[str, Any] = {"method": str(entry.get("method", label))}
     out["options"] = _options(entry.get("options"), f"{where}.options")
-    by_pairs = entry.get("by_pairs") or {}
+    by_pairs = _by_pairs(entry.get("by_pairs") or {}, f"{where}.by_pairs")
     out["by_pairs"] = {pairs: _options(part, f"{where}.by_pairs.{pairs}") for pairs, part in by_pairs.items()}
     if "grid" in entry:
         out["grid"] = _grid(entry["grid"], f"{where}.grid")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vldistill.report.figures import SMALL, Points, curves, inline_svg
 from vldistill.report.models import FigureView
-from vldistill.report.overview import every_row
-from vldistill.report.records import RunRecord, SetRecord
+from vldistill.report.overview import differing, every_row, words_of
+from vldistill.report.records import Row, RunRecord, SetRecord
 
+APART = ("setting", "protocol", "towers", "image_tower", "text_tower")
 MOST_POINTS = 240
 """Of a line on the page: more are averaged in bins, for a chart is about 400 pixels wide."""
 
@@ -18,21 +20,21 @@ MOST_POINTS = 240
 def budget_chart(runs: Sequence[RunRecord]) -> FigureView | None:
     """Mean recall on test against pairs; None with a single number of pairs."""
     rows = [row for row in every_row(runs) if row.told("pairs")]
+    apart = differing(rows, APART, lambda row: row.run)
+    apart += differing([row for row in rows if row.kind == "distilled"], ("seed",), lambda row: (row.run, row.label))
+
+    def name_of(row: Row) -> str:
+        name = f"{row.run}: {_line(row)}" if len(runs) > 1 else _line(row)
+        return name + words_of(row, apart if row.kind == "distilled" else [key for key in apart if key != "seed"])
+
     lines: dict[str, dict[float, tuple[float, float]]] = {}
     for row in rows:
-        if row.kind == "full":
-            continue
-        details = row.told("details")
-        method = details.get("method") if isinstance(details, Mapping) else None
-        name = f"{method or row.label}, {row.recipe}"
-        if row.kind in ("random", "subset"):
-            name = f"{row.set.partition(':')[0]} pairs"
-        name = f"{row.run}: {name}" if len(runs) > 1 else name
-        figure = row.figures["mean_recall"]
-        lines.setdefault(name, {})[float(row.told("pairs"))] = (figure["mean"], figure["std"])
+        if row.kind != "full":
+            figure = row.figures["mean_recall"]
+            lines.setdefault(name_of(row), {})[float(row.told("pairs"))] = (figure["mean"], figure["std"])
     if len({pairs for line in lines.values() for pairs in line}) < 2:
         return None
-    full = {f"{row.run}: full" if len(runs) > 1 else "full": row.mean for row in rows if row.kind == "full"}
+    full = {name_of(row): row.mean for row in rows if row.kind == "full"}
     figure = curves(
         {name: [(x, line[x][0]) for x in sorted(line)] for name, line in lines.items()},
         errors={name: [line[x][1] for x in sorted(line)] for name, line in lines.items()},
@@ -44,6 +46,14 @@ def budget_chart(runs: Sequence[RunRecord]) -> FigureView | None:
     )
     label = f"Line chart of mean recall on test against the number of pairs: {', '.join(lines)}."
     return FigureView("Recall against pairs", inline_svg(figure, "budget", label), "Bars: one standard deviation.")
+
+
+def _line(row: Row) -> str:
+    """What a row and the same with other pairs have in common: the row's label, or the set's name without its pairs."""
+    if row.kind == "full":
+        return "full"
+    name = re.sub(rf"-{row.told('pairs')}(?=-|$)", "", row.set.partition(":")[0])
+    return f"{row.told('row') or name}, {row.recipe}" if row.kind == "distilled" else f"{name} pairs"
 
 
 def training_charts(runs: Sequence[RunRecord]) -> list[FigureView]:

@@ -115,8 +115,8 @@ def _pictures(
     stacks = {"after": after}
     gain, sizes = 1.0, None
     if before is not None:
-        gain = change_gain(before, after)
-        sizes = change_sizes(before, after).tolist()
+        changes = change_sizes(before, after)
+        gain, sizes = change_gain(changes), changes.tolist()
         stacks = {"before": before, "after": after, "change": change_pictures(before, after, gain)}
     every = np.concatenate([stack[:: max(1, len(after) // 4)] for stack in stacks.values()])
     share, quality = fitting_quality(every, len(after) * len(stacks), budget)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vldistill.files import human_bytes
-from vldistill.report.records import METRICS, Row, RunRecord
+from vldistill.report.records import METRICS, OWN, Row, RunRecord
 from vldistill.report.tables import LEGACY, TITLES
 
 WORDS = {
     "setting": "setting {}",
     "protocol": "protocol {}",
+    "towers": "towers {}",
     "image_tower": "image tower {}",
     "text_tower": "text tower {}",
     "seeds": "{} students a row",
 }
 """What all rows may share: said beneath the table; a column where rows differ."""
+ATTRIBUTES = {**WORDS, "pairs": "{} pairs", "seed": "seed {}"}
+"""What tells rows of one name apart."""
 COLUMN = {"image_tower": "image tower", "text_tower": "text tower", "seeds": "students"}
 
 
@@ -54,9 +57,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Headline:
-    """The best distilled row in large figures: (value, small text, what it is)."""
+    """A distilled row in large figures: (value, small text, what it is); ``why`` it is this one, in words."""
 
     of: str
+    why: str
     figures: Sequence[tuple[str, str, str]] = field(default_factory=tuple)
 
 
@@ -87,22 +91,53 @@ def share_of_full(row: Row, rows: Iterable[Row]) -> float | None:
     return None
 
 
-def best_row(rows: Sequence[Row]) -> Row | None:
-    """The distilled row with the highest mean recall, by the generic recipe and an unbiased protocol if it can be."""
+def differing(rows: Iterable[Row], keys: Iterable[str], alike: Callable[[Row], Hashable]) -> list[str]:
+    """The ``keys`` in which rows differ that are ``alike``, and the same in the keys before."""
+    rows, found = list(rows), []
+    for key in keys:
+        groups: dict[Hashable, set[str]] = {}
+        for row in rows:
+            same = (alike(row), *(str(row.told(one)) for one in found))
+            groups.setdefault(same, set()).add(str(row.told(key)))
+        if any(len(values) > 1 for values in groups.values()):
+            found.append(key)
+    return found
+
+
+def words_of(row: Row, keys: Iterable[str]) -> str:
+    """What a row says of ``keys``, to be put after its name."""
+    told = ((key, row.told(key)) for key in keys)
+    return "".join(f", {ATTRIBUTES[key].format(_short(value))}" for key, value in told if value is not None)
+
+
+def best_row(rows: Sequence[Row]) -> tuple[Row, str] | None:
+    """The best distilled row and in words by what it is, by the generic recipe and an unbiased protocol if it can be.
+
+    The best is that on val, where every row tells its figure; the highest on test is the best by chance, too.
+    """
     distilled = [row for row in rows if row.kind == "distilled"]
-    return max(
-        distilled,
-        key=lambda row: (row.told("protocol") != LEGACY, row.recipe == "generic", row.mean),
-        default=None,
-    )
+    if not distilled:
+        return None
+
+    def rank(row: Row) -> tuple[bool, bool]:
+        return row.told("protocol") != LEGACY, row.recipe == "generic"
+
+    top = max(map(rank, distilled))
+    several = [row for row in distilled if rank(row) == top]
+    if len(several) == 1:
+        return several[0], "the only distilled row"
+    if all(row.val is not None for row in several):
+        return max(several, key=lambda row: row.val or 0.0), f"of {len(several)} distilled rows the best on val"
+    return max(several, key=lambda row: row.mean), f"the highest of {len(several)} rows on test, not chosen on val"
 
 
 def headline(runs: Sequence[RunRecord]) -> Headline | None:
     """The figures at the top, or None without an evaluated set."""
     rows = every_row(runs)
-    best = best_row(rows)
-    if best is None:
+    found = best_row(rows)
+    if found is None:
         return None
+    best, why = found
     figure = best.figures["mean_recall"]
     shown = [(f"{figure['mean']:.1f} %", f"± {figure['std']:.1f}", "mean recall on test")]
     if (times := gain(best, rows)) is not None:
@@ -112,7 +147,8 @@ def headline(runs: Sequence[RunRecord]) -> Headline | None:
     if pairs := best.told("pairs"):
         floats = best.told("stored_floats")
         shown.append((f"{pairs:,}", "pairs", f"{floats:,} numbers to store" if floats else ""))
-    return Headline(f"{best.label}, {best.recipe} recipe" + (f", run {best.run}" if len(runs) > 1 else ""), shown)
+    of = f"{best.label}, {best.recipe} recipe" + (f", run {best.run}" if len(runs) > 1 else "")
+    return Headline(of, why, shown)
 
 
 def result_table(runs: Sequence[RunRecord]) -> Table | None:
@@ -134,7 +170,7 @@ def result_table(runs: Sequence[RunRecord]) -> Table | None:
     ]
     columns += [(title, _meaning(title), True) for title in TITLES[1:]]
     top = max(row.mean for row in rows)
-    best = best_row(rows)
+    best, _ = best_row(rows) or (None, "")
     body = [_result_cells(row, rows, differing, len(runs) > 1, top, row is best) for row in rows]
     return Table(columns, body, _shared_notes(rows, values))
 
@@ -194,7 +230,8 @@ def _short(value: Any) -> str:
 
 
 def _shared_notes(rows: Sequence[Row], values: Mapping[str, set[str]]) -> list[str]:
-    said = [words.format(_short(*values[key])) for key, words in WORDS.items() if len(values[key]) == 1]
+    shared = {key: values[key] for key in WORDS if len(values[key]) == 1 and (key, values[key]) != ("towers", {OWN})}
+    said = [WORDS[key].format(_short(*value)) for key, value in shared.items()]
     chance = sorted({f"{c['mean_recall']:.2f}" for row in rows if isinstance(c := row.told("chance"), Mapping)})
     said += ["mean ± standard deviation over students, in percent, on the test split"]
     said += [f"chance {' or '.join(chance)}"] if chance else []
@@ -211,17 +248,25 @@ def _sentence(text: str) -> str:
 
 
 def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
-    """Mean recall of every distilled set (rows) by the image tower of its students (columns); None for one tower."""
+    """Mean recall of every distilled set (rows) by the towers of its students (columns); None for one kind of them."""
     rows = [row for row in every_row(runs) if row.told("image_tower")]
-    towers = list(dict.fromkeys(str(row.told("image_tower")) for row in rows))
+    parts = ["image_tower", *differing(rows, ("text_tower", "towers"), lambda row: row.told("image_tower"))]
+
+    def towers_of(row: Row) -> tuple[str, ...]:
+        return tuple(_short(row.told(part)) for part in parts)
+
+    towers = list(dict.fromkeys(map(towers_of, rows)))
     if len(towers) < 2:
         return None
-    table: dict[tuple[str, str, str], dict[str, Row]] = {}
+    apart = differing(
+        rows, ("pairs", "setting", "protocol", "seed"), lambda row: (row.label, row.recipe, towers_of(row))
+    )
+    table: dict[tuple[str, str, str], dict[tuple[str, ...], Row]] = {}
     for row in rows:
         details = row.told("details")
         made = details.get("made_with_image_tower") if isinstance(details, Mapping) else None
         origin = _short(made or row.told("image_tower")) if row.kind == "distilled" else "real pairs"
-        table.setdefault((row.label, origin, row.recipe), {})[str(row.told("image_tower"))] = row
+        table.setdefault((row.label + words_of(row, apart), origin, row.recipe), {})[towers_of(row)] = row
     top = max(row.mean for row in rows)
     body = []
     for (label, origin, recipe), found in table.items():
@@ -235,7 +280,10 @@ def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
                 cells.append(Cell(f"{figure['mean']:.1f}", figure["mean"], f"± {figure['std']:.1f}", share))
         body.append(cells)
     columns = [("set", "", False), ("made with", "image tower", False), ("recipe", "", False)]
-    columns += [(_short(tower), f"students with the image tower {tower}", True) for tower in towers]
+    columns += [
+        (", ".join(tower), f"students with {words_of(found, parts)[2:]}", True)
+        for tower, found in ((tower, next(row for row in rows if towers_of(row) == tower)) for tower in towers)
+    ]
     return Table(columns, body, ["Mean recall in percent, mean ± standard deviation over students."])
 
 
@@ -274,7 +322,7 @@ def _costs(run: RunRecord) -> Iterable[tuple[str, str, float | None, float | Non
             yield "distill", item.name, selection.get("seconds"), memory.get(item.name), item.size
     seen = set()
     for row in run.rows:
-        if (key := (row.label, row.told("protocol"), row.told("cell"))) in seen:
+        if (key := (row.label, row.told("protocol"), row.told("cell"), row.told("towers"))) in seen:
             continue
         seen.add(key)
         if making := row.told("making"):

@@ -48,29 +48,31 @@ def to_bytes(pixels: np.ndarray) -> np.ndarray:
     return (pixels * 255).round().astype(np.uint8)
 
 
-def change_gain(before: np.ndarray, after: np.ndarray) -> float:
+def change_gain(sizes: np.ndarray) -> float:
     """The factor that makes the root mean square change a third of the range around grey; 1 where nothing changed.
 
     Measured over all pictures, so that they can be compared; only what is above three times the mean is clipped.
 
     Args:
-        before: (N, 3, S, S) uint8.
-        after: likewise.
+        sizes: (N,) the change of every picture, of :func:`change_sizes`.
     """
-    size = float(np.sqrt((change_sizes(before, after) ** 2).mean()))
+    size = float(np.sqrt((sizes**2).mean()))
     return min(64.0, max(0.5, 42.0 / size)) if size else 1.0
 
 
 def change_pictures(before: np.ndarray, after: np.ndarray, gain: float) -> np.ndarray:
     """What was added (brighter than middle grey) and taken away (darker), times ``gain``; (N, 3, S, S) uint8."""
-    moved = after.astype(np.float32) - before.astype(np.float32)
-    return np.clip(128 + gain * moved, 0, 255).round().astype(np.uint8)
+    out = np.empty_like(after)
+    for place, (old, new) in enumerate(zip(before, after)):  # one by one: as floats they take four times their bytes
+        moved = new.astype(np.float32) - old.astype(np.float32)
+        out[place] = np.clip(128 + gain * moved, 0, 255).round()
+    return out
 
 
 def change_sizes(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Root mean square change of every picture, in grey levels of 255, (N,) float64."""
-    moved = after.astype(np.float64) - before.astype(np.float64)
-    return np.sqrt((moved**2).mean((1, 2, 3)))
+    squares = [((new.astype(np.float64) - old) ** 2).mean() for old, new in zip(before, after)]
+    return np.sqrt(squares)
 
 
 def data_uri(picture: np.ndarray, share: float = 1.0, quality: int = 90) -> str:

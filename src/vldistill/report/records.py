@@ -18,11 +18,12 @@ from vldistill.errors import ConfigError
 
 RECIPES = ("generic", "own")
 METRICS = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
-IDENTITY = ("cell", "row", "seed", "set", "setting", "protocol", "image_tower", "text_tower", "pairs")
+OWN = "own"  # the towers of a run, where an evaluation names none
+IDENTITY = ("cell", "row", "seed", "set", "setting", "protocol", "towers", "image_tower", "text_tower", "pairs")
 TOLD = ("environment", "making")  # mappings around an evaluation that say something of it
 MOST_BYTES = 200_000_000  # of a file; a log of a million iterations has less
 COUNTS = ("pairs", "stored_floats", "seconds", "peak_memory_bytes", "seeds", "standardisation_floats")
-NAMES = ("set", "row", "cell", "setting", "protocol", "image_tower", "text_tower")
+NAMES = ("set", "row", "cell", "setting", "protocol", "towers", "image_tower", "text_tower")
 DEPTH = 4  # levels below a JSON file's top at which an evaluation is looked for
 
 
@@ -64,13 +65,21 @@ class Row:
             return "subset" if self.told("kind") == "subset" else "distilled"  # a coreset's folder
         return "random" if name == "random" else "subset"
 
+    @property
+    def val(self) -> float | None:
+        """Mean recall on val by which the set was chosen, percent; None where its making did not look at val."""
+        details = self.told("details")
+        selection = details.get("selection") if isinstance(details, Mapping) else None
+        value = selection.get("val_mean_recall") if isinstance(selection, Mapping) else None
+        return float(value) if _percent(value) else None
+
     def told(self, key: str) -> Any:
         """A value of the evaluation, None where it does not say."""
         return self.result.get(key)
 
     def comparable(self, other: Row) -> bool:
         """Whether a ratio of the two means something: same run, setting, protocol, towers and recipe."""
-        keys = ("setting", "protocol", "image_tower", "text_tower")
+        keys = ("setting", "protocol", "towers", "image_tower", "text_tower")
         same = all(self.told(key) == other.told(key) for key in keys)
         return same and self.run == other.run
 
@@ -206,7 +215,7 @@ def _read_rows(folder: Path, run: str, notes: list[str]) -> list[Row]:
     paths = paths or [path for path in folder.glob("*.json") if path.name != "env.json"]
     found: dict[tuple[Any, ...], Row] = {}
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        for result in _evaluations(_json(path, notes), {}, DEPTH):
+        for result in _evaluations(_json(path, notes), {"towers": OWN}, DEPTH):
             for recipe in RECIPES:
                 if figures := _figures(result.get(recipe)):
                     row = Row(run, str(result["set"]), recipe, figures, result)

@@ -15,7 +15,7 @@ import numpy as np
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, VldistillError
 from vldistill.evaluate.protocol import GENERIC, embed_split, train_student
-from vldistill.evaluate.retrieval import retrieval_metrics, retrieval_ranks
+from vldistill.evaluate.retrieval import metrics_of, retrieval_ranks
 from vldistill.evaluate.subjects import subject
 from vldistill.files import digest, read_json, write_record
 from vldistill.report.models import BrowserView, Hit, Query, StudentView
@@ -147,7 +147,7 @@ def _ask(
     top_images = (captions[list(by_caption)] @ images.T).topk(min(TOP, len(images)), dim=1).indices
     top_captions = (images[list(by_image)] @ captions.T).topk(min(TOP, len(captions)), dim=1).indices
     return {
-        "recalls": retrieval_metrics(images, captions, test.data.caption_image),
+        "recalls": metrics_of(ranks),
         "by_caption": {"top": top_images.tolist(), "ranks": (ranks.text_to_image[list(by_caption)] + 1).tolist()},
         "by_image": {"top": top_captions.tolist(), "ranks": (ranks.image_to_text[list(by_image)] + 1).tolist()},
     }

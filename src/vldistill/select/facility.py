@@ -37,7 +37,7 @@ def lazy_greedy(similarity: torch.Tensor, count: int) -> torch.Tensor:
     """The greedy choice for facility location, place by place, (count,) int64.
 
     A gain can only shrink as more is covered, so an old gain is an upper bound: only candidates at the top are
-    computed anew, until the best of them is up to date.
+    computed anew, until the best of them is up to date. The best is one of them however many have the same gain.
 
     Args:
         similarity: (G, G) of candidates (rows) to what is to be covered, each at least -1.
@@ -50,7 +50,8 @@ def lazy_greedy(similarity: torch.Tensor, count: int) -> torch.Tensor:
     for turn in range(count):
         while made[best := int(gain.argmax())] < turn:
             top = gain.topk(min(REFRESH, len(gain))).indices
-            stale = top[(made[top] < turn) & gain[top].isfinite()]
+            others = top[(made[top] < turn) & gain[top].isfinite() & (top != best)]
+            stale = torch.cat([torch.tensor([best]), others])
             gain[stale] = _gains(similarity[stale], covered)
             made[stale] = turn
         chosen.append(best)

@@ -23,6 +23,7 @@ from vldistill.files import digest, require_space, write_record
 from vldistill.interrupts import deferred_stop
 from vldistill.keeping import SAVE_SECONDS, FileKeeper, clear_leftovers
 from vldistill.locks import held
+from vldistill.passes import Passes, embed_in_parts
 from vldistill.randomness import seed_of
 from vldistill.select.features import PairFeatures
 from vldistill.select.forgetting import count_forgotten, found, galleries
@@ -93,6 +94,8 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
         "seed": options.warmup_seed,
         "gallery": options.gallery,
     }
+    if bench.passes.precision != "float32":
+        key["precision"] = bench.passes.precision
     folder = bench.cache / "warm-ups" / digest(key)
     place, lock = folder / "unfinished", folder / ".lock"
     if _whole(folder, bench):
@@ -160,14 +163,15 @@ def _train(
 
         def after_epoch(epoch: int, loss: float) -> None:
             nonlocal embedded
-            embed_into(student, data, images, texts)
+            embed_into(student, data, images, texts, bench.passes)
             keeper.seen.append(found(features, groups))
             embedded = epoch
             bar.advance(steps // recipe.epochs, loss=loss, found=100 * float(keeper.seen[-1].float().mean()))
 
-        fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=after_epoch, keeper=keeper)
+        device, passes = bench.device, bench.passes
+        fit(student, data, recipe, seed=seed, device=device, on_epoch=after_epoch, keeper=keeper, passes=passes)
     if not embedded:  # an earlier process stopped after the last step
-        embed_into(student, data, images, texts)
+        embed_into(student, data, images, texts, bench.passes)
     made = {"images": images, "texts": texts, "forgotten": count_forgotten(torch.stack(keeper.seen))}
     for name, values in made.items():
         write_array(folder / f"{name}.npy", values.numpy())
@@ -177,9 +181,11 @@ def _train(
 
 
 @torch.no_grad()
-def embed_into(student: DualEncoder, data: TrainingData, images: torch.Tensor, texts: torch.Tensor) -> None:
+def embed_into(
+    student: DualEncoder, data: TrainingData, images: torch.Tensor, texts: torch.Tensor, passes: Passes
+) -> None:
     """Fill ``images`` (N, D) and ``texts`` (M, D) with the student's normalised embeddings."""
     for side, inputs, out in (("image", data.images, images), ("text", data.texts, texts)):
         rows: Callable[..., torch.Tensor] = inputs.rows
         for part in torch.arange(len(out)).split(BATCH):
-            out[part] = student.embed(side, rows(part)).to("cpu", torch.float16)
+            out[part] = embed_in_parts(student, side, rows(part), passes).to("cpu", torch.float16)
