@@ -10,14 +10,9 @@
       bitraj: {}
       only images: {method: bitraj, options: {distill.text_lr: 0}, pairs: [100]}
       lors: {by_pairs: {100: {lors.rank: 10}, 500: {lors.rank: 20}}}
-<<<<<<< HEAD
     targets: [random, full, herding]        # whatever `evaluate --set` takes; a bare name is taken at every `pairs`;
                                             # random and full where there is no `targets`
-    minutes: {100: 10, 500: 20}             # of each distillation; one number for all, 0 or nothing is no limit
-=======
-    targets: [random, full, herding]        # whatever `evaluate --set` takes; a bare name is taken at every `pairs`
     minutes: {100: 10, 500: 20}             # of each distillation, by every budget; or one number; 0, nothing: no limit
->>>>>>> bd3318c050431f9af4596e3d2f5edf0ebbb5c21e
     trials: 4                               # options tried per method; the best on val is kept, all are logged
     trial_minutes: 2                        # of each trial; the best is then distilled anew for `minutes`
     grid: {distill.image_lr: [0.01, 0.03], distill.text_lr: [0.01, 0.03]}   # or `grid` in a method
