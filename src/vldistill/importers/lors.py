@@ -68,6 +68,7 @@ def import_lors(
     pixels = images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     own_mean, own_std = (torch.tensor(value).view(3, 1, 1) for value in (tower.mean, tower.std))
     similarity, floats = _similarity(found, path, len(images))
+    student: dict[str, Any] = FOUNDING if similarity is None else {"schedule": "half", "loss": loss}
     standard = bench.text_standardisation
     standardisation = {"text_mean": standard.mean, "text_scale": standard.scale}
     if bench.setting == "heads":
@@ -79,7 +80,7 @@ def import_lors(
         recipe=Recipe(
             rates={"image": (_rate(found, "syn_lr_img", path),), "text": (_rate(found, "syn_lr_txt", path),)},
             temperature=bench.encoder_config.temperature,
-            **(FOUNDING if similarity is None else {"schedule": "half", "loss": loss}),
+            **student,
         ),
         towers=describe_towers(bench),
         setting=bench.setting,
