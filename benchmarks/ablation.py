@@ -5,8 +5,8 @@
 
 The file of variants has ``base``: options that every variant gets, and ``variants``: a name and its own options each.
 Every variant is distilled in a run folder of its own, then judged by the generic recipe: its rate is chosen on val by
-one student, and mean and standard deviation on val are of others. What is there already is not done again, and is
-refused where it was done with other options.
+one student, and mean and standard deviation on val are of others. What is there already is not done again, and a set
+that was made with other options is refused.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 
 import yaml
 
-from asked import refuse_other
 from vldistill import DistilledSet, commands
 from vldistill.cli import main as vldistill
+from vldistill.config import Config
 from vldistill.evaluate.protocol import choose_generic, score_student, train_student
 from vldistill.evaluate.subjects import subject
 from vldistill.files import read_json, write_json
 from vldistill.log import Reporter
 from vldistill.parsing import parse
-from vldistill.runs import environment
+from vldistill.runs import environment, to_plain
 
 
 def words(options: dict[str, Any]) -> list[str]:
@@ -37,9 +37,8 @@ def words(options: dict[str, Any]) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", json.dumps(value).strip('"'))]
 
 
-def val_recalls(run: Path, folder: Path, seeds: int) -> dict[str, Any]:
+def val_recalls(config: Config, folder: Path, seeds: int) -> dict[str, Any]:
     """Mean recall on val of ``seeds`` students by the generic recipe."""
-    config, _ = parse("evaluate", ["--run", str(run)])
     bench = commands.open_bench(config, Reporter(quiet=True))
     judged = subject(bench, DistilledSet.load(folder))
     recipe, trials = choose_generic(bench, judged, config.evaluate)
@@ -56,35 +55,25 @@ def val_recalls(run: Path, folder: Path, seeds: int) -> dict[str, Any]:
 
 
 def run_variant(asked: argparse.Namespace, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Distil and judge one variant, or read what was found before."""
+    """Distil and judge one variant, or read what was found before; the command refuses a set of other options."""
     run = asked.run / name
-    found = run / "ablation.json"
-    refuse_other(run, "distill", ["--config", asked.config, *words(options)])
-    if found.exists():
-        row = read_json(found, "ablation row")
-        for what, there, now in (
-            ("options", row["options"], options),
-            ("--seeds", row.get("students", asked.seeds), asked.seeds),
-        ):
-            if there != now:
-                sys.exit(
-                    f"{found} has {what} {there}, not {now}. Delete it to do it anew, or use another --run folder."
-                )
-        return row
+    given = ["--run", str(run), "--config", asked.config, *words(options)]
     began = time.monotonic()
-    config = [] if (run / "config.yaml").exists() else ["--config", asked.config, *words(options)]
-    code = vldistill(["distill", *config, "--run", str(run)])
-    if code:
+    if code := vldistill(["distill", *given]):
         sys.exit(code)
+    config, _ = parse("evaluate", given)
+    question = {"options": options, "students": asked.seeds, "evaluate": to_plain(config)["evaluate"]}
+    found = run / "ablation.json"
+    if found.exists() and question.items() <= (row := read_json(found, "ablation row")).items():
+        return row
     (folder,) = (run / "sets").iterdir()
     info = DistilledSet.load(folder).info
     row = {
         "variant": name,
-        "options": options,
-        "students": asked.seeds,
+        **question,
         "distill_seconds": info["selection"]["seconds"],
         "iteration": info["iteration"],
-        **val_recalls(run, folder, asked.seeds),
+        **val_recalls(config, folder, asked.seeds),
         "seconds": round(time.monotonic() - began, 1),
     }
     write_json(found, row)

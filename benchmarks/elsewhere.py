@@ -5,36 +5,29 @@
 
 The plan has a configuration, sets (options of `vldistill distill` by name), and places (options of `vldistill
 evaluate` by name). Every set is distilled, then judged in every place beside ``--also``; what is there already is not
-done again, and is refused where it was done with other options.
+done again, and a set that was made with other options is refused.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from asked import refuse_other
+from ablation import words
 from vldistill.cli import main as vldistill
 from vldistill.files import CHECKSUM, read_json, write_json
 from vldistill.runs import environment
 
 
 def command(stage: str, run: Path, options: dict[str, Any], *more: str) -> None:
-    """Run one command in its own run folder, which remembers the options it was begun with and is for no others."""
-    words = [word for key, value in options.items() for word in (f"--{key}", _word(value))]
-    refuse_other(run, stage, words)
-    code = vldistill([stage, "--run", str(run), *more, *([] if (run / "config.yaml").exists() else words)])
+    """Run one command in its own run folder: it refuses other options of a set, and judges anew where those changed."""
+    code = vldistill([stage, "--run", str(run), *more, *words(options)])
     if code:
         sys.exit(code)
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def distilled(run: Path, options: dict[str, Any]) -> Path:
