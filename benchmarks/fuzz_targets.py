@@ -28,7 +28,7 @@ from vldistill.data.photos import PhotoLimits, decode
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.towers import read_weights
 from vldistill.errors import VldistillError as VldistillError
-from vldistill.evaluate.sweep import read_sweep
+from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.experts.trajectory import Trajectory
 from vldistill.files import read_json
 from vldistill.importers.lors import NAMES

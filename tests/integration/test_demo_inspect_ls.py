@@ -15,7 +15,7 @@ from vldistill.config import SETTINGS, expand
 from vldistill.distill.methods import methods, settle
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError
-from vldistill.evaluate.sweep import read_sweep
+from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.parsing import packaged_config, parse
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ from vldistill.errors import VldistillError
 from vldistill.evaluate.cells import write_config
 from vldistill.evaluate.cross import OWN, read_towers
 from vldistill.evaluate.smoke import shrunken
-from vldistill.evaluate.sweep import read_sweep
+from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.parsing import parse
 from vldistill.runs import to_plain
 

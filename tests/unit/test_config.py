@@ -149,7 +149,7 @@ def test_shipped_configurations_can_be_read(path: Path) -> None:
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
 def test_shipped_sweeps_can_be_read(path: Path) -> None:
     from vldistill.distill.methods import methods
-    from vldistill.evaluate.sweep import read_sweep
+    from vldistill.evaluate.sweepfile import read_sweep
 
     cells = read_sweep(path).cells()
     asked = [cell for cell in cells if cell.kind == "method"]

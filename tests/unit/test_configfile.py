@@ -12,7 +12,7 @@ from vldistill.configfile import MOST_BYTES, read_yaml
 from vldistill.distill.methods import methods
 from vldistill.errors import ArtefactError, ConfigError, VldistillError
 from vldistill.evaluate.options import resolved
-from vldistill.evaluate.sweep import read_sweep
+from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.parsing import parse
 from vldistill.runs import Run
 

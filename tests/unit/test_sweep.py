@@ -12,7 +12,8 @@ from vldistill.errors import ConfigError
 from vldistill.evaluate.cells import shared_experts
 from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.smoke import shrunken
-from vldistill.evaluate.sweep import Sweep, read_sweep
+from vldistill.evaluate.sweep import Sweep
+from vldistill.evaluate.sweepfile import read_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {

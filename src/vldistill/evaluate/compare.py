@@ -28,7 +28,8 @@ from vldistill.errors import ConfigError, Stopped
 from vldistill.evaluate.cells import Cell, failure, finished, note_failure
 from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.published import data_of, published
-from vldistill.evaluate.sweep import Sweep, read_sweep
+from vldistill.evaluate.sweep import Sweep
+from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.evaluate.units import UNTIL, comparison_units, shared_units
 from vldistill.evaluate.versions import known_data, refuse_mixed
 from vldistill.files import storage_errors, write_record, write_text
@@ -129,7 +130,7 @@ def compare(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     from jsonargparse import ArgumentParser
 
-    from vldistill.evaluate import sweep as sweeps
+    from vldistill.evaluate import sweepfile as sweeps
 
     parser = ArgumentParser(
         prog="vldistill compare",
