@@ -270,7 +270,7 @@ def find_method(name: str) -> Entry:
 
 
 BEST_KNOWN = {
-    "heads": ("bilevel", "of those measured with frozen towers its sets do best by their own recipe; no experts"),
+    "heads": ("bilevel", "its sets of 100 pictures do best by their own recipe with frozen towers; no experts"),
     "full": ("bitraj", "with a trained tower it is the one that was measured here; it needs experts"),
     "lora": ("bitraj", "it is the founding paper's for adapters; it needs experts"),
     "both": ("covmatch", "no other method learns for a trained text tower"),
