@@ -25,6 +25,7 @@ from vldistill.report.comparison import comparison_markdown
 from vldistill.report.tables import evaluation_text, markdown, spread
 
 ROOT = Path(__file__).resolve().parent.parent
+ONLY = re.compile(r" --only ('[^']*'|\"[^\"]*\"|\S+)")
 TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end table -->)", re.DOTALL)
 OPTIONS = re.compile(r"(<!-- options: (?P<name>\w+) -->\n).*?(<!-- end options -->)", re.DOTALL)
 
@@ -212,7 +213,9 @@ def comparison_table(result: dict[str, Any]) -> str:
     left = f" {len(result['missing'])} cells are not done." if result["missing"] else ""
     commits = dict.fromkeys(cell.get("commit") or result["environment"]["commit"] for cell in result["cells"])
     said = f"Commit{'s' if len(commits) > 1 else ''} {', '.join(f'`{one}`' for one in commits)}"
-    return f"{text}{left} {said}, command\n`{result['environment']['command']}`.\n"
+    command, parts = ONLY.subn("", result["environment"]["command"])
+    piecewise = ", a few cells at a time with `--only`" if parts else ""
+    return f"{text}{left} {said}, command\n`{command}`{piecewise}.\n"
 
 
 def matrix_table(result: dict[str, Any]) -> str:

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from vldistill.config import Config, expand
+from vldistill.config import Config, DistillConfig, expand
 from vldistill.data.pairs import SPLITS
-from vldistill.distill.methods import as_first, find_method, first_method, settle
+from vldistill.distill.methods import as_first, find_method, first_method, settle, trains
 from vldistill.errors import VldistillError
 from vldistill.evaluate.cells import Cell, failure, finished, shared_experts
 from vldistill.experts.record import bytes_per_expert, expert_files, expert_path, expert_recipe
@@ -146,10 +146,11 @@ class Estimate:
             return min(seconds, 60 * distill.minutes) if distill.minutes else seconds
         inner = getattr(options, "syn_steps", getattr(options, "steps", 1))
         rows = getattr(options, "minibatch", 0) or distill.pairs
-        seconds = distill.outer.iterations * distill.draws * inner * ADJOINT * rows * self._row_seconds
+        iterations = _iterations(distill)
+        seconds = iterations * distill.draws * inner * ADJOINT * rows * self._row_seconds
         if not self.trains_tower and distill.space == "pixels":
             every = max(sum(images for images, _ in self.counts.values()), 1)
-            seconds += distill.outer.iterations * distill.draws * 3 * distill.pairs * self.encode_seconds / every
+            seconds += iterations * distill.draws * 3 * distill.pairs * self.encode_seconds / every
         return min(seconds, 60 * distill.minutes) if distill.minutes else seconds
 
     def judging_seconds(self, config: Config, pairs: int | None) -> float:
@@ -224,7 +225,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
         image = 3 * (distill.size or estimate.bench.image_tower.size) ** 2
         numbers = distill.pairs * (image + estimate.bench.text_tower.width)
         limit = f", at most {distill.minutes:g} minutes" if distill.minutes else ""
-        lines.append(f"{distill.method}: {distill.pairs} pairs, {distill.outer.iterations} iterations{limit}")
+        lines.append(f"{distill.method}: {distill.pairs} pairs, {_iterations(distill)} iterations{limit}")
         # the set, its preview's pictures, and a checkpoint: variables, two moments, the best, the ones before
         lines.append(f"{numbers:,} learned numbers, {_disk(4 * numbers * (7 + len(distill.keep)), run)}")
         lines.append(estimate.said_time(lambda: estimate.distill_seconds(config) + estimate.encode_seconds))
@@ -339,6 +340,10 @@ def _cell_plan(cell: Cell, run: Path, estimate: Estimate) -> tuple[str, float]:
             seconds += estimate.distill_seconds(replace(config, distill=replace(config.distill, minutes=minutes)))
     trials_said = f", {len(cell.configs)} trials" if len(cell.configs) > 1 else ""
     return f"to do, {human_time(seconds)}{trials_said}{failed}", seconds
+
+
+def _iterations(distill: DistillConfig) -> int:
+    return distill.outer.iterations if trains(find_method(distill.method).build(), distill) else 0
 
 
 def _disk(needed: int, folder: Path) -> str:

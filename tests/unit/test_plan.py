@@ -47,6 +47,8 @@ def test_more_pairs_than_images_are_a_problem_of_the_plan(config: Config, tmp_pa
 def test_a_method_that_trains_nothing_has_no_iterations_in_its_plan(config: Config, tmp_path: Path) -> None:
     text, _ = stage_plan("distill", replace(config, distill=DistillConfig(method="prototypes", pairs=4)), tmp_path)
     assert "prototypes: 4 pairs, 0 iterations" in text
+    closed = DistillConfig(method="canonical", pairs=4, space="features", iterations=9)
+    assert "canonical: 4 pairs, 0 iterations" in stage_plan("distill", replace(config, distill=closed), tmp_path)[0]
 
 
 def test_what_would_stop_the_command_is_a_problem_and_the_rest_is_still_shown(config: Config, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from vldistill.distill.methods import (
     first_method,
     settle,
     starting_pairs,
+    trains,
 )
 from vldistill.distill.start import Start, check_start, is_folder, nearest_captions, start_from
 from vldistill.distilled import DistilledSet
@@ -138,7 +139,7 @@ def _check_data(config: Config, bench: Workbench) -> None:
     """Refuse data with too few images, or without the val split that looks need where anything is trained."""
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     check_size(config.distill.size, bench)
-    if config.distill.validate_every and hasattr(find_method(config.distill.method).build(), "step"):
+    if config.distill.validate_every and trains(find_method(config.distill.method).build(), config.distill):
         try:
             bench.pairs("val")
         except DataError as error:

@@ -16,7 +16,7 @@ import torch
 from vldistill.checkpoints import Checkpoints
 from vldistill.distill.draws import averaged_update
 from vldistill.distill.metagrad import NonFiniteError
-from vldistill.distill.methods import Context, Method, State, Update
+from vldistill.distill.methods import Context, Method, State, Update, trains
 from vldistill.distill.optimise import OuterOptimiser
 from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
@@ -103,8 +103,7 @@ class Loop:
             )
         self.ranks.share(self._moving().values())  # a start computed on several GPUs may differ in the last digit
         self._began = time.monotonic() - self.progress.seconds
-        trains = hasattr(self.method, "step")
-        last = config.outer.iterations if trains else 0
+        last = config.outer.iterations if trains(self.method, config) else 0
         what, limit = f"{config.method}, {config.pairs} pairs", 60 * config.minutes - self.progress.seconds
         seconds = max(0.0, limit) if config.minutes else math.inf
         with reporter.progress(what, last, self.progress.iteration, seconds) as bar:

@@ -157,10 +157,10 @@ def result_table(runs: Sequence[RunRecord]) -> Table | None:
     if not rows:
         return None
     values = {key: {str(row.told(key)) for row in rows if row.told(key) is not None} for key in WORDS}
-    differing = [key for key in WORDS if len(values[key]) > 1]
+    apart = [key for key in WORDS if len(values[key]) > 1]
     columns = [("run", "", False)] if len(runs) > 1 else []
     columns += [("set", "distilled set, random:N real pairs, or the full data", False), ("recipe", "", False)]
-    columns += [(COLUMN.get(key, key), "", key == "seeds") for key in differing]
+    columns += [(COLUMN.get(key, key), "", key == "seeds") for key in apart]
     columns += [
         (TITLES[0], _meaning(TITLES[0]), True),
         ("× random", "mean recall over that of as many random pairs", True),
@@ -171,7 +171,7 @@ def result_table(runs: Sequence[RunRecord]) -> Table | None:
     columns += [(title, _meaning(title), True) for title in TITLES[1:]]
     top = max(row.mean for row in rows)
     best, _ = best_row(rows) or (None, "")
-    body = [_result_cells(row, rows, differing, len(runs) > 1, top, row is best) for row in rows]
+    body = [_result_cells(row, rows, apart, len(runs) > 1, top, row is best) for row in rows]
     return Table(columns, body, _shared_notes(rows, values))
 
 

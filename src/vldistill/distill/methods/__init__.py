@@ -126,7 +126,8 @@ class Method(Protocol):
     A method works in every setting with a frozen text tower, or in those that it names in an attribute ``settings``
     (see :func:`check_setting`). One that chooses its own starting pairs has ``begin(context) -> Start``; one that can
     learn several texts for each image says ``several_captions = True``; one whose sets are quick to make and good
-    starts says ``first = True``, and its name is a ``distill.start``.
+    starts says ``first = True``, and its name is a ``distill.start``; one that has nothing to train in a space names it
+    in a set ``closed_form``.
     """
 
     needs: frozenset[str]
@@ -151,6 +152,11 @@ class Method(Protocol):
         what stays the same may enter the set.
         """
         ...
+
+
+def trains(method: Any, config: DistillConfig) -> bool:
+    """Whether ``method`` takes outer iterations; if not, its set is exported as it was set up."""
+    return hasattr(method, "step") and config.space not in getattr(method, "closed_form", ())
 
 
 def starting_pairs(method: Any, context: Context, select: SelectConfig | None = None) -> Start:

@@ -74,6 +74,7 @@ class CanonicalPairs:
 
     needs = frozenset({"features"})
     settings = frozenset({"heads"})
+    closed_form = frozenset({"features"})
     first = True
 
     def check(self, context: Context) -> None:
@@ -97,17 +98,16 @@ class CanonicalPairs:
         return state
 
     def step(self, state: State, context: Context) -> Update:
-        """The gradient of the mean squared distance between the images' features and the nearest canonical ones.
-
-        Learned features are canonical from the start: what is left is rounding, and no gradient.
-        """
-        if context.config.space == "features":
-            return Update(gradients={}, value=0.0)
+        """The gradient of the mean squared distance between the images' features and the nearest canonical ones."""
         encoded = encode_learned(context, state.variables["images"])
         aims = self._mixture(encoded.inputs, state) @ state.carried["image_directions"]
-        value, slope = squared_distance(encoded.inputs, aims)
+        gap = encoded.inputs - aims
         cosine = torch.nn.functional.cosine_similarity(encoded.inputs, aims).mean()
-        return Update(gradients={"images": encoded.pull(slope)}, value=value, logs={"cosine": float(cosine)})
+        return Update(
+            gradients={"images": encoded.pull(2 * gap / gap.numel())},
+            value=float(gap.square().mean()),
+            logs={"cosine": float(cosine)},
+        )
 
     def export(self, state: State, context: Context) -> DistilledSet:
         """The set with the texts that belong to its images, and a student whose weights decay fast."""
@@ -166,16 +166,6 @@ def canonical_directions(data: TrainingData, rank: int, ridge: float) -> tuple[t
         rows = strength[:rank, None].sqrt() * (side[:rank] @ root)
         found.append(rows * (len(rows) * cov.trace()).sqrt() / rows.norm())
     return found[0], found[1]
-
-
-def squared_distance(features: torch.Tensor, aims: torch.Tensor) -> tuple[float, torch.Tensor]:
-    """Mean squared distance of ``features`` (N, D) to ``aims`` (N, D), and its gradient to the features.
-
-    Where the aims are the nearest rotation of directions, that is the whole gradient: a rotation at its optimum does
-    not change the distance to first order.
-    """
-    gap = features - aims
-    return float(gap.square().mean()), 2 * gap / gap.numel()
 
 
 def nearest_rotation(features: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
