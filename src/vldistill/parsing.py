@@ -271,13 +271,13 @@ def refuse_idle_options(argv: Sequence[str], config: Config) -> None:
 
     if config.distill.method:
         return
-    taken = settle(config)[0].distill.method
+    taken, pairs = settle(config)[0].distill.method, config.distill.pairs
     for word in argv:
         section, dot, _ = word.removeprefix("--").partition(".")
         if word.startswith("--") and dot and section in config.methods.keys() - {taken}:
             raise ConfigError(
                 f"{word.partition('=')[0]} is an option of {section}, but no method is named and {taken} is taken for "
-                f"setting {config.encoder.setting}. Add --method {section}, or leave the option out."
+                f"setting {config.encoder.setting} and {pairs} pairs. Add --method {section}, or leave the option out."
             )
 
 

@@ -321,7 +321,7 @@ def test_a_finished_set_is_left_alone_and_other_settings_are_refused(vldistill: 
     other = vldistill("distill", "--run", run, "--bitraj.syn_steps", "3", "--distill.text_lr", "0.5")
     assert other.code == 2 and files(folder) == before
     assert "bitraj.syn_steps: 2 there, 3 asked for" in other.err
-    assert "distill.text_lr: 0.03 there, 0.5 asked for" in other.err
+    assert "distill.text_lr: 0.1 there, 0.5 asked for" in other.err
     assert vldistill("distill", "--run", run, "--bitraj.syn_steps", "3", "--seed", "1", "--quiet").code == 0
 
 

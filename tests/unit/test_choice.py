@@ -52,8 +52,26 @@ def test_the_page_of_the_methods_says_what_holds() -> None:
         able = [setting for setting in SETTINGS if setting in getattr(method, "settings", SETTINGS.keys() - {"both"})]
         assert told[name] == [", ".join(able), "yes" if "experts" in method.needs else "no"], name
         assert outer.get(name, outer["all others"]) == [str(value) for value in asdict(entry.outer).values()], name
-    for setting, (name, _) in BEST_KNOWN.items():
-        assert chosen[setting] == [name, told[name][1]]
+    listed = {
+        setting + (f", from {known.pairs} pairs" if known.pairs > 1 else ""): [known.method, told[known.method][1]]
+        for setting, all_known in BEST_KNOWN.items()
+        for known in all_known
+    }
+    assert {name.replace("`", ""): row for name, row in chosen.items() if row[0] in methods()} == listed
+
+
+def test_the_choice_depends_on_the_budget() -> None:
+    for setting, all_known in BEST_KNOWN.items():
+        assert [known.pairs for known in all_known] == sorted({known.pairs for known in all_known})
+        for known in all_known:
+            config, said = settle(
+                Config(encoder=EncoderConfig(setting=setting), distill=DistillConfig(pairs=max(2, known.pairs)))
+            )
+            assert (
+                config.distill.method == known.method and f"{config.distill.pairs} pairs" in said and known.why in said
+            )
+    assert settle(Config(distill=DistillConfig(pairs=499)))[0].distill.method == "bilevel"
+    assert settle(Config(distill=DistillConfig(pairs=500)))[0].distill.method == "bitraj"
 
 
 def test_values_left_open_are_never_taken_for_values() -> None:

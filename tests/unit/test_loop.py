@@ -36,7 +36,7 @@ from vldistill.interrupts import deferred_stop
 from vldistill.workbench import Workbench
 
 SGD_RATE = 0.25
-SGD = replace(DISTILL, optimiser="sgd", momentum=0.0, image_lr=0.5, text_lr=SGD_RATE)
+SGD = replace(DISTILL, optimiser="sgd", momentum=0.0, image_lr=0.5, text_lr=SGD_RATE, decay="none")
 
 
 def warnings_of(bench: Workbench) -> list[str]:

@@ -22,6 +22,7 @@ CONFIG = settled(
         rate_lr=0.01,
         student_rate_image=0.1,
         iterations=10,
+        decay="none",
     ),
     "heads",
 )

@@ -78,7 +78,7 @@ def test_a_method_has_its_own_options_budgets_settings_and_label(sweep: Any) -> 
         ("only images", "full", 8),
     ]
     assert [cell.configs[0].methods["bitraj"].minibatch for cell in cells[:2]] == [0, 4]
-    assert cells[2].configs[0].distill.text_lr == 0 and cells[0].configs[0].distill.text_lr == 0.03
+    assert cells[2].configs[0].distill.text_lr == 0 and cells[0].configs[0].distill.text_lr == 0.1
     assert cells[2].configs[0].experts.count == 1
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from vldistill.config import Outer
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import learned_rates, rate_gradients
 from vldistill.distill.matching import REDUCTIONS
@@ -26,6 +27,8 @@ from vldistill.losses import SOFT_LOSSES
 
 Segment = tuple[Groups, Groups]
 """Where an expert stood, and where it stood some epochs later."""
+MATCHING_OUTER = Outer(iterations=700, text_lr=0.1, rate_lr=0.02, decay="cosine")
+"""Outer loop of the methods that match experts, as it did best on val with frozen towers (docs/methods/README.md)."""
 Inner = Callable[[Groups, Mapping[str, torch.Tensor], InnerStep], torch.Tensor]
 """The student's loss, of its parameters, the distilled tensors and the inner step."""
 

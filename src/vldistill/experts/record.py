@@ -276,7 +276,11 @@ def expert_files(folder: Path, count: int = 0) -> list[Path]:
     """
     paths = sorted(folder.glob("expert-*.safetensors"), key=lambda path: (len(path.name), path.name))  # by number
     if not paths:
-        raise ArtefactError(f"{folder} holds no experts. Run `vldistill experts --run {folder.parent}` first.")
+        how = "" if (folder.parent / "config.yaml").exists() else " with the same configuration"
+        raise ArtefactError(
+            f"{folder} holds no experts. Run `vldistill experts --run {folder.parent}` first{how}, or take a "
+            f"method that needs none, as `--method bilevel`."
+        )
     if count > len(paths):
         raise ConfigError(
             f"distill.experts is {count}, but {folder} holds {len(paths)} experts. Ask for {len(paths)} or fewer, or "

@@ -275,13 +275,30 @@ def find_method(name: str) -> Entry:
     return known[name]
 
 
+@dataclass(frozen=True)
+class Known:
+    """A method to take where none is named: from how many distilled pairs on, and why."""
+
+    method: str
+    why: str
+    pairs: int = 1
+
+
 BEST_KNOWN = {
-    "heads": ("bilevel", "its sets of 100 pictures do best by their own recipe with frozen towers; no experts"),
-    "full": ("bitraj", "with a trained tower it is the one that was measured here; it needs experts"),
-    "lora": ("bitraj", "it is the founding paper's for adapters; it needs experts"),
-    "both": ("covmatch", "no other method learns for a trained text tower"),
+    "heads": (
+        Known("bilevel", "its sets of 100 pictures do best by their own recipe with frozen towers; no experts"),
+        Known("bitraj", "of 500 pictures it makes the better sets with frozen towers; it needs experts", pairs=500),
+    ),
+    "full": (Known("bitraj", "with a trained tower it is the one that was measured here; it needs experts"),),
+    "lora": (Known("bitraj", "it is the founding paper's for adapters; it needs experts"),),
+    "both": (Known("covmatch", "no other method learns for a trained text tower"),),
 }
-"""By setting: the method to take where none is named, and why."""
+"""By setting, and ascending by pairs: what to take where no method is named."""
+
+
+def best_known(setting: str, pairs: int) -> Known:
+    """The method to take in ``setting`` for ``pairs`` distilled pairs where none is named."""
+    return [known for known in BEST_KNOWN[setting] if known.pairs <= pairs][-1]
 
 
 def settled(config: DistillConfig, setting: str) -> DistillConfig:
@@ -291,7 +308,7 @@ def settled(config: DistillConfig, setting: str) -> DistillConfig:
         ConfigError: an unknown method; another optimiser than the method's without rates.
     """
     if not config.method:
-        config = replace(config, method=BEST_KNOWN[setting][0])
+        config = replace(config, method=best_known(setting, config.pairs).method)
     entry = find_method(config.method)
     own, rates = entry.outer, ["image_lr", "text_lr"]
     rates += ["similarity_lr"] if "similarity" in entry.options.__dataclass_fields__ else []
@@ -307,6 +324,7 @@ def settled(config: DistillConfig, setting: str) -> DistillConfig:
 def settle(config: Config) -> tuple[Config, str]:
     """The whole configuration with section ``distill`` :func:`settled`, and what to tell the user about it."""
     setting = config.encoder.setting
-    method, why = BEST_KNOWN[setting]
-    said = "" if config.distill.method else f"no method named: {method} is taken for setting {setting}, because {why}"
-    return replace(config, distill=settled(config.distill, setting)), said
+    pairs = config.distill.pairs
+    known = best_known(setting, pairs)
+    said = f"no method named: {known.method} is taken for setting {setting} and {pairs} pairs, because {known.why}"
+    return replace(config, distill=settled(config.distill, setting)), "" if config.distill.method else said

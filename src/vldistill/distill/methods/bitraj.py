@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from vldistill.distill.learned import export_set, published_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.segments import check_segments, check_trajectory_options, draw_segment, matching_update
+from vldistill.distill.segments import (
+    MATCHING_OUTER,
+    check_segments,
+    check_trajectory_options,
+    draw_segment,
+    matching_update,
+)
 from vldistill.distill.start import Start
 from vldistill.distill.student import check_minibatch, head_spans, inner_loss, inner_steps
 from vldistill.distilled import DistilledSet
@@ -40,7 +46,7 @@ class BitrajOptions:
         check_trajectory_options("bitraj", self)
 
 
-@register("bitraj", BitrajOptions)
+@register("bitraj", BitrajOptions, MATCHING_OUTER)
 class BiTrajectoryMatching:
     """Match segments of experts' trajectories on the image side and the text side (founding method).
 

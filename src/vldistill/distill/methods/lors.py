@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vldistill.distill.learned import export_set, soft_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.segments import Inner, SoftOptions, check_segments, draw_segment, matching_update
+from vldistill.distill.segments import MATCHING_OUTER, Inner, SoftOptions, check_segments, draw_segment, matching_update
 from vldistill.distill.similarity import similarity_matrix, start_similarity
 from vldistill.distill.start import Start
 from vldistill.distill.student import inner_loss, walking_steps
@@ -27,7 +27,7 @@ class LorsOptions(SoftOptions):
         self.check("lors")
 
 
-@register("lors", LorsOptions)
+@register("lors", LorsOptions, MATCHING_OUTER)
 class LowRankSimilarityMining:
     """Match trajectories while also learning how similar every distilled image is to every text (LoRS).
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import export_set, plain_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.segments import on_device
+from vldistill.distill.segments import MATCHING_OUTER, on_device
 from vldistill.distill.start import Start
 from vldistill.distill.student import check_walk
 from vldistill.distilled import DistilledSet
@@ -65,7 +65,7 @@ class MdmOptions:
             )
 
 
-@register("mdm", MdmOptions)
+@register("mdm", MdmOptions, MATCHING_OUTER)
 class MergedDistributionMatching:
     """Match distributions of real and distilled embeddings in two merged experts; nothing is unrolled (MDM).
 

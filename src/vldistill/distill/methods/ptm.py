@@ -8,7 +8,7 @@ import torch
 
 from vldistill.distill.learned import export_set, soft_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.segments import Segment, SoftOptions, check_segments, matching_update, on_device
+from vldistill.distill.segments import MATCHING_OUTER, Segment, SoftOptions, check_segments, matching_update, on_device
 from vldistill.distill.similarity import similarity_matrix, start_similarity
 from vldistill.distill.start import Start
 from vldistill.distill.student import inner_loss, walking_steps
@@ -67,7 +67,7 @@ class PtmOptions(SoftOptions):
                 )
 
 
-@register("ptm", PtmOptions)
+@register("ptm", PtmOptions, MATCHING_OUTER)
 class PhasedTeachers:
     """Distil one subset after the other, each from later epochs of straightened experts (PTM-ST).
 

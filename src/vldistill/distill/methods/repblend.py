@@ -9,7 +9,7 @@ import torch
 
 from vldistill.distill.methods import Context, register
 from vldistill.distill.methods.lors import LorsOptions, LowRankSimilarityMining
-from vldistill.distill.segments import Inner
+from vldistill.distill.segments import MATCHING_OUTER, Inner
 from vldistill.distill.student import contrastive, rows_of
 from vldistill.errors import ConfigError
 
@@ -30,7 +30,7 @@ class RepblendOptions(LorsOptions):
             raise ConfigError(f"repblend.beta is {self.beta}; expected 0 (off) or more.")
 
 
-@register("repblend", RepblendOptions)
+@register("repblend", RepblendOptions, MATCHING_OUTER)
 class RepresentationBlending(LowRankSimilarityMining):
     """Match trajectories of two heads on blended features with a learned similarity (RepBlend).
 
