@@ -69,6 +69,21 @@ def ablation_table(result: dict[str, Any]) -> str:
     )
 
 
+def recipes_table(result: dict[str, Any]) -> str:
+    """Variants of the recipe that sets carry, on val."""
+    names = list(result["rows"][0]["own_recipe_val"])
+    rows = [
+        [str(row["momentum"]), str(row["batch"] or "all"), str(row["epochs"]),
+         *(spread(row["own_recipe_val"][name]) for name in names)]
+        for row in result["rows"]
+    ]  # fmt: skip
+    return (
+        f"{markdown(['momentum', 'batch', 'epochs', *names], rows)}\n\nMean of six recalls on val in percent, mean ± "
+        f"standard deviation of {result['students']} students. Commit `{result['environment']['commit']}`, command\n"
+        f"`{result['command']}`.\n"
+    )
+
+
 def retrieval_table(result: dict[str, Any]) -> str:
     """The ranking against the per-row one."""
     rival = result["per_row"]
@@ -287,7 +302,12 @@ def table_of(result: dict[str, Any]) -> str:
         return torture_table(result)
     if "load" in result:
         return load_table(result)
-    kinds = {"estimator": gradient_table, "variant": ablation_table, "stages": scale_table}
+    kinds = {
+        "estimator": gradient_table,
+        "variant": ablation_table,
+        "stages": scale_table,
+        "own_recipe_val": recipes_table,
+    }
     return next((make for key, make in kinds.items() if key in result["rows"][0]), study_table)(result)
 
 

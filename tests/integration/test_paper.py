@@ -43,6 +43,7 @@ def test_published_values_stand_in_the_base() -> None:
     distill = config.distill
     assert (distill.optimiser, distill.momentum, distill.image_lr, distill.text_lr) == ("sgd", 0.5, 1000, 1000)
     assert (distill.student_rate_image, distill.rate_lr, distill.iterations) == (0.1, 0.01, 2000)
+    assert distill.decay == "none"
     options = config.methods["bitraj"]
     assert (options.syn_steps, options.expert_epochs, options.max_start_epoch) == (8, 1, 2)
     assert (options.student_epochs, options.student_batch, config.evaluate.seeds) == (50, 64, 5)

@@ -459,3 +459,11 @@ def test_a_moment_that_overflows_is_undone(bench: Workbench, tmp_path: Path) -> 
     loop.run(start_of(bench, config))
     (why,) = [line["why"] for line in metrics(tmp_path) if "why" in line]
     assert why == "the optimiser's images/exp_avg_sq is not finite after the step" and loop.progress.undone == 1
+
+
+@pytest.mark.parametrize(("options", "batch"), [({}, 6), ({"minibatch": 4}, 4), ({"student_batch": 3}, 3)])
+def test_a_sets_own_student_takes_as_many_pairs_in_a_step_as_the_inner_steps_did(
+    bench: Workbench, experts: list[Trajectory], tmp_path: Path, options: dict[str, Any], batch: int
+) -> None:
+    made = make_loop(bench, experts, tmp_path, options=BitrajOptions(max_start_epoch=1, **options))
+    assert made.run(start_of(bench)).recipe.batch == batch

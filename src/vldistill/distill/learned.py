@@ -55,12 +55,12 @@ def rate_gradients(state: State, gradients: dict[str, torch.Tensor]) -> dict[str
 
 def published_recipe(state: State, context: Context, schedule: str, loss: str = "infonce") -> Recipe:
     """The student of trajectory methods: SGD at the learned rates with momentum 0.9 and decay 5e-4; epochs and batch
-    are the method's options.
+    are the method's options, a batch of 0 that of an inner step.
     """
     return Recipe(
         rates={side: (float(rate),) for side, rate in learned_rates(state).items()},
         epochs=context.options.student_epochs,
-        batch=context.options.student_batch,
+        batch=context.options.student_batch or context.options.minibatch or context.config.pairs,
         momentum=0.9,
         weight_decay=5e-4,
         schedule=schedule,

@@ -48,7 +48,7 @@ class SoftOptions:
         estimator: of the gradient: tesla (published), adjoint (exact), unrolled or difference.
         reduce: sum_of_ratios, or ratio_of_sums of both sides' distances (published on COCO).
         student_epochs: of the set's own recipe.
-        student_batch: of the set's own recipe.
+        student_batch: of the set's own recipe; 0 takes as many pairs as an inner step.
     """
 
     similarity: str = "lowrank"
@@ -77,8 +77,10 @@ def check_trajectory_options(section: str, options: Any) -> None:
     for name in ("syn_steps", "expert_epochs", "max_start_epoch", "student_epochs", "rank"):
         if name in known and known[name] < 1:
             raise ConfigError(f"{section}.{name} is {known[name]}; expected 1 or more.")
-    if options.student_batch < 2:
-        raise ConfigError(f"{section}.student_batch is {options.student_batch}; expected at least 2.")
+    if options.student_batch < 2 and options.student_batch != 0:
+        raise ConfigError(
+            f"{section}.student_batch is {options.student_batch}; expected at least 2, or 0 for an inner step's."
+        )
     choices = {"estimator": ESTIMATORS, "reduce": REDUCTIONS, "loss": SOFT_LOSSES}
     for name, allowed in choices.items():
         if name in known and known[name] not in allowed:

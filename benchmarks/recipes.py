@@ -1,0 +1,65 @@
+"""Variants of the recipe that sets carry, compared on val: which student suits what was matched.
+
+    python benchmarks/recipes.py --run runs/f8k-bitraj-views-500 --sets bitraj-500-s0 bitraj-500-s1 \\
+        --out docs/results/bitraj_recipes.json
+
+The sets are those of the run folder; only epochs, batch and momentum of their students change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vldistill.commands.bench import open_bench
+from vldistill.distilled import DistilledSet
+from vldistill.evaluate.protocol import score_student, train_student
+from vldistill.evaluate.subjects import subject
+from vldistill.files import write_json
+from vldistill.log import Reporter
+from vldistill.parsing import parse
+from vldistill.runs import environment
+
+EPOCHS, BATCHES, MOMENTA = (50, 100), (64, 0), (0.9, 0.0)
+"""A batch of 0 takes all pairs."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", required=True)
+    parser.add_argument("--students", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    bench = open_bench(parse("distill", ["--run", str(asked.run)])[0], Reporter())
+    rows: list[dict[str, Any]] = []
+    for momentum, batch, epochs in itertools.product(MOMENTA, BATCHES, EPOCHS):
+        val: dict[str, Any] = {}
+        for name in asked.sets:
+            made = DistilledSet.load(asked.run / "sets" / name)
+            judged = subject(bench, made, None)
+            assert judged.own is not None, f"{name} carries no recipe"
+            recipe = replace(judged.own, momentum=momentum, batch=batch or len(made.images), epochs=epochs)
+            students = (train_student(bench, judged.draw(seed), recipe, seed) for seed in range(asked.students))
+            found = [score_student(bench, student, "val")["mean_recall"] for student in students]
+            val[name] = {"mean": statistics.mean(found), "std": statistics.stdev(found)}
+        rows.append({"momentum": momentum, "batch": batch, "epochs": epochs, "own_recipe_val": val})
+        print(rows[-1])
+    write_json(
+        asked.out,
+        {
+            "command": "python benchmarks/recipes.py " + " ".join(sys.argv[1:]),
+            "environment": environment(),
+            "students": asked.students,
+            "rows": rows,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
