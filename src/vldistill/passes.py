@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vldistill.encoders.dual import SIDES, DualEncoder, Head, unit_rows
+from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import MemoryShortError
 from vldistill.ranks import ALONE, Ranks
 
@@ -96,7 +97,7 @@ class Sides(nn.Module):
             module = self.encoder.side(side)
             out = self._features(self.towers[side], inputs)
             out = module.get_submodule("head")(out) if _has_head(module) else out
-        return unit_rows(out if plain else out.float())
+        return F.normalize(out if plain else out.float(), dim=-1)
 
     def _features(self, tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """What a tower makes of ``inputs``; in parts, whose activations are made again when they are needed."""
@@ -284,6 +285,6 @@ def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, passes: Pass
             return encoder.embed(side, part)
         with passes.autocast(part.device):
             out = encoder.side(side)(part)
-        return unit_rows(out.float())
+        return F.normalize(out.float(), dim=-1)
 
     return in_parts(embed, inputs, passes.micro_batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,8 +66,7 @@ def open_images(
     if size < 1:
         raise DataError(f"image size {size}: expected at least 1 pixel.")
     place = folder / f"images-{pairs.fingerprint}-{size}"
-    found = _valid(place, pairs, size)
-    broken = _build(place, pairs, size, progress) if found is None else found
+    broken, digests = _valid(place, pairs, size) or _build(place, pairs, size, progress)
     where = f"{pairs.source}, split {pairs.split!r}"
     if broken:
         shown = "; ".join(list(broken.values())[:3])
@@ -78,10 +76,9 @@ def open_images(
             raise DataError(f"{where}: broken images: {len(broken):,}, and --strict refuses them: {shown}")
         pairs = _without(pairs, broken)
     array = open_array(place / "images.npy", where)
-    digests = json.loads((place / "images.json").read_text(encoding="utf-8")).get("rows")
     if array.shape != (pairs.count_images, 3, size, size):  # another process met other broken ones
         raise DataError(f"{where}: images changed while {place} was written. Run the command again.")
-    rows = CheckedRows(array, bytes.fromhex(digests) if digests else None, place / "images.npy")
+    rows = CheckedRows(array, digests or None, place / "images.npy")
     return DecodedImages(pairs, rows, tuple(broken))
 
 
@@ -93,8 +90,8 @@ def _without(pairs: Pairs, broken: dict[str, str]) -> Pairs:
     return replace(pairs.select_images(kept), notes=(*pairs.notes, note))
 
 
-def _valid(place: Path, pairs: Pairs, size: int) -> dict[str, str] | None:
-    """Name -> reason of the broken images of a finished array; None when it has to be (re)built."""
+def _valid(place: Path, pairs: Pairs, size: int) -> tuple[dict[str, str], bytes] | None:
+    """Of a finished array name -> reason of the broken images, and the digests of its rows; None: (re)build it."""
     try:
         about = read_json(place / "images.json", "decoded images")
         broken = {str(name): str(reason) for name, reason in about["broken"].items()}
@@ -104,14 +101,14 @@ def _valid(place: Path, pairs: Pairs, size: int) -> dict[str, str] | None:
             return None
         rows = pairs.count_images - len(broken)
         if rows == 0:
-            return broken
-        digests = about.get("rows", "")
-        if len(bytes.fromhex(digests)) not in (0, DIGEST_BYTES * rows):
+            return broken, b""
+        digests = bytes.fromhex(about.get("rows", ""))
+        if len(digests) not in (0, DIGEST_BYTES * rows):
             return None
         expected = HEADER_BYTES + rows * 3 * size * size
         path = place / "images.npy"
         if about["bytes"] == expected == path.stat().st_size and about["checksum"] == _checksum(path):
-            return broken
+            return broken, digests
     except (ArtefactError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # missing, half copied or edited: decoding again is the remedy
     return None
@@ -131,8 +128,8 @@ def _checksum(path: Path) -> str:
         return digest(header, handle.read(BLOCK))
 
 
-def _build(place: Path, pairs: Pairs, size: int, progress: Progress | None) -> dict[str, str]:
-    """Decode everything into ``place``; name -> reason of the broken images, which get no row."""
+def _build(place: Path, pairs: Pairs, size: int, progress: Progress | None) -> tuple[dict[str, str], bytes]:
+    """Decode everything into ``place``; as :func:`_valid`, name -> reason of the broken images, which get no row."""
     needed = HEADER_BYTES + pairs.count_images * 3 * size * size
     what = f"decoding {pairs.count_images:,} images at {size} x {size} pixels"
     require_space(place, needed, what)
@@ -167,7 +164,7 @@ def _build(place: Path, pairs: Pairs, size: int, progress: Progress | None) -> d
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise VldistillError(f"{what}: the disk of {place} filled up; {human_bytes(needed)} are needed.") from None
-    return broken
+    return broken, bytes(digests)
 
 
 def _write_header(handle: IO[bytes], rows: int, size: int) -> None:

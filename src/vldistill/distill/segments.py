@@ -28,7 +28,7 @@ from vldistill.losses import SOFT_LOSSES
 Segment = tuple[Groups, Groups]
 """Where an expert stood, and where it stood some epochs later."""
 MATCHING_OUTER = Outer(iterations=700, text_lr=0.1, rate_lr=0.02, decay="cosine")
-"""Outer loop of the methods that match experts, as it did best on val with frozen towers (docs/methods/README.md)."""
+"""Outer loop of the methods that match experts: the rate of texts that did best on val, the rest as it was then."""
 Inner = Callable[[Groups, Mapping[str, torch.Tensor], InnerStep], torch.Tensor]
 """The student's loss, of its parameters, the distilled tensors and the inner step."""
 

@@ -287,7 +287,7 @@ class Known:
 BEST_KNOWN = {
     "heads": (
         Known("bilevel", "its sets of 100 pictures are level with the best with frozen towers; no experts"),
-        Known("bitraj", "500 pictures of it teach as much as the full data; it needs experts", pairs=500),
+        Known("bitraj", "500 pictures of it taught as much as all of Flickr8k; it needs experts", pairs=500),
     ),
     "full": (Known("bitraj", "with a trained tower it is the one that was measured here; it needs experts"),),
     "lora": (Known("bitraj", "it is the founding paper's for adapters; it needs experts"),),
