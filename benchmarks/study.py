@@ -5,7 +5,7 @@
 
 Options of `vldistill distill` may follow (--distill.minutes 20). What the run folder holds already is not done again,
 so a stopped study goes on. The JSON has the command, the commit, the seeds, and per row mean and standard deviation
-over students, on test, and the val figures of every choice made.
+over students, on test, and the val figures of every choice made, and what distilling and experts took.
 """
 
 from __future__ import annotations
@@ -49,6 +49,18 @@ def shortened(result: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
+def distilled(folder: Path) -> dict[str, Any]:
+    """What making a set took: iterations and seconds."""
+    selection = json.loads((folder / "set.json").read_text())["info"]["selection"]
+    return {name: selection[name] for name in ("iterations", "seconds")}
+
+
+def experts_seconds(run: Path) -> float:
+    """Seconds in which the run's experts were recorded, as its log has them; 0 where it has none of its own."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return sum(line["seconds"] for line in lines if line.get("stage") == "experts")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
@@ -76,7 +88,7 @@ def main() -> None:
                 stage("distill", *config, "--run", str(asked.run), *chosen)
                 config = []
                 folder = asked.run / "sets" / f"{method}-{pairs}-s{seed}"
-                rows.append(evaluated(asked.run, str(folder), asked.seeds))
+                rows.append(evaluated(asked.run, str(folder), asked.seeds) | {"distilled": distilled(folder)})
                 used |= json.loads((folder / "config.json").read_text())  # with what the run leaves to the method
     rows += [evaluated(asked.run, target, asked.seeds) for target in asked.also]
     settings = yaml.safe_load((asked.run / "config.yaml").read_text())
@@ -86,6 +98,7 @@ def main() -> None:
         "environment": environment(),
         "config": used,
         "data": settings["data"]["source"],
+        "experts_seconds": experts_seconds(asked.run),
         "rows": [shortened(row) for row in rows],
     }
     write_json(asked.out, study)

@@ -33,7 +33,16 @@ OPTIONS = re.compile(r"(<!-- options: (?P<name>\w+) -->\n).*?(<!-- end options -
 def study_table(study: dict[str, Any]) -> str:
     """One row per set and recipe, what the numbers mean, and the command that made them."""
     table, _, note = evaluation_text(study["rows"]).rpartition("\n")
-    return f"{table}\n\nTest split, {note}. Commit `{study['environment']['commit']}`, command\n`{study['command']}`.\n"
+    made = f"Commit `{study['environment']['commit']}`, command\n`{study['command']}`."
+    return f"{table}\n\nTest split, {note}. {_taken(study)}{made}\n"
+
+
+def _taken(study: dict[str, Any]) -> str:
+    """The seconds of a study's sets and experts, where it has them."""
+    sets = [f"{row['set']} {row['distilled']['seconds']:,.0f} s" for row in study["rows"] if "distilled" in row]
+    if study.get("experts_seconds"):
+        sets.append(f"the experts {study['experts_seconds']:,.0f} s")
+    return f"Seconds with {study['environment']['threads']} thread(s): {', '.join(sets)}. " if sets else ""
 
 
 def gradient_table(result: dict[str, Any]) -> str:

@@ -163,6 +163,7 @@ def test_a_study_keeps_what_its_run_has(run: Path, tmp_path: Path, monkeypatch: 
     found = json.loads(out.read_text())
     assert [row["set"] for row in found["rows"]] == ["bitraj-6-s0", "random:6"]
     assert found["rows"][0]["generic"]["mean_recall"].keys() == {"mean", "std"}
+    assert found["rows"][0]["distilled"]["seconds"] > 0 and found["experts_seconds"] > 0
     assert found["command"].startswith("python benchmarks/study.py --config unused.yaml")
     shutil.rmtree(run / "experts")
     monkeypatch.setattr("sys.argv", [*words, "--seeds", "2", "--no-experts", "--out", str(out)])
@@ -171,7 +172,7 @@ def test_a_study_keeps_what_its_run_has(run: Path, tmp_path: Path, monkeypatch: 
     page = tmp_path / "page.md"
     page.write_text("<!-- table: tiny -->\n<!-- end table -->\n")
     filled = benchmark("tables").filled(page.read_text(), out.parent)
-    assert "random:6" in filled and "python benchmarks/study.py" in filled
+    assert "random:6" in filled and "python benchmarks/study.py" in filled and "Seconds with" in filled
 
 
 def test_inspect_and_convert_show_what_was_understood(vldistill: Any, tmp_path: Path) -> None:
