@@ -22,6 +22,7 @@ from vldistill.errors import MemoryShortError
 from vldistill.ranks import ALONE, Ranks
 
 T = TypeVar("T")
+SHORT = ("out of memory", "not enough memory", "can't allocate memory")  # of devices, and of CPUs by system
 
 Loss = Callable[[Tensor], Tensor]
 """The loss of logits (B, B)."""
@@ -56,7 +57,15 @@ def is_short_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in SHORT)
+
+
+def heads_too_large(device: torch.device, batch: int) -> MemoryShortError:
+    """The error of a step of two heads that the device has no memory for."""
+    return MemoryShortError(
+        f"{device} has too little memory for a training step of two heads on {batch} rows. Use smaller batches, or "
+        f"another device."
+    )
 
 
 def free_memory(device: torch.device) -> None:
@@ -185,10 +194,7 @@ class Stepper:
                     raise
             value = None
             if random is None:
-                raise MemoryShortError(
-                    f"{self.device} has too little memory for a training step of two heads on {batch} rows. Use "
-                    f"smaller batches, or another device."
-                )
+                raise heads_too_large(self.device, batch)
             if not self.sides.halve(len(images)):
                 raise MemoryShortError(
                     f"{self.device} has too little memory for a training step, though inputs pass the tower one at a "

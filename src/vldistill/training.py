@@ -15,6 +15,7 @@ import torch
 
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, DivergedError, unknown
+from vldistill.head_steps import head_step, two_heads
 from vldistill.losses import SOFT_LOSSES, infonce
 from vldistill.passes import FLOAT32, Passes, Stepper
 from vldistill.randomness import generator, seed_of, seeded
@@ -107,6 +108,11 @@ class Recipe:
             return Recipe(**{**values, "rates": rates, "phases": phases})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"recipe {dict(values)} is malformed ({error}); expected what to_dict gives.") from None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is nothing but the rate times the gradient of InfoNCE."""
+        return self.momentum == self.weight_decay == 0 and self.loss == "infonce"
 
     @property
     def all_epochs(self) -> int:
@@ -282,6 +288,8 @@ def fit(
     plan = _Plan.of(len(data), recipe, steps_per_epoch, data.blocks)
     optimiser = _optimiser(encoder, recipe)
     stepper = Stepper(encoder, passes, device, ranks)
+    heads = two_heads(encoder) if recipe.is_plain and passes.precision == "float32" and ranks.size == 1 else None
+    scale = 1 / recipe.temperature if recipe.temperature else encoder.logit_scale
     loss, total = (torch.zeros((), device=device) for _ in range(2))  # of the last step, and of the epoch's together
     encoder.train()
     with seeded(device, seed, "dropout"):
@@ -297,9 +305,14 @@ def fit(
             mine, names = stepper.rows(step.index), ("augment", step.at, *([ranks.rank] if ranks.rank else []))
             images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
             texts = data.texts.rows(mine)
-            loss_of = functools.partial(_loss, encoder=encoder, data=data, recipe=recipe, index=step.index)
-            before, loss = loss, stepper.backward(images, texts, len(step.index), loss_of)
-            optimiser.step()
+            before = loss
+            if heads:
+                rates = {group["side"]: group["lr"] for group in optimiser.param_groups}
+                loss = head_step(heads, images, texts, scale, rates)
+            else:
+                loss_of = functools.partial(_loss, encoder=encoder, data=data, recipe=recipe, index=step.index)
+                loss = stepper.backward(images, texts, len(step.index), loss_of)
+                optimiser.step()
             total += loss
             if on_step:  # the last but one on a device: to read it does not wait for the step that has just begun
                 on_step(float(before if device.type != "cpu" and step.number else loss))

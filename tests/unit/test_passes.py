@@ -115,6 +115,12 @@ def test_what_never_fits_is_told_with_the_remedy_and_other_errors_pass() -> None
     assert not is_short_of_memory(ValueError("out of memory")) and is_short_of_memory(RuntimeError("MPS out of memory"))
 
 
+def test_a_processor_that_has_no_room_says_so_in_words_that_are_known() -> None:
+    with pytest.raises(RuntimeError) as told:
+        torch.empty(2**50)
+    assert is_short_of_memory(told.value), told.value
+
+
 def test_training_with_short_memory_ends_where_plenty_would_have(workbench: Bench) -> None:
     def trained(room: int) -> dict[str, Tensor]:
         model = encoder("full", room=room).float()
