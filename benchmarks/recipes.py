@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
+    if asked.students < 2:
+        parser.error(f"--students {asked.students}: expected 2 or more, whose spread is told.")
     bench = open_bench(parse("distill", ["--run", str(asked.run)])[0], Reporter())
     rows: list[dict[str, Any]] = []
     for momentum, batch, epochs in itertools.product(MOMENTA, BATCHES, EPOCHS):

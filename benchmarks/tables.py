@@ -38,11 +38,11 @@ def study_table(study: dict[str, Any]) -> str:
 
 
 def _taken(study: dict[str, Any]) -> str:
-    """The seconds of a study's sets and experts, where it has them."""
+    """What a study's sets and experts took, where it says so."""
     sets = [f"{row['set']} {row['distilled']['seconds']:,.0f} s" for row in study["rows"] if "distilled" in row]
     if study.get("experts_seconds"):
         sets.append(f"the experts {study['experts_seconds']:,.0f} s")
-    return f"Seconds with {study['environment']['threads']} thread(s): {', '.join(sets)}. " if sets else ""
+    return f"Took on a shared machine, {study['environment']['threads']} thread(s): {', '.join(sets)}. " if sets else ""
 
 
 def gradient_table(result: dict[str, Any]) -> str:
