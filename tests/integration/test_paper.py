@@ -54,6 +54,45 @@ def test_published_values_stand_in_the_base() -> None:
     assert pictures == replace(config, distill=own)
 
 
+SGD = {"optimiser": "sgd", "decay": "none", "momentum": 0.5, "student_rate_image": 0.1, "student_rate_text": 0.1}
+SOFT = SGD | {"rate_lr": 0.01, "similarity_lr": 10, "pairs": 99, "iterations": 3000, "image_lr": 100, "text_lr": 100}
+LOW_RANK = {
+    "similarity": "lowrank", "rank": 10, "alpha": 3, "loss": "wbce", "syn_steps": 8, "expert_epochs": 1,
+    "minibatch": 20, "estimator": "tesla", "reduce": "sum_of_ratios", "student_epochs": 100, "student_batch": 128,
+    "max_start_epoch": 2,
+}  # fmt: skip
+SUCCESSORS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "lors": ("full", SOFT, LOW_RANK),
+    "repblend": ("heads", SOFT, LOW_RANK | {"beta": 1}),
+    "mdm": (
+        "full",
+        SGD | {"pairs": 100, "start": "kmeans", "clip": 1.0, "iterations": 3000, "image_lr": 100, "text_lr": 100},
+        {"merge": 0.5, "matching": 0.8, "sigma": 0.5, "minibatch": 64, "first_epoch": 1, "last_epoch": 10},
+    ),
+    "ptm": (
+        "full",
+        SOFT | {"pairs": 499, "ema": 0.99, "iterations": 4000, "image_lr": 1000, "text_lr": 1000},
+        {"subsets": (200, 299), "first_starts": (0, 1), "last_starts": (2, 3), "straighten": (6, 8), "loss": "wbce",
+         "similarity": "full", "estimator": "tesla", "syn_steps": 8, "expert_epochs": 1},
+    ),
+    "covmatch": (
+        "both",
+        {"optimiser": "sgd", "momentum": 0.5, "image_lr": 1.0, "text_lr": 1.0, "pairs": 100, "iterations": 10000},
+        {"rho": 2, "matching": 0.1, "reset": 50, "tower_rate": 0.01, "head_rate": 0.1},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", SUCCESSORS)
+def test_published_values_stand_in_the_configurations_of_the_successors(method: str) -> None:
+    path = f"configs/{method}_flickr30k.yaml"
+    config, _ = parse("distill", ["--config", path, "--run", "runs/any"])
+    setting, distill, options = SUCCESSORS[method]
+    assert (config.encoder.setting, config.encoder.temperature, config.distill.method) == (setting, 0.07, method)
+    assert {name: getattr(config.distill, name) for name in distill} == distill
+    assert {name: getattr(config.methods[method], name) for name in options} == options
+
+
 @pytest.mark.parametrize("name", ["lora.yaml", "main.yaml", "modality.yaml", "start.yaml"])
 def test_a_sweep_of_flickr8k_is_valid_and_says_how_it_is_run(name: str) -> None:
     path = PAPER.parent / "flickr8k" / name

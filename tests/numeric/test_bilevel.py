@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,11 @@ def prepared(bench: Workbench, options: BilevelOptions, **config: Any) -> tuple[
     return method, context, state
 
 
+def share(options: BilevelOptions, t: int) -> float:
+    """The part of the rate that step ``t`` takes: half a cosine that ends at a fiftieth, or all of it."""
+    return max(0.02, (1 + math.cos(math.pi * t / options.steps)) / 2) if options.schedule == "cosine" else 1.0
+
+
 def naive(bench: Workbench, context: Context, state: State, similarity: bool = False) -> dict[str, torch.Tensor]:
     """The same gradient the slow way: the tower in every inner step, and autograd through everything."""
     options = context.options
@@ -89,7 +95,8 @@ def naive(bench: Workbench, context: Context, state: State, similarity: bool = F
         low = leaves["similarity_left"] @ leaves["similarity_right"].T
         soft = torch.diag(leaves["similarity_diagonal"]) + options.alpha / options.rank * low
     draw = context.generator("rows")
-    for _ in range(options.steps):
+    rates = {side: leaves[f"log_rate_{side}"].exp() for side in SIDES}
+    for t in range(options.steps):
         rows = torch.randperm(PAIRS, generator=draw)[: options.minibatch] if options.minibatch else torch.arange(PAIRS)
         features = bench.image_standardisation(bench.image_tower(leaves["images"][rows]))
         logits = functional_call(student, params, (features, leaves["texts"][rows]))
@@ -97,7 +104,8 @@ def naive(bench: Workbench, context: Context, state: State, similarity: bool = F
         slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
         for (name, p), slope in zip(list(params.items()), slopes):
             velocity[name] = options.momentum * velocity[name] + slope + options.weight_decay * p
-            params[name] = p - leaves[f"log_rate_{name.split('.')[0]}"].exp() * velocity[name]
+            rate = rates[name.split(".")[0]]
+            params[name] = p - (rate[t] if rate.ndim else rate * share(options, t)) * velocity[name]
     images, captions = real_batch(context, options.real_batch, options.captions_per_image)
     data = bench.split("train").data
     shown = [data.images.rows(images), *(data.texts.rows(c) for c in captions)]
@@ -142,8 +150,10 @@ def test_images_pass_the_tower_in_halves_where_memory_is_short(
         BilevelOptions(steps=5, real_batch=8, schedule="constant", minibatch=3, momentum=0.0, captions_per_image=3),
         BilevelOptions(steps=5, real_batch=8, schedule="constant", rank=2, alpha=3.0),
         BilevelOptions(steps=5, real_batch=8, schedule="constant", captions_per_image=2, outer_dropout=0.3),
+        BilevelOptions(steps=20, real_batch=8),
+        BilevelOptions(steps=6, real_batch=8, rate_per_step=True),
     ],
-    ids=["momentum", "minibatches", "similarity", "dropout"],
+    ids=["momentum", "minibatches", "similarity", "dropout", "cosine", "rate per step"],
 )
 def test_the_inner_loop_on_features_is_the_naive_gradient(bench: Workbench, options: BilevelOptions) -> None:
     method, context, state = prepared(bench, options)
@@ -156,6 +166,14 @@ def test_the_inner_loop_on_features_is_the_naive_gradient(bench: Workbench, opti
     for name, slope in expected.items():
         assert float(slope.norm()) > 0, name
         torch.testing.assert_close(update.gradients[name], slope, rtol=1e-8, atol=1e-12, msg=name)
+
+
+def test_a_rate_for_each_step_starts_as_the_schedule(bench: Workbench) -> None:
+    options = BilevelOptions(steps=20, real_batch=8, rate_per_step=True)
+    *_, state = prepared(bench, options, student_rate_image=0.3, student_rate_text=0.7)
+    for side, rate in (("image", 0.3), ("text", 0.7)):
+        expected = torch.tensor([rate * share(options, t) for t in range(20)], dtype=torch.float64)
+        torch.testing.assert_close(state.variables[f"log_rate_{side}"].exp(), expected, rtol=1e-5, atol=0)
 
 
 def test_images_encoded_in_parts_give_the_same_gradient(bench: Workbench) -> None:

@@ -128,6 +128,14 @@ def test_the_update_is_the_gradient_of_the_papers_loss(bench: Workbench) -> None
     assert any(bool((update.carried[n] != state.carried[n]).any()) for n in update.carried if "text/tower" in n)
 
 
+def test_the_sets_own_student_is_the_published_one(bench: Workbench) -> None:
+    method, context, state = prepared(bench, CovmatchOptions())
+    recipe = method.export(state, context).recipe
+    assert recipe.rates == {"image": (0.01,), "text": (0.01,)} and recipe.head_factor == pytest.approx(10)
+    assert (recipe.epochs, recipe.batch, recipe.schedule, recipe.loss) == (100, 128, "half", "infonce")
+    assert (recipe.momentum, recipe.weight_decay) == (0.9, 5e-4)
+
+
 def test_its_own_rate_of_texts_is_small_beside_input_embeddings() -> None:
     own, spread = find_method("covmatch").outer, 0.056  # standard deviation of MiniLM's table, measured
     assert own.optimiser == "adam"  # whose first step moves every number by the rate

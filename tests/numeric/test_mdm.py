@@ -140,6 +140,14 @@ def test_the_update_is_the_gradient_of_the_papers_loss(ground: Ground) -> None:
     assert update.value == pytest.approx(total)
 
 
+def test_the_sets_own_student_is_the_published_one(ground: Ground) -> None:
+    method, context, state = prepared(*ground, "mdm", MdmOptions(), student_rate_image=0.2, student_rate_text=0.3)
+    recipe = method.export(state, context).recipe
+    assert recipe.rates == {"image": (0.2,), "text": (0.3,)}
+    assert (recipe.epochs, recipe.batch, recipe.schedule, recipe.loss) == (100, 128, "half", "infonce")
+    assert (recipe.momentum, recipe.weight_decay, recipe.dropout) == (0.9, 5e-4, 0.1)
+
+
 def test_descending_the_update_brings_the_distributions_together(ground: Ground) -> None:
     method, context, state = prepared(*ground, "mdm", MdmOptions(real_batch=16))
     values = []
