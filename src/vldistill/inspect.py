@@ -1,4 +1,7 @@
-"""``vldistill inspect PATH``: what a data source, an experts folder, a set or a run holds."""
+"""``vldistill inspect PATH``: what a data source, an experts folder, a set or a run holds.
+
+It ends with exit code 2 when anything is broken, if only a photo: other stages leave such photos out and go on.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +56,8 @@ def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[st
     folder = Path(path)
     if not folder.is_dir():  # a file, a name or a pattern
         return _describe_source(path, reporter, sheet)
-    if (folder / "set.json").is_file():
-        return _describe_set(folder)
+    if (folder / "set.json").is_file() or (folder.parent.name == "sets" and (folder / "config.json").is_file()):
+        return _describe_set(folder)  # or the error that says it is not finished
     if any(folder.glob("expert-*.safetensors")):
         return _describe_experts(folder)
     if (folder / "config.yaml").is_file():

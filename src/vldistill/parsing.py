@@ -262,22 +262,27 @@ def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) ->
 
 
 def refuse_idle_options(argv: Sequence[str], config: Config) -> None:
-    """Refuse options of a method where none is named and another is taken: they would be ignored.
+    """Refuse options of a method that is not the one that is taken: they would be ignored.
+
+    Where a method is typed too, a script may set the options of all.
 
     Raises:
         ConfigError: with both ways out.
     """
-    from vldistill.distill.methods import settle
+    from vldistill.distill.methods import first_method, settle
 
-    if config.distill.method:
+    if {word.partition("=")[0] for word in argv} & {"--method", "--distill.method"}:
         return
-    taken, pairs = settle(config)[0].distill.method, config.distill.pairs
+    taken, pairs = settle(config)[0].distill, config.distill.pairs
+    why = f"no method is named and {taken.method} is taken for setting {config.encoder.setting} and {pairs} pairs"
+    if config.distill.method:
+        why = f"the method is {taken.method}"
     for word in argv:
         section, dot, _ = word.removeprefix("--").partition(".")
-        if word.startswith("--") and dot and section in config.methods.keys() - {taken}:
+        if word.startswith("--") and dot and section in config.methods.keys() - {taken.method, first_method(taken)}:
             raise ConfigError(
-                f"{word.partition('=')[0]} is an option of {section}, but no method is named and {taken} is taken for "
-                f"setting {config.encoder.setting} and {pairs} pairs. Add --method {section}, or leave the option out."
+                f"{word.partition('=')[0]} is an option of {section}, but {why}. Add --method {section}, or leave the "
+                f"option out."
             )
 
 

@@ -19,12 +19,21 @@ from typing import Any
 
 import torch
 
+from vldistill.commands.distilling import check_asked, check_data, check_method, refuse_other_set
 from vldistill.config import Config, DistillConfig, expand
 from vldistill.data.pairs import SPLITS
 from vldistill.distill.methods import as_first, find_method, first_method, settle, trains
-from vldistill.errors import VldistillError
-from vldistill.evaluate.cells import Cell, failure, finished, shared_experts
-from vldistill.experts.record import bytes_per_expert, expert_files, expert_path, expert_recipe
+from vldistill.errors import ConfigError, VldistillError
+from vldistill.evaluate.cells import Cell, expert_group, failure, finished, shared_experts
+from vldistill.experts.record import (
+    PlannedExpert,
+    bytes_per_expert,
+    expert_files,
+    expert_path,
+    expert_recipe,
+    planned_experts,
+)
+from vldistill.experts.trajectory import Trajectory
 from vldistill.files import human_bytes
 from vldistill.log import Reporter
 from vldistill.runs import Run
@@ -229,19 +238,24 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
         # the set, its preview's pictures, and a checkpoint: variables, two moments, the best, the ones before
         lines.append(f"{numbers:,} learned numbers, {_disk(4 * numbers * (7 + len(distill.keep)), run)}")
         lines.append(estimate.said_time(lambda: estimate.distill_seconds(config) + estimate.encode_seconds))
-        estimate.check(lambda: check_count(estimate.counts["train"][0], distill.pairs))
+        estimate.check(lambda: check_data(config, estimate.bench))
+        experts: Sequence[Trajectory | PlannedExpert] = []
         if "experts" in find_method(distill.method).build().needs:
-            lines += _experts_missing(Run(experts_from or run).experts, distill.experts)
+            experts, missing = _experts(Run(experts_from or run).experts, config)
+            lines += missing
+        estimate.check(lambda: check_method(config, estimate.bench, experts))
+    if stage == "distill":
+        estimate.check(lambda: check_asked(config, experts_from))
+        estimate.check(lambda: refuse_other_set(Run(run), config))
     return "\n".join(lines), estimate.problems
 
 
-def _experts_missing(folder: Path, count: int) -> list[str]:
-    """A line where the experts have to be recorded first: planning ahead is no mistake."""
+def _experts(folder: Path, config: Config) -> tuple[Sequence[Trajectory | PlannedExpert], list[str]]:
+    """The experts there are; or those to record, and a line that says so: planning ahead is no mistake."""
     try:
-        expert_files(folder, count)
+        return [Trajectory(path) for path in expert_files(folder, config.distill.experts)], []
     except VldistillError as error:
-        return [f"first: {error}"]
-    return []
+        return planned_experts(folder, config.experts, config.distill.experts), [f"first: {error}"]
 
 
 def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str, list[str]]:
@@ -274,8 +288,10 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
         state, needed = _cell_plan(cell, run, estimate)
         seconds += needed
         lines.append(f"  {cell.id}: {state}")
-        if cell.pairs is not None and estimate.ready and finished(cell, run) is None:
-            estimate.check(functools.partial(check_count, estimate.counts["train"][0], cell.pairs))
+        if finished(cell, run) is None:
+            if cell.pairs is not None and estimate.ready:
+                estimate.check(functools.partial(check_count, estimate.counts["train"][0], cell.pairs))
+            estimate.check(functools.partial(check_cell, cell, run, estimate.bench))
     problems = list(dict.fromkeys(text for estimate in groups.values() for text in estimate.problems))
     lines.append(f"experts: {_disk(disk, run)}")
     if not problems:
@@ -283,6 +299,21 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
         apart = f", without setting {', '.join(unknown)}" if unknown else ""
         lines.append(f"expected time: {human_time(seconds / workers)} with {workers} at a time{apart}")
     return "\n".join(lines), problems
+
+
+def check_cell(cell: Cell, run: Path, bench: Workbench) -> None:
+    """Refuse a cell whose set cannot be made as it is asked for, before anything is decoded. Raises ConfigError."""
+    if cell.kind != "method":
+        return
+    for config in cell.configs:
+        config, _ = settle(config)
+        try:
+            check_asked(config)
+            folder = run / "experts" / expert_group(cell, config)
+            experts = planned_experts(folder, config.experts, config.distill.experts) if cell.needs_experts else []
+            check_method(config, bench, experts)
+        except ConfigError as error:
+            raise ConfigError(f"{cell.id}: {error}") from None
 
 
 def cross_plan(

@@ -467,6 +467,8 @@ def test_a_real_signal_stops_a_real_process_and_the_same_command_finishes(
     folder = run / "sets" / "bitraj-6-s0"
     assert (folder / "checkpoint.safetensors").is_file() and not (folder / "set.json").exists()
     assert not list(run.rglob("*.tmp"))
+    unfinished = vldistill("inspect", folder)
+    assert unfinished.code == 2 and "not finished" in unfinished.err
     done = vldistill(*words)
     assert done.code == 0 and "going on at iteration" in done.err
     assert not (folder / "checkpoint.safetensors").exists()
@@ -531,3 +533,20 @@ def test_options_win_over_files_wherever_they_stand(vldistill: Any, tmp_path: Pa
     words = ["--pairs", "7", f"--config={first}", "--run", tmp_path / "run", "--config", second]
     shown = yaml.safe_load(vldistill("distill", *words, "--print_config").out)["distill"]
     assert (shown["pairs"], shown["seed"], shown["captions"]) == (7, 2, 3)
+
+
+def test_rates_beyond_all_numbers_end_as_a_divergence(vldistill: Any, run: Path) -> None:
+    done = vldistill("distill", "--run", run, "--method", "bilevel", "--distill.student_rate_image", "1e30")
+    assert done.code == 2 and "error: distillation diverged" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("method", ["prototypes", "bilevel"])
+def test_pairs_are_counted_without_broken_photos(
+    vldistill: Any, config: Path, karpathy: Any, tmp_path: Path, method: str
+) -> None:
+    karpathy.save([karpathy.entry(number, ("train", "val", "test")[max(0, number - 5)]) for number in range(8)])
+    karpathy.add_photos()
+    (karpathy.folder / "2.jpg").write_bytes(b"not a photo")
+    words = ["--config", config, "--data.source", karpathy.folder, "--method", method, "--run", tmp_path / "run"]
+    done = vldistill("distill", *words, "--pairs", "6")
+    assert done.code == 2 and "6 pairs were asked for" in done.err and "Ask for 5 or fewer" in done.err

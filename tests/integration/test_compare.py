@@ -86,7 +86,8 @@ def test_a_sweep_becomes_one_table_and_a_failure_stays_alone(
     table = json.loads((run / "table.json").read_text())
     assert [row["row"] for row in table["rows"]] == ["random:6", "full", "bitraj", "only images"]
     assert list(table["failed"]) == [cell for cell in table["failed"] if "bilevel" in cell]
-    assert "bilevel.minibatch is 500" in done.err and "bilevel.minibatch is 500" in (run / "table.md").read_text()
+    assert "bilevel.minibatch is 500" in (run / "table.md").read_text()
+    assert "bilevel.minibatch is 500" in done.err and done.err.count("This cell will fail.") == 1
     random, full, bitraj, images = table["rows"]
     generic = bitraj["generic"]["mean"]
     assert bitraj["gain"] == pytest.approx(generic / random["generic"]["mean"])
@@ -190,7 +191,8 @@ def test_wrong_use_of_compare_is_refused_before_anything_is_written(
 
 
 def test_a_dry_run_shows_every_cell_and_writes_nothing(vldistill: Any, sweep: Any, tmp_path: Path) -> None:
-    asked = ["compare", "--config", sweep(), "--run", tmp_path / "board", "--dry_run", "--workers", 1]
+    methods = {**SWEEP["methods"], "bilevel": {}}
+    asked = ["compare", "--config", sweep(methods=methods), "--run", tmp_path / "board", "--dry_run", "--workers", 1]
     done = vldistill(*asked)
     assert done.code == 0, done.err
     for said in ("5 cells", "random-6", "bitraj-6", "2 trials", "experts heads-own", "of disk", "expected time: about"):
@@ -249,7 +251,8 @@ def test_a_look_at_val_leaves_test_closed(vldistill: Any, run: Path, monkeypatch
     found = json.loads(done.out)
     assert done.code == 0 and 0 < found["val_mean_recall"] <= 100
     assert set(seen) == {"val"} or set(seen) == {"train", "val"}
-    assert [path.name for path in (run / "results").iterdir()] == ["bitraj-6-s0-val.json"]
+    written = [path.relative_to(run / "results") for path in (run / "results").rglob("*") if path.is_file()]
+    assert written == [Path("val/bitraj-6-s0.json")], "where no test result of another set has its place"
 
 
 # --- one table, one version of the data ---------------------------------------------------------------------------
@@ -337,3 +340,36 @@ def test_the_table_is_of_all_cells_whatever_is_done_now_and_a_smoke_test_leaves_
     assert {path.name: path.read_bytes() for path in run.glob("table.*")} == files
     assert rows_of(run / "smoke") == ["random:6", "full", "herding:6"]
     assert len(list(run.glob("cells/*"))) == 2
+
+
+def test_a_target_that_was_made_anew_is_judged_anew(
+    vldistill: Any, here: Here, sweep: Any, run: Path, tmp_path: Path
+) -> None:
+    made = run / "sets" / "bitraj-6-s0"
+    asked = ["compare", "--config", sweep(methods={}, targets=[str(made)]), "--run", tmp_path / "board"]
+    found = []
+    for start in ("real", "noise"):
+        shutil.rmtree(made, ignore_errors=True)
+        assert vldistill("distill", "--run", run, "--quiet", "--start", start).code == 0
+        assert vldistill(*asked).code == 0
+        found.append(json.loads((tmp_path / "board" / "table.json").read_text())["rows"])
+    assert [len(rows) for rows in found] == [1, 1] and found[0][0]["generic"] != found[1][0]["generic"]
+    here.calls.clear()
+    assert vldistill(*asked).code == 0 and not here.calls
+
+
+def test_cells_that_cannot_work_are_told_before_anything_begins(
+    vldistill: Any, here: Here, sweep: Any, tmp_path: Path
+) -> None:
+    methods = {
+        "bitraj": {"options": {"bitraj.expert_epochs": 4}},
+        "covmatch": {},
+        "bilevel": {"options": {"distill.start": "hering"}},
+    }
+    asked = ["compare", "--config", sweep(methods=methods, targets=[]), "--run", tmp_path / "board"]
+    plan = vldistill(*asked, "--dry_run")
+    assert plan.code == 2 and not here.calls
+    for words in ("segments of 4 epochs", "covmatch works in setting both", "hering"):
+        assert words in plan.err
+    done = vldistill(*asked)
+    assert done.code == 4 and done.err.count("This cell will fail.") == 3

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vldistill.distilled import DistilledSet
 from vldistill.evaluate import cross
 from vldistill.files import read_json, write_record
 from vldistill.interrupts import stop_at_once
@@ -160,3 +163,34 @@ def test_a_wrong_list_of_towers_is_refused(
     towers.write_text(text)
     done = vldistill("cross", "--run", run, "--set", made_set, "--towers", towers)
     assert done.code == 2 and said in done.err and not (run / "cross").exists()
+
+
+def test_a_set_of_another_recipe_is_judged_again(vldistill: Any, run: Path, made_set: Path, towers: Path) -> None:
+    """The same pairs: students learn by the recipe, which is part of what a cell depends on."""
+    towers.write_text("{}")
+    asked = ["cross", "--run", run, "--set", made_set, "--towers", towers, "--evaluate.recipes", "own"]
+    found = []
+    for decay in (5e-4, 5.0):
+        distilled = DistilledSet.load(made_set)
+        recipe = replace(distilled.recipe, weight_decay=decay)
+        shutil.rmtree(made_set)
+        replace(distilled, recipe=recipe).save(made_set)
+        assert vldistill(*asked).code == 0
+        found.append(json.loads((run / "cross" / "bitraj-6-s0-on-towers.json").read_text())["results"])
+    figures = [result["bitraj-6-s0 on own"]["own"]["mean_recall"]["mean"] for result in found]
+    assert figures[0] != figures[1] and all(len(result) == 1 for result in found)
+
+
+def test_real_pairs_have_no_recipe_of_their_own(vldistill: Any, run: Path, made_set: Path, towers: Path) -> None:
+    asked = ["cross", "--run", run, "--set", "bitraj-6-s0", "--towers", towers, "--evaluate.recipes", "own"]
+    refused = vldistill(*asked, "--also", "random")
+    assert refused.code == 2 and "--also random: real pairs have no recipe of their own" in refused.err
+    assert made_set.is_dir() and vldistill(*asked, "--dry_run").code == 0  # a set of the run may be named
+
+
+def test_rows_that_the_data_cannot_give_are_refused_before_anything_is_judged(
+    vldistill: Any, run: Path, made_set: Path, towers: Path
+) -> None:
+    done = vldistill("cross", "--run", run, "--set", made_set, "--towers", towers, "--also", "random:60")
+    assert done.code == 2 and "60 pairs were asked for" in done.err
+    assert not list((run / "cross").rglob("*.json"))

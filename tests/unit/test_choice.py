@@ -90,6 +90,10 @@ def test_options_of_a_method_that_is_not_taken_are_refused(tmp_path: Path, capfd
     assert main([*words, "--bilevel.steps", "4"]) == 0, "the one that is taken"
     assert main([*words, "--bitraj.syn_steps=4", "--method", "bitraj"]) == 0
     assert main([*words, "--bitraj.syn_steps=4", "--method", "bilevel"]) == 0, "a script may set them all"
+    with_file = tmp_path / "of a file.yaml"
+    with_file.write_text("data: {source: 'scenes:train=40,val=20,test=20'}\ndistill: {method: bilevel}\n")
+    assert main([*words, "--config", str(with_file), "--bitraj.syn_steps=4"]) == 2
+    assert "bitraj, but the method is bilevel. Add --method bitraj" in capfd.readouterr().err
 
 
 def test_another_optimiser_needs_rates_of_its_own() -> None:

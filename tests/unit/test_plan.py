@@ -2,14 +2,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import DISTILL, ENCODER, EXPERTS, SCENES, make_bench
 
+from vldistill.commands.distilling import refuse_other_set
 from vldistill.config import Config, DataConfig, DistillConfig, ImageTowerConfig, TextTowerConfig
-from vldistill.distill.methods import settle
+from vldistill.distill.methods import find_method, settle
 from vldistill.experts.record import expert_path, record_expert
+from vldistill.files import write_record
 from vldistill.plan import Estimate, human_time, stage_plan
+from vldistill.runs import Run
 from vldistill.training import Recipe
 
 
@@ -106,3 +110,47 @@ def test_rough_times() -> None:
         "about 2.5 hours",
         "about 4.6 days",
     ]
+
+
+@pytest.mark.parametrize(
+    ("method", "distill", "options", "message"),
+    [
+        ("bilevel", {"start": "hering"}, {}, "hering"),
+        ("covmatch", {}, {}, "covmatch works in setting both"),
+        ("lors", {"captions": 2}, {}, "distill.captions is 2"),
+        ("bilevel", {"size": 64}, {}, "distill.size is 64"),
+        ("bilevel", {"augment": ("flop",)}, {}, "distill.augment"),
+        ("bilevel", {"space": "features", "augment": ("flip",)}, {}, "there are none"),
+        ("bilevel", {}, {"minibatch": 50}, "bilevel.minibatch is 50"),
+        ("bitraj", {}, {"expert_epochs": 9}, "segments of 9 epochs"),
+    ],
+)
+def test_a_plan_refuses_what_the_command_would(
+    method: str, distill: dict[str, Any], options: dict[str, Any], message: str, config: Config, tmp_path: Path
+) -> None:
+    asked = replace(
+        config,
+        distill=DistillConfig(method, pairs=4, **distill),
+        methods={method: replace(find_method(method).options(), **options)},
+    )
+    text, problems = stage_plan("distill", asked, tmp_path / "run")
+    assert len(problems) == 1 and message in problems[0], (problems, text)
+    assert not stage_plan("experts", asked, tmp_path / "run")[1]
+
+
+def test_a_plan_looks_at_the_set_that_was_begun_and_at_the_experts(config: Config, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    bench = make_bench(tmp_path / "cache")
+    for index in range(2):
+        record_expert(bench, replace(config.experts, epochs=1), index, expert_path(run.experts, index))
+    asked = replace(config, distill=DistillConfig("bitraj", pairs=4, iterations=9))
+    _, (problem,) = stage_plan("distill", asked, run.folder)
+    assert "expert-000.safetensors has no snapshot of epochs" in problem
+    settled, _ = settle(asked)
+    write_record(run.sets / "bitraj-4-s0" / "config.json", refuse_other_set(run, settled))
+    _, problems = stage_plan("distill", replace(asked, distill=replace(asked.distill, iterations=4)), run.folder)
+    assert any("begun with another configuration" in text and "iterations" in text for text in problems)
+    _, (problem,) = stage_plan(
+        "distill", replace(asked, distill=DistillConfig("bilevel", pairs=4)), tmp_path, run.folder
+    )
+    assert "bilevel needs no experts" in problem

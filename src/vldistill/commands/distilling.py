@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -72,17 +73,14 @@ def distill(
     if hasattr(method, "begin") and config.distill.starts != ("real", "real"):
         start = config.distill.start_image or config.distill.start_text or config.distill.start
         reporter.warn(f"{config.distill.method} chooses its own starting pairs: distill.start {start} is left aside.")
-    _check_method(method, config, experts_from, ranks)
+    check_asked(config, experts_from, ranks)
     run.check(config)
     bench = open_bench(config, reporter, ranks, run)
     before = first_method(config.distill)
-    _check_start(config, before)
-    _check_data(config, bench)
+    check_data(config, bench)
     folder = run.sets / set_name(config.distill)
     options = config.methods.get(config.distill.method) or entry.options()
-    asked = _asked(config, options) | _asked_of_start(config)
-    usual, _ = settle(Config(distill=DistillConfig(config.distill.method)))
-    refuse_other(folder, asked, _asked(usual, type(options)()))
+    asked = refuse_other_set(run, config)
     if (folder / "set.json").exists():
         if ranks.first:
             run.begin(remembered)  # refuses a contradiction
@@ -107,9 +105,14 @@ def distill(
     return folder
 
 
-def _check_method(method: Any, config: Config, experts_from: Path | None, ranks: Ranks) -> None:
-    """Refuse what the method cannot do, before data or towers are opened."""
+def check_asked(config: Config, experts_from: Path | None = None, ranks: Ranks = ALONE) -> None:
+    """Refuse what cannot be, before data or towers are opened. Raises ConfigError.
+
+    Args:
+        config: whose method is settled.
+    """
     name = config.distill.method
+    method = find_method(name).build()
     check_draws(config.distill.draws, ranks)
     if experts_from and "experts" not in method.needs:
         raise ConfigError(
@@ -119,11 +122,36 @@ def _check_method(method: Any, config: Config, experts_from: Path | None, ranks:
     check_setting(method, name, config.encoder.setting)
     check_captions(method, name, config.distill.captions)
     _check_space(config)
+    _check_start(config)
 
 
-def _check_start(config: Config, before: str) -> None:
-    """Refuse a start that cannot be; ``before`` is the method whose set is made first, if any."""
-    distill = config.distill
+def check_method(config: Config, bench: Workbench, experts: Sequence[Any]) -> None:
+    """Refuse options of the method that cannot work, before anything is decoded. Raises ConfigError.
+
+    Args:
+        config: whose method is settled.
+        bench: whose towers are not built here; other towers that the method takes are left aside.
+        experts: recorded or planned ones.
+    """
+    entry = find_method(config.distill.method)
+    options = config.methods.get(config.distill.method) or entry.options()
+    if getattr(options, "towers", ()):
+        options = replace(options, towers=())
+    entry.build().check(Context(bench, config.distill, options, list(experts)))
+
+
+def refuse_other_set(run: Run, config: Config) -> dict[str, Any]:
+    """What a set's folder is to remember. Raises ConfigError where it was begun with something else."""
+    options = config.methods.get(config.distill.method) or find_method(config.distill.method).options()
+    asked = _asked(config, options) | _asked_of_start(config)
+    usual, _ = settle(Config(distill=DistillConfig(config.distill.method)))
+    refuse_other(run.sets / set_name(config.distill), asked, _asked(usual, type(options)()))
+    return asked
+
+
+def _check_start(config: Config) -> None:
+    """Refuse a start that cannot be."""
+    distill, before = config.distill, first_method(config.distill)
     for kind in {*distill.starts} - {before}:
         check_start(kind, distill.pairs, config.select, distill.space)
         if is_folder(kind) and distill.captions > 1:
@@ -135,7 +163,7 @@ def _check_start(config: Config, before: str) -> None:
         check_setting(find_method(before).build(), before, config.encoder.setting)
 
 
-def _check_data(config: Config, bench: Workbench) -> None:
+def check_data(config: Config, bench: Workbench) -> None:
     """Refuse data with too few images, or without the val split that looks need where anything is trained."""
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     check_size(config.distill.size, bench)

@@ -61,7 +61,7 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     # SELECTOR:N; one letter before the colon is a drive of Windows, and a folder may be named so
     named = target == "full" or (re.fullmatch(r"\w\w+:[^/\\]*", target) and not Path(target).exists())
     if not named:
-        target = _folder(run, target)
+        target = set_folder(run, target)
     judged = target if named else DistilledSet.load(target)
     if isinstance(judged, str) and judged != "full":
         chosen_subset(judged)
@@ -90,7 +90,7 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     return result
 
 
-def _folder(run: Run, target: str) -> str:
+def set_folder(run: Run, target: str) -> str:
     """The folder of a set, which may also be named as one of the run's. Raises ConfigError for another kind of word."""
     if target and Path(target).exists():
         return target
@@ -105,7 +105,7 @@ def _folder(run: Run, target: str) -> str:
     return target
 
 
-def _result_name(run: Run, judged: str | DistilledSet, target: str, protocol: str) -> str:
+def _result_name(run: Run, judged: str | DistilledSet, target: str, protocol: str = "last") -> str:
     """The file of an evaluation in the run's results: another run's set does not take the place of the run's own."""
     name = judged if isinstance(judged, str) else judged.name
     own = run.sets / name
@@ -133,7 +133,7 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
     """Mean recall on val of a set, as the outer loop looks at it (:func:`quick_score`); test stays closed."""
     run.check(config)
     bench = open_bench(config, reporter, run=run)
-    distilled = DistilledSet.load(_folder(run, target))
+    distilled = DistilledSet.load(set_folder(run, target))
     check_target(bench, distilled, config.evaluate)
     if distilled.is_coreset and bench.setting != "heads":
         raise ConfigError(
@@ -148,6 +148,7 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
         raise Stopped("stopped; a look at val is short and starts anew. The same command does it.") from None
     seconds = round(time.monotonic() - began, 2)
     result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
-    write_record(run.results / f"{distilled.name}-val.json", result | {"environment": environment()})
+    path = run.results / "val" / _result_name(run, distilled, set_folder(run, target))
+    write_record(path, result | {"environment": environment()})
     run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
     return result

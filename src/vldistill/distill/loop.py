@@ -178,7 +178,7 @@ class Loop:
 
     def _undo(self, iteration: int, trouble: str) -> None:
         """Go back to before the last step that was applied: that one led here."""
-        progress = self.progress
+        progress, trouble = self.progress, trouble.rstrip(".")
         self._restore(self._before)
         progress.scale /= 2
         progress.bad_in_a_row += 1

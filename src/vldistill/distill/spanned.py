@@ -86,7 +86,7 @@ class Layer:
 
     def reached(self) -> Tensor:
         """W_T."""
-        return torch.addmm(self.weight, self.g.T, self.x, beta=self.a)
+        return torch.addmm(self.a * self.weight, self.g.T, self.x)  # as beta, a number beyond float32 is an error
 
     def turn(self, slope: Tensor) -> None:
         """Begin the way back with L, the slope of W_T (P, D)."""

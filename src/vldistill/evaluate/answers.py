@@ -74,14 +74,14 @@ class Answers:
             return None
 
 
+def content_of(distilled: DistilledSet) -> str:
+    """A hash of what students of a set learn from: its tensors and its recipe."""
+    return digest(*(t.contiguous().numpy().tobytes() for t in distilled.tensors().values()), distilled.recipe.to_dict())
+
+
 def evaluation_key(bench: Workbench, judged: str | DistilledSet, config: Config) -> str:
     """A hash of what students' figures depend on: data, towers, pairs, protocol."""
-    if isinstance(judged, DistilledSet):
-        content = digest(
-            *(t.contiguous().numpy().tobytes() for t in judged.tensors().values()), judged.recipe.to_dict()
-        )
-    else:
-        content = digest(judged, asdict(config.select))
+    content = content_of(judged) if isinstance(judged, DistilledSet) else digest(judged, asdict(config.select))
     fingerprints = [bench.pairs(split).fingerprint for split in ("train", "val", "test")]
     judging = {"protocol": config.evaluate.protocol, "looks": config.evaluate.looks, "map": config.evaluate.text_map}
     precision = [] if bench.passes.precision == "float32" else [bench.passes.precision]

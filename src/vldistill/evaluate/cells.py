@@ -137,6 +137,8 @@ def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
     apart |= set() if cell.needs_experts else {"experts"}
     apart |= set() if cell.kind == "method" else {"distill"}
     meaning = {"source": _data(config), **{name: part for name, part in plain.items() if name not in apart}}
+    if cell.kind == "target" and (record := Path(cell.name) / "set.json").is_file():
+        meaning["content"] = digest(record.read_bytes())  # it holds the checksum of the tensors
     looks = _looks_at_val(config, cell)
     return {**meaning, "looks": looks} if looks else meaning
 
@@ -256,11 +258,11 @@ def _trial(cell: Cell, number: int, config: Config, run: Path, folder: Path, lau
     record: dict[str, Any] = {"options": options, "val_mean_recall": None}
     try:
         made = _distilled(cell, tried, run, place, launch)
-        found = list((place / "results").glob("*-val.json"))
+        found = list((place / "results" / "val").glob("*.json"))
         if not found:
             words = ["evaluate", "--config", str(place.with_suffix(".yaml")), "--run", str(place)]
             launch([*words, "--set", made["set"], "--val_only"], folder / "log.txt")
-            found = list((place / "results").glob("*-val.json"))
+            found = list((place / "results" / "val").glob("*.json"))
         return record | made | {"val_mean_recall": read_json(found[0], "look at val")["val_mean_recall"]}
     except UnitFailed as failed:
         if failed.kind == "lost":  # says nothing about the option

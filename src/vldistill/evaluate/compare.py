@@ -24,7 +24,7 @@ from vldistill.cluster.units import Backend
 from vldistill.config import expand
 from vldistill.configfile import parse_yaml
 from vldistill.data.pairs import load_pairs
-from vldistill.errors import ConfigError, Stopped
+from vldistill.errors import ConfigError, Stopped, VldistillError
 from vldistill.evaluate.cells import Cell, failure, finished, note_failure
 from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.published import data_of, published
@@ -45,6 +45,7 @@ from vldistill.report.comparison import (
 )
 from vldistill.runs import environment
 from vldistill.select import check_count
+from vldistill.workbench import Workbench
 
 DONE, SOME_FAILED = 0, 4
 
@@ -106,6 +107,7 @@ def compare(argv: Sequence[str]) -> int:
         refuse_mixed(asked.results, asked.run)
         missing = [cell for cell in asked.cells if finished(cell, asked.run) is None]
     _refuse_budgets(missing)
+    _tell_impossible(missing, asked.run, reporter)
     shard = asked.place.shard
     name = ".lock" if shard == WHOLE else f".lock-{shard.number}-{shard.count}"
     with held(asked.run / name, str(asked.run), stays=True) as lock:
@@ -262,6 +264,23 @@ def _refuse_budgets(cells: Sequence[Cell]) -> None:
             images[key] = load_pairs(expand(data.source), "train", strict=data.strict).count_images
         if cell.pairs is not None:
             check_count(images[key], cell.pairs)
+
+
+def _tell_impossible(cells: Sequence[Cell], run: Path, reporter: Reporter) -> None:
+    """Warn of cells that will fail by their options: the others go on, but the user may prefer to mend them now."""
+    import torch
+
+    from vldistill.plan import check_cell
+
+    benches: dict[str, Workbench] = {}
+    for cell in cells:
+        if cell.data_group not in benches:
+            config = cell.configs[0]
+            benches[cell.data_group] = Workbench(config.data, config.encoder, torch.device("cpu"), Reporter(quiet=True))
+        try:
+            check_cell(cell, run, benches[cell.data_group])
+        except VldistillError as error:
+            reporter.warn(f"{error} This cell will fail.")
 
 
 def _write_tables(asked: Asked) -> dict[str, str]:

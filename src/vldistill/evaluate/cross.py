@@ -26,7 +26,7 @@ from vldistill.data.pairs import SPLITS
 from vldistill.devices import choose_device, choose_passes
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError
-from vldistill.evaluate.answers import Answers
+from vldistill.evaluate.answers import Answers, content_of
 from vldistill.evaluate.options import merged, nested, resolved
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.subjects import check_target
@@ -43,19 +43,22 @@ OWN = "own"  # the column of the run's own towers
 
 def cross(argv: Sequence[str]) -> int:
     """The command; returns 0, or 4 when a tower failed."""
+    from vldistill.commands.judging import set_folder
     from vldistill.parsing import packaged_config, parse
 
     def extend(parser: Any) -> None:
         parser.description, parser.formatter_class = __doc__, KeptLines
-        parser.add_argument("--set", type=str, required=True, help="a set's folder")
+        parser.add_argument("--set", type=str, required=True, help="a set's folder, or the name of one of the run's")
         parser.add_argument("--towers", type=str, required=True, help="YAML: encoder sections by name")
         about = "other rows; a bare selector such as random chooses as many pairs"
-        parser.add_argument("--also", type=str, nargs="*", default=["random", "full"], help=about)
+        parser.add_argument("--also", type=str, nargs="*", default=None, help=f"{about} (default: random full)")
         parser.add_argument("--dry_run", action="store_true", help="validate, show towers, disk and time, and end")
 
     config, given = parse("cross", argv, extend)
     run, reporter = Run(Path(given.run)), Reporter(quiet=given.quiet)
     run.check(config)
+    given.also = _rows(given.also, config)
+    given.set = set_folder(run, given.set)
     if given.dry_run:
         return _planned(run, read_towers(Path(packaged_config(given.towers, "--towers")), config), given, reporter)
     distilled = DistilledSet.load(given.set)
@@ -72,6 +75,18 @@ def cross(argv: Sequence[str]) -> int:
     print(matrix.write(name), end="")
     reporter.info(f"written: {matrix.folder / name}.md, .csv and .json")
     return 4 if matrix.failed else 0
+
+
+def _rows(also: list[str] | None, config: Config) -> list[str]:
+    """The rows beside the set: real pairs, which only the generic recipe can train on. Raises ConfigError."""
+    if "generic" in config.evaluate.recipes:
+        return ["random", "full"] if also is None else also
+    if also:
+        raise ConfigError(
+            f"--also {' '.join(also)}: real pairs have no recipe of their own, and evaluate.recipes is "
+            f"{', '.join(config.evaluate.recipes)}. Add generic, or leave --also out."
+        )
+    return []
 
 
 def _planned(run: Run, towers: Mapping[str, Config], given: Any, reporter: Reporter) -> int:
@@ -156,7 +171,11 @@ class Matrix:
         """
         from vldistill.commands import open_bench
 
-        own = open_bench(self.towers[OWN], self.reporter, run=self.run)
+        config_of_own = self.towers[OWN]
+        own = open_bench(config_of_own, self.reporter, run=self.run)
+        for target in self.targets:
+            if isinstance(target, str):  # what the data cannot give, no tower can
+                check_target(own, target, config_of_own.evaluate, config_of_own.select)
         now = {split: own.pixels(split).pairs.fingerprint for split in SPLITS}
         for column, config in self.towers.items():
             paths = {name_of(target): self._path(column, config, target) for target in self.targets}
@@ -203,9 +222,7 @@ class Matrix:
     def _path(self, column: str, config: Config, target: str | DistilledSet) -> Path:
         """A name that changes with whatever the result depends on."""
         plain = to_plain(config)
-        content = (
-            target if isinstance(target, str) else digest(*(t.numpy().tobytes() for t in target.tensors().values()))
-        )
+        content = target if isinstance(target, str) else content_of(target)
         parts = [config.data.source, plain["encoder"], plain["evaluate"], plain["select"], content]
         precision = choose_passes(config.runtime, choose_device(config.runtime)).precision
         key = digest(*parts, *([] if precision == "float32" else [precision]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,24 @@ def expert_recipe(config: ExpertsConfig) -> Recipe:
 def kept_epochs(config: ExpertsConfig) -> list[int]:
     """The epochs whose snapshot is kept."""
     return sorted(set(config.snapshots)) if config.snapshots else list(range(config.epochs + 1))
+
+
+@dataclass(frozen=True)
+class PlannedExpert:
+    """An expert that is not recorded yet, for checks of what will fit it.
+
+    Args:
+        path: where it will be kept.
+        epochs: whose snapshots it will have.
+    """
+
+    path: Path
+    epochs: list[int]
+
+
+def planned_experts(folder: Path, config: ExpertsConfig, count: int = 0) -> list[PlannedExpert]:
+    """The experts that ``config`` will record; ``count`` of them, 0 is all."""
+    return [PlannedExpert(expert_path(folder, i), kept_epochs(config)) for i in range(count or config.count)]
 
 
 def bytes_per_expert(bench: Workbench, config: ExpertsConfig) -> int:

@@ -58,6 +58,7 @@ class MatchedPrototypes:
     def begin(self, context: Context) -> Start:
         """The real pairs that realise the prototypes, with distinct images."""
         bench = context.bench
+        check_count(bench.pixels("train").pairs.count_images, context.config.pairs)  # of those that can be read
         split = bench.split("train")
         images, texts, mapping = self._features(context)
         captions = torch.from_numpy(nearest_pairs(images, texts, mapping, *self._prototypes(context)[:2]))
