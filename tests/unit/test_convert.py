@@ -88,7 +88,7 @@ def test_splits_are_named_in_one_word_or_in_two(tmp_path: Path, words: list[str]
 
 
 def test_a_split_that_does_not_exist_is_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match="--split: unknown split 'trian'. Did you mean train"):
+    with pytest.raises(ConfigError, match=r"--split: unknown split 'trian'\. Did you mean train"):
         convert(["scenes:train=2,val=1,test=1", "--split=trian", "--to", "csv", "--out", str(tmp_path / "out")])
 
 
