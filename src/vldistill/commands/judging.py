@@ -21,8 +21,8 @@ from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.memory import peak_memory
 from vldistill.runs import Run, environment
-from vldistill.select import check_count, check_ground, find_selector, selectors
-from vldistill.select.coreset import coreset_name, save_coreset
+from vldistill.select import check_count, check_ground, check_readable, find_selector, selectors
+from vldistill.select.coreset import choose_coreset, coreset_name
 
 
 def select(run: Run, config: Config, reporter: Reporter) -> Path:
@@ -37,20 +37,23 @@ def select(run: Run, config: Config, reporter: Reporter) -> Path:
     note = {"select": {"method": asked.method, "pairs": asked.pairs, "seed": asked.seed} | entry.options(asked)}
     refuse_other(folder, note)
     bench.check_towers()
-    run.begin(config)
     if (folder / "set.json").exists():
+        run.begin(config)
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
+    check_readable(bench, asked.pairs)
+    run.begin(config)
     began = time.monotonic()
     try:
-        with held(folder / ".lock", str(folder)):
+        with held(folder.with_name(f".{folder.name}.lock"), str(folder)):
+            coreset = choose_coreset(bench, asked)
             write_record(folder / "config.json", note)
-            coreset = save_coreset(bench, asked, folder)
+            coreset.save(folder)
     except KeyboardInterrupt:
         raise Stopped("stopped; a finished warm-up is kept. The same command goes on.") from None
     seconds = round(time.monotonic() - began, 2)
     run.log(stage="select", set=folder.name, seconds=seconds, peak_memory_bytes=peak_memory())
-    reporter.info(f"{len(coreset)} pairs, {coreset.stored_floats:,} stored floats in {folder}")
+    reporter.info(f"{len(coreset.pairs)} pairs, {coreset.pairs.stored_floats:,} stored floats in {folder}")
     return folder
 
 
