@@ -29,6 +29,7 @@ def test_a_coreset_is_chosen_kept_shown_and_judged(vldistill: Any, config: Path,
     assert (folder / "set.safetensors").stat().st_mtime_ns == before
     other = vldistill("select", "--run", run, "--method", "kcenter", "--pairs", "6", "--select.warmup_epochs", "2")
     assert other.code == 2 and "select.warmup_epochs: 5 there, 2 asked for" in other.err
+    assert "Use another --seed, --label or --run" in other.err
     shown = json.loads(vldistill("inspect", folder, "--json").out)
     assert shown["kind"] == "coreset"
     results = [
@@ -38,6 +39,22 @@ def test_a_coreset_is_chosen_kept_shown_and_judged(vldistill: Any, config: Path,
     assert [row["set"] for row in results] == ["kcenter:6", "kcenter-6-s0"]
     assert all(row["own"] is None and row["stored_floats"] == 6 * (3 * 16 * 16 + 32) for row in results)
     assert (run / "results" / "kcenter-6.json").is_file() and (run / "results" / "kcenter-6-s0.json").is_file()
+
+
+def test_a_label_keeps_variants_side_by_side(vldistill: Any, config: Path, tmp_path: Path) -> None:
+    asked = ["select", "--run", tmp_path, "--method", "herding", "--pairs", "6"]
+    assert vldistill(*asked, "--config", config, "--select.warmup_epochs", "1").code == 0
+    for warmup, label, code in (("2", "long.1", 0), ("2", "long.1", 0), ("3", "long.1", 2), ("3", "a/b", 2)):
+        done = vldistill(*asked, "--select.warmup_epochs", warmup, "--label", label)
+        assert done.code == code, done.err
+    assert "--label is 'a/b'; expected letters" in done.err
+    names = {path.name for path in (tmp_path / "sets").iterdir()}
+    assert names == {"herding-6-s0", "herding-6-s0-long.1"}
+    made = DistilledSet.load(tmp_path / "sets" / "herding-6-s0-long.1")
+    assert made.name == "herding-6-s0-long.1" and made.info["config"]["select"]["warmup_epochs"] == 2
+    judged = vldistill("evaluate", "--run", tmp_path, "--set", made.name, "--json")
+    assert json.loads(judged.out)["set"] == made.name
+    assert (tmp_path / "results" / f"{made.name}.json").is_file()
 
 
 def test_a_choice_that_fails_leaves_nothing(vldistill: Any, config: Path, karpathy: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vldistill.commands.bench import open_bench, refuse_other
 from vldistill.config import Config
+from vldistill.config.checks import check_label
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, Stopped
@@ -25,15 +26,24 @@ from vldistill.select import check_count, check_ground, check_readable, find_sel
 from vldistill.select.coreset import choose_coreset, coreset_name
 
 
-def select(run: Run, config: Config, reporter: Reporter) -> Path:
-    """Choose real pairs, and write them as a set of the run; returns its folder."""
+def select(run: Run, config: Config, reporter: Reporter, label: str = "") -> Path:
+    """Choose real pairs, and write them as a set of the run; returns its folder.
+
+    Args:
+        label: added to the set's name, to keep variants side by side in one run.
+
+    Raises:
+        ConfigError: what cannot work or contradicts what the run or the set was begun with.
+        Stopped: by Ctrl-C or SIGTERM; a finished warm-up is kept.
+    """
+    check_label("--label", label)
     asked = config.select
     entry = find_selector(asked.method)
     check_ground(asked.method, asked.pairs, asked)
     run.check(config)
     bench = open_bench(config, reporter, run=run)
     check_count(bench.pairs("train").count_images, asked.pairs)
-    folder = run.sets / coreset_name(asked)
+    folder = run.sets / coreset_name(asked, label)
     note = {"select": {"method": asked.method, "pairs": asked.pairs, "seed": asked.seed} | entry.options(asked)}
     refuse_other(folder, note)
     bench.check_towers()
@@ -46,7 +56,7 @@ def select(run: Run, config: Config, reporter: Reporter) -> Path:
     began = time.monotonic()
     try:
         with held(folder.with_name(f".{folder.name}.lock"), str(folder)):
-            coreset = choose_coreset(bench, asked)
+            coreset = choose_coreset(bench, asked, label)
             write_record(folder / "config.json", note)
             coreset.save(folder)
     except KeyboardInterrupt:

@@ -22,9 +22,9 @@ from vldistill.training import Recipe
 from vldistill.workbench import Workbench
 
 
-def coreset_name(options: SelectConfig) -> str:
-    """The folder name of a coreset: selector, pairs and seed."""
-    return f"{options.method}-{options.pairs}-s{options.seed}"
+def coreset_name(options: SelectConfig, label: str = "") -> str:
+    """The folder name of a coreset: selector, pairs, seed, and the label if there is one."""
+    return f"{options.method}-{options.pairs}-s{options.seed}" + (f"-{label}" if label else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ class Coreset:
         self.pairs.save(folder)
 
 
-def choose_coreset(bench: Workbench, options: SelectConfig) -> Coreset:
-    """Choose pairs by ``options``; nothing is written.
+def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> Coreset:
+    """Choose pairs by ``options``, and name them with ``label``; nothing is written.
 
     Pixels are the decoded real ones at the tower's size. A coreset has learned no recipe: the one it carries is the
     generic one at common rates, and evaluation tunes rates and epochs on val as for all real pairs.
@@ -83,7 +83,7 @@ def choose_coreset(bench: Workbench, options: SelectConfig) -> Coreset:
         standardisation=standard,
         captions=tuple({"start": caption, "nearest": caption} for caption in chosen),
         info={
-            "name": coreset_name(options),
+            "name": coreset_name(options, label),
             "kind": CORESET,
             "method": options.method,
             "seed": options.seed,
