@@ -211,11 +211,15 @@ def _distill(argv: Sequence[str]) -> int:
 
 
 def _select(argv: Sequence[str]) -> int:
-    config, rest = parse("select", argv)
+    def extend(parser: ArgumentParser) -> None:
+        about = "added to the set's name, to keep variants side by side in one run"
+        parser.add_argument("--label", type=str, default="", help=about)
+
+    config, rest = parse("select", argv, extend)
     from vldistill import commands
 
     run, reporter = _opened(rest)
-    print(commands.select(run, config, reporter))
+    print(commands.select(run, config, reporter, rest.label))
     return DONE
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from fnmatch import fnmatch
+from itertools import takewhile
 from pathlib import Path
 
 from vldistill.config import SETTINGS
@@ -82,9 +84,19 @@ def _configs(pattern: str) -> list[tuple[str, str]]:
     folder = Path(__file__).parent / "configs"
     rows = []
     for path in sorted(folder.glob("**/*.yaml")):
-        comments = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines()[:2]]
-        rows.append((f"configs/{path.relative_to(folder)}", comments[1] if len(comments) > 1 else ""))
+        rows.append((f"configs/{path.relative_to(folder)}", _about(path.read_text(encoding="utf-8"))))
     return rows
+
+
+def _about(text: str, most: int = 140) -> str:
+    """What a configuration says of itself below its command: its first sentence, and more while they fit ``most``."""
+    block = takewhile(lambda line: line.startswith("#"), text.splitlines()[1:])
+    first, *others = re.split(r"(?<=\.) (?=[A-Z])", " ".join(line[1:].strip() for line in block))
+    for sentence in others:
+        if len(first) + 1 + len(sentence) > most:
+            break
+        first += f" {sentence}"
+    return first
 
 
 KINDS: dict[str, Callable[[str], list[tuple[str, str]]]] = {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vldistill.distilled import DistilledSet
+from vldistill.errors import ConfigError
 
 
 def test_a_coreset_is_chosen_kept_shown_and_judged(vldistill: Any, config: Path, tmp_path: Path) -> None:
@@ -28,6 +29,7 @@ def test_a_coreset_is_chosen_kept_shown_and_judged(vldistill: Any, config: Path,
     assert (folder / "set.safetensors").stat().st_mtime_ns == before
     other = vldistill("select", "--run", run, "--method", "kcenter", "--pairs", "6", "--select.warmup_epochs", "2")
     assert other.code == 2 and "select.warmup_epochs: 5 there, 2 asked for" in other.err
+    assert "Use another --seed, --label or --run" in other.err
     shown = json.loads(vldistill("inspect", folder, "--json").out)
     assert shown["kind"] == "coreset"
     results = [
@@ -37,6 +39,47 @@ def test_a_coreset_is_chosen_kept_shown_and_judged(vldistill: Any, config: Path,
     assert [row["set"] for row in results] == ["kcenter:6", "kcenter-6-s0"]
     assert all(row["own"] is None and row["stored_floats"] == 6 * (3 * 16 * 16 + 32) for row in results)
     assert (run / "results" / "kcenter-6.json").is_file() and (run / "results" / "kcenter-6-s0.json").is_file()
+
+
+def test_a_label_keeps_variants_side_by_side(vldistill: Any, config: Path, tmp_path: Path) -> None:
+    asked = ["select", "--run", tmp_path, "--method", "herding", "--pairs", "6"]
+    assert vldistill(*asked, "--config", config, "--select.warmup_epochs", "1").code == 0
+    for warmup, label, code in (("2", "long.1", 0), ("2", "long.1", 0), ("3", "long.1", 2), ("3", "a/b", 2)):
+        done = vldistill(*asked, "--select.warmup_epochs", warmup, "--label", label)
+        assert done.code == code, done.err
+    assert "--label is 'a/b'; expected letters" in done.err
+    names = {path.name for path in (tmp_path / "sets").iterdir()}
+    assert names == {"herding-6-s0", "herding-6-s0-long.1"}
+    made = DistilledSet.load(tmp_path / "sets" / "herding-6-s0-long.1")
+    assert made.name == "herding-6-s0-long.1" and made.info["config"]["select"]["warmup_epochs"] == 2
+    judged = vldistill("evaluate", "--run", tmp_path, "--set", made.name, "--json")
+    assert json.loads(judged.out)["set"] == made.name
+    assert (tmp_path / "results" / f"{made.name}.json").is_file()
+
+
+def test_a_choice_that_fails_leaves_nothing(vldistill: Any, config: Path, karpathy: Any, tmp_path: Path) -> None:
+    karpathy.entries[:] = [karpathy.entry(i, "train" if i < 9 else "val") for i in range(10)]
+    karpathy.save()
+    karpathy.add_photos()
+    for name in ("3.jpg", "5.jpg"):
+        (karpathy.folder / name).write_bytes((karpathy.folder / name).read_bytes()[:50])
+    asked = ["select", "--config", config, "--data.source", karpathy.folder, "--run", tmp_path / "run"]
+    done = vldistill(*asked, "--method", "random", "--pairs", "8")
+    assert done.code == 2 and "of the 9 images of the train split 7 can be read" in done.err
+    assert "Ask for 7 or fewer" in done.err and not (tmp_path / "run").exists()
+    assert vldistill(*asked, "--method", "random", "--pairs", "7").code == 0
+
+
+def test_a_selector_that_breaks_leaves_no_folder(
+    vldistill: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ConfigError("the choice failed")
+
+    monkeypatch.setattr("vldistill.select.coreset.choose_pairs", broken)
+    done = vldistill("select", "--config", config, "--run", tmp_path, "--method", "random", "--pairs", "6")
+    assert done.code == 2 and "the choice failed" in done.err
+    assert not list((tmp_path / "sets").iterdir())
 
 
 def test_a_distillation_starts_from_a_selector(vldistill: Any, run: Path) -> None:

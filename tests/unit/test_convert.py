@@ -70,6 +70,28 @@ def test_drawings_become_png_and_keep_every_pixel(tmp_path: Path, to: str):
         assert other.tobytes() == before.images.read(index).tobytes()
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--split=train"], ["train"]),
+        (["--split", "train"], ["train"]),
+        (["--split=val,train"], ["val", "train"]),
+        (["--split", "[val, train]"], ["val", "train"]),
+        (["--split=[test]"], ["test"]),
+        ([], ["train", "val", "test"]),
+    ],
+)
+def test_splits_are_named_in_one_word_or_in_two(tmp_path: Path, words: list[str], wanted: list[str]):
+    out = tmp_path / "out"
+    convert(["scenes:train=2,val=1,test=1", *words, "--to", "csv", "--out", str(out), "--quiet"])
+    assert list(front(out)["splits"]) == wanted
+
+
+def test_a_split_that_does_not_exist_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"--split: unknown split 'trian'\. Did you mean train"):
+        convert(["scenes:train=2,val=1,test=1", "--split=trian", "--to", "csv", "--out", str(tmp_path / "out")])
+
+
 def test_other_libraries_read_what_is_written(karpathy: KarpathyFolder, tmp_path: Path):
     import datasets
 

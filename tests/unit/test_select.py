@@ -30,7 +30,7 @@ from vldistill.select import WARMUP, choose_pairs, find_selector, selectors
 from vldistill.select import facility as facility_location
 from vldistill.select import warmup as warming
 from vldistill.select.candidates import TrainingCandidates
-from vldistill.select.coreset import save_coreset
+from vldistill.select.coreset import choose_coreset
 from vldistill.select.features import PairFeatures, first_of_each_image
 from vldistill.select.forgetting import count_forgotten, found, galleries
 from vldistill.workbench import Workbench
@@ -448,7 +448,7 @@ def test_a_choice_is_a_start(bench: Workbench, name: str) -> None:
 
 def test_a_coreset_is_a_set_of_real_pairs(bench: Workbench, tmp_path: Path) -> None:
     options = replace(OPTIONS, method="herding", pairs=6)
-    save_coreset(bench, options, tmp_path)
+    choose_coreset(bench, options).save(tmp_path)
     coreset = DistilledSet.load(tmp_path)
     assert coreset.name == "herding-6-s0" and coreset.is_coreset and coreset.setting == "heads"
     record = json.loads((tmp_path / "pairs.json").read_text())

@@ -10,6 +10,7 @@ from typing import Any
 
 from vldistill.commands.bench import open_bench, refuse_other
 from vldistill.config import Config
+from vldistill.config.checks import check_label
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, Stopped
@@ -21,36 +22,48 @@ from vldistill.locks import held
 from vldistill.log import Reporter
 from vldistill.memory import peak_memory
 from vldistill.runs import Run, environment
-from vldistill.select import check_count, check_ground, find_selector, selectors
-from vldistill.select.coreset import coreset_name, save_coreset
+from vldistill.select import check_count, check_ground, check_readable, find_selector, selectors
+from vldistill.select.coreset import choose_coreset, coreset_name
 
 
-def select(run: Run, config: Config, reporter: Reporter) -> Path:
-    """Choose real pairs, and write them as a set of the run; returns its folder."""
+def select(run: Run, config: Config, reporter: Reporter, label: str = "") -> Path:
+    """Choose real pairs, and write them as a set of the run; returns its folder.
+
+    Args:
+        label: added to the set's name, to keep variants side by side in one run.
+
+    Raises:
+        ConfigError: what cannot work or contradicts what the run or the set was begun with.
+        Stopped: by Ctrl-C or SIGTERM; a finished warm-up is kept.
+    """
+    check_label("--label", label)
     asked = config.select
     entry = find_selector(asked.method)
     check_ground(asked.method, asked.pairs, asked)
     run.check(config)
     bench = open_bench(config, reporter, run=run)
     check_count(bench.pairs("train").count_images, asked.pairs)
-    folder = run.sets / coreset_name(asked)
+    folder = run.sets / coreset_name(asked, label)
     note = {"select": {"method": asked.method, "pairs": asked.pairs, "seed": asked.seed} | entry.options(asked)}
     refuse_other(folder, note)
     bench.check_towers()
-    run.begin(config)
     if (folder / "set.json").exists():
+        run.begin(config)
         reporter.info(f"{folder} is finished already; nothing to do")
         return folder
+    check_readable(bench, asked.pairs)
+    run.begin(config)
     began = time.monotonic()
     try:
-        with held(folder / ".lock", str(folder)):
+        with held(folder.with_name(f".{folder.name}.lock"), str(folder)):
+            coreset = choose_coreset(bench, asked, label)
             write_record(folder / "config.json", note)
-            coreset = save_coreset(bench, asked, folder)
+            coreset.save(folder)
     except KeyboardInterrupt:
         raise Stopped("stopped; a finished warm-up is kept. The same command goes on.") from None
     seconds = round(time.monotonic() - began, 2)
     run.log(stage="select", set=folder.name, seconds=seconds, peak_memory_bytes=peak_memory())
-    reporter.info(f"{len(coreset)} pairs, {coreset.stored_floats:,} stored floats in {folder}")
+    reporter.info(f"{len(coreset.pairs)} pairs, {coreset.pairs.stored_floats:,} stored floats in {folder}")
     return folder
 
 

@@ -37,6 +37,12 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
         raise ConfigError(f"{name} is {value!r}; expected {expected}.")
 
 
+def check_label(name: str, label: str) -> None:
+    """Refuse a label that cannot end the name of a folder. Raises ConfigError."""
+    fine = re.fullmatch(r"[\w.-]{0,80}", label, re.ASCII) is not None
+    require(fine, name, label, "letters, digits, '_', '.' and '-', at most 80")
+
+
 def positive(config: object, section: str, *names: str) -> None:
     """Refuse options of ``section`` that are not above 0."""
     for name in names:

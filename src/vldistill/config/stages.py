@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
-from vldistill.config.checks import check_fields, positive, require
+from vldistill.config.checks import check_fields, check_label, positive, require
 from vldistill.errors import ConfigError, unknown
 
 SMALLEST_SIDE = 4  # pixels of a learned image
@@ -183,8 +182,7 @@ class DistillConfig:
         require(fine, "distill.size", self.size, f"0 (what the tower takes) or at least {SMALLEST_SIDE} pixels")
         require(not self.size or self.space == "pixels", "distill.size", self.size, "0 where features are learned")
         require(self.experts >= 0, "distill.experts", self.experts, "0 (all) or more")
-        fine = re.fullmatch(r"[\w.-]{0,80}", self.label, re.ASCII) is not None
-        require(fine, "distill.label", self.label, "letters, digits, '_', '.' and '-', at most 80")
+        check_label("distill.label", self.label)
         image, text = self.starts
         if image != text and not {"real", "noise"} & {image, text}:
             raise ConfigError(

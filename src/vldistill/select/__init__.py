@@ -133,6 +133,17 @@ def check_count(images: int, pairs: int) -> None:
         )
 
 
+def check_readable(bench: Workbench, pairs: int) -> None:
+    """Refuse more pairs than training images that can be read; they are decoded for that. Raises ConfigError."""
+    readable, listed = bench.pixels("train").pairs.count_images, bench.pairs("train").count_images
+    if readable < pairs <= listed:
+        raise ConfigError(
+            f"{pairs} pairs were asked for, but of the {listed} images of the train split {readable} can be read, "
+            f"and the pairs of one set have distinct images. Ask for {readable} or fewer, or mend the others."
+        )
+    check_count(readable, pairs)
+
+
 def check_ground(name: str, pairs: int, options: SelectConfig) -> None:
     """Refuse more pairs than a selector draws to choose among. Raises ConfigError."""
     for option in ("ground_set", "cluster_sample"):
@@ -149,14 +160,14 @@ def choose_pairs(
     """``count`` training pairs chosen by the selector ``name``: image rows and caption rows, (count,) int64 each.
 
     Raises:
-        ConfigError: an unknown selector, more pairs than images, or more than it draws to choose among.
+        ConfigError: an unknown selector, more pairs than readable images, or more than it draws to choose among.
     """
     from vldistill.select.candidates import TrainingCandidates
 
     options = options or SelectConfig()
     entry = find_selector(name)
     check_ground(name, count, options)
-    check_count(bench.pixels("train").pairs.count_images, count)
+    check_readable(bench, count)
     candidates = TrainingCandidates(bench, options)
     captions = entry.choose(candidates, count, seed, options)
     return candidates.caption_image[captions], captions

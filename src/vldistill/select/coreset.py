@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from vldistill import __version__
@@ -20,16 +22,42 @@ from vldistill.training import Recipe
 from vldistill.workbench import Workbench
 
 
-def coreset_name(options: SelectConfig) -> str:
-    """The folder name of a coreset: selector, pairs and seed."""
-    return f"{options.method}-{options.pairs}-s{options.seed}"
+def coreset_name(options: SelectConfig, label: str = "") -> str:
+    """The folder name of a coreset: selector, pairs, seed, and the label if there is one."""
+    return f"{options.method}-{options.pairs}-s{options.seed}" + (f"-{label}" if label else "")
 
 
-def save_coreset(bench: Workbench, options: SelectConfig, folder: Path) -> DistilledSet:
-    """Choose pairs and write them as a set with a preview, and ``pairs.json``: image names and captions.
+@dataclass(frozen=True, eq=False)
+class Coreset:
+    """Real pairs that were chosen.
+
+    Args:
+        pairs: as a set.
+        rows: image names, captions and their rows, by pair.
+        pixels: (N, 3, S, S) uint8, the decoded photos.
+    """
+
+    pairs: DistilledSet
+    rows: list[dict[str, Any]]
+    pixels: np.ndarray
+
+    def save(self, folder: Path) -> None:
+        """Write the set with a preview, and ``pairs.json``: what was chosen."""
+        about = {name: self.pairs.info[name] for name in ("method", "seed")}
+        write_record(folder / "pairs.json", about | {"pairs": self.rows})
+        captions = [str(row["caption"]) for row in self.rows]
+        draw_contact_sheet(self.pixels, captions, folder / "preview.png", title=self.pairs.name)
+        self.pairs.save(folder)
+
+
+def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> Coreset:
+    """Choose pairs by ``options``, and name them with ``label``; nothing is written.
 
     Pixels are the decoded real ones at the tower's size. A coreset has learned no recipe: the one it carries is the
     generic one at common rates, and evaluation tunes rates and epochs on val as for all real pairs.
+
+    Raises:
+        ConfigError: more pairs than images that can be read.
     """
     images, captions = choose_pairs(bench, options.method, options.pairs, options.seed, options)
     split = bench.split("train")
@@ -55,7 +83,7 @@ def save_coreset(bench: Workbench, options: SelectConfig, folder: Path) -> Disti
         standardisation=standard,
         captions=tuple({"start": caption, "nearest": caption} for caption in chosen),
         info={
-            "name": coreset_name(options),
+            "name": coreset_name(options, label),
             "kind": CORESET,
             "method": options.method,
             "seed": options.seed,
@@ -74,7 +102,4 @@ def save_coreset(bench: Workbench, options: SelectConfig, folder: Path) -> Disti
         {"image": split.pairs.images.names[image], "caption": caption, "image_row": image, "caption_row": row}
         for image, row, caption in zip(images.tolist(), captions.tolist(), chosen)
     ]
-    write_record(folder / "pairs.json", {"method": options.method, "seed": options.seed, "pairs": rows})
-    draw_contact_sheet(pixels, chosen, folder / "preview.png", title=coreset.name)
-    coreset.save(folder)
-    return coreset
+    return Coreset(coreset, rows, pixels)
