@@ -41,6 +41,7 @@ ALIASES = {
     "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes")},
     "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},
 }
+ALIASES |= {"demo": ALIASES["distill"] | ALIASES["evaluate"], "cross": ALIASES["evaluate"]}
 
 SECTIONS = ("runtime", "data", "encoder", "experts", "distill", "evaluate", "select")
 

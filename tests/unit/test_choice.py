@@ -53,7 +53,9 @@ def test_the_page_of_the_methods_says_what_holds() -> None:
         assert told[name] == [", ".join(able), "yes" if "experts" in method.needs else "no"], name
         assert outer.get(name, outer["all others"]) == [str(value) for value in asdict(entry.outer).values()], name
     listed = {
-        setting + (f", from {known.pairs} pairs" if known.pairs > 1 else ""): [known.method, told[known.method][1]]
+        setting
+        + (f", from {known.pairs} pairs" if known.pairs > 1 else "")
+        + (f" of {known.space}" if known.space else ""): [known.method, told[known.method][1]]
         for setting, all_known in BEST_KNOWN.items()
         for known in all_known
     }
@@ -64,14 +66,14 @@ def test_the_choice_depends_on_the_budget() -> None:
     for setting, all_known in BEST_KNOWN.items():
         assert [known.pairs for known in all_known] == sorted({known.pairs for known in all_known})
         for known in all_known:
-            config, said = settle(
-                Config(encoder=EncoderConfig(setting=setting), distill=DistillConfig(pairs=max(2, known.pairs)))
-            )
-            assert (
-                config.distill.method == known.method and f"{config.distill.pairs} pairs" in said and known.why in said
-            )
+            asked = DistillConfig(pairs=max(2, known.pairs), space=known.space or "pixels")
+            config, said = settle(Config(encoder=EncoderConfig(setting=setting), distill=asked))
+            assert config.distill.method == known.method and known.why in said
+            assert f"{asked.pairs} pairs" in said and ("of features" in said) == (known.space == "features")
     assert settle(Config(distill=DistillConfig(pairs=499)))[0].distill.method == "bilevel"
     assert settle(Config(distill=DistillConfig(pairs=500)))[0].distill.method == "bitraj"
+    for pairs, name in ((20, "bilevel"), (100, "bitraj"), (500, "bitraj")):
+        assert settle(Config(distill=DistillConfig(pairs=pairs, space="features")))[0].distill.method == name
 
 
 def test_values_left_open_are_never_taken_for_values() -> None:

@@ -277,16 +277,18 @@ def find_method(name: str) -> Entry:
 
 @dataclass(frozen=True)
 class Known:
-    """A method to take where none is named: from how many distilled pairs on, and why."""
+    """A method to take where none is named: from how many distilled pairs on, in which space if not in any, and why."""
 
     method: str
     why: str
     pairs: int = 1
+    space: str = ""
 
 
 BEST_KNOWN = {
     "heads": (
         Known("bilevel", "its sets of 100 pictures are level with the best with frozen towers; no experts"),
+        Known("bitraj", "100 pairs of its features taught the most; it needs experts", pairs=100, space="features"),
         Known("bitraj", "500 pictures of it taught as much as all of Flickr8k; it needs experts", pairs=500),
     ),
     "full": (Known("bitraj", "with a trained tower it is the one that was measured here; it needs experts"),),
@@ -296,9 +298,10 @@ BEST_KNOWN = {
 """By setting, and ascending by pairs: what to take where no method is named."""
 
 
-def best_known(setting: str, pairs: int) -> Known:
-    """The method to take in ``setting`` for ``pairs`` distilled pairs where none is named."""
-    return [known for known in BEST_KNOWN[setting] if known.pairs <= pairs][-1]
+def best_known(setting: str, config: DistillConfig) -> Known:
+    """The method to take in ``setting`` for as many pairs, and in the space, of ``config`` where none is named."""
+    fit = [k for k in BEST_KNOWN[setting] if k.pairs <= config.pairs and k.space in ("", config.space)]
+    return fit[-1]
 
 
 def settled(config: DistillConfig, setting: str) -> DistillConfig:
@@ -308,7 +311,7 @@ def settled(config: DistillConfig, setting: str) -> DistillConfig:
         ConfigError: an unknown method; another optimiser than the method's without rates.
     """
     if not config.method:
-        config = replace(config, method=best_known(setting, config.pairs).method)
+        config = replace(config, method=best_known(setting, config).method)
     entry = find_method(config.method)
     own, rates = entry.outer, ["image_lr", "text_lr"]
     rates += ["similarity_lr"] if "similarity" in entry.options.__dataclass_fields__ else []
@@ -325,6 +328,7 @@ def settle(config: Config) -> tuple[Config, str]:
     """The whole configuration with section ``distill`` :func:`settled`, and what to tell the user about it."""
     setting = config.encoder.setting
     pairs = config.distill.pairs
-    known = best_known(setting, pairs)
-    said = f"no method named: {known.method} is taken for setting {setting} and {pairs} pairs, because {known.why}"
+    known = best_known(setting, config.distill)
+    kind = f"{pairs} pairs" + (" of features" if config.distill.space == "features" else "")
+    said = f"no method named: {known.method} is taken for setting {setting} and {kind}, because {known.why}"
     return replace(config, distill=settled(config.distill, setting)), "" if config.distill.method else said
