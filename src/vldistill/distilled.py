@@ -6,7 +6,7 @@ Shapes: N pairs, S image side, D width of image features, d width of the text sp
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,17 @@ FORMAT = 1
 SPACES = ("pixels", "features")
 CORESET = "coreset"  # info["kind"] of a set of real pairs that were chosen, not learned
 STANDARDISATION = ("image_mean", "image_scale", "text_mean", "text_scale")
+CAPTION_BREAK = " / "  # between the captions of an image where they are shown as one line
 IMAGE_TOWER = ("name", "width", "fingerprint", "size", "mean", "std")
 TEXT_TOWER = ("name", "width", "fingerprint")
+
+Caption = str | Sequence[str]
+"""Of an image: one caption, or one for each of its texts where it has several."""
+
+
+def one_line(caption: Caption) -> str:
+    """A caption, or several of one image, to show."""
+    return caption if isinstance(caption, str) else CAPTION_BREAK.join(caption)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +54,8 @@ class DistilledSet(Dataset):
         similarity: (N, N) soft targets, or None.
         standardisation: mean and scale of real features by name; knowledge about the real data that every
             row of a comparison shares, counted in its own line of the budget.
-        captions: for each pair the caption it started from and the nearest real caption now.
+        captions: for each pair the caption it started from (``start``) and the ``nearest`` real caption now; lists of
+            them where an image has several texts. Older sets have one line there; see :meth:`captions_of`.
         info: method, seed, iteration, data fingerprint, configuration, versions.
         text_mask: (N, L) 1 for a token and 0 for padding, where texts are tokens.
     """
@@ -58,7 +68,7 @@ class DistilledSet(Dataset):
     space: str = "pixels"
     similarity: torch.Tensor | None = None
     standardisation: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    captions: tuple[Mapping[str, str], ...] = ()
+    captions: tuple[Mapping[str, Caption], ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     text_mask: torch.Tensor | None = None
 
@@ -183,9 +193,23 @@ class DistilledSet(Dataset):
             return own
         return (own * old_scale + old_mean - mean) / scale
 
-    def with_captions(self, captions: tuple[Mapping[str, str], ...]) -> DistilledSet:
+    def with_captions(self, captions: tuple[Mapping[str, Caption], ...]) -> DistilledSet:
         """The same set with other captions to show."""
         return replace(self, captions=captions)
+
+    def captions_of(self, kind: str) -> list[list[str]]:
+        """The captions of every image, one for each of its texts; ``kind`` is ``start`` or ``nearest``.
+
+        Older sets hold those of an image as one line. Where it cannot be told how to part it, because a caption holds
+        the break too, it is left whole: one caption.
+        """
+        found = []
+        for told in (pair.get(kind, "") for pair in self.captions):
+            if isinstance(told, str):
+                parts = told.split(CAPTION_BREAK)
+                told = parts if len(parts) == self.captions_per_image else [told]
+            found.append(list(told))
+        return found
 
     def save(self, folder: Path) -> None:
         """Write ``set.safetensors``, ``set.json`` and ``README.md`` into ``folder``, each atomically."""

@@ -45,10 +45,10 @@ def check_record(record: Mapping[str, Any]) -> None:
     if isinstance(floats, bool) or not isinstance(floats, int) or not 0 <= floats < 1 << 50:
         raise ArtefactError(f"distilled set: info.similarity_floats is {str(floats)[:80]!r}; expected a count.")
     fine = isinstance(captions, list) and all(
-        isinstance(one, Mapping) and all(isinstance(text, str) for text in one.values()) for one in captions
+        isinstance(one, Mapping) and all(map(_is_caption, one.values())) for one in captions
     )
     if not fine:
-        raise ArtefactError("distilled set: captions is malformed; expected a list of texts by name.")
+        raise ArtefactError("distilled set: captions is malformed; expected texts, or lists of texts, by name.")
 
 
 def check_numbers(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -56,6 +56,12 @@ def check_numbers(tensors: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype not in KINDS and name != "text_mask":
             raise ArtefactError(f"distilled set: {name} holds {tensor.dtype}; expected real numbers. Make it again.")
+
+
+def _is_caption(value: object) -> bool:
+    """Whether ``value`` is a text, or those of an image that has several."""
+    texts = value if isinstance(value, list) and value else [value]
+    return all(isinstance(text, str) for text in texts)
 
 
 def _check_tower(side: str, tower: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -41,6 +42,31 @@ def test_a_set_is_no_start_of_several_texts(vldistill: Any, run: Path) -> None:
     done = vldistill(*asked, "--distill.captions", 2)
     assert done.code == 2 and "which has one text for each image, and distill.captions is 2" in done.err
     assert vldistill(*asked).code == 0
+
+
+def test_several_captions_of_an_image_stay_apart_whatever_they_hold(
+    vldistill: Any, config: Path, karpathy: Any, tmp_path: Path
+) -> None:
+    entries = [karpathy.entry(number, "train" if number < 8 else "val") for number in range(10)]
+    for number, entry in enumerate(entries):
+        entry["sentences"] = [{"raw": f"cat / dog {number}"}, {"raw": f"two {number}"}]
+    karpathy.save(entries)
+    karpathy.add_photos()
+    asked = ["distill", "--config", config, "--data.source", karpathy.folder, "--run", tmp_path / "run"]
+    asked += ["--method", "bilevel", "--distill.captions", 2, "--iterations", 2, "--distill.validate_every", 0]
+    done = vldistill(*asked)
+    assert done.code == 0, done.err
+    folder = tmp_path / "run" / "sets" / "bilevel-6-s0"
+    real = {sentence["raw"] for entry in entries[:8] for sentence in entry["sentences"]}
+    for pair in DistilledSet.load(folder).captions:
+        assert len(pair["start"]) == len(pair["nearest"]) == 2 and {*pair["start"], *pair["nearest"]} <= real
+    assert vldistill("convert", folder, "--to", "csv", "--out", tmp_path / "out").code == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "pairs.csv").read_text().splitlines()))
+    assert len(rows) == 12 and {row["title"] for row in rows} <= real
+    assert vldistill("report", tmp_path / "run").code == 0
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    first = DistilledSet.load(folder).captions[0]["start"]
+    assert " / ".join(first) in page and "cannot be made again" not in page and "before" in page
 
 
 def test_too_little_memory_is_no_bug(vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -398,7 +398,7 @@ def test_the_texts_of_an_image_start_as_its_own_captions_and_are_judged_with_it(
     torch.testing.assert_close(many.texts[:, 0], one.texts)
     assert many.rows is not None
     for row, first, told, texts in zip(many.rows.tolist(), one.captions, many.captions, many.texts):
-        own = told.split(" / ")
+        own = list(told)
         of_image = [pairs.captions[int(r)] for r in pairs.image_captions[int(pairs.caption_image[row])]]
         assert own[0] == first and set(own) <= set(of_image) and len(texts) == len(own) == 3
     state.variables = {name: value.float() for name, value in state.variables.items()}

@@ -210,7 +210,7 @@ def test_mistakes_are_refused(karpathy: KarpathyFolder, tmp_path: Path):
 # Sets
 
 
-def tiny_set(captions: tuple[dict[str, str], ...], **more: Any) -> DistilledSet:
+def tiny_set(captions: tuple[dict[str, Any], ...], **more: Any) -> DistilledSet:
     draw = torch.Generator().manual_seed(0)
     image = {"name": "convnet", "width": 4, "fingerprint": "i", "size": 6, "mean": [0.5] * 3, "std": [0.25] * 3}
     values = {
@@ -252,10 +252,27 @@ def test_sets_that_cannot_be_exported(tmp_path: Path):
 
 
 def test_several_captions_of_a_distilled_image(tmp_path: Path):
-    captions = tuple({"start": "s", "nearest": f"one {n} / two {n}"} for n in range(3))
+    told = [f"{animal} / {n}" for n in range(3) for animal in ("cat", "dog")]
+    captions = tuple({"start": ["s", "t"], "nearest": told[2 * n : 2 * n + 2]} for n in range(3))
     tiny_set(captions, texts=torch.zeros(3, 2, 5)).save(tmp_path / "set")
-    pairs = open_export(str(tmp_path / "set")).splits["train"]
-    assert pairs.captions[:2] == ["one 0", "two 0"] and pairs.caption_image.tolist() == [0, 0, 1, 1, 2, 2]
+    export = open_export(str(tmp_path / "set"))
+    pairs = export.splits["train"]
+    assert pairs.captions == told and pairs.caption_image.tolist() == [0, 0, 1, 1, 2, 2] and not export.notes
+
+
+def test_captions_that_older_sets_hold_in_one_line_are_parted_where_that_is_certain(tmp_path: Path):
+    lines = ["one 0 / two 0", "cat / dog 1 / two 1", "one 2 / two 2"]
+    tiny_set(tuple({"nearest": line} for line in lines), texts=torch.zeros(3, 2, 5)).save(tmp_path / "set")
+    export = open_export(str(tmp_path / "set"))
+    pairs = export.splits["train"]
+    assert pairs.captions == ["one 0", "two 0", "cat / dog 1 / two 1", "one 2", "two 2"]
+    assert pairs.caption_image.tolist() == [0, 0, 1, 2, 2]
+    assert "the 2 captions of 1 image are left as one" in export.notes[0]
+
+
+def test_one_caption_of_a_distilled_image_is_never_parted(tmp_path: Path):
+    tiny_set(tuple({"nearest": f"cat / dog {n}"} for n in range(3))).save(tmp_path / "set")
+    assert open_export(str(tmp_path / "set")).splits["train"].captions == ["cat / dog 0", "cat / dog 1", "cat / dog 2"]
 
 
 @pytest.mark.parametrize("to", FORMATS)

@@ -144,6 +144,8 @@ def test_a_record_that_is_not_one_is_refused(tmp_path: Path, text: str) -> None:
         {"space": "features"},
         {"space": "sounds"},
         {"captions": 3},
+        {"captions": [{"nearest": []}]},
+        {"captions": [{"nearest": ["a dog", 3]}]},
     ],
     ids=str,
 )

@@ -14,7 +14,7 @@ from tiny import DISTILL, Stub, make_bench, start_of
 from vldistill.config import EvaluateConfig, ImageTowerConfig
 from vldistill.distill.methods import Context
 from vldistill.distill.methods.bitraj import BitrajOptions
-from vldistill.distilled import DistilledSet
+from vldistill.distilled import DistilledSet, one_line
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.evaluate import protocol
@@ -156,7 +156,7 @@ def test_a_set_from_other_data_is_moved_to_this_datas_standardisation(bench: Wor
     distilled = make_set(bench)
     judged = subject(other, distilled)
     assert judged.details["made_from_data"] == distilled.info["data"]
-    captions = start_of(bench).captions
+    captions = list(map(one_line, start_of(bench).captions))
     raw = other.text_tower.encode(captions)
     found = judged.draw(0).texts.rows(torch.arange(6))
     torch.testing.assert_close(found, other.text_standardisation(raw), rtol=1e-4, atol=1e-4)

@@ -11,7 +11,7 @@ from tiny import DISTILL, make_bench, start_of
 from vldistill.config import EvaluateConfig, TextTowerConfig
 from vldistill.distill.methods import Context
 from vldistill.distill.methods.bitraj import BiTrajectoryMatching, BitrajOptions
-from vldistill.distilled import DistilledSet
+from vldistill.distilled import DistilledSet, one_line
 from vldistill.encoders.features import FeatureTable
 from vldistill.errors import ArtefactError
 from vldistill.evaluate import spaces
@@ -63,7 +63,7 @@ def test_mapped_texts_lie_nearer_to_their_own_captions_than_to_others(
     """The set's texts are real captions here, so the other tower says what their vectors should be."""
     mapped, about = mapped_texts(distilled, other)
     assert mapped.shape == (6, 48) and about["kind"] == "ridge" and about["captions"] == 200
-    captions = start_of(make_bench(other.cache)).captions
+    captions = list(map(one_line, start_of(make_bench(other.cache)).captions))
     truth = other.text_standardisation(other.text_tower.encode(captions))
     found = torch.nn.functional.normalize(mapped, dim=1) @ torch.nn.functional.normalize(truth, dim=1).T
     assert (found.argmax(1) == torch.arange(6)).all()

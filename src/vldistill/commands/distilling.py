@@ -31,8 +31,8 @@ from vldistill.distill.methods import (
     starting_pairs,
     trains,
 )
-from vldistill.distill.start import Start, check_start, is_folder, nearest_captions, start_from
-from vldistill.distilled import DistilledSet
+from vldistill.distill.start import Start, check_start, is_folder, nearest_by_image, start_from
+from vldistill.distilled import DistilledSet, one_line
 from vldistill.errors import ConfigError, DataError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import quick_score
 from vldistill.experts.record import open_experts
@@ -287,12 +287,12 @@ def _asked_of_start(config: Config) -> dict[str, Any]:
 
 def _save(bench: Workbench, distilled: DistilledSet, begin: Start, folder: Path) -> None:
     """Write a set with its nearest captions and preview."""
-    nearest = nearest_captions(bench, distilled.text_inputs)
+    nearest = nearest_by_image(bench, distilled.text_inputs)
     captions = tuple({"start": start, "nearest": near} for start, near in zip(begin.captions, nearest))
     distilled = distilled.with_captions(captions)
     if distilled.space == "pixels":
         before = replace(distilled, images=begin.images.cpu()).pixels()
-        shown = [(caption["start"], caption["nearest"]) for caption in captions]
+        shown = [(one_line(caption["start"]), one_line(caption["nearest"])) for caption in captions]
         folder.mkdir(parents=True, exist_ok=True)
         draw_pairs(_bytes(before), _bytes(distilled.pixels()), shown, folder / "preview.png", title=distilled.name)
     distilled.save(folder)

@@ -28,7 +28,7 @@ class Export:
         splits: split -> pairs.
         lossy: why the pairs are less than what they come from; empty where nothing is lost.
         about: of a set: method, seed, towers, ...
-        notes: what was left out.
+        notes: what was left out, or left as it was.
     """
 
     source: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from vldistill.data.pairs import Pairs, choose
 from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits
 from vldistill.data.readers import read_collection
 from vldistill.data.stores import as_png, signature_of
-from vldistill.distilled import DistilledSet
+from vldistill.distilled import CAPTION_BREAK, DistilledSet
 from vldistill.errors import ArtefactError, DataError
 from vldistill.files import read_json
 
@@ -46,14 +47,12 @@ def export_set(folder: Path, origin: str = "", limits: PhotoLimits = PHOTO_LIMIT
         return Export(str(folder), {"train": _chosen(folder, distilled, origin, limits)}, about=about)
     if distilled.space != "pixels":
         raise ArtefactError(f"{folder} is a set of features: it has no pictures to export. Distil in space pixels.")
-    captions = [str(caption.get("nearest", "")).strip() for caption in distilled.captions]
-    if len(captions) != len(distilled) or not all(captions):
+    groups = [[caption.strip() for caption in own] for own in distilled.captions_of("nearest")]
+    if len(groups) != len(distilled) or not all(map(all, groups)):
         raise ArtefactError(
             f"{folder} does not say which real captions are nearest to its texts, so it cannot be exported as "
             f"captioned pictures. Sets made by `vldistill distill` do."
         )
-    several = distilled.captions_per_image > 1
-    groups = [caption.split(" / ") if several else [caption] for caption in captions]
     pixels = (distilled.pixels() * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     pairs = Pairs(
         source=str(folder),
@@ -62,7 +61,20 @@ def export_set(folder: Path, origin: str = "", limits: PhotoLimits = PHOTO_LIMIT
         captions=[caption for group in groups for caption in group],
         caption_image=np.repeat(np.arange(len(groups)), [len(group) for group in groups]),
     )
-    return Export(str(folder), {"train": pairs}, lossy=LOSSY, about=about | {"towers": _towers(distilled)})
+    about["towers"] = _towers(distilled)
+    return Export(str(folder), {"train": pairs}, LOSSY, about, _joined(groups, distilled.captions_per_image))
+
+
+def _joined(groups: Sequence[Sequence[str]], several: int) -> tuple[str, ...]:
+    """A note on images whose captions stand in one line, as older sets have them, and could not be parted."""
+    whole = sum(len(own) != several for own in groups)
+    if not whole:
+        return ()
+    images = "image" if whole == 1 else "images"
+    return (
+        f"the {several} captions of {whole:,} {images} are left as one: older sets have them in one line, and one "
+        f"of them holds {CAPTION_BREAK!r} itself. Distil anew to have them apart",
+    )
 
 
 def _towers(distilled: DistilledSet) -> dict[str, Any]:

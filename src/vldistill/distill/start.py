@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 
 from vldistill.config import SelectConfig, expand
 from vldistill.data.transforms import to_float
-from vldistill.distilled import DistilledSet
+from vldistill.distilled import Caption, DistilledSet, one_line
 from vldistill.errors import ConfigError, unknown
 from vldistill.randomness import generator
 from vldistill.select import check_ground, choose_pairs, selectors
@@ -29,14 +30,14 @@ class Start:
         images: (N, 3, S, S), normalised; (N, D) standardised features where they come from a set of features.
         texts: (N, d), standardised sentence vectors, or (N, C, d) where each image has C of them; in setting ``both``
             (N, L, e) input embeddings.
-        captions: the N captions the texts come from, the C of one image joined by " / "; empty strings for noise.
+        captions: the N captions the texts come from, lists where each image has C of them; empty strings for noise.
         text_mask: (N, L) 1 for a token and 0 for padding, in setting ``both``.
         rows: (N,) int64, the training captions the texts come from; None for noise.
     """
 
     images: torch.Tensor
     texts: torch.Tensor
-    captions: list[str]
+    captions: Sequence[Caption]
     text_mask: torch.Tensor | None = None
     rows: torch.Tensor | None = None
 
@@ -163,7 +164,7 @@ def start_from(bench: Workbench, distilled: DistilledSet, count: int, space: str
     else:
         images = distilled.images_for(size or tower.size, tower.mean, tower.std)
     texts = distilled.restandardised("text", bench.text_standardisation.mean, bench.text_standardisation.scale)
-    captions = [str(caption.get("start", "")) for caption in distilled.captions] or [""] * count
+    captions = [one_line(caption.get("start", "")) for caption in distilled.captions] or [""] * count
     return Start(images.to(bench.device), texts.to(bench.device), captions)
 
 
@@ -186,7 +187,7 @@ def with_more_captions(start: Start, bench: Workbench, count: int, seed: int) ->
         others = [int(own[i]) for i in torch.randperm(len(own), generator=draw).tolist() if own[i] != first]
         rows.append([first, *(others or [first]) * count][:count])
     texts = split.data.texts.rows(torch.tensor(rows).flatten()).reshape(len(rows), count, -1)
-    captions = [" / ".join(split.pairs.captions[row] for row in own) for own in rows]
+    captions = [[split.pairs.captions[row] for row in own] for own in rows]
     return replace(start, texts=texts.clone(), captions=captions)
 
 
@@ -212,15 +213,17 @@ def _noise(bench: Workbench, count: int, seed: int) -> Start:
     return Start(images.to(bench.device), texts.to(bench.device), [""] * count)
 
 
+def nearest_by_image(bench: Workbench, texts: torch.Tensor) -> Sequence[Caption]:
+    """:func:`nearest_captions` of the texts of every image; lists where each has several, (N, C, d)."""
+    if texts.ndim == 2 or bench.setting == "both":
+        return nearest_captions(bench, texts)
+    flat, several = nearest_captions(bench, texts.flatten(0, 1)), texts.shape[1]
+    return [flat[first : first + several] for first in range(0, len(flat), several)]
+
+
 @torch.no_grad()
 def nearest_captions(bench: Workbench, texts: torch.Tensor) -> list[str]:
-    """The training caption whose vector is nearest (cosine) to each of ``texts``, text inputs of the setting.
-
-    Where an image has several texts, (N, C, d), theirs are joined by " / ".
-    """
-    if texts.ndim == 3 and bench.setting != "both":
-        flat = nearest_captions(bench, texts.flatten(0, 1))
-        return [" / ".join(flat[i : i + texts.shape[1]]) for i in range(0, len(flat), texts.shape[1])]
+    """The training caption whose vector is nearest (cosine) to each of ``texts``, text inputs of the setting."""
     split, real_texts = bench.split("train"), bench.sentence_inputs("train")
     texts = bench.sentence_vectors(texts)
     best = torch.full((len(texts),), -2.0, device=bench.device)

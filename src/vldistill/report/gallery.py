@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
-from vldistill.distilled import DistilledSet
+from vldistill.distilled import DistilledSet, one_line
 from vldistill.report.figures import heat_map, inline_svg
 from vldistill.report.models import FigureView, Near, PairView, SetView
 from vldistill.report.neighbours import Places, changes, maps, nearest, places
@@ -132,7 +132,7 @@ def _captions(
     distilled: DistilledSet, bench: Workbench | None, place: Places | None
 ) -> list[tuple[str, list[Near], list[Near]]]:
     """By pair: the caption it started from, the nearest ones before, and after."""
-    told = [dict(caption) for caption in distilled.captions] or [{}] * len(distilled)
+    told = [{kind: one_line(own) for kind, own in c.items()} for c in distilled.captions] or [{}] * len(distilled)
     if bench is None or place is None:
         return [(c.get("start", ""), [], [Near(c["nearest"])] if c.get("nearest") else []) for c in told]
     after = _nearest_captions(bench, place.texts)

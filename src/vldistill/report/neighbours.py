@@ -14,7 +14,7 @@ from vldistill.config import DistillConfig, SelectConfig
 from vldistill.distill import methods
 from vldistill.distill.methods import Context, find_method
 from vldistill.distill.start import Start
-from vldistill.distilled import CORESET, DistilledSet
+from vldistill.distilled import CORESET, DistilledSet, one_line
 from vldistill.errors import VldistillError
 from vldistill.evaluate.subjects import subject
 from vldistill.randomness import generator
@@ -102,8 +102,8 @@ def starting_pairs(
         start = methods.starting_pairs(entry.build(), Context(bench, config, options), select)
     except VldistillError as error:
         return None, f"Its start cannot be made again: {error}"
-    told = [str(caption.get("start", "")) for caption in distilled.captions]
-    if len(start.captions) != len(distilled) or (told and told != start.captions):
+    told = [one_line(caption.get("start", "")) for caption in distilled.captions]
+    if len(start.captions) != len(distilled) or (told and told != list(map(one_line, start.captions))):
         return None, "Its start cannot be made again by this version, so the pictures before are not shown."
     return start, ""
 
