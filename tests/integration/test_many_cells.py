@@ -22,7 +22,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "wrong setting": ({"method": "covmatch"}, "covmatch works in setting both"),
     "no pictures": ({"method": "bitraj", "options": {"distill.space": "features", "distill.augment": ["flip"]}},
                     "distill.augment changes pictures"),
-    "too many pairs": ({"method": "bitraj", "pairs": [41]}, "the train split has 40 images"),
+    "a similarity of two texts": (
+        {"method": "bilevel", "options": {"bilevel.rank": 2, "distill.captions": 2}}, "one text each"
+    ),
     "too few clusters": (
         {"method": "bitraj", "options": {"distill.start": "kmeans", "select.cluster_sample": 3}}, "cluster_sample is 3"
     ),
