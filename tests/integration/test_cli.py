@@ -576,3 +576,13 @@ def test_pairs_are_counted_without_broken_photos(
     words = ["--config", config, "--data.source", karpathy.folder, "--method", method, "--run", tmp_path / "run"]
     done = vldistill("distill", *words, "--pairs", "6")
     assert done.code == 2 and "6 pairs were asked for" in done.err and "Ask for 5 or fewer" in done.err
+
+
+def test_what_a_kill_right_after_the_result_left_is_cleared(vldistill: Any, run: Path) -> None:
+    words = ["evaluate", "--run", run, "--set", "random:6"]
+    assert vldistill(*words).code == 0
+    left = run / "results" / "random-6.unfinished"
+    left.mkdir()
+    (left / "a.json").write_text("{}")
+    again = vldistill(*words)
+    assert again.code == 0 and "finished already" in again.err and not left.exists()

@@ -87,10 +87,11 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     key = evaluation_key(bench, judged, config)
     question = digest(key, asdict(config.evaluate), bench.passes.precision)
     with held(path.with_name(f".{path.stem}.lock"), str(path)):
+        answers = Answers(path.with_name(f"{path.stem}.unfinished"), key, reporter)
         if (kept := _kept(path, reporter)) and kept.get("question") == question:
+            answers.remove()  # of a process that was killed right after it wrote the result
             reporter.info(f"{path} is finished already; delete it to judge anew")
             return {name: value for name, value in kept.items() if name not in ("question", "environment", CHECKSUM)}
-        answers = Answers(path.with_name(f"{path.stem}.unfinished"), key, reporter)
         try:
             result = evaluate_set(bench, judged, config.evaluate, config.select, answers)
         except KeyboardInterrupt:
