@@ -1,219 +1,35 @@
 """``--dry_run``: what a stage or a comparison would do, the disk it needs and the time it is expected to take.
 
 Nothing is decoded or written, and no weights are downloaded (of a text tower of the hub, its tokenizer and shape are).
-Towers are built with random weights where theirs would be fetched: shapes and speed are the same. Times come from one
-training step measured here and now, times the number of steps; they are meant to tell minutes from days.
+Times (estimate.py) are meant to tell minutes from days. What the command would refuse is a problem of its plan.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import shutil
-import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from vldistill.commands.distilling import check_asked, check_data, check_method, refuse_other_set
-from vldistill.config import Config, DistillConfig, expand
-from vldistill.data.pairs import SPLITS
-from vldistill.distill.methods import as_first, find_method, first_method, settle, trains
+from vldistill.config import Config
+from vldistill.distill.methods import find_method, settle
 from vldistill.errors import ConfigError, VldistillError
+from vldistill.estimate import Estimate, human_time, iterations_of
 from vldistill.evaluate.cells import Cell, expert_group, failure, finished, shared_experts
 from vldistill.experts.record import (
     PlannedExpert,
-    bytes_per_expert,
     expert_files,
-    expert_path,
-    expert_recipe,
     planned_experts,
 )
 from vldistill.experts.trajectory import Trajectory
 from vldistill.files import human_bytes
-from vldistill.log import Reporter
 from vldistill.runs import Run
 from vldistill.select import check_count
-from vldistill.training import Recipe, steps_in
 from vldistill.workbench import Workbench
 
-ADJOINT = 6  # first-order steps that one step of the exact backward sweep counts as
-TIMED = ("heads", "full", "lora")  # settings whose step is measured: images or their features, and sentence vectors
 CELL_BYTES = 20_000  # a judged cell of a matrix, about
-MEASURED_BATCH = 8  # images of the measured step of a trained tower; larger batches are scaled from it
-
-
-class Estimate:
-    """Sizes and times of one configuration.
-
-    Args:
-        config: of any stage.
-
-    ``problems`` says what would stop the real command.
-    """
-
-    def __init__(self, config: Config) -> None:
-        from vldistill.devices import choose_device
-
-        self.problems: list[str] = []
-        self.config = config
-        image = config.encoder.image
-        fetched = replace(image, weights="random") if image.weights == "hub" else image
-        text = config.encoder.text
-        local = text.name == "hashing" or Path(expand(text.name)).is_dir()
-        encoder = replace(config.encoder, image=fetched, text=text if local else replace(text, weights="random"))
-        self.bench = Workbench(config.data, encoder, choose_device(config.runtime), Reporter(quiet=True))
-        self.counts: dict[str, tuple[int, int]] = {}
-        for split in SPLITS:
-            self.check(functools.partial(self._count, split))
-        self.check(lambda: self.bench.image_tower)
-        self.check(lambda: self.bench.text_tower)
-        self.ready = not self.problems
-
-    def check(self, refuse: Callable[[], object]) -> None:
-        """Note what ``refuse`` raises as one of the problems."""
-        try:
-            refuse()
-        except VldistillError as error:
-            self._problem(error)
-
-    def _count(self, split: str) -> None:
-        pairs = self.bench.pairs(split)
-        self.counts[split] = pairs.count_images, pairs.count_captions
-
-    def _problem(self, error: VldistillError) -> None:
-        if str(error) not in self.problems:
-            self.problems.append(str(error))
-
-    def of(self, config: Config) -> Estimate:
-        """The same towers and measurements for another configuration of experts."""
-        other = copy.copy(self)
-        other.config = config
-        return other
-
-    @property
-    def trains_tower(self) -> bool:
-        """Whether a step passes a whole image tower."""
-        return self.config.encoder.setting != "heads"
-
-    @cached_property
-    def trained_numbers(self) -> int:
-        """Numbers that a student trains."""
-        return sum(t.numel() for named in self.bench.student(0).trained().values() for t in named.values())
-
-    @cached_property
-    def _row_seconds(self) -> float:
-        """Seconds per pair of one first-order step, measured on random inputs."""
-        bench = self.bench
-        student, batch = bench.student(0), MEASURED_BATCH if self.trains_tower else 128
-        size = bench.image_tower.size
-        shape = (batch, 3, size, size) if self.trains_tower else (batch, bench.image_tower.width)
-        images, texts = torch.zeros(shape), torch.zeros(batch, bench.text_tower.width)
-        return _best_of(lambda: student(images.to(bench.device), texts.to(bench.device)).sum().backward()) / batch
-
-    @cached_property
-    def encode_seconds(self) -> float:
-        """Seconds to take all images through the frozen image tower once; 0 where it is trained."""
-        if self.trains_tower:
-            return 0.0
-        size, tower = self.bench.image_tower.size, self.bench.image_tower
-        images = torch.zeros(MEASURED_BATCH, 3, size, size, device=self.bench.device)
-        with torch.no_grad():
-            return _best_of(lambda: tower(images)) / MEASURED_BATCH * sum(images for images, _ in self.counts.values())
-
-    @property
-    def timed(self) -> bool:
-        """Whether times can be told."""
-        return self.ready and self.config.encoder.setting in TIMED
-
-    def said_time(self, seconds: Callable[[], float]) -> str:
-        """The line about the time."""
-        if not self.timed:
-            return f"expected time: not known for setting {self.config.encoder.setting}"
-        return f"expected time: {human_time(seconds())} on {self.bench.device}, looks at val apart"
-
-    def training_seconds(self, pairs: int, recipe: Recipe, steps_per_epoch: int = 0) -> float:
-        """Seconds to train one student or expert."""
-        return steps_in(pairs, recipe, steps_per_epoch) * min(recipe.batch, pairs) * self._row_seconds
-
-    def expert_seconds(self) -> float:
-        """Seconds of one expert."""
-        config = self.config.experts
-        return self.training_seconds(self.counts["train"][1], expert_recipe(config), config.steps_per_epoch)
-
-    def distill_seconds(self, config: Config) -> float:
-        """Seconds of one distillation and of the set it starts from, by inner steps; a limit in minutes bounds both."""
-        distill, options = config.distill, config.methods.get(config.distill.method)
-        if first_method(distill):
-            own = as_first(distill, config.encoder.setting)
-            rest = replace(distill, start="real", start_image="", start_text="")
-            seconds = sum(self.distill_seconds(replace(config, distill=part)) for part in (own, rest))
-            return min(seconds, 60 * distill.minutes) if distill.minutes else seconds
-        inner = getattr(options, "syn_steps", getattr(options, "steps", 1))
-        rows = getattr(options, "minibatch", 0) or distill.pairs
-        iterations = _iterations(distill)
-        seconds = iterations * distill.draws * inner * ADJOINT * rows * self._row_seconds
-        if not self.trains_tower and distill.space == "pixels":
-            every = max(sum(images for images, _ in self.counts.values()), 1)
-            seconds += iterations * distill.draws * 3 * distill.pairs * self.encode_seconds / every
-        return min(seconds, 60 * distill.minutes) if distill.minutes else seconds
-
-    def judging_seconds(self, config: Config, pairs: int | None) -> float:
-        """Seconds of one evaluation; ``pairs`` is None for the full data."""
-        evaluate = config.evaluate
-        epochs = max(evaluate.full_epochs) if pairs is None else max(evaluate.generic_epochs, *evaluate.subset_epochs)
-        students = evaluate.seeds * len(evaluate.recipes) + len(evaluate.head_rates)
-        students += len(evaluate.tower_rates) if self.trains_tower else 0
-        return students * self.training_seconds(pairs or self.counts["train"][1], Recipe(epochs=epochs))
-
-    def describe(self, known: Container[str] = ()) -> list[str]:
-        """Data, towers, and what is trained. Lines about the data are left out where they are ``known``."""
-        encoder = self.config.encoder
-        lines = [line for line in self.data_lines() if line not in known]
-        lines.append(f"setting {encoder.setting}, image tower {encoder.image.name}, text tower {encoder.text.name}")
-        if self.ready:
-            size = self.bench.image_tower.size
-            pixels = 3 * size**2 * sum(images for images, _ in self.counts.values())
-            lines.append(f"{self.trained_numbers:,} trained numbers{self._share()}, images of {size} px")
-            lines.append(f"cache: {human_bytes(pixels)} of decoded images in {self.bench.cache}")
-        return lines
-
-    def data_lines(self) -> list[str]:
-        """Images and captions of each split."""
-        source = self.config.data.source
-        counts = self.counts.items()
-        return [
-            f"{split}: {images:,} images, {captions:,} captions of {source}" for split, (images, captions) in counts
-        ]
-
-    def _share(self) -> str:
-        """In words, how few numbers adapters and text head are beside the tower that stays frozen."""
-        if self.config.encoder.setting != "lora":
-            return ""
-        tower = sum(weight.numel() for weight in self.bench.image_tower.parameters() if not weight.requires_grad)
-        return f" ({self.trained_numbers / tower:.1%} of the image tower's {tower:,})"
-
-    def experts_bytes(self, run: Path) -> tuple[int, int, int]:
-        """Bytes of one expert, how many are missing in ``run``, and how many are wanted."""
-        count = self.config.experts.count
-        missing = sum(not expert_path(Run(run).experts, index).exists() for index in range(count))
-        return bytes_per_expert(self.bench, self.config.experts), missing, count
-
-
-def _best_of(work: Any, times: int = 2) -> float:
-    """Seconds of ``work``, the shortest of some; the first also warms up."""
-    found = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        found.append(time.perf_counter() - began)
-    return min(found)
 
 
 def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None = None) -> tuple[str, list[str]]:
@@ -234,7 +50,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
         image = 3 * (distill.size or estimate.bench.image_tower.size) ** 2
         numbers = distill.pairs * (image + estimate.bench.text_tower.width)
         limit = f", at most {distill.minutes:g} minutes" if distill.minutes else ""
-        lines.append(f"{distill.method}: {distill.pairs} pairs, {_iterations(distill)} iterations{limit}")
+        lines.append(f"{distill.method}: {distill.pairs} pairs, {iterations_of(distill)} iterations{limit}")
         # the set, its preview's pictures, and a checkpoint: variables, two moments, the best, the ones before
         lines.append(f"{numbers:,} learned numbers, {_disk(4 * numbers * (7 + len(distill.keep)), run)}")
         lines.append(estimate.said_time(lambda: estimate.distill_seconds(config) + estimate.encode_seconds))
@@ -373,10 +189,6 @@ def _cell_plan(cell: Cell, run: Path, estimate: Estimate) -> tuple[str, float]:
     return f"to do, {human_time(seconds)}{trials_said}{failed}", seconds
 
 
-def _iterations(distill: DistillConfig) -> int:
-    return distill.outer.iterations if trains(find_method(distill.method).build(), distill) else 0
-
-
 def _disk(needed: int, folder: Path) -> str:
     existing = folder.absolute()
     while not existing.exists():
@@ -384,12 +196,3 @@ def _disk(needed: int, folder: Path) -> str:
     free = shutil.disk_usage(existing).free
     warning = "" if free >= needed else ": NOT ENOUGH"
     return f"{human_bytes(needed)} of disk, {human_bytes(free)} free{warning}"
-
-
-def human_time(seconds: float) -> str:
-    """Seconds as a rough time: plans are not measurements."""
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 1.5 * size:
-            count = seconds / size
-            return f"about {count:.0f} {unit}" if count >= 10 else f"about {count:.1f} {unit}"
-    return f"about {max(seconds, 1):.0f} s"

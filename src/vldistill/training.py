@@ -288,8 +288,7 @@ def fit(
     plan = _Plan.of(len(data), recipe, steps_per_epoch, data.blocks)
     optimiser = _optimiser(encoder, recipe)
     stepper = Stepper(encoder, passes, device, ranks)
-    heads = two_heads(encoder) if recipe.is_plain and passes.precision == "float32" and ranks.size == 1 else None
-    scale = 1 / recipe.temperature if recipe.temperature else encoder.logit_scale
+    descend = _descent(encoder, data, recipe, stepper, optimiser)
     loss, total = (torch.zeros((), device=device) for _ in range(2))  # of the last step, and of the epoch's together
     encoder.train()
     with seeded(device, seed, "dropout"):
@@ -305,14 +304,7 @@ def fit(
             mine, names = stepper.rows(step.index), ("augment", step.at, *([ranks.rank] if ranks.rank else []))
             images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
             texts = data.texts.rows(mine)
-            before = loss
-            if heads:
-                rates = {group["side"]: group["lr"] for group in optimiser.param_groups}
-                loss = head_step(heads, images, texts, scale, rates)
-            else:
-                loss_of = functools.partial(_loss, encoder=encoder, data=data, recipe=recipe, index=step.index)
-                loss = stepper.backward(images, texts, len(step.index), loss_of)
-                optimiser.step()
+            before, loss = loss, descend(images, texts, step.index)
             total += loss
             if on_step:  # the last but one on a device: to read it does not wait for the step that has just begun
                 on_step(float(before if device.type != "cpu" and step.number else loss))
@@ -325,6 +317,31 @@ def fit(
             if keeper and keeper.due():
                 keeper.keep(training_state(encoder, optimiser, total, device), step.at + 1)
     encoder.eval()
+
+
+def _descent(
+    encoder: DualEncoder, data: TrainingData, recipe: Recipe, stepper: Stepper, optimiser: torch.optim.SGD
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """What takes a step at the optimiser's rates, given inputs of this process's rows and all rows of the batch (B,).
+
+    It returns the loss before the step. Plain steps of two heads are written out.
+    """
+    whole = stepper.ranks.size == 1 and stepper.sides.passes.precision == "float32"
+    heads = two_heads(encoder) if whole and recipe.is_plain else None
+    scale = 1 / recipe.temperature if recipe.temperature else encoder.logit_scale
+
+    def written_out(images: torch.Tensor, texts: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        assert heads is not None
+        rates = {group["side"]: group["lr"] for group in optimiser.param_groups}
+        return head_step(heads, images, texts, scale, rates)
+
+    def by_autograd(images: torch.Tensor, texts: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        loss_of = functools.partial(_loss, encoder=encoder, data=data, recipe=recipe, index=index)
+        loss = stepper.backward(images, texts, len(index), loss_of)
+        optimiser.step()
+        return loss
+
+    return written_out if heads else by_autograd
 
 
 def _optimiser(encoder: DualEncoder, recipe: Recipe) -> torch.optim.SGD:

@@ -18,7 +18,7 @@ from vldistill.config import (
     ImageTowerConfig,
     TextTowerConfig,
 )
-from vldistill.distill.methods import Context, State, find_method
+from vldistill.distill.methods import Context, State, Update, find_method
 from vldistill.distill.start import make_start
 from vldistill.encoders.dual import DualEncoder, Groups
 from vldistill.experts.record import record_experts
@@ -80,6 +80,16 @@ def prepared(
         for n, v in state.variables.items()
     }
     return method, context, state
+
+
+def assert_update(update: Update, expected: dict[str, torch.Tensor]) -> None:
+    """Compare an update with the ``value`` and the gradients that are expected, none of which is 0."""
+    value = expected.pop("value")
+    torch.testing.assert_close(torch.tensor(update.value, dtype=value.dtype), value, rtol=1e-10, atol=0)
+    assert set(update.gradients) == set(expected)
+    for name, slope in expected.items():
+        assert float(slope.norm()) > 0, name
+        torch.testing.assert_close(update.gradients[name], slope, rtol=1e-7, atol=1e-13, msg=name)
 
 
 def flat(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

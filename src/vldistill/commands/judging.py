@@ -147,7 +147,8 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
     """Mean recall on val of a set, as the outer loop looks at it (:func:`quick_score`); test stays closed."""
     run.check(config)
     bench = open_bench(config, reporter, run=run)
-    distilled = DistilledSet.load(set_folder(run, target))
+    target = set_folder(run, target)
+    distilled = DistilledSet.load(target)
     check_target(bench, distilled, config.evaluate)
     if distilled.is_coreset and bench.setting != "heads":
         raise ConfigError(
@@ -162,7 +163,7 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
         raise Stopped("stopped; a look at val is short and starts anew. The same command does it.") from None
     seconds = round(time.monotonic() - began, 2)
     result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
-    path = run.results / "val" / _result_name(run, distilled, set_folder(run, target))
+    path = run.results / "val" / _result_name(run, distilled, target)
     write_record(path, result | {"environment": environment()})
     run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
     return result

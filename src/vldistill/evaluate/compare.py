@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from vldistill.cluster import Unit, UnitFailed, run_units
@@ -268,8 +269,6 @@ def _refuse_budgets(cells: Sequence[Cell]) -> None:
 
 def _tell_impossible(cells: Sequence[Cell], run: Path, reporter: Reporter) -> None:
     """Warn of cells that will fail by their options: the others go on, but the user may prefer to mend them now."""
-    import torch
-
     from vldistill.plan import check_cell
 
     benches: dict[str, Workbench] = {}

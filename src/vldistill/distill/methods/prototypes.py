@@ -16,7 +16,7 @@ from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
-from vldistill.select import check_count
+from vldistill.select import check_count, check_readable
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class MatchedPrototypes:
     def begin(self, context: Context) -> Start:
         """The real pairs that realise the prototypes, with distinct images."""
         bench = context.bench
-        check_count(bench.pixels("train").pairs.count_images, context.config.pairs)  # of those that can be read
+        check_readable(bench, context.config.pairs)
         split = bench.split("train")
         images, texts, mapping = self._features(context)
         captions = torch.from_numpy(nearest_pairs(images, texts, mapping, *self._prototypes(context)[:2]))
