@@ -32,7 +32,8 @@ class CovmatchOptions:
         reset: iterations after which the online towers start anew.
         minibatch: distilled pairs per iteration, at most; 0 takes all.
         real_batch: real pairs per iteration.
-        tower_rate: SGD rate of the towers, online and in the set's own recipe.
+        tower_rate: SGD rate of the towers, online and in the set's own recipe (published: 0.01, where small towers
+            collapse).
         head_rate: SGD rate of the heads, online and in the set's own recipe.
         student_epochs: of the set's own recipe.
         student_batch: of the set's own recipe.
@@ -43,7 +44,7 @@ class CovmatchOptions:
     reset: int = 50
     minibatch: int = 128
     real_batch: int = 128
-    tower_rate: float = 0.01
+    tower_rate: float = 0.003
     head_rate: float = 0.1
     student_epochs: int = 100
     student_batch: int = 128
