@@ -291,7 +291,7 @@ BEST_KNOWN = {
         Known("bitraj", "100 pairs of its features taught the most; it needs experts", pairs=100, space="features"),
         Known("bitraj", "500 pictures of it taught as much as all of Flickr8k; it needs experts", pairs=500),
     ),
-    "full": (Known("bitraj", "with a trained tower it is the one that was measured here; it needs experts"),),
+    "full": (Known("bitraj", "with a trained tower no method did clearly better, by either recipe; it needs experts"),),
     "lora": (Known("bitraj", "it is the founding paper's for adapters; it needs experts"),),
     "both": (Known("covmatch", "no other method learns for a trained text tower"),),
 }
