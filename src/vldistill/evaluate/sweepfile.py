@@ -23,6 +23,7 @@ target (``targets: {random: {settings: heads, pairs: [100]}, full: {}}``) its ow
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,10 @@ def read_sweep(
     where = base or raw.get("base")
     options = _read_mapping(_find(str(where), path, "--base" if base else f"{path}: base"), "base") if where else {}
     options = merged(nested(options), _options(raw.get("set"), f"{path}: set"), overrides or {})
-    settings = _named(raw.get("settings", [options.get("encoder", {}).get("setting", "heads")]), f"{path}: settings")
+    encoder = options.get("encoder") or {}
+    if not isinstance(encoder, Mapping):
+        raise ConfigError(f"{path}: encoder is {encoder!r}; expected options, e.g. {{setting: heads}}.")
+    settings = _named(raw.get("settings", [encoder.get("setting", "heads")]), f"{path}: settings")
     towers = _named(raw.get("towers", ["own"]), f"{path}: towers")
     for name in towers:
         if not plain_name(name):
@@ -117,7 +121,8 @@ def _find(base: str, sweep: Path, option: str) -> Path:
     from vldistill.parsing import packaged_config
 
     beside = sweep.parent / base
-    return beside if beside.is_file() else Path(packaged_config(base, option))
+    found = os.path.isfile(beside)  # noqa: PTH113 - Path.is_file raises where a name is too long
+    return beside if found else Path(packaged_config(base, option))
 
 
 def _options(value: Any, where: str) -> dict[str, Any]:
@@ -132,7 +137,7 @@ def _named(value: Any, where: str, *, dotted: bool = True) -> dict[str, dict[str
     """A list of names, or options by name."""
     if isinstance(value, str):
         value = [value]
-    if isinstance(value, list):
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
         value = dict.fromkeys(value)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where} is {value!r}; expected a list of names, or options by name.")
@@ -236,6 +241,6 @@ def _limits(
         if name in entry:
             out[name] = list(entry[name]) if isinstance(entry[name], list) else [entry[name]]
             for one in out[name]:
-                if one not in known:
-                    raise ConfigError(f"{where}.{name}: {unknown(name, one, known)}")
+                if not isinstance(one, str) or one not in known:
+                    raise ConfigError(f"{where}.{name}: {unknown(name, str(one), known)}")
     return out
