@@ -73,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return DONE
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # wherever a word or a file names a path
+            print(f"error: the name is too long: {str(error.filename)[:200]}. Choose another path.", file=sys.stderr)
+            return WRONG
         if error.errno not in TROUBLE:
             return _bug()
         print(f"error: {error}. Free some space or choose a folder that can be written.", file=sys.stderr)

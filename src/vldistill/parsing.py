@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import glob
-import os.path
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -60,7 +59,7 @@ def packaged_config(path: str, option: str = "--config") -> str:
         ConfigError: neither is there.
     """
     folder = Path(__file__).parent / "configs"
-    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
+    if Path(path).is_file():
         return path
     name = Path(path).as_posix().removeprefix("configs/")
     known = [file.relative_to(folder).as_posix() for file in folder.glob("**/*.yaml")]

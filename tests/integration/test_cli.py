@@ -371,12 +371,21 @@ def test_evaluate_prints_one_object(vldistill: Any, run: Path) -> None:
 
 def test_a_path_that_cannot_be_is_no_bug(vldistill: Any, run: Path, config: Path, tmp_path: Path) -> None:
     (tmp_path / "photo").write_text("no folder")
-    below = tmp_path / "photo" / "x"
+    below, long = tmp_path / "photo" / "x", "x" * 300
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(f"base: {long}")
     for words in (
+        ["evaluate", "--run", run, "--set", long],
+        ["evaluate", "--run", long, "--set", "full"],
+        ["distill", "--run", run, "--start", long],
+        ["distill", "--run", tmp_path / "new", "--config", long],
+        ["compare", "--run", tmp_path / "new", "--config", sweep],
+        ["inspect", long],
+        ["report", long],
         ["encode", "--run", tmp_path / "new", "--config", config, "--data.cache", below],
         ["compare", "--run", tmp_path / "photo", "--config", "configs/flickr8k/main.yaml", "--smoke"],
         ["report", run, "--out", tmp_path / "photo" / "x.html"],
-        ["report", run, "--out", tmp_path / ("x" * 300)],
+        ["report", run, "--out", tmp_path / long],
         ["convert", "scenes:train=4,val=2,test=2", "--to", "csv", "--out", below],
     ):
         done = vldistill(*words)

@@ -215,7 +215,6 @@ def test_experts_are_shared_whatever_their_number(sweep: Any) -> None:
         ({"methods": [], "targets": []}, "nothing to compare"),
         ({"methods": ["bitraj"], "settings": [[]]}, r"settings is \[\[\]\]; expected a list of names"),
         ({"methods": ["bitraj"], "set": {"encoder": 5}}, "encoder is 5; expected options"),
-        ({"base": 500 * "long"}, "unknown packaged configuration"),
         ({"methods": ["bitraj"], "towers": {"a/b": {}}}, "towers: 'a/b' cannot name towers"),
         ({"base": "configs/scene.yaml"}, "Did you mean scenes.yaml"),
     ],

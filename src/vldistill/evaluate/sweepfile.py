@@ -23,7 +23,6 @@ target (``targets: {random: {settings: heads, pairs: [100]}, full: {}}``) its ow
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,8 +120,7 @@ def _find(base: str, sweep: Path, option: str) -> Path:
     from vldistill.parsing import packaged_config
 
     beside = sweep.parent / base
-    found = os.path.isfile(beside)  # noqa: PTH113 - Path.is_file raises where a name is too long
-    return beside if found else Path(packaged_config(base, option))
+    return beside if beside.is_file() else Path(packaged_config(base, option))
 
 
 def _options(value: Any, where: str) -> dict[str, Any]:
