@@ -261,6 +261,7 @@ def fit(
     seed: int,
     device: torch.device,
     augment: bool = False,
+    noise: float = 0.0,
     steps_per_epoch: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
     on_step: Callable[[float], None] | None = None,
@@ -271,7 +272,8 @@ def fit(
     """Train ``encoder`` in place by SGD.
 
     Args:
-        seed: of the order, dropout and augmentation.
+        seed: of the order, dropout, augmentation and noise.
+        noise: standard deviation of normal noise that is added to what both sides consume, drawn anew in every step.
         steps_per_epoch: cut every epoch to this many steps; 0 means all.
         on_epoch: called with (epochs done, mean loss) after each epoch.
         on_step: called with the loss after each step, for a progress bar (costs a device sync).
@@ -304,6 +306,9 @@ def fit(
             mine, names = stepper.rows(step.index), ("augment", step.at, *([ranks.rank] if ranks.rank else []))
             images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
             texts = data.texts.rows(mine)
+            if noise:
+                draw = generator(seed, "noise", *names[1:])
+                images, texts = (_noisy(inputs, noise, draw) for inputs in (images, texts))
             before, loss = loss, descend(images, texts, step.index)
             total += loss
             if on_step:  # the last but one on a device: to read it does not wait for the step that has just begun
@@ -317,6 +322,11 @@ def fit(
             if keeper and keeper.due():
                 keeper.keep(training_state(encoder, optimiser, total, device), step.at + 1)
     encoder.eval()
+
+
+def _noisy(inputs: torch.Tensor, noise: float, draw: torch.Generator) -> torch.Tensor:
+    """Inputs with normal noise of standard deviation ``noise``, the same on every device."""
+    return inputs.add(torch.randn(inputs.shape, generator=draw).to(inputs), alpha=noise)
 
 
 def _descent(

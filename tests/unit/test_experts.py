@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vldistill import files
-from vldistill.config import ExpertsConfig, ImageTowerConfig, TextTowerConfig
+from vldistill.config import Config, EncoderConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.encoders.dual import Groups
 from vldistill.errors import (
     ArtefactError,
@@ -150,6 +150,21 @@ def test_the_same_seed_gives_the_same_bytes(workbench: Bench, tmp_path: Path):
         assert not equal(first[0].snapshot(3), first[1].snapshot(3)) and len(again) == 2
         other = record_experts(workbench(setting), replace(config, seed=1, count=1), tmp_path / setting / "c")
         assert not equal(other[0].snapshot(0), first[0].snapshot(0))
+
+
+def test_noise_makes_another_expert_and_is_noted(workbench: Bench, tmp_path: Path):
+    noisy = replace(CONFIG, count=1, noise=0.5)
+    (plain,) = record_experts(workbench("heads"), replace(CONFIG, count=1), tmp_path / "plain")
+    (expert,) = record_experts(workbench("heads"), noisy, tmp_path / "noisy")
+    assert equal(expert.snapshot(0), plain.snapshot(0)) and not equal(expert.snapshot(1), plain.snapshot(1))
+    assert expert.note["noise"] == 0.5 and "noise" not in plain.note
+    with pytest.raises(ConfigError, match=r"noise: 0\.5 there"):
+        record_experts(workbench("heads"), replace(noisy, noise=0.6), tmp_path / "noisy")
+    with pytest.raises(ConfigError, match=r"experts\.noise is 0\.5, .* setting full trains on images"):
+        Config(encoder=EncoderConfig(setting="full"), experts=noisy)
+    for wrong in (-0.1, float("inf")):
+        with pytest.raises(ConfigError, match=r"experts\.noise"):
+            replace(CONFIG, noise=wrong)
 
 
 def test_an_expert_that_diverges_is_not_written(bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.errors import ConfigError, DivergedError
 from vldistill.experts.trajectory import clone_groups
 from vldistill.inputs import PixelInputs, TensorInputs
-from vldistill.losses import soft_infonce
+from vldistill.losses import infonce, soft_infonce
 from vldistill.randomness import generator
 from vldistill.training import CHECK_STEPS, Recipe, TrainingData, fit, steps_in
 from vldistill.training_state import Tensors, restore_training, training_state
@@ -294,6 +294,31 @@ def test_augmentation_differs_by_step_and_follows_the_seed(workbench: Bench):
     assert same(first, train(1, True)) and seeds[:4] == seeds[4:]
     assert not same(first, train(2, True)) and not set(seeds[:4]) & set(seeds[8:])
     assert not same(first, train(1, False)) and seeds[12:] == [None] * 4
+
+
+def test_noise_is_added_to_both_sides_anew_in_every_step_and_follows_the_seed():
+    data, noise = make_data(10), 0.3
+    how = recipe(batch=10, epochs=2, rates={"image": (0.1,), "text": (0.1,)})
+    encoder = make_encoder()
+    trained(data, how, encoder=encoder, noise=noise, seed=5)
+    assert isinstance(data.images, TensorInputs) and isinstance(data.texts, TensorInputs)
+    by_hand = make_encoder()
+    optimiser = torch.optim.SGD(by_hand.parameters(), lr=0.0, momentum=how.momentum, weight_decay=how.weight_decay)
+    for step in range(2):
+        rows = torch.randperm(10, generator=generator(5, "order", step))
+        draw = generator(5, "noise", step)
+        images = data.images.tensor[data.caption_image[rows]]
+        images = images + noise * torch.randn(images.shape, generator=draw)
+        texts = data.texts.tensor[rows]
+        texts = texts + noise * torch.randn(texts.shape, generator=draw)
+        optimiser.zero_grad()
+        infonce(by_hand(images, texts)).backward()
+        optimiser.param_groups[0]["lr"] = how.rate("image", step, 2)
+        optimiser.step()
+    for a, b in zip(encoder.parameters(), by_hand.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert same(encoder, trained(data, how, encoder=make_encoder(), noise=noise, seed=5))
+    assert not same(encoder, trained(data, how, encoder=make_encoder(), seed=5))
 
 
 # --- losses and scale ----------------------------------------------------------------------------------------------

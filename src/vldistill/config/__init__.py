@@ -13,6 +13,7 @@ from vldistill.config.checks import check_fields, expand
 from vldistill.config.data import DataConfig, RuntimeConfig
 from vldistill.config.encoder import SETTINGS, EncoderConfig, ImageTowerConfig, LoraConfig, TextTowerConfig
 from vldistill.config.stages import PROTOCOLS, DistillConfig, EvaluateConfig, ExpertsConfig, Outer, SelectConfig
+from vldistill.errors import ConfigError
 
 __all__ = [
     "PROTOCOLS",
@@ -51,3 +52,8 @@ class Config:
         for name, options in self.methods.items():
             if is_dataclass(options):
                 check_fields(options, name)
+        if self.experts.noise and self.encoder.setting != "heads":
+            raise ConfigError(
+                f"experts.noise is {self.experts.noise}, which is added to the features of frozen towers; setting "
+                f"{self.encoder.setting} trains on images. Use 0, or setting heads."
+            )

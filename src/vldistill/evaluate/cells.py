@@ -30,7 +30,7 @@ from vldistill.errors import ArtefactError
 from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.runs import differences, environment, to_plain
 
-YOUNGER = {("distill", "draws"): 1, ("bilevel", "outer_dropout"): 0.0}
+YOUNGER = {("distill", "draws"): 1, ("bilevel", "outer_dropout"): 0.0, ("experts", "noise"): 0.0}
 """Options that came later, with the value that changes nothing: cells that are older keep their names."""
 VAL_OPTIONS = ("head_rates", "generic_epochs")
 """Options of section ``evaluate`` by which a look at val judges heads, see :func:`~.protocol.quick_score`."""
@@ -115,8 +115,19 @@ def shared_experts(cells: Sequence[Cell]) -> dict[str, Config]:
 
 def expert_group(cell: Cell, config: Config) -> str:
     """The folder name of the experts that ``config`` needs, whatever their number."""
-    parts = digest(_data(config), asdict(config.encoder), asdict(replace(config.experts, count=1)))
+    experts = asdict(replace(config.experts, count=1))
+    parts = digest(_data(config), asdict(config.encoder), _without_younger({"experts": experts})["experts"])
     return f"{cell.setting}-{cell.towers}-{parts[:6]}"
+
+
+def _without_younger(plain: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it was before options came that change nothing in it."""
+    return {
+        section: {name: value for name, value in part.items() if YOUNGER.get((section, name), part) != value}
+        if isinstance(part, dict)
+        else part
+        for section, part in plain.items()
+    }
 
 
 def _data(config: Config) -> str | list[Any]:
@@ -128,10 +139,7 @@ def _data(config: Config) -> str | list[Any]:
 
 def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
     """The part of a configuration that a cell's answer depends on."""
-    plain = to_plain(config)
-    for (section, name), usual in YOUNGER.items():
-        if plain.get(section, {}).get(name) == usual:
-            del plain[section][name]
+    plain = _without_younger(to_plain(config))
     apart = {"runtime", "data", "evaluate", *config.methods}
     apart -= {cell.name} if cell.kind == "method" else set()
     apart |= set() if cell.needs_experts else {"experts"}

@@ -83,8 +83,12 @@ def bytes_per_expert(bench: Workbench, config: ExpertsConfig) -> int:
 
 def expert_note(bench: Workbench, config: ExpertsConfig, index: int) -> dict[str, Any]:
     """What an expert was made of; a file with another note is not this expert."""
-    views = {"views": bench.data_config.views} if bench.data_config.views and bench.setting == "heads" else {}
-    return views | {
+    younger: dict[str, Any] = {}  # experts that are older say nothing of it
+    if bench.data_config.views and bench.setting == "heads":
+        younger["views"] = bench.data_config.views
+    if config.noise:
+        younger["noise"] = config.noise
+    return younger | {
         "index": index,
         "setting": bench.setting,
         "encoder": bench.fingerprint,
@@ -185,6 +189,7 @@ def _train(
         seed=_seed(config, index),
         device=bench.device,
         augment=augments(bench, config),
+        noise=config.noise,
         steps_per_epoch=config.steps_per_epoch,
         on_epoch=after_epoch,
         on_step=(lambda loss: progress.advance(1, loss=loss)) if slow else None,
