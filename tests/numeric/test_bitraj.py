@@ -30,7 +30,10 @@ def unrolled(ground: Ground, context: Any, state: Any, options: BitrajOptions) -
     leaves = {name: value.clone().requires_grad_(True) for name, value in state.variables.items()}
     rows_of, size = context.generator("rows"), options.minibatch
     params = {name: p.clone().requires_grad_(True) for name, p in begin.items()}
-    for t in range(options.syn_steps):
+    own = int(torch.randint(options.own_steps + 1, (), generator=context.generator("own steps")))
+    for t in range(own + options.syn_steps):
+        if t == own:  # what it did by itself is given
+            params = {name: p.detach().requires_grad_(True) for name, p in params.items()}
         rows = torch.randperm(PAIRS, generator=rows_of)[:size] if size else torch.arange(PAIRS)
         features = bench.image_standardisation(bench.image_tower(leaves["images"][rows]))
         texts = leaves["texts"][rows]
@@ -60,6 +63,8 @@ CASES = {
     "drawn rows": (BitrajOptions(syn_steps=4, minibatch=3), 1),
     "all rows": (BitrajOptions(syn_steps=3, max_start_epoch=1, expert_epochs=2), 1),
     "ratio of sums": (BitrajOptions(syn_steps=3, minibatch=4, reduce="ratio_of_sums", estimator="unrolled"), 1),
+    "own steps": (BitrajOptions(syn_steps=2, own_steps=30, expert_epochs=2), 1),
+    "own steps, drawn rows, several texts": (BitrajOptions(syn_steps=2, minibatch=3, own_steps=30), 2),
     "several texts": (BitrajOptions(syn_steps=3, minibatch=3), 2),
 }
 

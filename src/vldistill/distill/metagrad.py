@@ -56,6 +56,7 @@ __all__ = [
     "NonFiniteError",
     "Span",
     "TapeStorage",
+    "advance",
     "hypergradient",
     "matching_loss",
     "tape_bytes",
@@ -128,6 +129,42 @@ def hypergradient(
     storage = storage or TapeStorage(int(TAPE_SHARE * available_memory(spanned.rest.start[0].device)))
     with Tape(storage, copies, len(steps)) as tape:
         return _sweep(spanned, outer_loss, rates, tape, estimator)
+
+
+def advance(
+    inner_loss: InnerLoss,
+    start: Params,
+    distilled: Mapping[str, Tensor],
+    rates: Mapping[str, Tensor],
+    steps: Sequence[InnerStep],
+    *,
+    weight_decay: float = 0.0,
+    spans: Sequence[Span] = (),
+) -> Params:
+    """theta_T alone: a run that nothing flows back through, to where one begins that is differentiated.
+
+    Arguments are those of :func:`hypergradient`, and so are the errors; no steps give ``start`` back.
+    """
+    if not steps:
+        return start
+    run = InnerRun.build(inner_loss, start, distilled, rates, steps, 0.0, weight_decay, "adjoint")
+    spanned = SpannedRun.build(run, spans)
+    theta = spanned.rest.start
+    for t in range(len(steps)):
+        rows = spanned.rows(t)
+        read = [layer.products(index) for layer, index in zip(spanned.layers, rows)]
+        g = _first_order(spanned, t, theta, read)
+        for layer, index, slope in zip(spanned.layers, rows, g[len(theta) :]):
+            layer.move(index, slope, run.eta[layer.span.group][t], 0.0, weight_decay)
+        theta = spanned.rest.moved(t, theta, spanned.rest.velocity(g[: len(theta)], theta, None))
+    return run.named(spanned.joined(theta))
+
+
+def _first_order(spanned: SpannedRun, t: int, theta: Sequence[Tensor], products: Sequence[Tensor]) -> list[Tensor]:
+    """g_t of the parameters and of the products of spanned layers."""
+    leaves, reads = ([leaf(tensor) for tensor in part] for part in (theta, products))
+    loss = spanned.loss(t, leaves, reads, spanned.rest.distilled)
+    return filled(torch.autograd.grad(loss, [*leaves, *reads], allow_unused=True), [*theta, *products])
 
 
 def _outer(run: InnerRun, outer_loss: OuterLoss, theta: Sequence[Tensor]) -> Tensor:
@@ -261,10 +298,7 @@ def _forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _
             g = filled([None if x is None else x.detach() for x in kept.g], kept.theta)
             del kept
         else:
-            leaves, products = ([leaf(tensor) for tensor in part] for part in (theta, read[t]))
-            loss = spanned.loss(t, leaves, products, run.distilled)
-            g = filled(torch.autograd.grad(loss, [*leaves, *products], allow_unused=True), [*theta, *read[t]])
-            del loss, leaves, products
+            g = _first_order(spanned, t, theta, read[t])
         v = run.velocity(g[: len(theta)], theta, v)
         tape.push([*theta, *v] if run.momentum else theta)
         for layer, index, slope in zip(layers, rows, g[len(theta) :]):

@@ -16,7 +16,7 @@ from vldistill.config import Outer
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import learned_rates, rate_gradients
 from vldistill.distill.matching import REDUCTIONS
-from vldistill.distill.metagrad import ESTIMATORS, InnerStep, Span, hypergradient, matching_loss
+from vldistill.distill.metagrad import ESTIMATORS, InnerStep, Span, advance, hypergradient, matching_loss
 from vldistill.distill.methods import Context, State, Update
 from vldistill.distill.similarity import KINDS, similarity_gradients, similarity_matrix
 from vldistill.distill.student import check_walk
@@ -124,6 +124,7 @@ def matching_update(
     inner: Inner,
     steps: Sequence[InnerStep],
     spans: Sequence[Span] = (),
+    before: Sequence[InnerStep] = (),
 ) -> Update:
     """Run the student along ``steps`` from the segment's start and differentiate its distance to the target.
 
@@ -131,10 +132,12 @@ def matching_update(
 
     Args:
         spans: first layers whose products ``inner`` takes.
+        before: steps that the student takes first; nothing flows back through them.
     """
-    options = context.options
+    options, rates = context.options, learned_rates(state)
     begin, target = segment
-    encoded = encode_learned(context, state.variables["images"], rows=torch.cat([step.index for step in steps]))
+    used = torch.cat([step.index for step in (*before, *steps)])
+    encoded = encode_learned(context, state.variables["images"], rows=used)
     distilled = {"images": encoded.inputs, "texts": state.variables["texts"]}
     alpha = getattr(options, "alpha", 1.0)
     similarity = similarity_matrix(state.variables, alpha)
@@ -143,9 +146,9 @@ def matching_update(
     found = hypergradient(
         inner,
         lambda params: matching_loss(params, begin, target, reduce=options.reduce).value,
-        begin,
+        advance(inner, begin, distilled, rates, before, spans=spans),
         distilled,
-        learned_rates(state),
+        rates,
         steps,
         estimator=options.estimator,
         spans=spans,

@@ -30,7 +30,12 @@ from vldistill.errors import ArtefactError
 from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.runs import differences, environment, to_plain
 
-YOUNGER = {("distill", "draws"): 1, ("bilevel", "outer_dropout"): 0.0, ("experts", "noise"): 0.0}
+YOUNGER = {
+    ("distill", "draws"): 1,
+    ("bilevel", "outer_dropout"): 0.0,
+    ("experts", "noise"): 0.0,
+    ("bitraj", "own_steps"): 0,
+}
 """Options that came later, with the value that changes nothing: cells that are older keep their names."""
 VAL_OPTIONS = ("head_rates", "generic_epochs")
 """Options of section ``evaluate`` by which a look at val judges heads, see :func:`~.protocol.quick_score`."""

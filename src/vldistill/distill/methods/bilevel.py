@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from vldistill.config import ImageTowerConfig, Outer
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import export_set, start_variables
-from vldistill.distill.metagrad import ESTIMATORS, InnerStep, hypergradient
+from vldistill.distill.metagrad import ESTIMATORS, InnerStep, advance, hypergradient
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.similarity import similarity_matrix, start_similarity
 from vldistill.distill.start import Start
@@ -173,18 +174,24 @@ class Bilevel:
             distilled["similarity"] = similarity.detach()
         plain = {side: rate.detach().to(distilled["texts"].dtype) for side, rate in rates.items()}
         first, last = self._window(options, context, count)
-        begin = self._advance(student, distilled, plain, steps[:first], options.weight_decay)
         pairs, captions = context.config.pairs, context.config.captions
         spans = head_spans(student, pairs, captions) if options.estimator == "adjoint" else ()
+
+        def inner(params: Groups, made: Mapping[str, torch.Tensor], step: InnerStep) -> torch.Tensor:
+            return inner_loss(student, params, made, step, spans=spans)
+
+        before = {side: rate[:first] for side, rate in plain.items()}
+        decay = options.weight_decay
+        begin = advance(inner, student.trained(), distilled, before, steps[:first], weight_decay=decay, spans=spans)
         found = hypergradient(
-            lambda params, made, step: inner_loss(student, params, made, step, spans=spans),
+            inner,
             self._outer_loss(student, context),
             begin,
             distilled,
             {side: rate[first:last] for side, rate in plain.items()},
             steps[first:last],
             momentum=options.momentum,
-            weight_decay=options.weight_decay,
+            weight_decay=decay,
             estimator=options.estimator,
             spans=spans,
         )
@@ -216,26 +223,6 @@ class Bilevel:
         draw = context.generator("window")
         last = int(torch.randint(options.window, count + 1, (), generator=draw))
         return last - options.window, last
-
-    def _advance(
-        self,
-        student: DualEncoder,
-        distilled: dict[str, torch.Tensor],
-        rates: dict[str, torch.Tensor],
-        steps: list[InnerStep],
-        weight_decay: float,
-    ) -> Groups:
-        """The student after ``steps`` without a graph."""
-        params = {side: {n: p.detach() for n, p in named.items()} for side, named in student.trained().items()}
-        for step in steps:
-            flat = {(s, n): p.requires_grad_(True) for s, named in params.items() for n, p in named.items()}
-            with torch.enable_grad():
-                slopes = torch.autograd.grad(inner_loss(student, params, distilled, step), list(flat.values()))
-            params = {side: {} for side in SIDES}
-            for ((side, name), value), slope in zip(flat.items(), slopes):
-                slope = slope + weight_decay * value.detach()
-                params[side][name] = value.detach() - rates[side][step.t] * slope
-        return params
 
     def _outer_loss(self, student: DualEncoder, context: Context):
         """InfoNCE on a real batch, the mean over the captions drawn for each image."""

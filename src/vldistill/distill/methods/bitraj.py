@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from vldistill.distill.learned import export_set, published_recipe, start_variables
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.segments import (
@@ -16,6 +18,7 @@ from vldistill.distill.segments import (
 from vldistill.distill.start import Start
 from vldistill.distill.student import check_minibatch, head_spans, inner_loss, inner_steps
 from vldistill.distilled import DistilledSet
+from vldistill.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class BitrajOptions:
         expert_epochs: length of the expert's segment to match, in epochs.
         max_start_epoch: segments start at an epoch drawn from 0 up to this one, which is left out.
         minibatch: distilled pairs per inner step; 0 takes all.
+        own_steps: the student first takes a number of such steps that is drawn from 0 to this one, and no gradient
+            flows through them: it is matched where the set itself leads it, not only where the expert stood.
         estimator: of the gradient: adjoint, unrolled, tesla or difference.
         reduce: sum_of_ratios, or ratio_of_sums of both sides' distances.
         student_epochs: of the set's own recipe (published: 50).
@@ -37,6 +42,7 @@ class BitrajOptions:
     expert_epochs: int = 1
     max_start_epoch: int = 2
     minibatch: int = 0
+    own_steps: int = 0
     estimator: str = "adjoint"
     reduce: str = "sum_of_ratios"
     student_epochs: int = 100
@@ -44,6 +50,8 @@ class BitrajOptions:
 
     def __post_init__(self) -> None:
         check_trajectory_options("bitraj", self)
+        if self.own_steps < 0:
+            raise ConfigError(f"bitraj.own_steps is {self.own_steps}; expected 0 or more.")
 
 
 @register("bitraj", BitrajOptions, MATCHING_OUTER)
@@ -72,13 +80,16 @@ class BiTrajectoryMatching:
         options: BitrajOptions = context.options
         student, config = context.bench.architecture, context.config
         spans = head_spans(student, config.pairs, config.captions) if options.estimator == "adjoint" else ()
+        own = int(torch.randint(options.own_steps + 1, (), generator=context.generator("own steps")))
+        steps = inner_steps(context, own + options.syn_steps, options.minibatch)
         return matching_update(
             state,
             context,
             draw_segment(context, range(options.max_start_epoch), options.expert_epochs),
             lambda params, distilled, step: inner_loss(student, params, distilled, step, spans=spans),
-            inner_steps(context, options.syn_steps, options.minibatch),
+            steps[own:],
             spans,
+            steps[:own],
         )
 
     def export(self, state: State, context: Context) -> DistilledSet:
