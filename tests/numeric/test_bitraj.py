@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from double import PAIRS, add, assert_update, embed, flat, make_bench, prepared
 
 from vldistill.distill.methods.bitraj import BitrajOptions
+from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.workbench import Workbench
 
@@ -20,20 +22,33 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     return make_bench(tmp_path_factory.mktemp("double"))
 
 
-def unrolled(ground: Ground, context: Any, state: Any, options: BitrajOptions) -> dict[str, torch.Tensor]:
-    """The update by the published formulas: draws as the method's, everything else anew."""
-    bench, experts = ground
+def drawn(ground: Ground, context: Any, options: BitrajOptions) -> tuple[dict[str, torch.Tensor], ...]:
+    """Start and target of the segment of an iteration."""
     draw = context.generator("segment")
-    expert = experts[int(torch.randint(len(experts), (), generator=draw))]
+    expert = ground[1][int(torch.randint(len(ground[1]), (), generator=draw))]
     start = int(torch.randint(options.max_start_epoch, (), generator=draw))
     begin, target = (flat(groups) for groups in expert.segment(start, options.expert_epochs))
+    return begin, target
+
+
+def unrolled(
+    ground: Ground,
+    context: Any,
+    state: Any,
+    options: BitrajOptions,
+    walk: tuple[Any, Any, int] | None = None,
+) -> dict[str, torch.Tensor]:
+    """The update by the published formulas: draws as the method's, everything else anew.
+
+    Args:
+        walk: of a student that walks: its segment, where it stands, and the steps it has walked; it is moved on.
+    """
+    bench, _ = ground
+    (begin, target), place, walked = walk or (drawn(ground, context, options), None, 0)
     leaves = {name: value.clone().requires_grad_(True) for name, value in state.variables.items()}
     rows_of, size = context.generator("rows"), options.minibatch
-    params = {name: p.clone().requires_grad_(True) for name, p in begin.items()}
-    own = int(torch.randint(options.own_steps + 1, (), generator=context.generator("own steps")))
-    for t in range(own + options.syn_steps):
-        if t == own:  # what it did by itself is given
-            params = {name: p.detach().requires_grad_(True) for name, p in params.items()}
+    params = {name: p.detach().clone().requires_grad_(True) for name, p in (place or begin).items()}
+    for t in range(walked, walked + options.syn_steps):
         rows = torch.randperm(PAIRS, generator=rows_of)[:size] if size else torch.arange(PAIRS)
         features = bench.image_standardisation(bench.image_tower(leaves["images"][rows]))
         texts = leaves["texts"][rows]
@@ -55,6 +70,8 @@ def unrolled(ground: Ground, context: Any, state: Any, options: BitrajOptions) -
     (image, image_way), (text, text_way) = gaps.values()
     merged = options.reduce == "ratio_of_sums"
     value = (image + text) / (image_way + text_way) if merged else image / image_way + text / text_way
+    if place is not None:
+        place.update({name: p.detach() for name, p in params.items()})
     slopes = torch.autograd.grad(value, list(leaves.values()))
     return dict(zip(leaves, slopes)) | {"value": value.detach()}
 
@@ -63,8 +80,6 @@ CASES = {
     "drawn rows": (BitrajOptions(syn_steps=4, minibatch=3), 1),
     "all rows": (BitrajOptions(syn_steps=3, max_start_epoch=1, expert_epochs=2), 1),
     "ratio of sums": (BitrajOptions(syn_steps=3, minibatch=4, reduce="ratio_of_sums", estimator="unrolled"), 1),
-    "own steps": (BitrajOptions(syn_steps=2, own_steps=30, expert_epochs=2), 1),
-    "own steps, drawn rows, several texts": (BitrajOptions(syn_steps=2, minibatch=3, own_steps=30), 2),
     "several texts": (BitrajOptions(syn_steps=3, minibatch=3), 2),
 }
 
@@ -77,6 +92,39 @@ def test_the_update_is_the_gradient_of_the_matching_loss(ground: Ground, options
         turns = torch.randn(PAIRS, captions, texts.shape[1], generator=torch.Generator().manual_seed(1))
         state.variables["texts"] = texts[:, None] + turns.double()
     assert_update(method.step(state, context), unrolled(ground, context, state, options))
+
+
+@pytest.mark.parametrize("captions", [1, 2])
+def test_walking_students_are_matched_from_where_the_set_led_them(ground: Ground, captions: int) -> None:
+    options = BitrajOptions(syn_steps=2, own_steps=4, walkers=2, minibatch=4, max_start_epoch=1)
+    method, context, state = prepared(*ground, "bitraj", options, captions=captions)
+    walks: dict[int, tuple[Any, dict[str, torch.Tensor], int]] = {}
+    restarts: list[int] = []
+    for iteration in range(9):
+        now, walker = context.at(iteration), iteration % 2
+        if walker not in walks or walks[walker][2] >= 4:
+            segment = drawn(ground, now, options)
+            # the second walker's first walk is half as long
+            walks[walker] = segment, dict(segment[0]), 2 if iteration == 1 else 0
+            restarts.append(iteration)
+        segment, place, walked = walks[walker]
+        update = method.step(state, now)
+        assert_update(update, unrolled(ground, now, state, options, walks[walker]))
+        walks[walker] = segment, place, walked + 2
+        for name, value in update.carried.items():
+            state.carried[name].copy_(value)
+        for name in ("images", "texts"):  # the set moves on, and a walk with it
+            state.variables[name] -= 0.05 * update.gradients[name].sign()
+    assert restarts == [0, 1, 3, 4, 7, 8]
+
+
+def test_walking_students_are_one_to_an_iteration(ground: Ground) -> None:
+    method, context, _ = prepared(*ground, "bitraj", BitrajOptions(own_steps=4))
+    with pytest.raises(ConfigError, match=r"own_steps is 4 and distill\.draws 2"):
+        method.check(replace(context, config=replace(context.config, draws=2)))
+    for wrong in ({"own_steps": -1}, {"walkers": 0}):
+        with pytest.raises(ConfigError, match=f"bitraj.{next(iter(wrong))}"):
+            BitrajOptions(**wrong)
 
 
 def test_the_sets_own_student_is_the_published_one_at_the_learned_rates(ground: Ground) -> None:

@@ -16,7 +16,7 @@ from vldistill.config import Outer
 from vldistill.distill.encode import encode_learned
 from vldistill.distill.learned import learned_rates, rate_gradients
 from vldistill.distill.matching import REDUCTIONS
-from vldistill.distill.metagrad import ESTIMATORS, InnerStep, Span, advance, hypergradient, matching_loss
+from vldistill.distill.metagrad import ESTIMATORS, InnerStep, Span, hypergradient, matching_loss
 from vldistill.distill.methods import Context, State, Update
 from vldistill.distill.similarity import KINDS, similarity_gradients, similarity_matrix
 from vldistill.distill.student import check_walk
@@ -100,13 +100,23 @@ def check_segments(section: str, experts: Sequence[Trajectory], starts: range, l
             )
 
 
-def draw_segment(context: Context, starts: range, length: int) -> Segment:
-    """A random segment of ``length`` epochs that starts at one of ``starts``: the snapshots at both ends."""
+def draw_place(context: Context, starts: range) -> tuple[int, int]:
+    """The number of a random expert, and one of the epochs ``starts``."""
     draw = context.generator("segment")
-    expert = context.experts[int(torch.randint(len(context.experts), (), generator=draw))]
-    start = starts[int(torch.randint(len(starts), (), generator=draw))]
-    begin, target = expert.segment(start, length)
+    expert = int(torch.randint(len(context.experts), (), generator=draw))
+    return expert, starts[int(torch.randint(len(starts), (), generator=draw))]
+
+
+def segment_at(context: Context, place: tuple[int, int], length: int) -> Segment:
+    """The segment of ``length`` epochs of an expert from a start epoch: the snapshots at both ends."""
+    expert, start = place
+    begin, target = context.experts[expert].segment(start, length)
     return on_device(context, begin), on_device(context, target)
+
+
+def draw_segment(context: Context, starts: range, length: int) -> Segment:
+    """A random segment of ``length`` epochs that starts at one of ``starts``."""
+    return segment_at(context, draw_place(context, starts), length)
 
 
 def on_device(context: Context, groups: Groups) -> Groups:
@@ -124,7 +134,6 @@ def matching_update(
     inner: Inner,
     steps: Sequence[InnerStep],
     spans: Sequence[Span] = (),
-    before: Sequence[InnerStep] = (),
 ) -> Update:
     """Run the student along ``steps`` from the segment's start and differentiate its distance to the target.
 
@@ -132,12 +141,23 @@ def matching_update(
 
     Args:
         spans: first layers whose products ``inner`` takes.
-        before: steps that the student takes first; nothing flows back through them.
     """
-    options, rates = context.options, learned_rates(state)
+    return matching_update_from(segment[0], state, context, segment, inner, steps, spans)[0]
+
+
+def matching_update_from(
+    place: Groups,
+    state: State,
+    context: Context,
+    segment: Segment,
+    inner: Inner,
+    steps: Sequence[InnerStep],
+    spans: Sequence[Span] = (),
+) -> tuple[Update, Groups]:
+    """:func:`matching_update` of a student that stands at ``place``, and where it stands after its steps."""
+    options = context.options
     begin, target = segment
-    used = torch.cat([step.index for step in (*before, *steps)])
-    encoded = encode_learned(context, state.variables["images"], rows=used)
+    encoded = encode_learned(context, state.variables["images"], rows=torch.cat([step.index for step in steps]))
     distilled = {"images": encoded.inputs, "texts": state.variables["texts"]}
     alpha = getattr(options, "alpha", 1.0)
     similarity = similarity_matrix(state.variables, alpha)
@@ -146,9 +166,9 @@ def matching_update(
     found = hypergradient(
         inner,
         lambda params: matching_loss(params, begin, target, reduce=options.reduce).value,
-        advance(inner, begin, distilled, rates, before, spans=spans),
+        place,
         distilled,
-        rates,
+        learned_rates(state),
         steps,
         estimator=options.estimator,
         spans=spans,
@@ -161,4 +181,5 @@ def matching_update(
     if similarity is not None:
         gradients |= similarity_gradients(state.variables, alpha, found.distilled["similarity"])
     terms = matching_loss(found.params, begin, target).terms
-    return Update(gradients, float(found.value), {f"matching_{side}": float(terms[side]) for side in SIDES})
+    logs = {f"matching_{side}": float(terms[side]) for side in SIDES}
+    return Update(gradients, float(found.value), logs), found.params

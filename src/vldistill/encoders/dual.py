@@ -24,6 +24,21 @@ def shapes_of(params: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, tup
     return {f"{side}/{name}": tuple(t.shape) for side, named in params.items() for name, t in named.items()}
 
 
+def packed(groups: Mapping[str, Mapping[str, torch.Tensor]], prefix: str = "") -> dict[str, torch.Tensor]:
+    """Tensors by ``side/name`` behind a prefix, as they lie."""
+    return {f"{prefix}{side}/{name}": tensor for side, named in groups.items() for name, tensor in named.items()}
+
+
+def unpacked(tensors: Mapping[str, torch.Tensor], prefix: str = "") -> Groups:
+    """The opposite of :func:`packed`; other tensors are left aside."""
+    groups: Groups = {side: {} for side in SIDES}
+    for full, tensor in tensors.items():
+        side, slash, name = full.removeprefix(prefix).partition("/")
+        if full.startswith(prefix) and slash and side in groups:
+            groups[side][name] = tensor
+    return groups
+
+
 class Head(nn.Module):
     """Linear -> GELU -> Linear -> dropout, + residual, -> LayerNorm (arXiv 2308.07545, its text projection).
 

@@ -35,6 +35,7 @@ YOUNGER = {
     ("bilevel", "outer_dropout"): 0.0,
     ("experts", "noise"): 0.0,
     ("bitraj", "own_steps"): 0,
+    ("bitraj", "walkers"): 8,
 }
 """Options that came later, with the value that changes nothing: cells that are older keep their names."""
 VAL_OPTIONS = ("head_rates", "generic_epochs")

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from vldistill.distill.learned import export_set, published_recipe, start_variables
+from vldistill.distill.metagrad import Span
 from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.segments import (
     MATCHING_OUTER,
+    Inner,
     check_segments,
     check_trajectory_options,
+    draw_place,
     draw_segment,
     matching_update,
+    matching_update_from,
+    segment_at,
 )
 from vldistill.distill.start import Start
 from vldistill.distill.student import check_minibatch, head_spans, inner_loss, inner_steps
 from vldistill.distilled import DistilledSet
+from vldistill.encoders.dual import packed, unpacked
 from vldistill.errors import ConfigError
 
 
@@ -30,8 +36,10 @@ class BitrajOptions:
         expert_epochs: length of the expert's segment to match, in epochs.
         max_start_epoch: segments start at an epoch drawn from 0 up to this one, which is left out.
         minibatch: distilled pairs per inner step; 0 takes all.
-        own_steps: the student first takes a number of such steps that is drawn from 0 to this one, and no gradient
-            flows through them: it is matched where the set itself leads it, not only where the expert stood.
+        own_steps: students walk on the set for so many steps before they start anew at an expert's start: in each
+            iteration one of them takes ``syn_steps`` from where it stands, and is matched to its expert's target from
+            there. 0 starts every iteration where an expert stood.
+        walkers: students that walk, in turn.
         estimator: of the gradient: adjoint, unrolled, tesla or difference.
         reduce: sum_of_ratios, or ratio_of_sums of both sides' distances.
         student_epochs: of the set's own recipe (published: 50).
@@ -43,6 +51,7 @@ class BitrajOptions:
     max_start_epoch: int = 2
     minibatch: int = 0
     own_steps: int = 0
+    walkers: int = 8
     estimator: str = "adjoint"
     reduce: str = "sum_of_ratios"
     student_epochs: int = 100
@@ -52,6 +61,8 @@ class BitrajOptions:
         check_trajectory_options("bitraj", self)
         if self.own_steps < 0:
             raise ConfigError(f"bitraj.own_steps is {self.own_steps}; expected 0 or more.")
+        if self.walkers < 1:
+            raise ConfigError(f"bitraj.walkers is {self.walkers}; expected 1 or more.")
 
 
 @register("bitraj", BitrajOptions, MATCHING_OUTER)
@@ -70,27 +81,65 @@ class BiTrajectoryMatching:
         options: BitrajOptions = context.options
         check_segments("bitraj", context.experts, range(options.max_start_epoch), options.expert_epochs)
         check_minibatch("bitraj.minibatch", options.minibatch, context.config.pairs)
+        if options.own_steps and context.config.draws > 1:
+            raise ConfigError(
+                f"bitraj.own_steps is {options.own_steps} and distill.draws {context.config.draws}: an iteration takes "
+                f"one walking student on, not several. Use draws 1 or own_steps 0."
+            )
 
     def setup(self, start: Start, context: Context) -> State:
-        """Learned tensors at their start."""
-        return State(start_variables(start, context))
+        """Learned tensors at their start; students that walk on the set are carried on."""
+        options: BitrajOptions = context.options
+        return State(start_variables(start, context), self._walkers(context) if options.own_steps else {})
 
     def step(self, state: State, context: Context) -> Update:
         """Draw a segment, run the student, and differentiate the matching loss."""
         options: BitrajOptions = context.options
-        student, config = context.bench.architecture, context.config
-        spans = head_spans(student, config.pairs, config.captions) if options.estimator == "adjoint" else ()
-        own = int(torch.randint(options.own_steps + 1, (), generator=context.generator("own steps")))
-        steps = inner_steps(context, own + options.syn_steps, options.minibatch)
-        return matching_update(
+        starts, length = range(options.max_start_epoch), options.expert_epochs
+        steps = inner_steps(context, options.syn_steps, options.minibatch)
+        if not options.own_steps:
+            segment = draw_segment(context, starts, length)
+            return matching_update(state, context, segment, self._inner(context), steps, self._spans(context))
+        number = context.iteration % options.walkers
+        walked, *place = state.carried["walks"][number].tolist()
+        stands = walked < options.own_steps
+        if not stands:  # it starts anew; walkers that begin together are told apart by how long their first walk is
+            place = list(draw_place(context, starts))
+            walked = options.own_steps * number // options.walkers if context.iteration < options.walkers else 0
+        segment = segment_at(context, (place[0], place[1]), length)
+        update, there = matching_update_from(
+            unpacked(state.carried, f"walk-{number}/") if stands else segment[0],
             state,
             context,
-            draw_segment(context, range(options.max_start_epoch), options.expert_epochs),
-            lambda params, distilled, step: inner_loss(student, params, distilled, step, spans=spans),
-            steps[own:],
-            spans,
-            steps[:own],
+            segment,
+            self._inner(context),
+            [replace(step, t=walked + step.t) for step in steps],  # texts of an image go on in turn
+            self._spans(context),
         )
+        walks = state.carried["walks"].clone()
+        walks[number] = torch.tensor([walked + options.syn_steps, *place])
+        return replace(update, carried={"walks": walks, **packed(there, f"walk-{number}/")})
+
+    def _walkers(self, context: Context) -> dict[str, torch.Tensor]:
+        """Room for walking students, none of which stands anywhere yet; ``walks`` (walkers, 3) are steps walked, expert
+        and start epoch of each.
+        """
+        options: BitrajOptions = context.options
+        trained = context.bench.architecture.trained()
+        room = {side: {n: torch.zeros_like(p) for n, p in named.items()} for side, named in trained.items()}
+        carried = {"walks": torch.tensor([[options.own_steps, 0, 0]]).repeat(options.walkers, 1)}
+        for number in range(options.walkers):
+            carried |= {name: tensor.clone() for name, tensor in packed(room, f"walk-{number}/").items()}
+        return carried
+
+    def _spans(self, context: Context) -> tuple[Span, ...]:
+        config = context.config
+        adjoint = context.options.estimator == "adjoint"
+        return head_spans(context.bench.architecture, config.pairs, config.captions) if adjoint else ()
+
+    def _inner(self, context: Context) -> Inner:
+        student, spans = context.bench.architecture, self._spans(context)
+        return lambda params, distilled, step: inner_loss(student, params, distilled, step, spans=spans)
 
     def export(self, state: State, context: Context) -> DistilledSet:
         """The set and its student: SGD at the learned rates, momentum 0.9, decay 5e-4."""

@@ -16,7 +16,7 @@ from vldistill.distill.methods import Context, State, Update, register
 from vldistill.distill.start import Start
 from vldistill.distill.student import check_walk
 from vldistill.distilled import DistilledSet
-from vldistill.encoders.dual import SIDES, DualEncoder, Groups
+from vldistill.encoders.dual import SIDES, DualEncoder, Groups, packed, unpacked
 from vldistill.errors import ConfigError
 from vldistill.losses import infonce
 from vldistill.training import Recipe
@@ -83,7 +83,7 @@ class CrossCovarianceMatching:
         """Images and token embeddings of the start; the mask and the online towers are carried on, no rates."""
         variables = start_variables(start, context)
         assert start.text_mask is not None  # setting both
-        online = {f"{side}/{name}": p for side, named in fresh(context.at(0)).items() for name, p in named.items()}
+        online = packed(fresh(context.at(0)))
         learned = {name: variables[name] for name in ("images", "texts")}
         return State(learned, {"text_mask": start.text_mask.clone(), **online})
 
@@ -180,19 +180,9 @@ def fresh(context: Context) -> Groups:
     return {side: {name: p.detach().clone() for name, p in named.items()} for side, named in trained.items()}
 
 
-def unpacked(carried: Mapping[str, torch.Tensor]) -> Groups:
-    """The online parameters among the carried tensors, by side and name."""
-    groups: Groups = {side: {} for side in SIDES}
-    for full, tensor in carried.items():
-        side, slash, name = full.partition("/")
-        if slash:
-            groups[side][name] = tensor
-    return groups
-
-
 def moved(params: Groups, loss: torch.Tensor, options: CovmatchOptions) -> dict[str, torch.Tensor]:
     """The online parameters after one SGD step on ``loss``, by ``side/name``."""
-    flat = {f"{side}/{name}": p for side, named in params.items() for name, p in named.items()}
+    flat = packed(params)
     slopes = torch.autograd.grad(loss, list(flat.values()), allow_unused=True)
     return {
         name: p.detach()
