@@ -31,9 +31,18 @@ from vldistill.workbench import Workbench
 
 CONFIG = DistillConfig(method="bitraj", pairs=6, iterations=3, validate_every=0, checkpoint_every=10)
 QUICK = EvaluateConfig(seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
-SMALL = {"straighten": (3, 3), "syn_steps": 2, "steps": 3, "first_steps": 2, "real_batch": 8, "student_epochs": 2}
+SMALL = {
+    "straighten": (3, 3),
+    "walkers": 2,
+    "syn_steps": 2,
+    "steps": 3,
+    "first_steps": 2,
+    "real_batch": 8,
+    "student_epochs": 2,
+}
 VARIANTS: dict[str, Any] = {
     "minibatch": 3,
+    "own_steps": 4,
     "rank": 2,
     "rate_per_step": True,
     "momentum": 0.0,
