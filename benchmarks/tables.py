@@ -40,7 +40,7 @@ def study_table(study: dict[str, Any]) -> str:
 def _taken(study: dict[str, Any]) -> str:
     """What a study's sets and experts took, where it says so."""
     sets = [f"{row['set']} {row['distilled']['seconds']:,.0f} s" for row in study["rows"] if "distilled" in row]
-    if study.get("experts_seconds"):
+    if study.get("experts_seconds", 0) >= 1:  # else they were there before
         sets.append(f"the experts {study['experts_seconds']:,.0f} s")
     return f"Took on a shared machine, {study['environment']['threads']} thread(s): {', '.join(sets)}. " if sets else ""
 
