@@ -93,6 +93,20 @@ def recipes_table(result: dict[str, Any]) -> str:
     )
 
 
+def experts_table(result: dict[str, Any]) -> str:
+    """Experts after every epoch, on val."""
+    epochs = list(result["rows"][0]["expert_val"])
+    rows = [
+        [str(row["batch"]), str(row["rate"]), str(row["noise"]), *(spread(row["expert_val"][e]) for e in epochs)]
+        for row in result["rows"]
+    ]
+    header = ["batch", "rate", "noise", *(f"epoch {epoch}" for epoch in epochs)]
+    return (
+        f"{markdown(header, rows)}\n\nMean of six recalls on val in percent, mean ± standard deviation of "
+        f"{result['experts']} experts. Commit `{result['environment']['commit']}`, command\n`{result['command']}`.\n"
+    )
+
+
 def retrieval_table(result: dict[str, Any]) -> str:
     """The ranking against the per-row one."""
     rival = result["per_row"]
@@ -316,6 +330,7 @@ def table_of(result: dict[str, Any]) -> str:
         "variant": ablation_table,
         "stages": scale_table,
         "own_recipe_val": recipes_table,
+        "expert_val": experts_table,
     }
     return next((make for key, make in kinds.items() if key in result["rows"][0]), study_table)(result)
 
