@@ -82,12 +82,13 @@ def recipes_table(result: dict[str, Any]) -> str:
     """Variants of the recipe that sets carry, on val."""
     names = list(result["rows"][0]["own_recipe_val"])
     rows = [
-        [str(row["momentum"]), str(row["batch"] or "all"), str(row["epochs"]),
+        [str(row["momentum"]), str(row["batch"] or "all"), str(row["epochs"]), row.get("schedule", "constant"),
          *(spread(row["own_recipe_val"][name]) for name in names)]
         for row in result["rows"]
     ]  # fmt: skip
+    table = markdown(["momentum", "batch", "epochs", "schedule", *names], rows)
     return (
-        f"{markdown(['momentum', 'batch', 'epochs', *names], rows)}\n\nMean of six recalls on val in percent, mean ± "
+        f"{table}\n\nMean of six recalls on val in percent, mean ± "
         f"standard deviation of {result['students']} students. Commit `{result['environment']['commit']}`, command\n"
         f"`{result['command']}`.\n"
     )

@@ -135,3 +135,5 @@ def test_the_sets_own_student_is_the_published_one_at_the_learned_rates(ground: 
     assert (recipe.epochs, recipe.batch, recipe.schedule, recipe.loss) == (50, 64, "constant", "infonce")
     assert (recipe.momentum, recipe.weight_decay, recipe.dropout) == (0.9, 5e-4, 0.1)
     assert recipe.temperature == context.bench.encoder_config.temperature
+    method, context, state = prepared(*ground, "bitraj", replace(published, own_steps=4))
+    assert method.export(state, context).recipe == replace(recipe, schedule="cosine")

@@ -142,5 +142,9 @@ class BiTrajectoryMatching:
         return lambda params, distilled, step: inner_loss(student, params, distilled, step, spans=spans)
 
     def export(self, state: State, context: Context) -> DistilledSet:
-        """The set and its student: SGD at the learned rates, momentum 0.9, decay 5e-4."""
-        return export_set(state, context, published_recipe(state, context, "constant"))
+        """The set and its student: SGD at the learned rates, momentum 0.9, decay 5e-4.
+
+        Rates that were learned on walks are higher: kept constant they are too much for a student with momentum.
+        """
+        schedule = "cosine" if context.options.own_steps else "constant"
+        return export_set(state, context, published_recipe(state, context, schedule))
