@@ -20,6 +20,7 @@ from vldistill.cli import main
 from vldistill.parsing import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "vldistill"
 DOCUMENTS = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
     *sorted(ROOT.glob("docs/**/*.md")),
@@ -28,7 +29,8 @@ HELP = [ROOT / "src" / "vldistill" / "evaluate" / f"{name}.py" for name in ("cro
 SHELL = re.compile(r"^ *```(?:sh|bash|console)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 PYTHON = re.compile(r"^ *```python\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(vldistill [^`]* --run [^`]*)`")
-PATH = re.compile(r"`((?:src|docs|configs|benchmarks|tests|examples)/[^\s`]*)`")
+PATH = re.compile(r"`((?:src|docs|benchmarks|tests|examples)/[^\s`]*)`")
+PACKAGED = re.compile(r"(?<![\w/])configs/[\w/]*\.yaml")
 MODULE = re.compile(r"`([\w/]+\.py)`")
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)")
 
@@ -54,6 +56,7 @@ def test_links_and_named_files_exist(document: Path) -> None:
     assert not [link for link in LINK.findall(text) if not (document.parent / link).exists()]
     files = {str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/**/*.py")}
     assert not [path for path in PATH.findall(text) if not any(ROOT.glob(path.rstrip("/")))]
+    assert not [path for path in PACKAGED.findall(text) if not (PACKAGE / path).is_file()]
     assert not [path for path in MODULE.findall(text) if not any(f"/{file}".endswith(f"/{path}") for file in files)]
 
 
@@ -96,7 +99,7 @@ def test_commands_parse(command: str, tmp_path: Path, monkeypatch: pytest.Monkey
         raise Parsed
 
     for placeholder in ("CONFIG", "CONFIG.yaml"):
-        shutil.copy(ROOT / "configs" / "scenes.yaml", tmp_path / placeholder)
+        shutil.copy(PACKAGE / "configs" / "scenes.yaml", tmp_path / placeholder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ArgumentParser, "parse_args", parse_and_stop)
     with pytest.raises(Parsed):
