@@ -10,7 +10,7 @@ import sys
 import timm
 import torch
 
-from vldistill.memory import keep_freed_memory
+from vldistill.runtime.memory import keep_freed_memory
 
 
 def measure(keep: bool, steps: int = 5) -> dict[str, float]:

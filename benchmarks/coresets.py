@@ -29,8 +29,8 @@ from torch.nn.functional import normalize
 
 from vldistill.config import SelectConfig
 from vldistill.files import write_json
-from vldistill.memory import peak_memory
 from vldistill.runs import commit
+from vldistill.runtime.memory import peak_memory
 from vldistill.select import find_selector, selectors
 from vldistill.select.features import PairFeatures
 from vldistill.select.warmup import open_rows

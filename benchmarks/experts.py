@@ -22,10 +22,10 @@ from vldistill.encoders.dual import DualEncoder
 from vldistill.evaluate.protocol import score_student
 from vldistill.experts.record import augments, expert_recipe
 from vldistill.files import write_json
-from vldistill.log import Reporter
 from vldistill.parsing import parse
-from vldistill.randomness import seed_of
 from vldistill.runs import environment
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.randomness import seed_of
 from vldistill.training import fit
 from vldistill.workbench import Workbench
 

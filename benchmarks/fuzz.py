@@ -262,7 +262,7 @@ def report(path: Path, tally: Tally, seconds: float, before: int) -> None:
 
 def peak() -> int:
     """Peak resident memory of this process, bytes."""
-    from vldistill.memory import peak_memory
+    from vldistill.runtime.memory import peak_memory
 
     return peak_memory()
 

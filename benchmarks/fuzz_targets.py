@@ -256,7 +256,7 @@ def trajectories(place: Path) -> Prepared:
 
     def read(raw: bytes) -> None:
         from vldistill.inspect import describe
-        from vldistill.log import Reporter
+        from vldistill.runtime.log import Reporter
 
         path.write_bytes(raw)
         describe(str(place), Reporter(quiet=True))

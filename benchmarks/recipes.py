@@ -21,9 +21,9 @@ from vldistill.distilled import DistilledSet
 from vldistill.evaluate.protocol import score_student, train_student
 from vldistill.evaluate.subjects import subject
 from vldistill.files import write_json
-from vldistill.log import Reporter
 from vldistill.parsing import parse
 from vldistill.runs import environment
+from vldistill.runtime.log import Reporter
 from vldistill.training import SCHEDULES
 
 EPOCHS, BATCHES, MOMENTA = (50, 100), (64, 0), (0.9, 0.0)

@@ -116,7 +116,7 @@ def read(work: Path, images: int) -> None:
 def inspect(work: Path, images: int) -> None:
     """Every image opened once, as ``vldistill inspect``."""
     from vldistill.inspect import describe
-    from vldistill.log import Reporter
+    from vldistill.runtime.log import Reporter
 
     found = describe(configured(work, images).data.source, Reporter(quiet=True), str(work / "sheet.png"))
     assert sum(split["images"] for split in found["splits"].values()) == images
@@ -159,15 +159,15 @@ def coreset(work: Path, images: int) -> None:
 
 
 def _run(work: Path, images: int) -> tuple[Any, Any, Any]:
-    from vldistill.log import Reporter
     from vldistill.runs import Run
+    from vldistill.runtime.log import Reporter
 
     return Run(work / f"run-{images}"), configured(work, images), Reporter(quiet=True)
 
 
 def _bench(work: Path, images: int) -> Any:
     from vldistill import commands
-    from vldistill.log import Reporter
+    from vldistill.runtime.log import Reporter
 
     return commands.open_bench(configured(work, images), Reporter(quiet=True))
 
@@ -213,7 +213,7 @@ def measure(stage: str, work: Path, images: int) -> dict[str, Any]:
     """One stage in this process, which has done nothing else."""
     import torch
 
-    from vldistill.memory import peak_memory
+    from vldistill.runtime.memory import peak_memory
 
     torch.set_num_threads(1)
     began, cpu = time.monotonic(), time.process_time()

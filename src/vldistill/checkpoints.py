@@ -10,7 +10,7 @@ import torch
 
 from vldistill.errors import DamagedError
 from vldistill.files import read_tensors, storage_errors, sync_folder, write_tensors
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 
 
 @dataclass(frozen=True)

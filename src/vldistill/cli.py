@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from vldistill.config import Config
-    from vldistill.log import Reporter
     from vldistill.runs import Run
+    from vldistill.runtime.log import Reporter
 
 TOGETHER = ("distill", "experts")  # stages of which several processes can do one piece of work
 DONE, BUG, WRONG, STOPPED, SOME_FAILED = 0, 1, 2, 3, 4
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _short_of_memory(error: Exception) -> bool:
     if "torch" not in sys.modules:
         return isinstance(error, MemoryError)
-    from vldistill.passes import is_short_of_memory
+    from vldistill.runtime.passes import is_short_of_memory
 
     return isinstance(error, MemoryError) or is_short_of_memory(error)
 
@@ -118,7 +118,7 @@ def _bug() -> int:
 
 
 def _stop_on_sigterm() -> None:
-    from vldistill.interrupts import end_with_parent, stop_at_once
+    from vldistill.runtime.interrupts import end_with_parent, stop_at_once
 
     signal.signal(signal.SIGTERM, stop_at_once)
     end_with_parent()
@@ -146,8 +146,8 @@ def _experts_from(rest: Any) -> Path | None:
 
 def _opened(rest: Any, mute: bool = False) -> tuple[Run, Reporter]:
     """The run folder that the arguments of a stage name, and where its lines go."""
-    from vldistill.log import Mute, Reporter
     from vldistill.runs import Run
+    from vldistill.runtime.log import Mute, Reporter
 
     return Run(Path(rest.run)), Mute() if mute else Reporter(quiet=rest.quiet)
 
@@ -166,7 +166,7 @@ def _experts(argv: Sequence[str]) -> int:
     from vldistill import commands
 
     if _rank():
-        from vldistill.ranks import joined
+        from vldistill.runtime.processes import joined
 
         with joined() as ranks:
             run, reporter = _opened(rest, mute=not ranks.first)
@@ -203,7 +203,7 @@ def _distill(argv: Sequence[str]) -> int:
     if rest.dry_run:
         return _plan("distill", config, rest)
     from vldistill import commands
-    from vldistill.ranks import joined
+    from vldistill.runtime.processes import joined
 
     with joined() as ranks:
         run, reporter = _opened(rest, mute=not ranks.first)

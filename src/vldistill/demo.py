@@ -13,12 +13,12 @@ from vldistill.distill.methods import find_method, settle
 from vldistill.distilled import DistilledSet
 from vldistill.evaluate.protocol import METRICS as RECALLS
 from vldistill.files import write_json
-from vldistill.log import Reporter
 from vldistill.parsing import parse
 from vldistill.report.command import ReportOptions, write_report
 from vldistill.report.figures import draw_curves
 from vldistill.report.tables import evaluation_text
 from vldistill.runs import Run, environment
+from vldistill.runtime.log import Reporter
 
 
 def demo(argv: Sequence[str]) -> int:

@@ -22,8 +22,8 @@ from vldistill.distill.methods import as_first, find_method, first_method, train
 from vldistill.errors import VldistillError
 from vldistill.experts.record import bytes_per_expert, expert_path, expert_recipe
 from vldistill.files import human_bytes
-from vldistill.log import Reporter
 from vldistill.runs import Run
+from vldistill.runtime.log import Reporter
 from vldistill.training import Recipe, steps_in
 from vldistill.workbench import Workbench
 
@@ -42,7 +42,7 @@ class Estimate:
     """
 
     def __init__(self, config: Config) -> None:
-        from vldistill.devices import choose_device
+        from vldistill.runtime.devices import choose_device
 
         self.problems: list[str] = []
         self.config = config

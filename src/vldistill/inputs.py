@@ -11,7 +11,7 @@ from vldistill.data.rows import CheckedRows
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.features import FeatureTable, Standardisation
 from vldistill.encoders.towers import ImageTower
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 from vldistill.training import Inputs
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vldistill.errors import ArtefactError, ConfigError, DataError
 from vldistill.files import human_bytes
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 
 if TYPE_CHECKING:
     from vldistill.data.pairs import Pairs

@@ -17,9 +17,9 @@ from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, DivergedError, unknown
 from vldistill.head_steps import head_step, two_heads
 from vldistill.losses import SOFT_LOSSES, infonce
-from vldistill.passes import FLOAT32, Passes, Stepper
-from vldistill.randomness import generator, seed_of, seeded
-from vldistill.ranks import ALONE, Ranks
+from vldistill.runtime.passes import FLOAT32, Passes, Stepper
+from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.randomness import generator, seed_of, seeded
 from vldistill.training_state import Keeper, restore_training, training_state
 
 CHECK_STEPS = 20  # steps between two looks at the loss: each waits for the device

@@ -37,9 +37,9 @@ from vldistill.encoders.towers import ImageTower, build_image_tower
 from vldistill.errors import ConfigError, DataError
 from vldistill.files import digest
 from vldistill.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
-from vldistill.log import Reporter
-from vldistill.passes import FLOAT32, Passes, in_parts
-from vldistill.randomness import seeded
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.passes import FLOAT32, Passes, in_parts
+from vldistill.runtime.randomness import seeded
 from vldistill.training import Inputs, TrainingData
 
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch

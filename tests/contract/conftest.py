@@ -11,7 +11,7 @@ from ground import Ground
 from tiny_bert import write_bert
 from vldistill.config import DataConfig, EncoderConfig, ExpertsConfig, ImageTowerConfig, LoraConfig, TextTowerConfig
 from vldistill.experts.record import record_experts
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 from vldistill.workbench import Workbench
 
 

@@ -12,7 +12,7 @@ import pytest
 from vldistill.distilled import DistilledSet
 from vldistill.evaluate import cross
 from vldistill.files import read_json, write_record
-from vldistill.interrupts import stop_at_once
+from vldistill.runtime.interrupts import stop_at_once
 
 TOWERS = """\
 wider: {image: {name: convnet, weights: random, size: 20, options: {width: 12}}}

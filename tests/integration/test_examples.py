@@ -16,8 +16,8 @@ from vldistill.distilled import STANDARDISATION, DistilledSet
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.evaluate.subjects import subject
 from vldistill.inputs import TensorInputs
-from vldistill.log import Reporter
 from vldistill.parsing import parse
+from vldistill.runtime.log import Reporter
 from vldistill.training import Recipe, TrainingData, fit
 from vldistill.workbench import Workbench
 

@@ -24,7 +24,7 @@ from vldistill.encoders.dual import DualEncoder, Groups
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory
 from vldistill.inputs import TensorInputs
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 from vldistill.workbench import Workbench
 
 PAIRS = 5

@@ -22,9 +22,9 @@ from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, MemoryShortError
 from vldistill.evaluate.subjects import subject
 from vldistill.inputs import TensorInputs
-from vldistill.log import Reporter
 from vldistill.losses import infonce, soft_infonce
-from vldistill.randomness import generator
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.randomness import generator
 from vldistill.training import TrainingData, fit, steps_in
 from vldistill.workbench import Workbench
 

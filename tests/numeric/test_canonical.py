@@ -22,7 +22,7 @@ from vldistill.distill.methods.canonical import (
 )
 from vldistill.errors import ConfigError
 from vldistill.inputs import TensorInputs
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 from vldistill.training import TrainingData
 from vldistill.workbench import Workbench
 

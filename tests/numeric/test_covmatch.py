@@ -19,9 +19,9 @@ from vldistill.distill.start import make_start
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.inputs import PixelInputs
-from vldistill.log import Reporter
 from vldistill.losses import infonce
-from vldistill.randomness import generator
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.randomness import generator
 from vldistill.workbench import Workbench
 
 PAIRS = 5

@@ -14,8 +14,8 @@ from vldistill.errors import MemoryShortError
 from vldistill.head_steps import head_step, two_heads
 from vldistill.inputs import TensorInputs
 from vldistill.losses import infonce
-from vldistill.passes import Passes
-from vldistill.randomness import generator, seeded
+from vldistill.runtime.passes import Passes
+from vldistill.runtime.randomness import generator, seeded
 from vldistill.training import Recipe, TrainingData, fit
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from vldistill.distill.similarity import similarity_gradients, similarity_matrix
 from vldistill.distill.student import walking_steps
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 from vldistill.training import SCHEDULES
 from vldistill.workbench import Workbench
 

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from vldistill.distill.methods.mdm import MdmOptions, joined, kernel_distance, merge
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 from vldistill.workbench import Workbench
 
 Ground = tuple[Workbench, list[Trajectory]]

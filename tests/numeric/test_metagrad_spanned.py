@@ -13,7 +13,7 @@ from vldistill.distill.student import head_spans, inner_loss
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import ConfigError
 from vldistill.losses import infonce
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 
 PAIRS, IMAGE, TEXT, WIDTH = 5, 9, 7, 4
 BOTH = (Span("image", "project.weight", "images"), Span("text", "project.weight", "texts"))

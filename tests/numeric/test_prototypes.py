@@ -13,7 +13,7 @@ from vldistill.config import DataConfig, DistillConfig
 from vldistill.distill.methods import Context, starting_pairs
 from vldistill.distill.methods.prototypes import MatchedPrototypes, PrototypesOptions, match_clusters, nearest_pairs
 from vldistill.errors import ConfigError
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 from vldistill.workbench import Workbench
 
 

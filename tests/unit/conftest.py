@@ -14,7 +14,7 @@ from tiny import make_bench, make_experts
 
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.experts.trajectory import Trajectory
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 from vldistill.workbench import Workbench
 
 SCENES = "scenes:train=40,val=20,test=20"

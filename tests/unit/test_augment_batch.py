@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from vldistill.data.augment_batch import MAGNITUDE, SPACE, _operated, augment_batch, crop_and_flip, crop_boxes
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 
 NAMES = {
     "identity": "Identity",

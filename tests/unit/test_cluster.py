@@ -19,9 +19,9 @@ from vldistill.cluster.local import LocalProcesses, cores, visible_devices
 from vldistill.cluster.options import Place
 from vldistill.cluster.shards import Shard
 from vldistill.errors import ConfigError, InUseError, Stopped
-from vldistill.interrupts import PARENT
 from vldistill.locks import held
-from vldistill.log import Reporter
+from vldistill.runtime.interrupts import PARENT
+from vldistill.runtime.log import Reporter
 
 QUIET = Reporter(quiet=True)
 
@@ -54,7 +54,7 @@ def test_a_command_runs_in_a_process_of_its_own_with_its_words_in_the_log(tmp_pa
 def test_a_command_does_not_outlive_the_process_that_started_it(tmp_path: Path) -> None:
     began, ended = tmp_path / "began", tmp_path / "ended"
     child = (
-        "import pathlib, time, sys\nfrom vldistill.interrupts import end_with_parent, stop_at_once\n"
+        "import pathlib, time, sys\nfrom vldistill.runtime.interrupts import end_with_parent, stop_at_once\n"
         "import signal; signal.signal(signal.SIGTERM, stop_at_once); end_with_parent()\n"
         f"pathlib.Path({str(began)!r}).touch()\n"
         f"try: time.sleep(60)\nexcept KeyboardInterrupt: pathlib.Path({str(ended)!r}).touch()\n"

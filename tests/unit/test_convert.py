@@ -25,7 +25,7 @@ from vldistill.data.stores import FileImages, Place
 from vldistill.distilled import CORESET, DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, DataError
 from vldistill.files import write_json
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 from vldistill.training import Recipe
 
 if TYPE_CHECKING:

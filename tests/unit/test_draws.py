@@ -15,7 +15,7 @@ from vldistill.distill.methods import Context, find_method
 from vldistill.distill.methods.bitraj import BitrajOptions
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
-from vldistill.ranks import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Ranks
 from vldistill.workbench import Workbench
 
 

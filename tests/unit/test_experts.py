@@ -39,7 +39,7 @@ from vldistill.experts.record import (
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
 from vldistill.experts.unfinished import Unfinished
 from vldistill.locks import held
-from vldistill.randomness import seed_of
+from vldistill.runtime.randomness import seed_of
 from vldistill.training import Recipe, fit
 from vldistill.workbench import Workbench
 

@@ -21,7 +21,7 @@ from vldistill.encoders.features import FeatureTable, Standardisation, encode_im
 from vldistill.encoders.text_towers import HashingTextTower
 from vldistill.encoders.towers import ImageTower, build_image_tower
 from vldistill.errors import DataError, VldistillError
-from vldistill.randomness import seed_of
+from vldistill.runtime.randomness import seed_of
 from vldistill.workbench import Workbench
 
 if TYPE_CHECKING:

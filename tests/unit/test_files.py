@@ -35,7 +35,7 @@ from vldistill.files import (
     write_text,
 )
 from vldistill.locks import held
-from vldistill.randomness import generator, seed_of, seeded
+from vldistill.runtime.randomness import generator, seed_of, seeded
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -29,8 +29,8 @@ from vldistill.evaluate.options import resolved
 from vldistill.experts.trajectory import Trajectory, save_trajectory
 from vldistill.files import read_json
 from vldistill.inspect import describe
-from vldistill.log import Reporter
 from vldistill.report.records import read_run
+from vldistill.runtime.log import Reporter
 
 small_set: Callable[[], DistilledSet] = benchmark("fuzz_targets").small_set
 holders: Callable[[Any], list[Any]] = benchmark("fuzz").holders

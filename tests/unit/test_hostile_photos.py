@@ -21,7 +21,7 @@ from vldistill.data.cache import open_images
 from vldistill.data.pairs import load_pairs
 from vldistill.data.photos import PhotoLimits, decode
 from vldistill.errors import DataError
-from vldistill.memory import peak_memory
+from vldistill.runtime.memory import peak_memory
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

@@ -13,7 +13,7 @@ import torch
 
 from vldistill.errors import ArtefactError
 from vldistill.importers.torchfile import SHARED, read_torch_file
-from vldistill.memory import peak_memory
+from vldistill.runtime.memory import peak_memory
 
 
 def saved(content: Any, path: Path, zipped: bool = True) -> Path:

@@ -7,8 +7,8 @@ from contextlib import contextmanager, redirect_stderr
 
 import pytest
 
-from vldistill import log
-from vldistill.log import Reporter
+from vldistill.runtime import log
+from vldistill.runtime.log import Reporter
 
 
 class Terminal(io.StringIO):

@@ -32,7 +32,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.experts.trajectory import Trajectory
 from vldistill.files import read_tensors, write_tensors
-from vldistill.interrupts import deferred_stop
+from vldistill.runtime.interrupts import deferred_stop
 from vldistill.workbench import Workbench
 
 SGD_RATE = 0.25

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from vldistill.memory import GraphBytes, available_memory, cgroup_memory
+from vldistill.runtime.memory import GraphBytes, available_memory, cgroup_memory
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from conftest import Bench
 from vldistill.config import RuntimeConfig
-from vldistill.devices import augments_on, choose_passes
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.errors import ConfigError, MemoryShortError
 from vldistill.inputs import PixelInputs, TensorInputs
 from vldistill.losses import infonce
-from vldistill.passes import FLOAT32, Passes, Stepper, embed_in_parts, is_short_of_memory
-from vldistill.ranks import ALONE, merged_logs
+from vldistill.runtime.devices import augments_on, choose_passes
+from vldistill.runtime.passes import FLOAT32, Passes, Stepper, embed_in_parts, is_short_of_memory
+from vldistill.runtime.processes import ALONE, merged_logs
 from vldistill.training import Recipe, TrainingData, fit
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from units_for_tests import breaks, dies, refused, says_version, works
 from vldistill.cluster import Unit, UnitFailed, run_units
 from vldistill.cluster.rays import RayCluster
 from vldistill.errors import ConfigError
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'vldistill[ray]'")
 # Ray's own warnings, each by its words: processes and sockets that it leaves to the operating system.

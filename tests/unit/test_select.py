@@ -25,7 +25,7 @@ from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError, Stopped
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.subjects import check_target, subject
-from vldistill.passes import Passes
+from vldistill.runtime.passes import Passes
 from vldistill.select import WARMUP, choose_pairs, find_selector, selectors
 from vldistill.select import facility as facility_location
 from vldistill.select import warmup as warming

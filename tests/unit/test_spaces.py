@@ -18,7 +18,7 @@ from vldistill.evaluate import spaces
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.spaces import fit_ridge, mapped_texts
 from vldistill.evaluate.subjects import check_target, subject
-from vldistill.log import Mute
+from vldistill.runtime.log import Mute
 from vldistill.workbench import Workbench
 
 QUICK = EvaluateConfig(seeds=1, generic_epochs=2, head_rates=(0.1,), recipes=("generic",), text_map="ridge")

@@ -18,7 +18,7 @@ from vldistill.errors import ConfigError, DivergedError
 from vldistill.experts.trajectory import clone_groups
 from vldistill.inputs import PixelInputs, TensorInputs
 from vldistill.losses import infonce, soft_infonce
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 from vldistill.training import CHECK_STEPS, Recipe, TrainingData, fit, steps_in
 from vldistill.training_state import Tensors, restore_training, training_state
 from vldistill.workbench import Workbench

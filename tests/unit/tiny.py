@@ -19,7 +19,7 @@ from vldistill.distill.start import Start, make_start
 from vldistill.distilled import DistilledSet
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 from vldistill.training import Recipe
 from vldistill.workbench import Workbench
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vldistill.cluster.units import UnitFailed
 from vldistill.errors import Stopped
-from vldistill.interrupts import PARENT
+from vldistill.runtime.interrupts import PARENT
 
 POLL_SECONDS = 0.2
 TAIL = 3  # lines of a log that are shown where a command said nothing better

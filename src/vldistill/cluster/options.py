@@ -14,7 +14,7 @@ from vldistill.errors import ConfigError
 
 if TYPE_CHECKING:
     from vldistill.cluster.rays import RayCluster
-    from vldistill.log import Reporter
+    from vldistill.runtime.log import Reporter
 
 
 @dataclass(frozen=True)

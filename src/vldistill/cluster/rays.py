@@ -10,7 +10,7 @@ from typing import Any
 from vldistill.cluster.commands import Commands
 from vldistill.cluster.units import Unit, UnitFailed
 from vldistill.errors import ConfigError, MissingExtraError, Stopped, VldistillError
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 
 CARRIED = ("VLDISTILL_", "HF_", "PYTHONPATH")  # how the names of variables begin that commands on nodes need
 

@@ -16,8 +16,8 @@ from vldistill.experts.record import finished_experts
 if TYPE_CHECKING:
     from vldistill.config import Config
     from vldistill.encoders.features import Encoding
-    from vldistill.log import Reporter
     from vldistill.runs import Run
+    from vldistill.runtime.log import Reporter
     from vldistill.workbench import Workbench
 
 

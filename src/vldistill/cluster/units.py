@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from vldistill.errors import Stopped
-from vldistill.interrupts import deferred_stop
-from vldistill.log import Reporter
+from vldistill.runtime.interrupts import deferred_stop
+from vldistill.runtime.log import Reporter
 
 POLL_SECONDS = 0.2
 PAUSE_SECONDS = 0.5  # before the first retry twice that, then twice as long each time: a file system may need a moment

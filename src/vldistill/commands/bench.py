@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.config import Config
-from vldistill.devices import augments_on, choose_device, choose_passes
 from vldistill.errors import ConfigError
 from vldistill.files import read_json
-from vldistill.log import Reporter
-from vldistill.memory import keep_freed_memory
-from vldistill.ranks import ALONE, Ranks
 from vldistill.runs import Run, differences, with_defaults
+from vldistill.runtime.devices import augments_on, choose_device, choose_passes
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.memory import keep_freed_memory
+from vldistill.runtime.processes import ALONE, Ranks
 from vldistill.workbench import Workbench
 
 

@@ -37,13 +37,13 @@ from vldistill.errors import ConfigError, DataError, DivergedError, Stopped, unk
 from vldistill.evaluate.protocol import quick_score
 from vldistill.experts.record import open_experts
 from vldistill.files import write_record
-from vldistill.interrupts import deferred_stop
 from vldistill.locks import held
-from vldistill.log import Reporter
-from vldistill.memory import peak_memory
-from vldistill.ranks import ALONE, Ranks
 from vldistill.report.sheets import draw_pairs
 from vldistill.runs import Run
+from vldistill.runtime.interrupts import deferred_stop
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.memory import peak_memory
+from vldistill.runtime.processes import ALONE, Ranks
 from vldistill.select import check_count, selectors
 from vldistill.workbench import Workbench
 

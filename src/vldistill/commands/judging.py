@@ -19,9 +19,9 @@ from vldistill.evaluate.protocol import evaluate_set, quick_score
 from vldistill.evaluate.subjects import check_target, chosen_subset
 from vldistill.files import CHECKSUM, digest, read_json, write_record
 from vldistill.locks import held
-from vldistill.log import Reporter
-from vldistill.memory import peak_memory
 from vldistill.runs import Run, environment
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.memory import peak_memory
 from vldistill.select import check_count, check_ground, check_readable, find_selector, selectors
 from vldistill.select.coreset import choose_coreset, coreset_name
 

@@ -13,10 +13,10 @@ from vldistill.config import Config
 from vldistill.data.pairs import SPLITS
 from vldistill.errors import ConfigError, Stopped
 from vldistill.experts.record import record_experts
-from vldistill.log import Reporter
-from vldistill.memory import peak_memory
-from vldistill.ranks import ALONE, Ranks
 from vldistill.runs import Run
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.memory import peak_memory
+from vldistill.runtime.processes import ALONE, Ranks
 
 
 def experts(

@@ -22,7 +22,7 @@ from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits
 from vldistill.errors import ConfigError, DataError, unknown
 from vldistill.files import storage_errors
 from vldistill.locks import held
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 
 
 def convert(argv: Sequence[str]) -> int:

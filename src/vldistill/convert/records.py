@@ -12,7 +12,7 @@ from vldistill.data.photos import PHOTO_LIMITS, decode, format_of
 from vldistill.data.places import safe_name
 from vldistill.data.samples import IMAGE_SUFFIXES
 from vldistill.errors import DataError
-from vldistill.log import Progress
+from vldistill.runtime.log import Progress
 
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 CHECKED_AT = 32  # pixels at which photos are decoded to see that they are whole: a large JPEG takes a millisecond

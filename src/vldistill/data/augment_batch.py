@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as ops
 
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 
 AREA = (0.5, 1.0)  # part of the picture that is kept
 ASPECT = (3 / 4, 4 / 3)

@@ -14,7 +14,7 @@ import torch
 from vldistill.distill.metagrad import NonFiniteError
 from vldistill.distill.methods import Context, Method, State, Update
 from vldistill.errors import ConfigError
-from vldistill.ranks import Ranks, merged_logs
+from vldistill.runtime.processes import Ranks, merged_logs
 
 
 def check_draws(draws: int, ranks: Ranks) -> None:

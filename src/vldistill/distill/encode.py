@@ -14,8 +14,8 @@ import torch
 from vldistill.data.transforms import between_towers
 from vldistill.distill.augment import make_view
 from vldistill.distill.methods import Context
-from vldistill.memory import GraphBytes, available_memory
-from vldistill.passes import halved_where_short
+from vldistill.runtime.memory import GraphBytes, available_memory
+from vldistill.runtime.passes import halved_where_short
 from vldistill.workbench import Workbench
 
 PART = {"cpu": 64}  # images at a time: what a processor's caches like; elsewhere wide passes are quicker

@@ -22,7 +22,7 @@ from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.files import append_line, write_text
-from vldistill.ranks import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Ranks
 
 EXPLOSION = 100.0  # a loss this many times the recent median is a divergence, not noise
 MEMORY = 50  # recent losses that the median is taken of

@@ -46,7 +46,7 @@ from vldistill.distill.matching import MatchingLoss, matching_loss
 from vldistill.distill.spanned import Span, SpannedRun
 from vldistill.distill.tape import Tape, TapeStorage, tape_bytes, tensor_bytes
 from vldistill.errors import ConfigError, MatchingError
-from vldistill.memory import GraphBytes, available_memory
+from vldistill.runtime.memory import GraphBytes, available_memory
 
 __all__ = [
     "ESTIMATORS",

@@ -15,7 +15,7 @@ from vldistill.config import SelectConfig, expand
 from vldistill.data.transforms import to_float
 from vldistill.distilled import Caption, DistilledSet, one_line
 from vldistill.errors import ConfigError, unknown
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 from vldistill.select import check_ground, choose_pairs, selectors
 from vldistill.workbench import Workbench
 

@@ -24,9 +24,9 @@ from vldistill.encoders.text_towers import TextTower
 from vldistill.encoders.towers import ImageTower
 from vldistill.errors import DamagedError, DataError
 from vldistill.files import digest, human_bytes, require_space
-from vldistill.log import Reporter
-from vldistill.passes import in_parts
-from vldistill.randomness import seed_of
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.passes import in_parts
+from vldistill.runtime.randomness import seed_of
 
 SHARD_ROWS = 16_384
 

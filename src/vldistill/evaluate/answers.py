@@ -13,7 +13,7 @@ from vldistill.config import Config
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError
 from vldistill.files import digest, read_json, write_record
-from vldistill.log import Reporter
+from vldistill.runtime.log import Reporter
 from vldistill.training import Recipe
 from vldistill.workbench import Workbench
 

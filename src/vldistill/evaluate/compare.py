@@ -36,7 +36,6 @@ from vldistill.evaluate.versions import known_data, refuse_mixed
 from vldistill.files import storage_errors, write_record, write_text
 from vldistill.helptext import KeptLines
 from vldistill.locks import held
-from vldistill.log import Reporter
 from vldistill.report.comparison import (
     comparison_csv,
     comparison_latex,
@@ -45,6 +44,7 @@ from vldistill.report.comparison import (
     published_row,
 )
 from vldistill.runs import environment
+from vldistill.runtime.log import Reporter
 from vldistill.select import check_count
 from vldistill.workbench import Workbench
 

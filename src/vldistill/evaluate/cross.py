@@ -23,7 +23,6 @@ from typing import Any
 from vldistill.config import Config
 from vldistill.configfile import read_yaml
 from vldistill.data.pairs import SPLITS
-from vldistill.devices import choose_device, choose_passes
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError
 from vldistill.evaluate.answers import Answers, content_of
@@ -33,9 +32,10 @@ from vldistill.evaluate.subjects import check_target
 from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.helptext import KeptLines
 from vldistill.locks import held
-from vldistill.log import Reporter
 from vldistill.report.tables import markdown, spread
 from vldistill.runs import Run, environment, to_plain
+from vldistill.runtime.devices import choose_device, choose_passes
+from vldistill.runtime.log import Reporter
 from vldistill.setrecord import plain_name
 
 OWN = "own"  # the column of the run's own towers

@@ -24,9 +24,9 @@ from vldistill.errors import DivergedError
 from vldistill.evaluate.answers import Answers
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluate.subjects import Subject, check_target, subject
-from vldistill.memory import peak_memory
-from vldistill.passes import embed_in_parts
-from vldistill.randomness import seed_of
+from vldistill.runtime.memory import peak_memory
+from vldistill.runtime.passes import embed_in_parts
+from vldistill.runtime.randomness import seed_of
 from vldistill.training import Recipe, TrainingData, fit
 from vldistill.workbench import Split, Workbench
 

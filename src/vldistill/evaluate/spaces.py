@@ -19,7 +19,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.encoders.features import FeatureTable, Standardisation, encode_texts
 from vldistill.encoders.text_towers import TextTower, build_text_tower
 from vldistill.errors import ArtefactError
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 from vldistill.workbench import Workbench
 
 CAPTIONS = 50_000  # training captions that are enough for a linear map of some hundred dimensions

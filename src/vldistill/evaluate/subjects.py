@@ -15,7 +15,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.evaluate.spaces import mapped_texts
 from vldistill.inputs import TensorInputs
-from vldistill.randomness import seed_of
+from vldistill.runtime.randomness import seed_of
 from vldistill.select import check_count, check_ground, choose_pairs, find_selector
 from vldistill.training import Recipe, TrainingData
 from vldistill.workbench import Workbench

@@ -15,7 +15,7 @@ from vldistill.errors import ConfigError
 from vldistill.evaluate.cells import Cell
 from vldistill.evaluate.options import merged, nested, resolved
 from vldistill.evaluate.smoke import PAIRS, shrunken
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 
 MOST_POINTS = 100_000  # options of one grid
 WHOLE = ("image", "text")  # sections of `encoder` that an entry of `towers` replaces: options of one tower fit no other

@@ -18,13 +18,13 @@ from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
 from vldistill.experts.unfinished import Unfinished
 from vldistill.files import human_bytes, require_space
-from vldistill.interrupts import deferred_stop
 from vldistill.keeping import SAVE_SECONDS, SharedKeeper, clear_leftovers
 from vldistill.locks import held
-from vldistill.log import Mute, Progress, Reporter
-from vldistill.randomness import seed_of
-from vldistill.ranks import ALONE, Ranks
 from vldistill.runs import differences
+from vldistill.runtime.interrupts import deferred_stop
+from vldistill.runtime.log import Mute, Progress, Reporter
+from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.randomness import seed_of
 from vldistill.training import Recipe, fit, steps_in
 from vldistill.workbench import Workbench
 

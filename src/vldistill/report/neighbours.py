@@ -17,9 +17,9 @@ from vldistill.distill.start import Start
 from vldistill.distilled import CORESET, DistilledSet, one_line
 from vldistill.errors import VldistillError
 from vldistill.evaluate.subjects import subject
-from vldistill.randomness import generator
 from vldistill.report.figures import inline_svg, scatter
 from vldistill.report.models import FigureView
+from vldistill.runtime.randomness import generator
 from vldistill.training import Inputs
 from vldistill.workbench import Workbench
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
-from vldistill.randomness import generator
+from vldistill.runtime.randomness import generator
 from vldistill.select import WARMUP, Candidates, register
 from vldistill.select.features import PairFeatures, first_of_each_image
 

@@ -20,11 +20,11 @@ from vldistill.data.arrays import open_array, write_array
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.files import digest, require_space, write_record
-from vldistill.interrupts import deferred_stop
 from vldistill.keeping import SAVE_SECONDS, FileKeeper, clear_leftovers
 from vldistill.locks import held
-from vldistill.passes import Passes, embed_in_parts
-from vldistill.randomness import seed_of
+from vldistill.runtime.interrupts import deferred_stop
+from vldistill.runtime.passes import Passes, embed_in_parts
+from vldistill.runtime.randomness import seed_of
 from vldistill.select.features import PairFeatures
 from vldistill.select.forgetting import count_forgotten, found, galleries
 from vldistill.training import Recipe, TrainingData, fit, steps_in

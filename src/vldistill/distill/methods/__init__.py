@@ -16,7 +16,7 @@ from vldistill.distill.start import Start, make_start, with_more_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
-from vldistill.randomness import generator, seed_of
+from vldistill.runtime.randomness import generator, seed_of
 from vldistill.workbench import Workbench
 
 

@@ -6,8 +6,8 @@ import torch
 
 from vldistill.config import RuntimeConfig
 from vldistill.errors import ConfigError
-from vldistill.passes import Passes
-from vldistill.ranks import ALONE, Ranks
+from vldistill.runtime.passes import Passes
+from vldistill.runtime.processes import ALONE, Ranks
 
 
 def choose_device(config: RuntimeConfig, ranks: Ranks = ALONE) -> torch.device:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import MemoryShortError
-from vldistill.ranks import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Ranks
 
 T = TypeVar("T")
 SHORT = ("out of memory", "not enough memory", "can't allocate memory")  # of devices, and of CPUs by system
