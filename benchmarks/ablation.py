@@ -26,10 +26,10 @@ from vldistill.cli import main as vldistill
 from vldistill.config import Config
 from vldistill.evaluate.protocol import choose_generic, score_student, train_student
 from vldistill.evaluate.subjects import subject
-from vldistill.files import read_json, write_json
 from vldistill.parsing import parse
 from vldistill.runs import environment, to_plain
 from vldistill.runtime.log import Reporter
+from vldistill.storage.files import read_json, write_json
 
 
 def words(options: dict[str, Any]) -> list[str]:

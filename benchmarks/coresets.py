@@ -28,12 +28,12 @@ import torch
 from torch.nn.functional import normalize
 
 from vldistill.config import SelectConfig
-from vldistill.files import write_json
 from vldistill.runs import commit
 from vldistill.runtime.memory import peak_memory
 from vldistill.select import find_selector, selectors
 from vldistill.select.features import PairFeatures
 from vldistill.select.warmup import open_rows
+from vldistill.storage.files import write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OUT = REPOSITORY / "docs/results/select.json"

@@ -21,11 +21,11 @@ from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import DualEncoder
 from vldistill.evaluate.protocol import score_student
 from vldistill.experts.record import augments, expert_recipe
-from vldistill.files import write_json
 from vldistill.parsing import parse
 from vldistill.runs import environment
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import seed_of
+from vldistill.storage.files import write_json
 from vldistill.training import fit
 from vldistill.workbench import Workbench
 

@@ -21,7 +21,6 @@ from safetensors.torch import save
 
 from vldistill.configfile import parse_yaml
 from vldistill.data.archives import tar_members
-from vldistill.data.arrays import open_array
 from vldistill.data.cache import open_images
 from vldistill.data.pairs import load_pairs, source_summary
 from vldistill.data.photos import PhotoLimits, decode
@@ -30,12 +29,13 @@ from vldistill.encoders.towers import read_weights
 from vldistill.errors import VldistillError as VldistillError
 from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.experts.trajectory import Trajectory
-from vldistill.files import read_json
 from vldistill.importers.lors import NAMES
 from vldistill.importers.torchfile import read_torch_file
 from vldistill.parsing import parse
 from vldistill.report.records import read_run
 from vldistill.runs import Run
+from vldistill.storage.arrays import open_array
+from vldistill.storage.files import read_json
 from vldistill.training import Recipe
 
 Target = Callable[[bytes], object]

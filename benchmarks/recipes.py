@@ -20,10 +20,10 @@ from vldistill.commands.bench import open_bench
 from vldistill.distilled import DistilledSet
 from vldistill.evaluate.protocol import score_student, train_student
 from vldistill.evaluate.subjects import subject
-from vldistill.files import write_json
 from vldistill.parsing import parse
 from vldistill.runs import environment
 from vldistill.runtime.log import Reporter
+from vldistill.storage.files import write_json
 from vldistill.training import SCHEDULES
 
 EPOCHS, BATCHES, MOMENTA = (50, 100), (64, 0), (0.9, 0.0)

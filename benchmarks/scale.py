@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from vldistill.files import write_json
 from vldistill.runs import environment
+from vldistill.storage.files import write_json
 
 OUT = Path(__file__).resolve().parent.parent / "docs/results/scale.json"
 LIMIT_BYTES = 8 * 10**9

@@ -20,9 +20,9 @@ from typing import Any, get_type_hints
 
 import docstring_parser
 
-from vldistill.files import CHECKSUM, human_bytes, write_json, write_record, write_text
 from vldistill.report.comparison import comparison_markdown
 from vldistill.report.tables import evaluation_text, markdown, spread
+from vldistill.storage.files import CHECKSUM, human_bytes, write_json, write_record, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 ONLY = re.compile(r" --only ('[^']*'|\"[^\"]*\"|\S+)")

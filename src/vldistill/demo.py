@@ -12,13 +12,13 @@ from vldistill import commands
 from vldistill.distill.methods import find_method, settle
 from vldistill.distilled import DistilledSet
 from vldistill.evaluate.protocol import METRICS as RECALLS
-from vldistill.files import write_json
 from vldistill.parsing import parse
 from vldistill.report.command import ReportOptions, write_report
 from vldistill.report.figures import draw_curves
 from vldistill.report.tables import evaluation_text
 from vldistill.runs import Run, environment
 from vldistill.runtime.log import Reporter
+from vldistill.storage.files import write_json
 
 
 def demo(argv: Sequence[str]) -> int:

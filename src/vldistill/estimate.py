@@ -21,9 +21,9 @@ from vldistill.data.pairs import SPLITS
 from vldistill.distill.methods import as_first, find_method, first_method, trains
 from vldistill.errors import VldistillError
 from vldistill.experts.record import bytes_per_expert, expert_path, expert_recipe
-from vldistill.files import human_bytes
 from vldistill.runs import Run
 from vldistill.runtime.log import Reporter
+from vldistill.storage.files import human_bytes
 from vldistill.training import Recipe, steps_in
 from vldistill.workbench import Workbench
 

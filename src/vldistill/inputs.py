@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from vldistill.data.rows import CheckedRows
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.features import FeatureTable, Standardisation
 from vldistill.encoders.towers import ImageTower
 from vldistill.runtime.randomness import generator
+from vldistill.storage.checked_rows import CheckedRows
 from vldistill.training import Inputs
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vldistill.errors import ArtefactError, ConfigError, DataError
-from vldistill.files import human_bytes
 from vldistill.runtime.log import Reporter
+from vldistill.storage.files import human_bytes
 
 if TYPE_CHECKING:
     from vldistill.data.pairs import Pairs

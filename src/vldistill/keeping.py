@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.checkpoints import Checkpoints
 from vldistill.errors import ArtefactError, DamagedError, InUseError, Stopped, StorageError
-from vldistill.locks import held
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.processes import Ranks
+from vldistill.storage.checkpoints import Checkpoints
+from vldistill.storage.locks import held
 from vldistill.training_state import Tensors
 
 SAVE_SECONDS = 60.0  # between two checkpoints of a training, where nothing else is asked for

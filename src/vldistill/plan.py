@@ -24,9 +24,9 @@ from vldistill.experts.record import (
     planned_experts,
 )
 from vldistill.experts.trajectory import Trajectory
-from vldistill.files import human_bytes
 from vldistill.runs import Run
 from vldistill.select import check_count
+from vldistill.storage.files import human_bytes
 from vldistill.workbench import Workbench
 
 CELL_BYTES = 20_000  # a judged cell of a matrix, about

@@ -23,8 +23,8 @@ import yaml
 
 from vldistill.config import Config
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.files import append_line, read_json, write_json, write_record, write_text
-from vldistill.locks import held
+from vldistill.storage.files import append_line, read_json, write_json, write_record, write_text
+from vldistill.storage.locks import held
 
 if TYPE_CHECKING:
     from vldistill.data.pairs import Pairs

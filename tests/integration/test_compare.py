@@ -21,7 +21,7 @@ from vldistill.cli import STAGES
 from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
 from vldistill.errors import Stopped, VldistillError
-from vldistill.files import read_json, write_record
+from vldistill.storage.files import read_json, write_record
 
 SWEEP: dict[str, Any] = {
     "pairs": [6],

@@ -11,8 +11,8 @@ import pytest
 
 from vldistill.distilled import DistilledSet
 from vldistill.evaluate import cross
-from vldistill.files import read_json, write_record
 from vldistill.runtime.interrupts import stop_at_once
+from vldistill.storage.files import read_json, write_record
 
 TOWERS = """\
 wider: {image: {name: convnet, weights: random, size: 20, options: {width: 12}}}

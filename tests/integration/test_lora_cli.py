@@ -10,7 +10,7 @@ import pytest
 
 from vldistill.distilled import DistilledSet
 from vldistill.experts.trajectory import Trajectory
-from vldistill.files import read_json
+from vldistill.storage.files import read_json
 
 CONFIG = """\
 data: {source: "scenes:train=12,val=6,test=6"}

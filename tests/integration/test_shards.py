@@ -15,7 +15,7 @@ import yaml
 
 from vldistill.cli import STAGES
 from vldistill.cluster.commands import Commands
-from vldistill.locks import held
+from vldistill.storage.locks import held
 
 ROOT = Path(__file__).resolve().parents[2]
 

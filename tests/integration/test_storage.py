@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from vldistill.locks import held
+from vldistill.storage.locks import held
 
 LONG = ("--iterations", "12", "--distill.checkpoint_every", "1", "--distill.validate_every", "0")
 SET = Path("sets") / "bitraj-6-s0"

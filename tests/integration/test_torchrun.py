@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vldistill.files import read_tensors
+from vldistill.storage.files import read_tensors
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny import Recorder
 
-from vldistill.checkpoints import Checkpoints
 from vldistill.errors import DamagedError, StorageError
-from vldistill.files import write_tensors
+from vldistill.storage.checkpoints import Checkpoints
+from vldistill.storage.files import write_tensors
 
 
 def kept(folder: Path, count: int) -> Checkpoints:

@@ -19,9 +19,9 @@ from vldistill.cluster.local import LocalProcesses, cores, visible_devices
 from vldistill.cluster.options import Place
 from vldistill.cluster.shards import Shard
 from vldistill.errors import ConfigError, InUseError, Stopped
-from vldistill.locks import held
 from vldistill.runtime.interrupts import PARENT
 from vldistill.runtime.log import Reporter
+from vldistill.storage.locks import held
 
 QUIET = Reporter(quiet=True)
 

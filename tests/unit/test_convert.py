@@ -24,8 +24,8 @@ from vldistill.data.readers import find_reader, read_collection
 from vldistill.data.stores import FileImages, Place
 from vldistill.distilled import CORESET, DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, DataError
-from vldistill.files import write_json
 from vldistill.runtime.log import Reporter
+from vldistill.storage.files import write_json
 from vldistill.training import Recipe
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 import vldistill
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.files import read_json, read_tensors, write_tensors
+from vldistill.storage.files import read_json, read_tensors, write_tensors
 from vldistill.training import Recipe
 
 TOWERS: dict[str, dict[str, Any]] = {

@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vldistill import files
 from vldistill.config import Config, EncoderConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.encoders.dual import Groups
 from vldistill.errors import (
@@ -38,8 +37,9 @@ from vldistill.experts.record import (
 )
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
 from vldistill.experts.unfinished import Unfinished
-from vldistill.locks import held
 from vldistill.runtime.randomness import seed_of
+from vldistill.storage import files
+from vldistill.storage.locks import held
 from vldistill.training import Recipe, fit
 from vldistill.workbench import Workbench
 

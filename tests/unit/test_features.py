@@ -12,7 +12,6 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from vldistill import files
 from vldistill.config import ImageTowerConfig
 from vldistill.data.cache import DecodedImages
 from vldistill.data.transforms import augment, to_float
@@ -22,6 +21,7 @@ from vldistill.encoders.text_towers import HashingTextTower
 from vldistill.encoders.towers import ImageTower, build_image_tower
 from vldistill.errors import DataError, VldistillError
 from vldistill.runtime.randomness import seed_of
+from vldistill.storage import files
 from vldistill.workbench import Workbench
 
 if TYPE_CHECKING:

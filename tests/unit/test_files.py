@@ -18,10 +18,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vldistill import files
-from vldistill.data.arrays import let_go, open_array, write_array
 from vldistill.errors import ArtefactError, DamagedError, StorageError, VldistillError
-from vldistill.files import (
+from vldistill.runtime.randomness import generator, seed_of, seeded
+from vldistill.storage import files
+from vldistill.storage.arrays import let_go, open_array, write_array
+from vldistill.storage.files import (
     append_line,
     atomic,
     digest,
@@ -34,8 +35,7 @@ from vldistill.files import (
     write_tensors,
     write_text,
 )
-from vldistill.locks import held
-from vldistill.runtime.randomness import generator, seed_of, seeded
+from vldistill.storage.locks import held
 
 Usage = namedtuple("Usage", "total used free")
 

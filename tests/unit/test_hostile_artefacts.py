@@ -21,16 +21,16 @@ from safetensors.torch import save
 
 from benchmark_scripts import benchmark
 from vldistill.configfile import parse_yaml
-from vldistill.data.arrays import open_array
 from vldistill.data.pairs import load_pairs, source_summary
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, VldistillError
 from vldistill.evaluate.options import resolved
 from vldistill.experts.trajectory import Trajectory, save_trajectory
-from vldistill.files import read_json
 from vldistill.inspect import describe
 from vldistill.report.records import read_run
 from vldistill.runtime.log import Reporter
+from vldistill.storage.arrays import open_array
+from vldistill.storage.files import read_json
 
 small_set: Callable[[], DistilledSet] = benchmark("fuzz_targets").small_set
 holders: Callable[[Any], list[Any]] = benchmark("fuzz").holders

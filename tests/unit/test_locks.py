@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vldistill.errors import ConfigError, InUseError
-from vldistill.locks import held
+from vldistill.storage.locks import held
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such locks there")
 

@@ -31,8 +31,8 @@ from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.experts.trajectory import Trajectory
-from vldistill.files import read_tensors, write_tensors
 from vldistill.runtime.interrupts import deferred_stop
+from vldistill.storage.files import read_tensors, write_tensors
 from vldistill.workbench import Workbench
 
 SGD_RATE = 0.25

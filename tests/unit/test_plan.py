@@ -12,9 +12,9 @@ from vldistill.config import Config, DataConfig, DistillConfig, ImageTowerConfig
 from vldistill.distill.methods import find_method, settle
 from vldistill.estimate import Estimate, human_time
 from vldistill.experts.record import expert_path, record_expert
-from vldistill.files import write_record
 from vldistill.plan import stage_plan
 from vldistill.runs import Run
+from vldistill.storage.files import write_record
 from vldistill.training import Recipe
 
 

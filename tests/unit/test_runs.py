@@ -16,8 +16,8 @@ from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, E
 from vldistill.data.pairs import Pairs
 from vldistill.distill.methods.bitraj import BitrajOptions
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.files import read_json
 from vldistill.runs import Run, command, commit, differences, environment, to_plain, with_defaults
+from vldistill.storage.files import read_json
 
 CONFIG = Config(data=DataConfig(source="scenes:train=40"), methods={"bitraj": BitrajOptions(syn_steps=3)})
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from vldistill.config import Config
 from vldistill.errors import ConfigError
-from vldistill.files import read_json
 from vldistill.runs import Run, differences, with_defaults
 from vldistill.runtime.devices import augments_on, choose_device, choose_passes
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import keep_freed_memory
 from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.storage.files import read_json
 from vldistill.workbench import Workbench
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.checkpoints import Checkpoints
 from vldistill.commands.bench import open_bench, refuse_other
 from vldistill.config import Config, DistillConfig, SelectConfig
 from vldistill.distill.augment import VIEWS
@@ -36,8 +35,6 @@ from vldistill.distilled import DistilledSet, one_line
 from vldistill.errors import ConfigError, DataError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import quick_score
 from vldistill.experts.record import open_experts
-from vldistill.files import write_record
-from vldistill.locks import held
 from vldistill.report.sheets import draw_pairs
 from vldistill.runs import Run
 from vldistill.runtime.interrupts import deferred_stop
@@ -45,6 +42,9 @@ from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import peak_memory
 from vldistill.runtime.processes import ALONE, Ranks
 from vldistill.select import check_count, selectors
+from vldistill.storage.checkpoints import Checkpoints
+from vldistill.storage.files import write_record
+from vldistill.storage.locks import held
 from vldistill.workbench import Workbench
 
 START = "start"  # folder, in a set's, of the set that was made first

@@ -17,13 +17,13 @@ from vldistill.errors import ArtefactError, ConfigError, Stopped
 from vldistill.evaluate.answers import Answers, evaluation_key
 from vldistill.evaluate.protocol import evaluate_set, quick_score
 from vldistill.evaluate.subjects import check_target, chosen_subset
-from vldistill.files import CHECKSUM, digest, read_json, write_record
-from vldistill.locks import held
 from vldistill.runs import Run, environment
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import peak_memory
 from vldistill.select import check_count, check_ground, check_readable, find_selector, selectors
 from vldistill.select.coreset import choose_coreset, coreset_name
+from vldistill.storage.files import CHECKSUM, digest, read_json, write_record
+from vldistill.storage.locks import held
 
 
 def select(run: Run, config: Config, reporter: Reporter, label: str = "") -> Path:

@@ -20,9 +20,9 @@ from vldistill.convert.writers import WRITERS
 from vldistill.data.pairs import SPLITS
 from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits
 from vldistill.errors import ConfigError, DataError, unknown
-from vldistill.files import storage_errors
-from vldistill.locks import held
 from vldistill.runtime.log import Reporter
+from vldistill.storage.files import storage_errors
+from vldistill.storage.locks import held
 
 
 def convert(argv: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from vldistill.data.readers import read_collection
 from vldistill.data.stores import as_png, signature_of
 from vldistill.distilled import CAPTION_BREAK, DistilledSet
 from vldistill.errors import ArtefactError, DataError
-from vldistill.files import read_json
+from vldistill.storage.files import read_json
 
 LOSSY = (
     "Its pictures are rounded and clipped to 8 bits, and its texts are the real captions nearest to the learned "

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from vldistill.errors import DataError
-from vldistill.files import human_bytes
+from vldistill.storage.files import human_bytes
 
 BLOCK = tarfile.BLOCKSIZE
 HEADER_BYTES = 1 << 20  # the longest extended header that a tar may ask to be read at once

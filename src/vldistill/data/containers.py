@@ -21,7 +21,7 @@ from PIL import Image
 from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits, decode
 from vldistill.data.stores import signature_of
 from vldistill.errors import DataError, MissingExtraError
-from vldistill.files import human_bytes
+from vldistill.storage.files import human_bytes
 
 GROUPS_KEPT = 2  # row groups of parquet files in memory
 GROUP_BYTES = 2_000_000_000  # largest row group that is read

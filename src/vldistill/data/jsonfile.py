@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.errors import DataError
-from vldistill.files import human_bytes
+from vldistill.storage.files import human_bytes
 
 MOST_BYTES = 1_000_000_000  # parsed, a json takes several times its size in memory
 KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}

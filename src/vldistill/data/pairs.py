@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import numpy as np
 
 from vldistill.errors import DataError, unknown
-from vldistill.files import digest
+from vldistill.storage.files import digest
 
 if TYPE_CHECKING:
     from PIL import Image

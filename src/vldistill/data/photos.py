@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vldistill.errors import DataError
-from vldistill.files import human_bytes
+from vldistill.storage.files import human_bytes
 
 # Raster formats only: Pillow would also hand PostScript to an interpreter.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")

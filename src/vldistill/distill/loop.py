@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from vldistill.checkpoints import Checkpoints
 from vldistill.distill.draws import averaged_update
 from vldistill.distill.metagrad import NonFiniteError
 from vldistill.distill.methods import Context, Method, State, Update, trains
@@ -21,8 +20,9 @@ from vldistill.distill.optimise import OuterOptimiser
 from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
-from vldistill.files import append_line, write_text
 from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.storage.checkpoints import Checkpoints
+from vldistill.storage.files import append_line, write_text
 
 EXPLOSION = 100.0  # a loss this many times the recent median is a divergence, not noise
 MEMORY = 50  # recent losses that the median is taken of

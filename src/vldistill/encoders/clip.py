@@ -17,7 +17,7 @@ from vldistill.config import ImageTowerConfig, TextTowerConfig, expand
 from vldistill.encoders.text_towers import ProgressHook
 from vldistill.encoders.towers import BUILD_ERRORS, ImageTower, first_line, read_weights, weights_digest
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError, unknown
-from vldistill.files import digest
+from vldistill.storage.files import digest
 
 PREFIX = "open_clip:"
 DEFAULT_TAG = "openai"

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.data.arrays import let_go, open_array, write_array
 from vldistill.data.cache import DecodedImages
 from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.text_towers import TextTower
 from vldistill.encoders.towers import ImageTower
 from vldistill.errors import DamagedError, DataError
-from vldistill.files import digest, human_bytes, require_space
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.passes import in_parts
 from vldistill.runtime.randomness import seed_of
+from vldistill.storage.arrays import let_go, open_array, write_array
+from vldistill.storage.files import digest, human_bytes, require_space
 
 SHARD_ROWS = 16_384
 

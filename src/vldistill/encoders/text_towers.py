@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from vldistill.config import TextTowerConfig, expand
 from vldistill.encoders.towers import BUILD_ERRORS, first_line, read_weights, weights_digest
 from vldistill.errors import ConfigError
-from vldistill.files import digest
+from vldistill.storage.files import digest
 
 OFFLINE_TEXT_TOWERS = {"hashing": "hashed words and word pairs (scikit-learn); needs no download"}
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from vldistill.config import ImageTowerConfig, expand
 from vldistill.errors import ArtefactError, ConfigError, unknown
-from vldistill.files import digest, read_tensors
+from vldistill.storage.files import digest, read_tensors
 
 OFFLINE_IMAGE_TOWERS = {"convnet": "3 blocks of convolution, instance norm, ReLU and pooling; needs no download"}
 NAMED_IMAGE_TOWERS: dict[str, tuple[str, dict[str, Any]]] = {

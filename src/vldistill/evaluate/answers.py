@@ -12,8 +12,8 @@ from typing import Any
 from vldistill.config import Config
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError
-from vldistill.files import digest, read_json, write_record
 from vldistill.runtime.log import Reporter
+from vldistill.storage.files import digest, read_json, write_record
 from vldistill.training import Recipe
 from vldistill.workbench import Workbench
 

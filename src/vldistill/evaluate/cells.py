@@ -27,8 +27,8 @@ import yaml
 from vldistill.cluster import Launch, UnitFailed
 from vldistill.config import Config, DataConfig, EvaluateConfig
 from vldistill.errors import ArtefactError
-from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.runs import differences, environment, to_plain
+from vldistill.storage.files import digest, read_json, write_record, write_text
 
 YOUNGER = {
     ("distill", "draws"): 1,

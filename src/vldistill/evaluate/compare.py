@@ -33,9 +33,7 @@ from vldistill.evaluate.sweep import Sweep
 from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.evaluate.units import UNTIL, comparison_units, shared_units
 from vldistill.evaluate.versions import known_data, refuse_mixed
-from vldistill.files import storage_errors, write_record, write_text
 from vldistill.helptext import KeptLines
-from vldistill.locks import held
 from vldistill.report.comparison import (
     comparison_csv,
     comparison_latex,
@@ -46,6 +44,8 @@ from vldistill.report.comparison import (
 from vldistill.runs import environment
 from vldistill.runtime.log import Reporter
 from vldistill.select import check_count
+from vldistill.storage.files import storage_errors, write_record, write_text
+from vldistill.storage.locks import held
 from vldistill.workbench import Workbench
 
 DONE, SOME_FAILED = 0, 4

@@ -29,14 +29,14 @@ from vldistill.evaluate.answers import Answers, content_of
 from vldistill.evaluate.options import merged, nested, resolved
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.subjects import check_target
-from vldistill.files import digest, read_json, write_record, write_text
 from vldistill.helptext import KeptLines
-from vldistill.locks import held
 from vldistill.report.tables import markdown, spread
 from vldistill.runs import Run, environment, to_plain
 from vldistill.runtime.devices import choose_device, choose_passes
 from vldistill.runtime.log import Reporter
 from vldistill.setrecord import plain_name
+from vldistill.storage.files import digest, read_json, write_record, write_text
+from vldistill.storage.locks import held
 
 OWN = "own"  # the column of the run's own towers
 

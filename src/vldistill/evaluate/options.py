@@ -11,8 +11,8 @@ from typing import Any
 from vldistill.config import Config
 from vldistill.configfile import check_plain
 from vldistill.errors import ConfigError
-from vldistill.files import digest
 from vldistill.parsing import SECTIONS
+from vldistill.storage.files import digest
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vldistill.config import Config, ImageTowerConfig, TextTowerConfig
-from vldistill.files import digest
+from vldistill.storage.files import digest
 
 SCENES = "scenes:train=40,val=20,test=20"
 PAIRS = 6

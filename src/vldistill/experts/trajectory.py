@@ -15,7 +15,7 @@ import torch
 
 from vldistill.encoders.dual import SIDES, Groups, shapes_of
 from vldistill.errors import ArtefactError, DamagedError, MatchingError
-from vldistill.files import TensorFile, write_tensors
+from vldistill.storage.files import TensorFile, write_tensors
 
 FORMAT = 1
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}  # by their names in the file

@@ -21,8 +21,8 @@ from vldistill.encoders.features import Standardisation
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.experts.record import expert_path
 from vldistill.experts.trajectory import save_trajectory
-from vldistill.files import human_bytes, require_space
 from vldistill.importers.torchfile import read_torch_file
+from vldistill.storage.files import human_bytes, require_space
 from vldistill.workbench import Workbench
 
 PREFIX = {"image": "img", "text": "txt"}

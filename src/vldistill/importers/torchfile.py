@@ -17,7 +17,7 @@ import torch
 
 from vldistill.data.archives import check_zip
 from vldistill.errors import ArtefactError, DataError
-from vldistill.files import human_bytes
+from vldistill.storage.files import human_bytes
 
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P"  # the second: a number that torch put first
 SHARED = 64  # bytes of tensors for each byte of the file: recordings made on a CPU hold one storage many times

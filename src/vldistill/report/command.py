@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vldistill.errors import ConfigError, Stopped, VldistillError
-from vldistill.files import human_bytes, storage_errors, write_text
 from vldistill.report.models import BrowserView, Extras, SetView
 from vldistill.report.records import RunRecord, SetRecord, read_runs
 from vldistill.runtime.log import Reporter
+from vldistill.storage.files import human_bytes, storage_errors, write_text
 
 GALLERY_BYTES, BROWSER_BYTES = 5_500_000, 1_500_000
 """What pictures may take of the page, all runs together: with drawings and texts it stays below 10 MB."""

@@ -7,8 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vldistill.files import human_bytes
 from vldistill.report.tables import COLUMNS, LEGACY, TITLES, markdown, spread
+from vldistill.storage.files import human_bytes
 
 RECALLS, RECALL_TITLES = COLUMNS[1:], TITLES[1:]
 NONE = "-"

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import matplotlib
 import numpy as np
 
-from vldistill.files import atomic
 from vldistill.report.lettering import one_line
 from vldistill.report.palette import FAINT, INK, PALETTE, RULE
+from vldistill.storage.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.files import human_bytes
 from vldistill.report.records import METRICS, OWN, Row, RunRecord
 from vldistill.report.tables import LEGACY, TITLES
+from vldistill.storage.files import human_bytes
 
 WORDS = {
     "setting": "setting {}",

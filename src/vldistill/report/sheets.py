@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vldistill.files import atomic
 from vldistill.report.lettering import font, wrapped
 from vldistill.report.palette import CARD, FAINT, INK, PAPER, RULE
 from vldistill.report.pictures import check_pictures, enlarged, whole_side
+from vldistill.storage.files import atomic
 
 
 def draw_pairs(

@@ -17,10 +17,10 @@ from vldistill.errors import ConfigError, VldistillError
 from vldistill.evaluate.protocol import GENERIC, embed_split, train_student
 from vldistill.evaluate.retrieval import metrics_of, retrieval_ranks
 from vldistill.evaluate.subjects import subject
-from vldistill.files import digest, read_json, write_record
 from vldistill.report.models import BrowserView, Hit, Query, StudentView
 from vldistill.report.pictures import data_uri, fitting_quality
 from vldistill.report.records import RunRecord
+from vldistill.storage.files import digest, read_json, write_record
 from vldistill.training import Recipe, TrainingData, steps_in
 from vldistill.workbench import Workbench
 

@@ -15,9 +15,9 @@ from vldistill.config import SelectConfig
 from vldistill.data.transforms import to_float
 from vldistill.distill.learned import describe_towers
 from vldistill.distilled import CORESET, DistilledSet
-from vldistill.files import write_record
 from vldistill.report.sheets import draw_contact_sheet
 from vldistill.select import choose_pairs, find_selector
+from vldistill.storage.files import write_record
 from vldistill.training import Recipe
 from vldistill.workbench import Workbench
 

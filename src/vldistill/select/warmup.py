@@ -16,17 +16,17 @@ import torch
 
 from vldistill import __version__
 from vldistill.config import SelectConfig
-from vldistill.data.arrays import open_array, write_array
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
-from vldistill.files import digest, require_space, write_record
 from vldistill.keeping import SAVE_SECONDS, FileKeeper, clear_leftovers
-from vldistill.locks import held
 from vldistill.runtime.interrupts import deferred_stop
 from vldistill.runtime.passes import Passes, embed_in_parts
 from vldistill.runtime.randomness import seed_of
 from vldistill.select.features import PairFeatures
 from vldistill.select.forgetting import count_forgotten, found, galleries
+from vldistill.storage.arrays import open_array, write_array
+from vldistill.storage.files import digest, require_space, write_record
+from vldistill.storage.locks import held
 from vldistill.training import Recipe, TrainingData, fit, steps_in
 from vldistill.training_state import Tensors
 from vldistill.workbench import Workbench

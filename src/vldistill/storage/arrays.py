@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from vldistill.errors import DamagedError
-from vldistill.files import atomic
+from vldistill.storage.files import atomic
 
 FOOTER = b"blake2b:"  # followed by 16 hex digits
 BLOCK = 2**20  # bytes hashed at a time

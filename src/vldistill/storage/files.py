@@ -6,7 +6,7 @@ which are verified when it is read:
 - tensors: a safetensors file whose header has one checksum per tensor, and one of the header itself. Each tensor is
   checked when it is read, so that a snapshot of an expert costs what a snapshot takes.
 - records: a JSON object whose last entry is ``blake2b``.
-- arrays: see :mod:`vldistill.data.arrays`.
+- arrays: see :mod:`vldistill.storage.arrays`.
 
 A file without a checksum (made before there were any, or by somebody else) is read as it is.
 """

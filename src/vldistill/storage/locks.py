@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vldistill.errors import InUseError
-from vldistill.files import storage_errors
+from vldistill.storage.files import storage_errors
 
 POLL_SECONDS = 0.05
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from vldistill.errors import DamagedError
-from vldistill.files import read_tensors, storage_errors, sync_folder, write_tensors
 from vldistill.runtime.log import Reporter
+from vldistill.storage.files import read_tensors, storage_errors, sync_folder, write_tensors
 
 
 @dataclass(frozen=True)
