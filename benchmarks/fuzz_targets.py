@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from vldistill.configfile import parse_yaml
+from vldistill.config.plain_yaml import parse_yaml
 from vldistill.data.archives import tar_members
 from vldistill.data.cache import open_images
 from vldistill.data.pairs import load_pairs, source_summary

@@ -109,7 +109,7 @@ def _files_first(words: Sequence[str]) -> list[str]:
 
 def _value(name: str, value: str, kind: Any) -> str:
     if name == "config":
-        from vldistill.configfile import read_yaml
+        from vldistill.config.plain_yaml import read_yaml
 
         path = packaged_config(value)
         read_yaml(Path(path), "--config")  # jsonargparse says less of what is wrong with a file
@@ -123,7 +123,7 @@ def _value(name: str, value: str, kind: Any) -> str:
 
 def _refuse_endless(name: str, value: str) -> None:
     """Refuse whole numbers that no configuration may hold: as floats they would overflow. Raises ConfigError."""
-    from vldistill.configfile import LARGEST
+    from vldistill.config.plain_yaml import LARGEST
 
     for digits in re.findall(r"(?<![\w.])[+-]?0*(\d{20,})(?![\w.])", value.replace("_", "")):
         if len(digits) > 20 or int(digits) > LARGEST:  # int() refuses thousands of digits
@@ -161,11 +161,11 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
 
 
 def _guarded_mode() -> str:
-    """jsonargparse's way of reading YAML, behind the checks of :mod:`vldistill.configfile`: it would import classes."""
+    """jsonargparse's way of reading YAML, behind our own checks: alone, it would import classes that a file names."""
     from jsonargparse import get_loader, set_loader
     from yaml import YAMLError
 
-    from vldistill.configfile import parse_yaml
+    from vldistill.config.plain_yaml import parse_yaml
 
     load = get_loader("yaml")
 
@@ -199,7 +199,7 @@ def parse(
     from argparse import ArgumentError
 
     from vldistill.config import Config
-    from vldistill.configfile import read_yaml
+    from vldistill.config.plain_yaml import read_yaml
 
     run_config = _run_config(argv)
     if run_config:

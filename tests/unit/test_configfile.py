@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, RuntimeConfig
-from vldistill.configfile import MOST_BYTES, read_yaml
+from vldistill.config.plain_yaml import MOST_BYTES, read_yaml
 from vldistill.distill.methods import methods
 from vldistill.errors import ArtefactError, ConfigError, VldistillError
 from vldistill.evaluate.options import resolved

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from benchmark_scripts import benchmark
-from vldistill.configfile import parse_yaml
+from vldistill.config.plain_yaml import parse_yaml
 from vldistill.data.pairs import load_pairs, source_summary
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, VldistillError

@@ -10,9 +10,13 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from vldistill.config.checks import check_fields, expand
-from vldistill.config.data import DataConfig, RuntimeConfig
+from vldistill.config.data import DataConfig
+from vldistill.config.distill import DistillConfig, Outer
 from vldistill.config.encoder import SETTINGS, EncoderConfig, ImageTowerConfig, LoraConfig, TextTowerConfig
-from vldistill.config.stages import PROTOCOLS, DistillConfig, EvaluateConfig, ExpertsConfig, Outer, SelectConfig
+from vldistill.config.evaluate import PROTOCOLS, EvaluateConfig
+from vldistill.config.experts import ExpertsConfig
+from vldistill.config.runtime import RuntimeConfig
+from vldistill.config.select import SelectConfig
 from vldistill.errors import ConfigError
 
 __all__ = [

@@ -23,7 +23,7 @@ from vldistill.cluster.options import Place, add_place, place_of
 from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.units import Backend
 from vldistill.config import expand
-from vldistill.configfile import parse_yaml
+from vldistill.config.plain_yaml import parse_yaml
 from vldistill.data.pairs import load_pairs
 from vldistill.errors import ConfigError, Stopped, VldistillError
 from vldistill.evaluate.cells import Cell, failure, finished, note_failure

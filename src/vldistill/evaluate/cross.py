@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.config import Config
-from vldistill.configfile import read_yaml
+from vldistill.config.plain_yaml import read_yaml
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from vldistill.config import Config
-from vldistill.configfile import check_plain
+from vldistill.config.plain_yaml import check_plain
 from vldistill.errors import ConfigError
 from vldistill.parsing import SECTIONS
 from vldistill.storage.files import digest

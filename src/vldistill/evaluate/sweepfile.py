@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vldistill.configfile import read_yaml
+from vldistill.config.plain_yaml import read_yaml
 from vldistill.errors import ConfigError, unknown
 from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.sweep import Sweep

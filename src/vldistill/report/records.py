@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import yaml
 
-from vldistill.configfile import parse_yaml
+from vldistill.config.plain_yaml import parse_yaml
 from vldistill.errors import ConfigError
 
 RECIPES = ("generic", "own")

@@ -1,70 +1,15 @@
-"""The stages: experts, distill, evaluate and select."""
+"""The outer loop of distillation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from vldistill.config.checks import check_fields, check_label, positive, require
-from vldistill.errors import ConfigError, unknown
+from vldistill.errors import ConfigError
 
 SMALLEST_SIDE = 4  # pixels of a learned image
-
-PROTOCOLS = {
-    "last": "test the student after its last epoch (the default)",
-    "val-best": "test the epoch that did best on val",
-    "test-best-legacy": "report the best epoch on test: biased, only to compare with published rows",
-}
-
-
-@dataclass(frozen=True)
-class ExpertsConfig:
-    """How experts are trained on the real data, and what is kept of them.
-
-    Args:
-        count: number of experts; a run can be extended by asking for more.
-        epochs: passes over all captions per expert.
-        batch: pairs per step.
-        image_rate: SGD rate of the image side.
-        text_rate: SGD rate of the text side.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        augment: random resized crop, flip and RandAugment on the images; with frozen towers (setting ``heads``) only
-            where ``data.views`` has encoded augmented views.
-        noise: standard deviation of the normal noise that is added to the features of both sides in every step, in
-            those of the features; in setting ``heads``, against learning the training pairs by heart.
-        snapshots: epochs to keep, 0 being the start; empty keeps all.
-        steps_per_epoch: cut every epoch to this many steps; 0 means the whole epoch.
-        dtype: how snapshots are stored.
-        seed: seed of the first expert; expert i uses its own stream.
-    """
-
-    count: int = 20
-    epochs: int = 10
-    batch: int = 128
-    image_rate: float = 0.1
-    text_rate: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    augment: bool = True
-    noise: float = 0.0
-    snapshots: tuple[int, ...] = ()
-    steps_per_epoch: int = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_fields(self, "experts")
-        positive(self, "experts", "count", "epochs", "image_rate", "text_rate")
-        require(self.batch >= 2, "experts.batch", self.batch, "at least 2 pairs (one alone has no contrast)")
-        require(0 <= self.momentum < 1, "experts.momentum", self.momentum, "a number in [0, 1)")
-        require(0 <= self.noise < math.inf, "experts.noise", self.noise, "0 or more")
-        require(self.weight_decay >= 0, "experts.weight_decay", self.weight_decay, "0 or more")
-        require(self.steps_per_epoch >= 0, "experts.steps_per_epoch", self.steps_per_epoch, "0 or more")
-        wrong = [epoch for epoch in self.snapshots if not 0 <= epoch <= self.epochs]
-        require(not wrong, "experts.snapshots", wrong, f"epochs from 0 to {self.epochs}")
 
 
 @dataclass(frozen=True)
@@ -217,83 +162,3 @@ class DistillConfig:
     def starts(self) -> tuple[str, str]:
         """Where images and texts start."""
         return self.start_image or self.start, self.start_text or self.start
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """How a set is judged: fresh students, trained on it and tested on real pairs.
-
-    Args:
-        protocol: when a student is tested: ``last`` (after its last epoch), ``val-best`` (at the epoch that did best on
-            val), or ``test-best-legacy`` (at the best on test: biased, only to compare with published rows).
-        seeds: number of students.
-        recipes: ``own`` (the set's recipe), ``generic`` (one for every row), or both.
-        generic_epochs: epochs of the generic recipe on a distilled set.
-        subset_epochs: epochs to choose from, on val, for random real pairs.
-        full_epochs: epochs to choose from, on val, for the full data.
-        head_rates: rates to choose from, on val, for heads.
-        tower_rates: rates to choose from, on val, for trained towers.
-        looks: checks of ``val-best`` and ``test-best-legacy`` in one training.
-        text_map: for a set made with another text tower: ``none`` refuses it, ``ridge`` maps its sentence vectors by a
-            ridge regression fitted on training captions, and the result says so.
-    """
-
-    protocol: str = "last"
-    seeds: int = 5
-    recipes: tuple[str, ...] = ("own", "generic")
-    generic_epochs: int = 100
-    subset_epochs: tuple[int, ...] = (50, 100, 200)
-    full_epochs: tuple[int, ...] = (3, 5, 10)
-    head_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
-    tower_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
-    looks: int = 10
-    text_map: Literal["none", "ridge"] = "none"
-
-    def __post_init__(self) -> None:
-        check_fields(self, "evaluate")
-        if self.protocol not in PROTOCOLS:
-            raise ConfigError(unknown("protocol", self.protocol, PROTOCOLS))
-        wrong = [name for name in self.recipes if name not in ("own", "generic")]
-        require(bool(self.recipes) and not wrong, "evaluate.recipes", self.recipes, "own, generic, or both")
-        positive(self, "evaluate", "seeds", "generic_epochs", "looks")
-        for name in ("subset_epochs", "full_epochs", "head_rates", "tower_rates"):
-            values: Sequence[float] = getattr(self, name)
-            require(bool(values) and min(values) > 0, f"evaluate.{name}", values, "one or more numbers above 0")
-
-
-@dataclass(frozen=True)
-class SelectConfig:
-    """How selectors choose real pairs: for ``select``, ``evaluate --set SELECTOR:N`` and ``distill.start SELECTOR``.
-
-    Args:
-        method: the selector of ``vldistill select``; see ``vldistill ls selectors``.
-        pairs: number of pairs it chooses, all of distinct images.
-        seed: of the selectors that draw; the others choose the same pairs with any seed.
-        warmup_epochs: passes over all captions of the student whose space, or whose forgetting, is used.
-        warmup_batch: pairs per step of the warm-up.
-        warmup_image_rate: SGD rate of its image side (constant, without momentum, decay and augmentation).
-        warmup_text_rate: SGD rate of its text side likewise.
-        warmup_seed: of its weights, order and galleries; one warm-up serves all seeds and selectors.
-        gallery: pairs among which a pair has to be found to count as learned (``forgetting``).
-        ground_set: pairs of distinct images that ``facility`` draws, to cover them and to choose among them.
-        cluster_sample: most pairs that the centres of ``kmeans`` are fitted to.
-    """
-
-    method: str = "herding"
-    pairs: int = 100
-    seed: int = 0
-    warmup_epochs: int = 5
-    warmup_batch: int = 128
-    warmup_image_rate: float = 0.1
-    warmup_text_rate: float = 0.1
-    warmup_seed: int = 0
-    gallery: int = 128
-    ground_set: int = 20_000
-    cluster_sample: int = 50_000
-
-    def __post_init__(self) -> None:
-        check_fields(self, "select")
-        names = ("warmup_epochs", "warmup_image_rate", "warmup_text_rate", "ground_set", "cluster_sample")
-        positive(self, "select", *names)
-        for name in ("pairs", "warmup_batch", "gallery"):
-            require(getattr(self, name) >= 2, f"select.{name}", getattr(self, name), "at least 2 pairs")

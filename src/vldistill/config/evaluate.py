@@ -1,0 +1,58 @@
+"""How sets are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vldistill.config.checks import check_fields, positive, require
+from vldistill.errors import ConfigError, unknown
+
+PROTOCOLS = {
+    "last": "test the student after its last epoch (the default)",
+    "val-best": "test the epoch that did best on val",
+    "test-best-legacy": "report the best epoch on test: biased, only to compare with published rows",
+}
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How a set is judged: fresh students, trained on it and tested on real pairs.
+
+    Args:
+        protocol: when a student is tested: ``last`` (after its last epoch), ``val-best`` (at the epoch that did best on
+            val), or ``test-best-legacy`` (at the best on test: biased, only to compare with published rows).
+        seeds: number of students.
+        recipes: ``own`` (the set's recipe), ``generic`` (one for every row), or both.
+        generic_epochs: epochs of the generic recipe on a distilled set.
+        subset_epochs: epochs to choose from, on val, for random real pairs.
+        full_epochs: epochs to choose from, on val, for the full data.
+        head_rates: rates to choose from, on val, for heads.
+        tower_rates: rates to choose from, on val, for trained towers.
+        looks: checks of ``val-best`` and ``test-best-legacy`` in one training.
+        text_map: for a set made with another text tower: ``none`` refuses it, ``ridge`` maps its sentence vectors by a
+            ridge regression fitted on training captions, and the result says so.
+    """
+
+    protocol: str = "last"
+    seeds: int = 5
+    recipes: tuple[str, ...] = ("own", "generic")
+    generic_epochs: int = 100
+    subset_epochs: tuple[int, ...] = (50, 100, 200)
+    full_epochs: tuple[int, ...] = (3, 5, 10)
+    head_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    tower_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
+    looks: int = 10
+    text_map: Literal["none", "ridge"] = "none"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "evaluate")
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError(unknown("protocol", self.protocol, PROTOCOLS))
+        wrong = [name for name in self.recipes if name not in ("own", "generic")]
+        require(bool(self.recipes) and not wrong, "evaluate.recipes", self.recipes, "own, generic, or both")
+        positive(self, "evaluate", "seeds", "generic_epochs", "looks")
+        for name in ("subset_epochs", "full_epochs", "head_rates", "tower_rates"):
+            values: Sequence[float] = getattr(self, name)
+            require(bool(values) and min(values) > 0, f"evaluate.{name}", values, "one or more numbers above 0")
