@@ -26,7 +26,7 @@ from vldistill.runs import environment
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import seed_of
 from vldistill.storage.files import write_json
-from vldistill.training import fit
+from vldistill.training.fit import fit
 from vldistill.workbench import Workbench
 
 NOISES = (0.0, 0.7)

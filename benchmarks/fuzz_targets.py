@@ -36,7 +36,7 @@ from vldistill.report.records import read_run
 from vldistill.runs import Run
 from vldistill.storage.arrays import open_array
 from vldistill.storage.files import read_json
-from vldistill.training import Recipe
+from vldistill.training.recipe import Recipe
 
 Target = Callable[[bytes], object]
 Prepared = tuple[Target, list[bytes], bool]

@@ -40,13 +40,15 @@ from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.encoders.features import Standardisation
 from vldistill.encoders.folding import folded
 from vldistill.encoders.towers import build_image_tower
-from vldistill.inputs import TensorInputs
-from vldistill.losses import infonce
 from vldistill.runs import environment
 from vldistill.runtime.memory import keep_freed_memory
 from vldistill.runtime.randomness import generator, seeded
 from vldistill.storage.files import write_json
-from vldistill.training import Recipe, TrainingData, fit
+from vldistill.training.data import TrainingData
+from vldistill.training.fit import fit
+from vldistill.training.inputs import TensorInputs
+from vldistill.training.losses import infonce
+from vldistill.training.recipe import Recipe
 
 IMAGES, CAPTIONS, IMAGE_WIDTH, TEXT_WIDTH, DIM, BATCH = 6_000, 30_000, 1_280, 384, 512, 128
 EXPERTS, EPOCHS = 20, 10

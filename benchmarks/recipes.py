@@ -24,7 +24,7 @@ from vldistill.parsing import parse
 from vldistill.runs import environment
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import write_json
-from vldistill.training import SCHEDULES
+from vldistill.training.recipe import SCHEDULES
 
 EPOCHS, BATCHES, MOMENTA = (50, 100), (64, 0), (0.9, 0.0)
 """A batch of 0 takes all pairs."""

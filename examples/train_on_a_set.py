@@ -21,8 +21,8 @@ from vldistill.encoders.dual import SIDES, Head
 from vldistill.encoders.text_towers import build_text_tower
 from vldistill.encoders.towers import build_image_tower
 from vldistill.evaluate.options import resolved
-from vldistill.losses import SOFT_LOSSES, infonce
-from vldistill.training import steps_in
+from vldistill.training.losses import SOFT_LOSSES, infonce
+from vldistill.training.steps import steps_in
 
 
 def batches(count: int, recipe: Recipe, several: int) -> Iterator[torch.Tensor]:

@@ -15,7 +15,7 @@ _HOMES = {
     "DistilledSet": "vldistill.distilled",
     "DualEncoder": "vldistill.encoders.dual",
     "Pairs": "vldistill.data.pairs",
-    "Recipe": "vldistill.training",
+    "Recipe": "vldistill.training.recipe",
     "Trajectory": "vldistill.experts.trajectory",
     "VldistillError": "vldistill.errors",
     "Workbench": "vldistill.workbench",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from vldistill.evaluate.retrieval import retrieval_metrics as retrieval_metrics
     from vldistill.experts.record import record_experts as record_experts
     from vldistill.experts.trajectory import Trajectory as Trajectory
-    from vldistill.training import Recipe as Recipe
+    from vldistill.training.recipe import Recipe as Recipe
     from vldistill.workbench import Workbench as Workbench
 
 

@@ -18,7 +18,7 @@ from vldistill.data.transforms import between_towers
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.setrecord import check_numbers, check_record
 from vldistill.storage.files import human_bytes, read_json, read_tensors, write_record, write_tensors, write_text
-from vldistill.training import Recipe
+from vldistill.training.recipe import Recipe
 
 FORMAT = 1
 SPACES = ("pixels", "features")

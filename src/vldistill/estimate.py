@@ -24,7 +24,8 @@ from vldistill.experts.record import bytes_per_expert, expert_path, expert_recip
 from vldistill.runs import Run
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import human_bytes
-from vldistill.training import Recipe, steps_in
+from vldistill.training.recipe import Recipe
+from vldistill.training.steps import steps_in
 from vldistill.workbench import Workbench
 
 ADJOINT = 6  # first-order steps that one step of the exact backward sweep counts as

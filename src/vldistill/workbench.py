@@ -35,12 +35,12 @@ from vldistill.encoders.text_towers import TextTower, build_text_tower
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
 from vldistill.encoders.towers import ImageTower, build_image_tower
 from vldistill.errors import ConfigError, DataError
-from vldistill.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.passes import FLOAT32, Passes, in_parts
 from vldistill.runtime.randomness import seeded
 from vldistill.storage.files import digest
-from vldistill.training import Inputs, TrainingData
+from vldistill.training.data import Inputs, TrainingData
+from vldistill.training.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
 

@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 from vldistill.distilled import STANDARDISATION, DistilledSet
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.evaluate.subjects import subject
-from vldistill.inputs import TensorInputs
 from vldistill.parsing import parse
 from vldistill.runtime.log import Reporter
-from vldistill.training import Recipe, TrainingData, fit
+from vldistill.training.data import TrainingData
+from vldistill.training.fit import fit
+from vldistill.training.inputs import TensorInputs
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "train_on_a_set.py"

@@ -19,13 +19,13 @@ from PIL import Image
 from vldistill.cli import main
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distilled import DistilledSet
-from vldistill.inputs import TensorInputs
 from vldistill.report.gallery import view_set
 from vldistill.report.neighbours import nearest, principal_plane, starting_pairs
 from vldistill.report.records import read_run
 from vldistill.report.students import MOST_STEPS, choose_queries, quick_recipe
 from vldistill.runtime.log import Reporter
-from vldistill.training import Recipe
+from vldistill.training.inputs import TensorInputs
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 VOID = {"meta", "img", "input", "link", "br"}

@@ -23,8 +23,8 @@ from vldistill.distill.start import make_start
 from vldistill.encoders.dual import DualEncoder, Groups
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory
-from vldistill.inputs import TensorInputs
 from vldistill.runtime.log import Reporter
+from vldistill.training.inputs import TensorInputs
 from vldistill.workbench import Workbench
 
 PAIRS = 5

@@ -21,11 +21,13 @@ from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, MemoryShortError
 from vldistill.evaluate.subjects import subject
-from vldistill.inputs import TensorInputs
-from vldistill.losses import infonce, soft_infonce
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import generator
-from vldistill.training import TrainingData, fit, steps_in
+from vldistill.training.data import TrainingData
+from vldistill.training.fit import fit
+from vldistill.training.inputs import TensorInputs
+from vldistill.training.losses import infonce, soft_infonce
+from vldistill.training.steps import steps_in
 from vldistill.workbench import Workbench
 
 PAIRS = 5

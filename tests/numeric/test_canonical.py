@@ -21,9 +21,9 @@ from vldistill.distill.methods.canonical import (
     nearest_rotation,
 )
 from vldistill.errors import ConfigError
-from vldistill.inputs import TensorInputs
 from vldistill.runtime.log import Reporter
-from vldistill.training import TrainingData
+from vldistill.training.data import TrainingData
+from vldistill.training.inputs import TensorInputs
 from vldistill.workbench import Workbench
 
 CONFIG = DistillConfig(method="canonical", pairs=6, iterations=4)

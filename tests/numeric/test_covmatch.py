@@ -18,10 +18,10 @@ from vldistill.distill.methods.covmatch import CovmatchOptions, CrossCovarianceM
 from vldistill.distill.start import make_start
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
-from vldistill.inputs import PixelInputs
-from vldistill.losses import infonce
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import generator
+from vldistill.training.inputs import PixelInputs
+from vldistill.training.losses import infonce
 from vldistill.workbench import Workbench
 
 PAIRS = 5

@@ -17,7 +17,7 @@ from vldistill.distill.student import walking_steps
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.runtime.randomness import generator
-from vldistill.training import SCHEDULES
+from vldistill.training.recipe import SCHEDULES
 from vldistill.workbench import Workbench
 
 Ground = tuple[Workbench, list[Trajectory]]

@@ -12,8 +12,8 @@ from vldistill.distill.metagrad import InnerStep, Span, hypergradient
 from vldistill.distill.student import head_spans, inner_loss
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import ConfigError
-from vldistill.losses import infonce
 from vldistill.runtime.randomness import generator
+from vldistill.training.losses import infonce
 
 PAIRS, IMAGE, TEXT, WIDTH = 5, 9, 7, 4
 BOTH = (Span("image", "project.weight", "images"), Span("text", "project.weight", "texts"))

@@ -18,7 +18,7 @@ from vldistill.distill.start import make_start
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
-from vldistill.losses import wbce
+from vldistill.training.losses import wbce
 from vldistill.workbench import Workbench
 
 Ground = tuple[Workbench, list[Trajectory]]

@@ -26,7 +26,7 @@ from vldistill.distilled import CORESET, DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, DataError
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import write_json
-from vldistill.training import Recipe
+from vldistill.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from tests.conftest import KarpathyFolder

@@ -17,7 +17,7 @@ import vldistill
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import read_json, read_tensors, write_tensors
-from vldistill.training import Recipe
+from vldistill.training.recipe import Recipe
 
 TOWERS: dict[str, dict[str, Any]] = {
     "image": {

@@ -40,7 +40,8 @@ from vldistill.experts.unfinished import Unfinished
 from vldistill.runtime.randomness import seed_of
 from vldistill.storage import files
 from vldistill.storage.locks import held
-from vldistill.training import Recipe, fit
+from vldistill.training.fit import fit
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 if TYPE_CHECKING:

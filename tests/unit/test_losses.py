@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vldistill.losses import SOFT_LOSSES, bce, infonce, soft_infonce, wbce
+from vldistill.training.losses import SOFT_LOSSES, bce, infonce, soft_infonce, wbce
 
 
 def random_logits(count: int, seed: int = 0) -> torch.Tensor:

@@ -11,12 +11,15 @@ from conftest import Bench
 from vldistill.config import RuntimeConfig
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.errors import ConfigError, MemoryShortError
-from vldistill.inputs import PixelInputs, TensorInputs
-from vldistill.losses import infonce
 from vldistill.runtime.devices import augments_on, choose_passes
-from vldistill.runtime.passes import FLOAT32, Passes, Stepper, embed_in_parts, is_short_of_memory
+from vldistill.runtime.passes import FLOAT32, Passes, is_short_of_memory
 from vldistill.runtime.processes import ALONE, merged_logs
-from vldistill.training import Recipe, TrainingData, fit
+from vldistill.training.data import TrainingData
+from vldistill.training.fit import fit
+from vldistill.training.inputs import PixelInputs, TensorInputs
+from vldistill.training.losses import infonce
+from vldistill.training.recipe import Recipe
+from vldistill.training.stepper import Stepper, embed_in_parts
 
 CPU = torch.device("cpu")
 Gradients = dict[str, Tensor]

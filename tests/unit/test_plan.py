@@ -15,7 +15,7 @@ from vldistill.experts.record import expert_path, record_expert
 from vldistill.plan import stage_plan
 from vldistill.runs import Run
 from vldistill.storage.files import write_record
-from vldistill.training import Recipe
+from vldistill.training.recipe import Recipe
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from vldistill.evaluate.protocol import (
 )
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluate.subjects import subject
-from vldistill.inputs import TensorInputs
 from vldistill.report.tables import evaluation_rows, evaluation_text, markdown
-from vldistill.training import Recipe
+from vldistill.training.inputs import TensorInputs
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 QUICK = EvaluateConfig(

@@ -20,8 +20,10 @@ from vldistill.encoders.tokens import TokenTower, require_trainable
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.subjects import check_target
-from vldistill.inputs import TensorInputs
-from vldistill.training import Recipe, TrainingData, fit
+from vldistill.training.data import TrainingData
+from vldistill.training.fit import fit
+from vldistill.training.inputs import TensorInputs
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 QUICK = EvaluateConfig(seeds=1, generic_epochs=1, subset_epochs=(1,), head_rates=(0.1,), tower_rates=(0.01, 0.001))

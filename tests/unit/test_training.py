@@ -16,11 +16,14 @@ from vldistill.config import ImageTowerConfig
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.errors import ConfigError, DivergedError
 from vldistill.experts.trajectory import clone_groups
-from vldistill.inputs import PixelInputs, TensorInputs
-from vldistill.losses import infonce, soft_infonce
 from vldistill.runtime.randomness import generator
-from vldistill.training import CHECK_STEPS, Recipe, TrainingData, fit, steps_in
-from vldistill.training_state import Tensors, restore_training, training_state
+from vldistill.training.data import TrainingData
+from vldistill.training.fit import CHECK_STEPS, fit
+from vldistill.training.inputs import PixelInputs, TensorInputs
+from vldistill.training.losses import infonce, soft_infonce
+from vldistill.training.recipe import Recipe
+from vldistill.training.state import Tensors, restore_training, training_state
+from vldistill.training.steps import steps_in
 from vldistill.workbench import Workbench
 
 if TYPE_CHECKING:

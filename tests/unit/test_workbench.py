@@ -20,8 +20,8 @@ from vldistill.encoders.text_towers import HashingTextTower
 from vldistill.encoders.towers import ImageTower
 from vldistill.errors import DataError
 from vldistill.experts.record import augments, expert_note, expert_recipe
-from vldistill.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
-from vldistill.training import fit
+from vldistill.training.fit import fit
+from vldistill.training.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 
 if TYPE_CHECKING:
     from tests.conftest import KarpathyFolder

@@ -20,7 +20,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory
 from vldistill.runtime.log import Reporter
-from vldistill.training import Recipe
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 SCENES = "scenes:train=40,val=20,test=20"

@@ -14,7 +14,7 @@ from vldistill.config import DistillConfig
 from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES
-from vldistill.training import Recipe
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 if TYPE_CHECKING:

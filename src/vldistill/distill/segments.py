@@ -23,7 +23,7 @@ from vldistill.distill.student import check_walk
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
-from vldistill.losses import SOFT_LOSSES
+from vldistill.training.losses import SOFT_LOSSES
 
 Segment = tuple[Groups, Groups]
 """Where an expert stood, and where it stood some epochs later."""

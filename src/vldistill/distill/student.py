@@ -10,7 +10,7 @@ from vldistill.distill.metagrad import InnerStep, Span
 from vldistill.distill.methods import Context
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.errors import ConfigError
-from vldistill.losses import SOFT_LOSSES, infonce
+from vldistill.training.losses import SOFT_LOSSES, infonce
 
 
 def inner_loss(

@@ -14,7 +14,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest, read_json, write_record
-from vldistill.training import Recipe
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 

@@ -25,9 +25,11 @@ from vldistill.evaluate.answers import Answers
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluate.subjects import Subject, check_target, subject
 from vldistill.runtime.memory import peak_memory
-from vldistill.runtime.passes import embed_in_parts
 from vldistill.runtime.randomness import seed_of
-from vldistill.training import Recipe, TrainingData, fit
+from vldistill.training.data import TrainingData
+from vldistill.training.fit import fit
+from vldistill.training.recipe import Recipe
+from vldistill.training.stepper import embed_in_parts
 from vldistill.workbench import Split, Workbench
 
 GENERIC = Recipe(epochs=100, batch=128, momentum=0.9, weight_decay=5e-4, schedule="cosine", dropout=0.1)

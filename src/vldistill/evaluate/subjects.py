@@ -14,10 +14,11 @@ from vldistill.distill.learned import describe_towers
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.evaluate.spaces import mapped_texts
-from vldistill.inputs import TensorInputs
 from vldistill.runtime.randomness import seed_of
 from vldistill.select import check_count, check_ground, choose_pairs, find_selector
-from vldistill.training import Recipe, TrainingData
+from vldistill.training.data import TrainingData
+from vldistill.training.inputs import TensorInputs
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 

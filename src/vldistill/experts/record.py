@@ -17,7 +17,6 @@ from vldistill.encoders.dual import DualEncoder, Groups
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
 from vldistill.experts.unfinished import Unfinished
-from vldistill.keeping import SAVE_SECONDS, SharedKeeper, clear_leftovers
 from vldistill.runs import differences
 from vldistill.runtime.interrupts import deferred_stop
 from vldistill.runtime.log import Mute, Progress, Reporter
@@ -25,7 +24,10 @@ from vldistill.runtime.processes import ALONE, Ranks
 from vldistill.runtime.randomness import seed_of
 from vldistill.storage.files import human_bytes, require_space
 from vldistill.storage.locks import held
-from vldistill.training import Recipe, fit, steps_in
+from vldistill.training.fit import fit
+from vldistill.training.recipe import Recipe
+from vldistill.training.resume import SAVE_SECONDS, SharedKeeper, clear_leftovers
+from vldistill.training.steps import steps_in
 from vldistill.workbench import Workbench
 
 

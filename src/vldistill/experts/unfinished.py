@@ -9,8 +9,8 @@ from typing import Any
 
 from vldistill.encoders.dual import Groups
 from vldistill.experts.trajectory import Trajectory, save_trajectory
-from vldistill.keeping import FileKeeper
-from vldistill.training_state import Tensors
+from vldistill.training.resume import FileKeeper
+from vldistill.training.state import Tensors
 
 
 @dataclass

@@ -39,10 +39,10 @@ def import_command(argv: Sequence[str]) -> int:
     from vldistill import commands
     from vldistill.importers.lors import CLIP_MEAN, CLIP_STD, import_lors
     from vldistill.importers.mtt import import_mtt
-    from vldistill.losses import SOFT_LOSSES
     from vldistill.runs import Run
     from vldistill.runtime.log import Reporter
     from vldistill.setrecord import plain_name
+    from vldistill.training.losses import SOFT_LOSSES
 
     run, reporter, path = Run(Path(asked.run)), Reporter(quiet=asked.quiet), Path(asked.path)
     if not path.exists():

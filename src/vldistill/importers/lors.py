@@ -20,7 +20,7 @@ from vldistill.distill.start import nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.importers.torchfile import read_torch_file
-from vldistill.training import Recipe
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -20,7 +20,7 @@ from vldistill.evaluate.subjects import subject
 from vldistill.report.figures import inline_svg, scatter
 from vldistill.report.models import FigureView
 from vldistill.runtime.randomness import generator
-from vldistill.training import Inputs
+from vldistill.training.data import Inputs
 from vldistill.workbench import Workbench
 
 T = TypeVar("T")

@@ -21,7 +21,9 @@ from vldistill.report.models import BrowserView, Hit, Query, StudentView
 from vldistill.report.pictures import data_uri, fitting_quality
 from vldistill.report.records import RunRecord
 from vldistill.storage.files import digest, read_json, write_record
-from vldistill.training import Recipe, TrainingData, steps_in
+from vldistill.training.data import TrainingData
+from vldistill.training.recipe import Recipe
+from vldistill.training.steps import steps_in
 from vldistill.workbench import Workbench
 
 FORMAT = 1  # of the kept answers

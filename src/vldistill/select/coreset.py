@@ -18,7 +18,7 @@ from vldistill.distilled import CORESET, DistilledSet
 from vldistill.report.sheets import draw_contact_sheet
 from vldistill.select import choose_pairs, find_selector
 from vldistill.storage.files import write_record
-from vldistill.training import Recipe
+from vldistill.training.recipe import Recipe
 from vldistill.workbench import Workbench
 
 

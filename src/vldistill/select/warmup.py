@@ -18,17 +18,21 @@ from vldistill import __version__
 from vldistill.config import SelectConfig
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
-from vldistill.keeping import SAVE_SECONDS, FileKeeper, clear_leftovers
 from vldistill.runtime.interrupts import deferred_stop
-from vldistill.runtime.passes import Passes, embed_in_parts
+from vldistill.runtime.passes import Passes
 from vldistill.runtime.randomness import seed_of
 from vldistill.select.features import PairFeatures
 from vldistill.select.forgetting import count_forgotten, found, galleries
 from vldistill.storage.arrays import open_array, write_array
 from vldistill.storage.files import digest, require_space, write_record
 from vldistill.storage.locks import held
-from vldistill.training import Recipe, TrainingData, fit, steps_in
-from vldistill.training_state import Tensors
+from vldistill.training.data import TrainingData
+from vldistill.training.fit import fit
+from vldistill.training.recipe import Recipe
+from vldistill.training.resume import SAVE_SECONDS, FileKeeper, clear_leftovers
+from vldistill.training.state import Tensors
+from vldistill.training.stepper import embed_in_parts
+from vldistill.training.steps import steps_in
 from vldistill.workbench import Workbench
 
 FORMAT = 1

@@ -20,8 +20,9 @@ from vldistill.distill.student import check_minibatch, head_spans, inner_loss, i
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups
 from vldistill.errors import ConfigError, unknown
-from vldistill.losses import infonce
-from vldistill.training import SCHEDULES, Recipe, steps_in
+from vldistill.training.losses import infonce
+from vldistill.training.recipe import SCHEDULES, Recipe
+from vldistill.training.steps import steps_in
 
 REAL_PART = 64  # real images that pass a trained tower at a time
 SMALLEST_SHARE = 0.02  # a cosine schedule ends here instead of at 0: a rate has to be positive

@@ -14,7 +14,8 @@ from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
-from vldistill.training import Recipe, TrainingData
+from vldistill.training.data import TrainingData
+from vldistill.training.recipe import Recipe
 
 CHUNK = 8192  # images whose features are held in float64 at a time
 

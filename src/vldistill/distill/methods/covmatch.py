@@ -18,8 +18,8 @@ from vldistill.distill.student import check_walk
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups, packed, unpacked
 from vldistill.errors import ConfigError
-from vldistill.losses import infonce
-from vldistill.training import Recipe
+from vldistill.training.losses import infonce
+from vldistill.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
-from vldistill.losses import infonce
+from vldistill.training.losses import infonce
 
 EDGE = 1e-6  # cosines stay this far from 1 and -1, where arccos has no slope
 

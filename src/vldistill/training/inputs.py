@@ -12,7 +12,7 @@ from vldistill.encoders.features import FeatureTable, Standardisation
 from vldistill.encoders.towers import ImageTower
 from vldistill.runtime.randomness import generator
 from vldistill.storage.checked_rows import CheckedRows
-from vldistill.training import Inputs
+from vldistill.training.data import Inputs
 
 
 class TensorInputs:

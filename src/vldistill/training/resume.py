@@ -16,14 +16,14 @@ from vldistill.runtime.log import Reporter
 from vldistill.runtime.processes import Ranks
 from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.locks import held
-from vldistill.training_state import Tensors
+from vldistill.training.state import Tensors
 
 SAVE_SECONDS = 60.0  # between two checkpoints of a training, where nothing else is asked for
 
 
 @dataclass
 class FileKeeper:
-    """A :class:`vldistill.training_state.Keeper`. What else a training collects is added by :meth:`also`.
+    """A :class:`vldistill.training.state.Keeper`. What else a training collects is added by :meth:`also`.
 
     Args:
         what: names the training in messages.

@@ -1,0 +1,168 @@
+"""First-order training of a dual encoder: experts and students use the same few lines.
+
+Shapes: M captions (one epoch passes all of them, each with its image), N images, B batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+
+from vldistill.encoders.dual import SIDES, DualEncoder
+from vldistill.errors import ConfigError, DivergedError
+from vldistill.runtime.passes import FLOAT32, Passes
+from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.randomness import generator, seed_of, seeded
+from vldistill.training.data import TrainingData
+from vldistill.training.head_steps import head_step, two_heads
+from vldistill.training.losses import SOFT_LOSSES, infonce
+from vldistill.training.recipe import Recipe
+from vldistill.training.state import Keeper, restore_training, training_state
+from vldistill.training.stepper import Stepper
+from vldistill.training.steps import _Plan, _Step
+
+CHECK_STEPS = 20  # steps between two looks at the loss: each waits for the device
+
+
+def _check_fits(data: TrainingData, recipe: Recipe) -> None:
+    if len(data) < 2:
+        raise ConfigError(f"training needs at least 2 pairs (one alone has no contrast); the data has {len(data)}.")
+    if recipe.loss in SOFT_LOSSES and data.similarity is None:
+        raise ConfigError(f"the recipe's loss is {recipe.loss}, but the set has no similarity matrix.")
+    if recipe.phases and sum(recipe.phases) != len(data):
+        raise ConfigError(f"the recipe's phases {recipe.phases} do not add up to the {len(data)} pairs of the data.")
+
+
+def fit(
+    encoder: DualEncoder,
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    augment: bool = False,
+    noise: float = 0.0,
+    steps_per_epoch: int = 0,
+    on_epoch: Callable[[int, float], None] | None = None,
+    on_step: Callable[[float], None] | None = None,
+    keeper: Keeper | None = None,
+    passes: Passes = FLOAT32,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Train ``encoder`` in place by SGD.
+
+    Args:
+        seed: of the order, dropout, augmentation and noise.
+        noise: standard deviation of normal noise that is added to what both sides consume, drawn anew in every step.
+        steps_per_epoch: cut every epoch to this many steps; 0 means all.
+        on_epoch: called with (epochs done, mean loss) after each epoch.
+        on_step: called with the loss after each step, for a progress bar (costs a device sync).
+        keeper: keeps the training in files now and then, and goes on from there: the result is the same to the bit.
+        passes: how passes are computed; the result is the same but for rounding.
+        ranks: processes that call this with the same arguments and share every batch, and no dropout.
+
+    Raises:
+        ConfigError: when the data cannot be trained on by this recipe.
+        DivergedError: when a loss is not finite.
+        Stopped: by the keeper, when the user asked to stop.
+    """
+    _check_fits(data, recipe)
+    plan = _Plan.of(len(data), recipe, steps_per_epoch, data.blocks)
+    optimiser = _optimiser(encoder, recipe)
+    stepper = Stepper(encoder, passes, device, ranks)
+    descend = _descent(encoder, data, recipe, stepper, optimiser)
+    loss, total = (torch.zeros((), device=device) for _ in range(2))  # of the last step, and of the epoch's together
+    encoder.train()
+    with seeded(device, seed, "dropout"):
+        done = 0
+        if keeper and (found := keeper.found()):
+            state, done = found
+            restore_training(state, encoder, optimiser, total, device)
+        for step in plan.steps(seed, done):
+            if step.number == 0:
+                total.zero_()
+            for group in optimiser.param_groups:
+                group["lr"] = plan.rate(group["side"], step.at) * (recipe.head_factor if group["head"] else 1.0)
+            mine, names = stepper.rows(step.index), ("augment", step.at, *([ranks.rank] if ranks.rank else []))
+            images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
+            texts = data.texts.rows(mine)
+            if noise:
+                draw = generator(seed, "noise", *names[1:])
+                images, texts = (_noisy(inputs, noise, draw) for inputs in (images, texts))
+            before, loss = loss, descend(images, texts, step.index)
+            total += loss
+            if on_step:  # the last but one on a device: to read it does not wait for the step that has just begun
+                on_step(float(before if device.type != "cpu" and step.number else loss))
+            if step.last or step.at % CHECK_STEPS == 0:
+                _require_finite(encoder, total, recipe, step)
+            if step.last and on_epoch:
+                encoder.eval()
+                on_epoch(step.epoch + 1, float(total) / (step.number + 1))
+                encoder.train()
+            if keeper and keeper.due():
+                keeper.keep(training_state(encoder, optimiser, total, device), step.at + 1)
+    encoder.eval()
+
+
+def _noisy(inputs: torch.Tensor, noise: float, draw: torch.Generator) -> torch.Tensor:
+    """Inputs with normal noise of standard deviation ``noise``, the same on every device."""
+    return inputs.add(torch.randn(inputs.shape, generator=draw).to(inputs), alpha=noise)
+
+
+def _descent(
+    encoder: DualEncoder, data: TrainingData, recipe: Recipe, stepper: Stepper, optimiser: torch.optim.SGD
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """What takes a step at the optimiser's rates, given inputs of this process's rows and all rows of the batch (B,).
+
+    It returns the loss before the step. Plain steps of two heads are written out.
+    """
+    whole = stepper.ranks.size == 1 and stepper.sides.passes.precision == "float32"
+    heads = two_heads(encoder) if whole and recipe.is_plain else None
+    scale = 1 / recipe.temperature if recipe.temperature else encoder.logit_scale
+
+    def written_out(images: torch.Tensor, texts: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        assert heads is not None
+        rates = {group["side"]: group["lr"] for group in optimiser.param_groups}
+        return head_step(heads, images, texts, scale, rates)
+
+    def by_autograd(images: torch.Tensor, texts: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        loss_of = functools.partial(_loss, encoder=encoder, data=data, recipe=recipe, index=index)
+        loss = stepper.backward(images, texts, len(index), loss_of)
+        optimiser.step()
+        return loss
+
+    return written_out if heads else by_autograd
+
+
+def _optimiser(encoder: DualEncoder, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with a group for each tower and head; a group tells its ``side``, and whether it is the ``head``."""
+    groups = [
+        {"params": part, "side": side, "head": head}
+        for side in SIDES
+        for head, part in encoder.tower_and_head(side).items()
+    ]
+    return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def _require_finite(encoder: DualEncoder, total: torch.Tensor, recipe: Recipe, step: _Step) -> None:
+    """Refuse to go on once a loss of the epoch was not finite. Raises DivergedError."""
+    mean = float(total) / (step.number + 1)
+    if not math.isfinite(mean):
+        encoder.eval()
+        raise DivergedError(
+            f"training diverged in epoch {step.epoch + 1} of {recipe.all_epochs} (loss {mean}) at rates "
+            f"{ {side: rate[0] for side, rate in recipe.rates.items()} }; try smaller rates."
+        )
+
+
+def _loss(
+    logits: torch.Tensor, encoder: DualEncoder, data: TrainingData, recipe: Recipe, index: torch.Tensor
+) -> torch.Tensor:
+    if recipe.temperature:
+        logits = logits / (encoder.logit_scale * recipe.temperature)
+    if recipe.loss in SOFT_LOSSES and data.similarity is not None:
+        return SOFT_LOSSES[recipe.loss](logits, data.similarity[index][:, index])
+    return infonce(logits)

@@ -1,0 +1,112 @@
+"""The student recipe: how a dual encoder is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vldistill.encoders.dual import SIDES
+from vldistill.errors import ConfigError, unknown
+from vldistill.training.losses import SOFT_LOSSES
+
+SCHEDULES = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "half": lambda progress: 1.0 if progress < 0.5 else 0.1,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained on a set.
+
+    Args:
+        rates: learning rates by side; one number, or one per step.
+        epochs: passes over all pairs.
+        batch: pairs per step; a smaller set is one batch.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        schedule: ``constant``, ``cosine`` to zero, or ``half`` (a tenth after half the steps of the first phase).
+        dropout: in the heads.
+        temperature: of the logits; 0 means the encoder's own.
+        loss: ``infonce``, or where the set has a similarity matrix ``soft_infonce`` (eNCE), ``bce`` or ``wbce``.
+        head_factor: heads of a side whose tower is trained too (setting ``both``) learn this many times faster.
+        phases: sizes of consecutive blocks of pairs that are trained on one after the other, ``epochs`` each; empty
+            is one block of all pairs.
+    """
+
+    rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {"image": (0.1,), "text": (0.1,)})
+    epochs: int = 100
+    batch: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    dropout: float = 0.1
+    temperature: float = 0.0
+    loss: str = "infonce"
+    head_factor: float = 1.0
+    phases: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(unknown("schedule", self.schedule, SCHEDULES))
+        if self.loss not in ("infonce", *SOFT_LOSSES):
+            raise ConfigError(unknown("loss", self.loss, ("infonce", *SOFT_LOSSES)))
+        if set(self.rates) != set(SIDES) or not all(self.rates.values()):
+            raise ConfigError(f"recipe.rates is {dict(self.rates)}; expected numbers for 'image' and 'text'.")
+        bad = {side: r for side, r in self.rates.items() if not all(0 <= x < math.inf for x in r)}
+        if bad:
+            raise ConfigError(f"recipe.rates {bad} are negative or not finite; expected numbers of 0 or more.")
+        for name, fine, expected in (
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("batch", self.batch >= 2, "at least 2 pairs (one alone has no contrast)"),
+            ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("dropout", 0 <= self.dropout < 1, "a number in [0, 1)"),
+            ("head_factor", 0 < self.head_factor < math.inf, "a number above 0"),
+            ("phases", all(size >= 2 for size in self.phases), "blocks of at least 2 pairs"),
+            ("temperature", 0 <= self.temperature < math.inf, "a number above 0, or 0 for the encoder's own"),
+        ):
+            if not fine:
+                raise ConfigError(f"recipe.{name} is {getattr(self, name)!r}; expected {expected}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = {**asdict(self), "rates": {side: list(rate) for side, rate in self.rates.items()}}
+        if self.head_factor == 1:
+            del plain["head_factor"]
+        if self.phases:
+            return plain | {"phases": list(self.phases)}
+        del plain["phases"]
+        return plain
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Recipe:
+        """The opposite of :meth:`to_dict`. Raises ConfigError on unknown fields and impossible values."""
+        known = Recipe.__dataclass_fields__
+        for name in values:
+            if name not in known:
+                raise ConfigError(unknown("recipe field", name, known))
+        try:
+            rates = {side: tuple(float(x) for x in rate) for side, rate in values["rates"].items()}
+            phases = tuple(int(size) for size in values.get("phases", ()))
+            return Recipe(**{**values, "rates": rates, "phases": phases})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"recipe {dict(values)} is malformed ({error}); expected what to_dict gives.") from None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is nothing but the rate times the gradient of InfoNCE."""
+        return self.momentum == self.weight_decay == 0 and self.loss == "infonce"
+
+    @property
+    def all_epochs(self) -> int:
+        """Epochs of all phases together."""
+        return self.epochs * max(1, len(self.phases))
+
+    def rate(self, side: str, step: int, steps: int) -> float:
+        """Learning rate of ``side`` at ``step`` of ``steps``."""
+        rates = self.rates[side]
+        return rates[min(step, len(rates) - 1)] * SCHEDULES[self.schedule](step / max(steps, 1))

@@ -1,0 +1,194 @@
+"""One step of a dual encoder: forward, loss, backward, in parts and over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vldistill.encoders.dual import SIDES, DualEncoder, Head
+from vldistill.errors import MemoryShortError
+from vldistill.runtime.passes import FLOAT32, Passes, free_memory, heads_too_large, in_parts, is_short_of_memory
+from vldistill.runtime.processes import ALONE, Ranks
+
+Loss = Callable[[Tensor], Tensor]
+"""The loss of logits (B, B)."""
+
+
+class Sides(nn.Module):
+    """Both sides of an encoder as one module: embeddings of a batch, its trained towers in parts.
+
+    Args:
+        encoder: whose modules are called; they are shared, not copied.
+        passes: how.
+        device: where.
+    """
+
+    def __init__(self, encoder: DualEncoder, passes: Passes, device: torch.device) -> None:
+        super().__init__()
+        self.encoder, self.passes, self.device = encoder, passes, device
+        self.micro_batch = passes.micro_batch
+        self.towers: dict[str, Callable[[Tensor], Tensor]] = {}
+        for side in SIDES:
+            tower = _tower(encoder, side)
+            if tower is not None:
+                self.towers[side] = torch.compile(tower) if passes.compiled else tower  # pyright: ignore
+
+    def forward(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised embeddings (B, D) of images and texts."""
+        with self.passes.autocast(self.device):
+            return self._embed("image", images), self._embed("text", texts)
+
+    def _embed(self, side: str, inputs: Tensor) -> Tensor:
+        plain = self.passes.precision == "float32"
+        if side not in self.towers:
+            out = self.encoder.side(side)(inputs)
+        else:
+            module = self.encoder.side(side)
+            out = self._features(self.towers[side], inputs)
+            out = module.get_submodule("head")(out) if _has_head(module) else out
+        return F.normalize(out if plain else out.float(), dim=-1)
+
+    def _features(self, tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """What a tower makes of ``inputs``; in parts, whose activations are made again when they are needed."""
+        if not 0 < self.micro_batch < len(inputs):
+            return tower(inputs)
+        parts = [checkpoint(tower, part, use_reentrant=False) for part in inputs.split(self.micro_batch)]
+        return torch.cat(parts)  # pyright: ignore
+
+    def halve(self, batch: int) -> bool:
+        """Use parts of half the size from now on; false where there are none."""
+        size = min(self.micro_batch or batch, batch)
+        if not self.towers or size < 2:
+            return False
+        self.micro_batch = (size + 1) // 2
+        return True
+
+
+def _has_head(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and hasattr(module, "head") and hasattr(module, "tower")
+
+
+def _tower(encoder: DualEncoder, side: str) -> nn.Module | None:
+    """The tower that is trained on a side, without its head; None where the side is a head alone."""
+    module = encoder.side(side)
+    if isinstance(module, Head):
+        return None
+    return module.get_submodule("tower") if _has_head(module) else module
+
+
+class Stepper:
+    """Computes the gradient of a contrastive loss over a batch.
+
+    Args:
+        encoder: gets the gradients.
+        passes: how passes are computed.
+        device: where.
+        ranks: processes that share every batch; each embeds its part, and all compute the loss of the whole.
+    """
+
+    def __init__(
+        self, encoder: DualEncoder, passes: Passes = FLOAT32, device: torch.device | None = None, ranks: Ranks = ALONE
+    ) -> None:
+        self.encoder, self.ranks = encoder, ranks
+        self.device = device or torch.device("cpu")
+        self.sides = Sides(encoder, passes, self.device)
+        self.plain = passes == FLOAT32 and ranks.size == 1
+        self.model: nn.Module = self.sides
+        if ranks.size > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.model = nn.parallel.DistributedDataParallel(self.sides, devices)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """This process's part of a batch: all of it where there are too few rows to share."""
+        if not self._shared(len(index)):
+            return index
+        return index.tensor_split(self.ranks.size)[self.ranks.rank]
+
+    def _shared(self, batch: int) -> bool:
+        return self.ranks.size > 1 and batch >= 2 * self.ranks.size
+
+    def backward(self, images: Tensor, texts: Tensor, batch: int, loss: Loss) -> Tensor:
+        """The loss of the whole batch, its gradients left in the encoder.
+
+        When the device's memory is too short for a tower's activations, they are kept for half as many inputs at a
+        time, and the pass is done again with the same random numbers.
+
+        Args:
+            images: inputs of this process's rows.
+            texts: likewise.
+            batch: rows of the whole batch.
+            loss: of the logits (B, B) of the whole batch.
+
+        Raises:
+            MemoryShortError: one input at a time is still too much.
+        """
+        while True:
+            random = _random_state(self.device) if self.sides.towers else None
+            self.encoder.zero_grad(set_to_none=True)
+            try:
+                value = self._value(images, texts, batch, loss)
+                (value * (self.ranks.size if self._shared(batch) else 1)).backward()
+                return value.detach()
+            except RuntimeError as error:
+                if not is_short_of_memory(error) or self.ranks.size > 1:
+                    raise
+            value = None
+            if random is None:
+                raise heads_too_large(self.device, batch)
+            if not self.sides.halve(len(images)):
+                raise MemoryShortError(
+                    f"{self.device} has too little memory for a training step, though inputs pass the tower one at a "
+                    f"time. Use a smaller encoder.image.size, or another tower or device."
+                )
+            self.encoder.zero_grad(set_to_none=True)
+            free_memory(self.device)
+            _set_random_state(self.device, random)
+
+    def _value(self, images: Tensor, texts: Tensor, batch: int, loss: Loss) -> Tensor:
+        if self.plain and not self.sides.micro_batch:
+            return loss(self.encoder(images, texts))
+        embedded = self.model(images, texts)
+        if self._shared(batch):
+            embedded = tuple(_gathered(part, batch, self.ranks) for part in embedded)
+        return loss(self.encoder.logits(*embedded))
+
+
+def _gathered(own: Tensor, batch: int, ranks: Ranks) -> Tensor:
+    """The embeddings of all ranks (batch, D); gradients flow to this rank's own."""
+    sizes = [len(part) for part in torch.arange(batch).tensor_split(ranks.size)]
+    padded = own.new_zeros(max(sizes), own.shape[1])
+    padded[: len(own)] = own.detach()
+    found = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(found, padded)
+    parts = [part[:size] for part, size in zip(found, sizes)]
+    parts[ranks.rank] = own
+    return torch.cat(parts)
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state(device)]
+
+
+def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1], device)
+
+
+def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, passes: Passes = FLOAT32) -> Tensor:
+    """Embeddings (B, D) for testing, float32; in parts where memory is short. Raises MemoryShortError."""
+
+    def embed(part: Tensor) -> Tensor:
+        if passes.precision == "float32":
+            return encoder.embed(side, part)
+        with passes.autocast(part.device):
+            out = encoder.side(side)(part)
+        return F.normalize(out.float(), dim=-1)
+
+    return in_parts(embed, inputs, passes.micro_batch)
