@@ -22,7 +22,7 @@ from vldistill.training.losses import SOFT_LOSSES, infonce
 from vldistill.training.recipe import Recipe
 from vldistill.training.state import Keeper, restore_training, training_state
 from vldistill.training.stepper import Stepper
-from vldistill.training.steps import _Plan, _Step
+from vldistill.training.steps import PlannedStep, StepPlan
 
 CHECK_STEPS = 20  # steps between two looks at the loss: each waits for the device
 
@@ -70,7 +70,7 @@ def fit(
         Stopped: by the keeper, when the user asked to stop.
     """
     _check_fits(data, recipe)
-    plan = _Plan.of(len(data), recipe, steps_per_epoch, data.blocks)
+    plan = StepPlan.of(len(data), recipe, steps_per_epoch, data.blocks)
     optimiser = _optimiser(encoder, recipe)
     stepper = Stepper(encoder, passes, device, ranks)
     descend = _descent(encoder, data, recipe, stepper, optimiser)
@@ -147,7 +147,7 @@ def _optimiser(encoder: DualEncoder, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-def _require_finite(encoder: DualEncoder, total: torch.Tensor, recipe: Recipe, step: _Step) -> None:
+def _require_finite(encoder: DualEncoder, total: torch.Tensor, recipe: Recipe, step: PlannedStep) -> None:
     """Refuse to go on once a loss of the epoch was not finite. Raises DivergedError."""
     mean = float(total) / (step.number + 1)
     if not math.isfinite(mean):

@@ -12,7 +12,7 @@ from vldistill.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class _Step:
+class PlannedStep:
     """One step of a training.
 
     Args:
@@ -31,7 +31,7 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class StepPlan:
     """The steps of a training, phase after phase, and their rates.
 
     Args:
@@ -47,11 +47,11 @@ class _Plan:
     blocks: int
 
     @staticmethod
-    def of(pairs: int, recipe: Recipe, steps_per_epoch: int = 0, blocks: int = 1) -> _Plan:
+    def of(pairs: int, recipe: Recipe, steps_per_epoch: int = 0, blocks: int = 1) -> StepPlan:
         """The plan of a training on ``pairs`` pairs, its epochs cut to ``steps_per_epoch`` steps; 0 means all."""
         sizes = recipe.phases or (pairs // blocks,)
         whole = [blocks * _steps_per_epoch(size, recipe) for size in sizes]
-        return _Plan(recipe, sizes, tuple(min(count, steps_per_epoch or count) for count in whole), blocks)
+        return StepPlan(recipe, sizes, tuple(min(count, steps_per_epoch or count) for count in whole), blocks)
 
     @property
     def length(self) -> int:
@@ -64,7 +64,7 @@ class _Plan:
         span = self.recipe.epochs * self.per_epoch[0] if self.recipe.schedule == "half" else self.length
         return self.recipe.rate(side, step, span)
 
-    def steps(self, seed: int, done: int) -> Iterator[_Step]:
+    def steps(self, seed: int, done: int) -> Iterator[PlannedStep]:
         """The steps that follow the first ``done``, each epoch in an order of its own."""
         passed = 0  # steps of the epochs before
         for epoch in range(self.recipe.all_epochs):
@@ -78,7 +78,7 @@ class _Plan:
                     cut = (order + block * size).split(min(self.recipe.batch, size))
                     batches += cut[: _steps_per_epoch(size, self.recipe)]
                 for number in range(max(0, done - passed), count):
-                    yield _Step(passed + number, epoch, number, number + 1 == count, batches[number])
+                    yield PlannedStep(passed + number, epoch, number, number + 1 == count, batches[number])
             passed += count
 
 
@@ -89,7 +89,7 @@ def steps_in(pairs: int, recipe: Recipe, steps_per_epoch: int = 0, blocks: int =
         steps_per_epoch: as for :func:`fit`.
         blocks: of texts, as in :class:`TrainingData`.
     """
-    return _Plan.of(pairs, recipe, steps_per_epoch, blocks).length
+    return StepPlan.of(pairs, recipe, steps_per_epoch, blocks).length
 
 
 def _steps_per_epoch(pairs: int, recipe: Recipe) -> int:
