@@ -25,7 +25,7 @@ from vldistill.data.cache import open_images
 from vldistill.data.pairs import load_pairs, source_summary
 from vldistill.data.photos import PhotoLimits, decode
 from vldistill.distilled import DistilledSet
-from vldistill.encoders.towers import read_weights
+from vldistill.encoders.tower import read_weights
 from vldistill.errors import VldistillError as VldistillError
 from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.experts.trajectory import Trajectory

@@ -36,10 +36,10 @@ from vldistill.distill.encode import encode_learned
 from vldistill.distill.metagrad import InnerStep, Span, hypergradient, matching_loss
 from vldistill.distill.methods import Context, State
 from vldistill.distill.student import head_spans, inner_loss, inner_steps
+from vldistill.encoders.build import build_image_tower
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.encoders.features import Standardisation
 from vldistill.encoders.folding import folded
-from vldistill.encoders.towers import build_image_tower
 from vldistill.runs import environment
 from vldistill.runtime.memory import keep_freed_memory
 from vldistill.runtime.randomness import generator, seeded

@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 
 from vldistill import DistilledSet, DualEncoder, Recipe, load_pairs, retrieval_metrics
 from vldistill.data.transforms import to_float
+from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.encoders.dual import SIDES, Head
-from vldistill.encoders.text_towers import build_text_tower
-from vldistill.encoders.towers import build_image_tower
 from vldistill.evaluate.options import resolved
 from vldistill.training.losses import SOFT_LOSSES, infonce
 from vldistill.training.steps import steps_in

@@ -51,8 +51,8 @@ def _selectors(pattern: str) -> list[tuple[str, str]]:
 
 
 def _towers(pattern: str) -> list[tuple[str, str]]:
+    from vldistill.encoders.image_towers import NAMED_IMAGE_TOWERS, OFFLINE_IMAGE_TOWERS
     from vldistill.encoders.text_towers import OFFLINE_TEXT_TOWERS
-    from vldistill.encoders.towers import NAMED_IMAGE_TOWERS, OFFLINE_IMAGE_TOWERS
 
     rows = [(name, f"image tower: {about}") for name, about in OFFLINE_IMAGE_TOWERS.items()]
     rows += [(name, f"image tower: timm's {base} with {about}") for name, (base, about) in NAMED_IMAGE_TOWERS.items()]

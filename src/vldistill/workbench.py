@@ -19,6 +19,7 @@ from vldistill.data.collection import Collection
 from vldistill.data.pairs import Pairs
 from vldistill.data.photos import PhotoLimits
 from vldistill.data.readers import read_collection
+from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.encoders.features import (
     Encoding,
@@ -31,9 +32,8 @@ from vldistill.encoders.features import (
 )
 from vldistill.encoders.folding import folded
 from vldistill.encoders.lora import adapter_targets, add_adapters
-from vldistill.encoders.text_towers import TextTower, build_text_tower
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
-from vldistill.encoders.towers import ImageTower, build_image_tower
+from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import ConfigError, DataError
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.passes import FLOAT32, Passes, in_parts

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from vldistill.config import ImageTowerConfig
+from vldistill.encoders.build import build_image_tower
 from vldistill.encoders.folding import folded
-from vldistill.encoders.towers import ImageTower, build_image_tower
+from vldistill.encoders.tower import ImageTower
 
 
 def tower_of(name: str, **options) -> ImageTower:

@@ -13,8 +13,9 @@ from torch.func import functional_call
 from towers import make_problem, outputs, relative_error
 
 from vldistill.config import ImageTowerConfig
+from vldistill.encoders.build import build_image_tower
 from vldistill.encoders.lora import add_adapters, merge_adapters
-from vldistill.encoders.towers import ImageTower, build_image_tower
+from vldistill.encoders.tower import ImageTower
 
 VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2}
 NFNET = {"depths": [1, 1, 1, 1], "channels": [16, 16, 32, 32], "stem_type": "3x3", "num_features": 0}

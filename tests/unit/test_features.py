@@ -16,9 +16,10 @@ from vldistill.config import ImageTowerConfig
 from vldistill.data.cache import DecodedImages
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders import features
+from vldistill.encoders.build import build_image_tower
 from vldistill.encoders.features import FeatureTable, Standardisation, encode_images, encode_texts
 from vldistill.encoders.text_towers import HashingTextTower
-from vldistill.encoders.towers import ImageTower, build_image_tower
+from vldistill.encoders.tower import ImageTower
 from vldistill.errors import DataError, VldistillError
 from vldistill.runtime.randomness import seed_of
 from vldistill.storage import files

@@ -14,9 +14,10 @@ from torch import nn
 from vldistill.config import DistillConfig, EvaluateConfig, ExpertsConfig, ImageTowerConfig, LoraConfig
 from vldistill.distill.methods import Context, find_method
 from vldistill.distill.start import make_start
+from vldistill.encoders.build import build_image_tower
 from vldistill.encoders.dual import Head
 from vldistill.encoders.lora import adapter_targets, add_adapters
-from vldistill.encoders.towers import ImageTower, build_image_tower
+from vldistill.encoders.tower import ImageTower
 from vldistill.errors import ConfigError
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.experts.record import record_experts

@@ -16,8 +16,7 @@ from vldistill.cli import main
 from vldistill.config import DistillConfig, EvaluateConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distill.methods import Context, find_method
 from vldistill.distill.start import make_start
-from vldistill.encoders.text_towers import build_text_tower
-from vldistill.encoders.towers import build_image_tower
+from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.experts.record import record_experts

@@ -18,8 +18,10 @@ from torch import nn
 
 from tiny_bert import write_bert
 from vldistill.config import ImageTowerConfig, TextTowerConfig
-from vldistill.encoders.text_towers import HashingTextTower, TransformersTextTower, build_text_tower
-from vldistill.encoders.towers import ConvNet, build_image_tower, weights_digest
+from vldistill.encoders.build import build_image_tower, build_text_tower
+from vldistill.encoders.image_towers import ConvNet
+from vldistill.encoders.text_towers import HashingTextTower, TransformersTextTower
+from vldistill.encoders.tower import weights_digest
 from vldistill.errors import ArtefactError, ConfigError
 
 TimmFile = Callable[[str], tuple[Any, Path]]

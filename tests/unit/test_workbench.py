@@ -17,7 +17,7 @@ from vldistill.config import ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.encoders.text_towers import HashingTextTower
-from vldistill.encoders.towers import ImageTower
+from vldistill.encoders.tower import ImageTower
 from vldistill.errors import DataError
 from vldistill.experts.record import augments, expert_note, expert_recipe
 from vldistill.training.fit import fit

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from vldistill.config import ImageTowerConfig, TextTowerConfig, expand
-from vldistill.encoders.text_towers import ProgressHook
-from vldistill.encoders.towers import BUILD_ERRORS, ImageTower, first_line, read_weights, weights_digest
+from vldistill.encoders.tower import BUILD_ERRORS, ImageTower, ProgressHook, first_line, read_weights, weights_digest
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError, unknown
 from vldistill.storage.files import digest
 

@@ -19,8 +19,7 @@ import torch
 from vldistill.data.cache import DecodedImages
 from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
-from vldistill.encoders.text_towers import TextTower
-from vldistill.encoders.towers import ImageTower
+from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import DamagedError, DataError
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.passes import in_parts

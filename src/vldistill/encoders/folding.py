@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from vldistill.encoders.towers import ImageTower
+from vldistill.encoders.tower import ImageTower
 
 TOLERANCE = 1e-4  # of the largest feature, in float32: above rounding, far below what a wrong fold does
 NORMS = (nn.BatchNorm2d,)  # timm's BatchNormAct2d, with its activation inside, is one of them

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vldistill.encoders.towers import ImageTower
+from vldistill.encoders.tower import ImageTower
 from vldistill.errors import ConfigError
 
 SHOWN = 24  # kinds of module paths that an error lists

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 
 from vldistill.config import TextTowerConfig, expand
-from vldistill.encoders.towers import BUILD_ERRORS, first_line, read_weights, weights_digest
+from vldistill.encoders.tower import BUILD_ERRORS, ProgressHook, first_line, read_weights, weights_digest
 from vldistill.errors import ConfigError
 from vldistill.storage.files import digest
 
 OFFLINE_TEXT_TOWERS = {"hashing": "hashed words and word pairs (scikit-learn); needs no download"}
-
-ProgressHook = Callable[[int], None]
-
-
-class TextTower(Protocol):
-    """A frozen sentence encoder."""
-
-    name: str
-    width: int
-
-    def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
-        """Sentence vectors (M, width), float32 on the CPU."""
-        ...
-
-    def fingerprint(self) -> str:
-        """A hash of the weights and of everything else that changes the vectors."""
-        ...
 
 
 class HashingTextTower:
@@ -172,16 +155,3 @@ def _load_transformer(where: str, weights: str, options: Mapping[str, Any]) -> t
     # Pooled output is not used here, and many encoders are published without it.
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     return tokenizer, model.float().eval(), missing
-
-
-def build_text_tower(config: TextTowerConfig, device: torch.device) -> TextTower:
-    """Build the text tower a user asked for. Raises ConfigError with the remedy."""
-    if config.name == "hashing":
-        return HashingTextTower(config.width)
-    if config.name.startswith("open_clip:"):
-        from vldistill.encoders.clip import ClipTextTower
-
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(config.seed)
-            return ClipTextTower(config, device)
-    return TransformersTextTower(config, device)

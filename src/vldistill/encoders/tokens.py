@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from vldistill.encoders.text_towers import TextTower, TransformersTextTower
+from vldistill.encoders.text_towers import TransformersTextTower
+from vldistill.encoders.tower import TextTower
 from vldistill.errors import ConfigError
 
 

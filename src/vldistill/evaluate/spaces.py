@@ -16,8 +16,9 @@ import torch
 from vldistill.config import TextTowerConfig
 from vldistill.data.pairs import Pairs
 from vldistill.distilled import DistilledSet
+from vldistill.encoders.build import build_text_tower
 from vldistill.encoders.features import FeatureTable, Standardisation, encode_texts
-from vldistill.encoders.text_towers import TextTower, build_text_tower
+from vldistill.encoders.tower import TextTower
 from vldistill.errors import ArtefactError
 from vldistill.runtime.randomness import generator
 from vldistill.workbench import Workbench

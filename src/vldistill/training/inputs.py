@@ -9,7 +9,7 @@ import torch
 
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.features import FeatureTable, Standardisation
-from vldistill.encoders.towers import ImageTower
+from vldistill.encoders.tower import ImageTower
 from vldistill.runtime.randomness import generator
 from vldistill.storage.checked_rows import CheckedRows
 from vldistill.training.data import Inputs

@@ -1,0 +1,128 @@
+"""Image towers by name: timm's, from a hub or from local files, and a small one that needs neither.
+
+An image tower maps normalised images (B, 3, S, S) to pooled features (B, width).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vldistill.config import ImageTowerConfig, expand
+from vldistill.encoders.tower import BUILD_ERRORS, ImageTower, first_line, load_weights, output_width
+from vldistill.errors import ConfigError, unknown
+
+OFFLINE_IMAGE_TOWERS = {"convnet": "3 blocks of convolution, instance norm, ReLU and pooling; needs no download"}
+NAMED_IMAGE_TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet18_gn": ("resnet18", {"norm_layer": "groupnorm"}),
+}
+"""Networks of timm with options that have a name of their own here; nobody publishes weights for them."""
+
+
+class ConvNet(nn.Module):
+    """The field's small network: ``depth`` x (3x3 convolution, instance norm, ReLU, 2x2 average pooling).
+
+    The output keeps its positions: (B, width * (size / 2**depth)**2), as dataset distillation uses it.
+    """
+
+    def __init__(self, width: int = 128, depth: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for block in range(depth):
+            layers += [
+                nn.Conv2d(3 if block == 0 else width, width, 3, padding=1),
+                nn.GroupNorm(width, width),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Flat features of images (B, 3, S, S)."""
+        return self.layers(images).flatten(1)
+
+
+def convnet_tower(config: ImageTowerConfig) -> ImageTower:
+    """The small offline network. Raises ConfigError or ArtefactError with the remedy."""
+    size = config.size or 32
+    try:
+        model = ConvNet(**config.options)
+        width = output_width(model, size)
+    except BUILD_ERRORS as error:
+        raise ConfigError(
+            f"image tower 'convnet' could not be built at {size} px with encoder.image.options {config.options}: "
+            f"{first_line(error)} It takes width and depth, and 2**depth pixels or more."
+        ) from error
+    if config.weights not in ("hub", "random"):
+        load_weights(model, Path(expand(config.weights)), ())
+    return ImageTower(
+        model, "convnet", width, size, config.mean or (0.5,) * 3, config.std or (0.25,) * 3, config.options
+    )
+
+
+def timm_tower(config: ImageTowerConfig) -> ImageTower:
+    """A network of timm, or of :data:`NAMED_IMAGE_TOWERS`. Raises ConfigError or ArtefactError with the remedy."""
+    import timm
+    from timm.data.config import resolve_model_data_config
+
+    name, options = expand(config.name), config.options
+    if name in NAMED_IMAGE_TOWERS:
+        return _named(config)
+    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
+        raise ConfigError(unknown_tower(name))
+    try:
+        model = timm.create_model(name, pretrained=config.weights == "hub", num_classes=0, **options)
+    except BUILD_ERRORS as error:
+        raise ConfigError(
+            f"image tower {name!r} could not be built with weights={config.weights!r} and options={options}: "
+            f"{first_line(error)} Check the options, or set encoder.image.weights to a .safetensors file "
+            f"or to 'random' when the hub cannot be reached."
+        ) from error
+    if config.weights not in ("hub", "random"):
+        pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
+        classifier = pretrained.get("classifier") or ()
+        classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        load_weights(model, Path(expand(config.weights)), classifier)
+    own = resolve_model_data_config(model)
+    native = int(options.get("img_size") or own["input_size"][-1])
+    size = config.size or native
+    model.eval()
+    try:
+        resize: Any = getattr(model, "set_input_size", None)  # where position embeddings are made for one size
+        if size != native and resize:
+            resize(img_size=size)
+        width = output_width(model, size)
+    except BUILD_ERRORS as error:
+        raise ConfigError(
+            f"image tower {name!r} does not take images of {size} px with options={options}: {first_line(error)} "
+            f"Its own size is {native} px: set encoder.image.size to 0 or, where the network has that option, "
+            f"add img_size: {size} to encoder.image.options."
+        ) from error
+    return ImageTower(model, name, width, size, config.mean or own["mean"], config.std or own["std"], options)
+
+
+def _named(config: ImageTowerConfig) -> ImageTower:
+    """A network of timm that has a name of its own here."""
+    base, options = NAMED_IMAGE_TOWERS[config.name]
+    if config.weights == "hub":
+        raise ConfigError(
+            f"image tower {config.name!r} has no published weights; set encoder.image.weights to 'random' or to a "
+            f".safetensors file."
+        )
+    tower = timm_tower(replace(config, name=base, options={**options, **config.options}))
+    tower.name = config.name
+    return tower
+
+
+def unknown_tower(name: str) -> str:
+    """The message for a name that neither timm nor this library knows."""
+    import timm
+
+    known = [*OFFLINE_IMAGE_TOWERS, *NAMED_IMAGE_TOWERS, *timm.list_models()]
+    return unknown("image tower", name, known).split(" Known:")[0] + (
+        " See `vldistill ls towers` and timm.list_models()."
+    )

@@ -1,0 +1,136 @@
+"""What all families of towers share: the two kinds of tower, weights from files, and what building one raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from vldistill.errors import ArtefactError
+from vldistill.storage.files import digest, read_tensors
+
+BUILD_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+"""What timm, transformers and torch raise for a name, an option or an input that cannot work."""
+
+
+class ImageTower(nn.Module):
+    """An image network with the input it expects.
+
+    Args:
+        model: maps normalised images (B, 3, size, size) to features (B, width).
+        name: as the user gave it.
+        width: of the features.
+        size: input side in pixels.
+        mean: channel means in [0, 1].
+        std: channel standard deviations.
+        options: of the constructor; they change what the same weights compute (``pad_type``, for one).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        width: int,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.name, self.width, self.size, self.options = name, width, size, dict(options or {})
+        self.mean, self.std = tuple(float(v) for v in mean), tuple(float(v) for v in std)
+        self.eval()
+
+    def train(self, mode: bool = True) -> ImageTower:
+        """Stay in eval mode: normalisation statistics are frozen, dropout inside a tower is off."""
+        return super().train(False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled features (B, width) of normalised ``images`` (B, 3, size, size)."""
+        return self.model(images)
+
+    def fingerprint(self) -> str:
+        """A hash of the network's kind, options and weights, the input size and the normalisation."""
+        network = architecture(self.model), self.options, weights_digest(self.model)
+        return digest(*network, self.size, self.mean, self.std)
+
+
+def architecture(model: nn.Module) -> str:
+    """The kind of network: timm's name for it, or the class."""
+    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
+
+
+def weights_digest(module: nn.Module) -> str:
+    """A hash over the names, shapes and bytes of all parameters and buffers."""
+    parts: list[object] = []
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        content = digest(flat.view(torch.uint8).numpy().tobytes())  # one tensor at a time: no second copy of them all
+        parts += [name, list(tensor.shape), str(tensor.dtype), content]
+    return digest(*parts)
+
+
+@torch.no_grad()
+def output_width(model: nn.Module, size: int) -> int:
+    """Width of the features of one image of ``size`` px. Raises TypeError when they are not pooled."""
+    features = model(torch.zeros(1, 3, size, size))
+    if not isinstance(features, torch.Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise TypeError(f"its output is {shape}, not one vector per image")
+    return features.shape[1]
+
+
+def read_weights(path: Path, what: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file by name. Raises ArtefactError for other formats and damaged files."""
+    if path.suffix != ".safetensors":
+        raise ArtefactError(
+            f"weights {path}: only .safetensors files are read, because other formats can run code. "
+            f"Convert it with safetensors.torch.save_file."
+        )
+    return read_tensors(path, what)[0]
+
+
+def load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
+    """Load a safetensors file strictly, leaving out the classifier that pooled features do not need."""
+    weights = read_weights(path, "image tower weights")
+    weights = {
+        name: value for name, value in weights.items() if not name.startswith(tuple(f"{c}." for c in classifier))
+    }
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    if missing or extra or shapes:
+        raise ArtefactError(
+            f"weights {path} do not fit the image tower: {len(missing)} tensors missing {missing[:2]}, "
+            f"{len(extra)} unexpected {extra[:2]}, {len(shapes)} of another shape {sorted(shapes)[:2]}. "
+            f"Check encoder.image.name and encoder.image.options (img_size, if they were made for another size)."
+        )
+    model.load_state_dict(weights)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, as a sentence."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__).rstrip(".") + "."
+
+
+ProgressHook = Callable[[int], None]
+
+
+class TextTower(Protocol):
+    """A frozen sentence encoder."""
+
+    name: str
+    width: int
+
+    def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
+        """Sentence vectors (M, width), float32 on the CPU."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of the weights and of everything else that changes the vectors."""
+        ...
