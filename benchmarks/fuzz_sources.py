@@ -10,7 +10,7 @@ from typing import Any
 
 from fuzz_targets import Prepared, Target, photo, target
 from vldistill.data.cache import open_images
-from vldistill.data.pairs import load_pairs, source_summary
+from vldistill.data.load import load_pairs, source_summary
 
 
 def reading(place: Path, name: str, kind: str) -> Target:

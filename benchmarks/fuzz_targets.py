@@ -22,7 +22,7 @@ from safetensors.torch import save
 from vldistill.config.plain_yaml import parse_yaml
 from vldistill.data.archives import tar_members
 from vldistill.data.cache import open_images
-from vldistill.data.pairs import load_pairs, source_summary
+from vldistill.data.load import load_pairs, source_summary
 from vldistill.data.photos import PhotoLimits, decode
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.tower import read_weights

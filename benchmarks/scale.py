@@ -105,7 +105,7 @@ def configured(work: Path, images: int) -> Any:
 
 def read(work: Path, images: int) -> None:
     """Names, places and captions, and the fingerprints."""
-    from vldistill.data.readers import read_collection
+    from vldistill.data.load import read_collection
 
     collection = read_collection(configured(work, images).data.source)
     splits = [collection.pairs(split) for split in ("train", "val", "test")]

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vldistill.data.pairs import Pairs, load_pairs
+from vldistill.data.load import load_pairs
+from vldistill.data.pairs import Pairs
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -21,7 +21,7 @@ _HOMES = {
     "Workbench": "vldistill.workbench",
     "evaluate_set": "vldistill.evaluate.protocol",
     "hypergradient": "vldistill.distill.metagrad",
-    "load_pairs": "vldistill.data.pairs",
+    "load_pairs": "vldistill.data.load",
     "matching_loss": "vldistill.distill.metagrad",
     "record_experts": "vldistill.experts.record",
     "retrieval_metrics": "vldistill.evaluate.retrieval",
@@ -31,8 +31,8 @@ __all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedD
 
 if TYPE_CHECKING:
     from vldistill.config import Config as Config
+    from vldistill.data.load import load_pairs as load_pairs
     from vldistill.data.pairs import Pairs as Pairs
-    from vldistill.data.pairs import load_pairs as load_pairs
     from vldistill.distill.metagrad import hypergradient as hypergradient
     from vldistill.distill.metagrad import matching_loss as matching_loss
     from vldistill.distilled import DistilledSet as DistilledSet

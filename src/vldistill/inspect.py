@@ -144,8 +144,8 @@ def _describe_run(folder: Path) -> dict[str, Any]:
 
 def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict[str, Any]:
     from vldistill.config import expand
+    from vldistill.data.load import read_collection
     from vldistill.data.pairs import SPLITS
-    from vldistill.data.readers import read_collection
 
     collection = read_collection(expand(source))
     summary = collection.summary()

@@ -71,9 +71,9 @@ def _towers(pattern: str) -> list[tuple[str, str]]:
 
 
 def _readers(pattern: str) -> list[tuple[str, str]]:
-    from vldistill.data.readers import READERS
+    from vldistill.data.reader import READERS
 
-    return list(READERS.items())
+    return [(name, entry.summary) for name, entry in READERS.items()]
 
 
 def _settings(pattern: str) -> list[tuple[str, str]]:

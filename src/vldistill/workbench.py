@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
 from vldistill.data.cache import DecodedImages, open_images
 from vldistill.data.collection import Collection
+from vldistill.data.load import read_collection
 from vldistill.data.pairs import Pairs
 from vldistill.data.photos import PhotoLimits
-from vldistill.data.readers import read_collection
 from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.encoders.features import (

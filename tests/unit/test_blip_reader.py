@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from vldistill.data.pairs import load_pairs, source_summary
-from vldistill.data.readers import find_reader
+from vldistill.data.load import find_reader, load_pairs, source_summary
 from vldistill.errors import DataError
 
 if TYPE_CHECKING:

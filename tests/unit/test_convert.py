@@ -19,8 +19,8 @@ from vldistill.convert.command import convert, open_export, write_export
 from vldistill.convert.records import Export
 from vldistill.convert.writers import WRITERS
 from vldistill.data.collection import clean_caption
-from vldistill.data.pairs import Pairs, load_pairs
-from vldistill.data.readers import find_reader, read_collection
+from vldistill.data.load import find_reader, load_pairs, read_collection
+from vldistill.data.pairs import Pairs
 from vldistill.data.stores import FileImages, Place
 from vldistill.distilled import CORESET, DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, DataError

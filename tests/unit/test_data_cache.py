@@ -15,7 +15,8 @@ from PIL import Image
 
 from vldistill.data import cache
 from vldistill.data.cache import open_images
-from vldistill.data.pairs import Pairs, load_pairs
+from vldistill.data.load import load_pairs
+from vldistill.data.pairs import Pairs
 from vldistill.errors import DataError, VldistillError
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def test_an_interrupted_build_leaves_no_half_file(pairs: Pairs, tmp_path: Path):
 def test_two_processes_build_the_same_cache_at_once(tmp_path: Path):
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from vldistill.data.cache import open_images; from vldistill.data.pairs import load_pairs\n"
+        "from vldistill.data.cache import open_images; from vldistill.data.load import load_pairs\n"
         "pairs = load_pairs('scenes:train=600', 'train'); start = float(sys.argv[2])\n"
         "time.sleep(max(0, start - time.time()))\n"
         "for _ in range(3):\n"

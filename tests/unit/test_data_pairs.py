@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vldistill.data.pairs import CaptionRows, ChosenImages, Pairs, load_pairs, source_summary
+from vldistill.data.load import load_pairs, source_summary
+from vldistill.data.pairs import CaptionRows, ChosenImages, Pairs
 from vldistill.data.scenes import SceneImages, draw_splits
 from vldistill.errors import DataError
 
@@ -151,8 +152,8 @@ def test_summary(karpathy: KarpathyFolder):
 
 def test_reading_needs_no_torch():
     code = (
-        "import sys, vldistill.data.cache, vldistill.data.readers\n"
-        "from vldistill.data.pairs import load_pairs\n"
+        "import sys, vldistill.data.cache\n"
+        "from vldistill.data.load import load_pairs\n"
         "load_pairs('scenes:train=5', 'train').fingerprint\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from vldistill.data import readers
 from vldistill.data.collection import Collection, clean_caption
-from vldistill.data.pairs import load_pairs, source_summary
-from vldistill.data.readers import READERS, find_reader, reader
-from vldistill.errors import DataError
+from vldistill.data.load import find_reader, load_pairs, read_collection, source_summary
+from vldistill.data.reader import READERS, Reader, reader
+from vldistill.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from tests.conftest import KarpathyFolder
@@ -19,12 +18,11 @@ if TYPE_CHECKING:
 
 def test_every_reader_is_listed_with_a_line():
     assert {"karpathy", "scenes"} <= set(READERS)
-    assert all(line and "\n" not in line for line in READERS.values())
+    assert all(entry.summary and "\n" not in entry.summary for entry in READERS.values())
 
 
 def test_adding_a_reader_is_one_function(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(readers, "_REGISTRY", dict(readers._REGISTRY))
-    monkeypatch.setattr(readers, "READERS", dict(READERS))
+    monkeypatch.setattr(READERS, "_entries", dict(READERS))
 
     @reader("drawn", matches=lambda source: source == "drawn")
     def read(source: str) -> Collection:
@@ -32,28 +30,29 @@ def test_adding_a_reader_is_one_function(monkeypatch: pytest.MonkeyPatch):
 
         More words.
         """
-        one = readers.read_collection("scenes:train=2")
+        one = read_collection("scenes:train=2")
         return Collection(source, one.images, one.captions, one.splits)
 
-    assert readers.READERS["drawn"] == "Two drawn scenes."
+    assert READERS["drawn"].summary == "Two drawn scenes."
     assert load_pairs("drawn", "train").count_images == 2
 
 
 def test_registration_refuses_what_would_confuse():
     def read(source: str) -> Collection:
+        """Nothing."""
         raise AssertionError("a reader that is refused is never called")
 
-    with pytest.raises(ValueError, match=r"exists already, in vldistill\.data\.readers\.karpathy"):
+    with pytest.raises(ConfigError, match="'karpathy' is registered twice"):
         reader("karpathy", matches=bool)(read)
-    with pytest.raises(ValueError, match="lower case"):
+    with pytest.raises(ConfigError, match="lower-case"):
         reader("My Reader", matches=bool)(read)
-    with pytest.raises(ValueError, match="docstring"):
-        reader("mine", matches=bool)(read)
+    with pytest.raises(ConfigError, match="docstring"):
+        reader("mine", matches=bool)(lambda source: read(source))
 
 
 def test_ambiguous_source(monkeypatch: pytest.MonkeyPatch):
-    twin = readers.Reader("twin", "Twin.", lambda source: source == "scenes", lambda source: pytest.fail("not read"))
-    monkeypatch.setattr(readers, "_REGISTRY", {**readers._REGISTRY, "twin": twin})
+    twin = Reader("twin", "Twin.", lambda source: source == "scenes", lambda source: pytest.fail("not read"))
+    monkeypatch.setattr(READERS, "_entries", {**READERS, "twin": twin})
     with pytest.raises(DataError, match="several readers: scenes, twin"):
         find_reader("scenes")
 

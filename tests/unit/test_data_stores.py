@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vldistill.data.pairs import ImageStore, load_pairs
+from vldistill.data.load import load_pairs
+from vldistill.data.pairs import ImageStore
 from vldistill.data.photos import UPRIGHT, PhotoLimits, decode
 from vldistill.data.stores import FileImages, Place
 from vldistill.errors import DataError

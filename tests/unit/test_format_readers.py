@@ -17,9 +17,9 @@ from PIL import Image
 from tests.conftest import photo
 
 from vldistill.data.cache import open_images
-from vldistill.data.pairs import Pairs, load_pairs
+from vldistill.data.load import find_reader, load_pairs, read_collection
+from vldistill.data.pairs import Pairs
 from vldistill.data.patterns import expanded
-from vldistill.data.readers import find_reader, read_collection
 from vldistill.data.source import parse_source
 from vldistill.data.splits import split_in
 from vldistill.errors import DataError, MissingExtraError

@@ -12,7 +12,7 @@ from PIL import Image
 from vldistill.data import jsonfile
 from vldistill.data.collection import LONGEST_CAPTION
 from vldistill.data.jsonfile import load_json
-from vldistill.data.pairs import load_pairs
+from vldistill.data.load import load_pairs
 from vldistill.errors import DataError
 from vldistill.inspect import inspect
 from vldistill.report.tables import markdown

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from vldistill.data.cache import open_images
-from vldistill.data.pairs import load_pairs
+from vldistill.data.load import load_pairs
 from vldistill.data.photos import PhotoLimits, decode
 from vldistill.errors import DataError
 from vldistill.runtime.memory import peak_memory

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmark_scripts import benchmark
-from vldistill.data.pairs import load_pairs
+from vldistill.data.load import load_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from vldistill.data.pairs import load_pairs
+from vldistill.data.load import load_pairs
 from vldistill.data.scenes import (
     BACKGROUNDS,
     COLOURS,

@@ -91,7 +91,7 @@ def open_export(
     """
     from vldistill.config import expand
     from vldistill.convert.sets import export_set
-    from vldistill.data.readers import read_collection
+    from vldistill.data.load import read_collection
 
     if (Path(path).expanduser() / "set.json").is_file():
         return export_set(Path(path).expanduser(), origin, limits)

@@ -13,9 +13,9 @@ from PIL import Image
 from vldistill.config import expand
 from vldistill.convert.records import Export
 from vldistill.data.collection import clean_caption
+from vldistill.data.load import read_collection
 from vldistill.data.pairs import Pairs, choose
 from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits
-from vldistill.data.readers import read_collection
 from vldistill.data.stores import as_png, signature_of
 from vldistill.distilled import CAPTION_BREAK, DistilledSet
 from vldistill.errors import ArtefactError, DataError

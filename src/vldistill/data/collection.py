@@ -113,7 +113,7 @@ class Collection:
         )
 
     def summary(self) -> dict[str, Any]:
-        """See :func:`vldistill.data.pairs.source_summary`."""
+        """See :func:`vldistill.data.load.source_summary`."""
         splits = {}
         for split in self.splits_present():
             try:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
 
-from vldistill.errors import DataError, unknown
+from vldistill.errors import DataError
 from vldistill.storage.files import digest
 
 if TYPE_CHECKING:
@@ -235,41 +234,3 @@ class Pairs:
             captions=[self.captions[caption] for group in groups for caption in group],
             caption_image=np.repeat(np.arange(len(chosen)), [len(group) for group in groups]),
         )
-
-
-def load_pairs(source: str | Path, split: str, *, strict: bool = False, limits: PhotoLimits | None = None) -> Pairs:
-    """Read one split of a data source; no image is decoded yet.
-
-    Args:
-        source: a path or a name such as ``scenes``; ``vldistill ls readers`` lists the kinds.
-        split: train, val or test.
-        strict: refuse what would otherwise be left out with a counted note: images without a caption, missing
-            images, empty captions and captions as long as a book.
-        limits: photos with more pixels or bytes are refused unread; None means :class:`~.photos.PhotoLimits`.
-
-    Raises:
-        DataError: no reader knows the source, it is malformed, the split is missing, or nothing of it is usable.
-    """
-    from vldistill.data.readers import read_collection  # readers build Pairs, so they import this module
-
-    if split not in SPLITS:
-        raise DataError(unknown("split", split, SPLITS))
-    collection = read_collection(source)
-    if limits is not None:
-        collection = collection.limited(limits)
-    return collection.pairs(split, strict=strict)
-
-
-def source_summary(source: str | Path) -> dict[str, Any]:
-    """What a data source holds, without decoding images.
-
-    Returns:
-        ``source``, ``reader``, ``understood`` (format, columns, files, as the reader tells), and ``splits``: for each
-        split present ``images`` and ``captions`` (usable ones) and ``notes`` (what is left out and why).
-
-    Raises:
-        DataError: no reader knows the source, or it is malformed.
-    """
-    from vldistill.data.readers import read_collection
-
-    return read_collection(source).summary()

@@ -24,7 +24,7 @@ from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.units import Backend
 from vldistill.config import expand
 from vldistill.config.plain_yaml import parse_yaml
-from vldistill.data.pairs import load_pairs
+from vldistill.data.load import load_pairs
 from vldistill.errors import ConfigError, Stopped, VldistillError
 from vldistill.evaluate.cells import Cell, failure, finished, note_failure
 from vldistill.evaluate.options import merged, nested

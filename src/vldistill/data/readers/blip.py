@@ -12,7 +12,7 @@ from vldistill.data.collection import Collection
 from vldistill.data.jsonfile import describe, kind, load_json
 from vldistill.data.pairs import SPLITS
 from vldistill.data.places import find_images, looked_in, safe_name
-from vldistill.data.readers import path_reader
+from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
 from vldistill.data.stores import FileImages
 from vldistill.errors import DataError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vldistill.data.collection import Collection
 from vldistill.data.jsonfile import load_json
-from vldistill.data.readers import path_reader
+from vldistill.data.reader import path_reader
 from vldistill.data.samples import IMAGE_SUFFIXES, captions_of_json
 from vldistill.data.source import Source
 from vldistill.data.splits import WORDS

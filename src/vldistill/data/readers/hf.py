@@ -10,7 +10,7 @@ import numpy as np
 from vldistill.data.collection import Collection
 from vldistill.data.columns import Columns, Gathered, choose_columns, name_of_cell, split_of_cell, texts_of
 from vldistill.data.containers import ArrowImages, require_datasets
-from vldistill.data.readers import path_reader
+from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
 from vldistill.data.splits import split_in
 from vldistill.errors import DataError

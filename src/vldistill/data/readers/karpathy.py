@@ -8,7 +8,7 @@ from typing import Any
 from vldistill.data.collection import Collection
 from vldistill.data.jsonfile import describe, kind, load_json
 from vldistill.data.places import find_images, looked_in, safe_name
-from vldistill.data.readers import path_reader
+from vldistill.data.reader import path_reader
 from vldistill.data.readers.blip import is_blip
 from vldistill.data.source import Source
 from vldistill.data.stores import FileImages

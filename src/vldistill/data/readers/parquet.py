@@ -11,7 +11,7 @@ from vldistill.data.collection import Collection
 from vldistill.data.columns import Columns, Gathered, choose_columns, name_of_cell, split_of_cell, texts_of
 from vldistill.data.containers import ParquetImages, readable, require_parquet
 from vldistill.data.patterns import files_of
-from vldistill.data.readers import path_reader
+from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
 from vldistill.data.splits import split_of_file
 from vldistill.errors import DataError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vldistill.data.collection import Collection
-from vldistill.data.readers import reader
+from vldistill.data.reader import reader
 from vldistill.data.scenes import SceneImages, caption_scene, draw_splits, parse_options
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from vldistill.data.collection import Collection
 from vldistill.data.columns import CAPTIONS, IMAGES, NUMBERED, Columns, Gathered, choose_columns, split_of_cell
 from vldistill.data.places import find_images, looked_in, safe_name
-from vldistill.data.readers import path_reader
+from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
 from vldistill.data.splits import in_order, split_in, split_of_file
 from vldistill.data.stores import FileImages

@@ -12,7 +12,7 @@ from vldistill.data.archives import tar_members
 from vldistill.data.collection import Collection
 from vldistill.data.columns import Gathered, split_of_cell
 from vldistill.data.patterns import files_of
-from vldistill.data.readers import path_reader
+from vldistill.data.reader import path_reader
 from vldistill.data.samples import IMAGE_SUFFIXES, captions_of_json
 from vldistill.data.source import Source
 from vldistill.data.splits import split_of_file

@@ -1,0 +1,111 @@
+"""A data source by its name: the reader that recognises it, and what it reads."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vldistill.data.collection import Collection
+from vldistill.data.pairs import SPLITS, Pairs
+from vldistill.data.reader import READERS, Reader, source_of
+from vldistill.errors import DataError, unknown
+
+if TYPE_CHECKING:
+    from vldistill.data.photos import PhotoLimits
+
+
+def find_reader(source: str | Path) -> Reader:
+    """The reader for a source. Raises DataError when none or several recognise it."""
+    text = str(source)
+    if not text.strip():
+        raise DataError("the data source is empty; expected a path, or a name such as scenes.")
+    kind = source_of(text).kind
+    if kind:
+        return READERS[kind]
+    try:
+        found = [one for one in READERS.values() if one.matches(text)]
+        if not found:
+            raise DataError(_nothing_fits(text))
+        found = [one for one in found if not one.fallback] or found
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a name too long, NUL, ~ of nobody
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"data source {text[:200]!r} cannot be read ({reason}).") from None
+    if len(found) > 1:
+        names = ", ".join(one.name for one in found)
+        raise DataError(
+            f"data source {text!r} is recognised by several readers: {names}. Give a more exact path."
+            + (f" Or say which: {prefixes}." if (prefixes := ", ".join(_prefixed(found, text))) else "")
+        )
+    return found[0]
+
+
+def _prefixed(found: list[Reader], text: str) -> list[str]:
+    return [f"{one.name}:{text}" for one in found if one.prefixed]
+
+
+def _nothing_fits(source: str) -> str:
+    """The message for a source that no reader recognises."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        listing = sorted(entry.name for entry in path.iterdir())
+        holds = ", ".join(listing[:5]) + (", ..." if len(listing) > 5 else "") if listing else "nothing"
+        return f"the folder {source} is no data source: it holds {holds}. {_kinds()}"
+    if path.exists():
+        return f"the file {source} is no data source. {_kinds()}"
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = [*get_close_matches(source.partition(":")[0], READERS)]
+    near += [str(path.with_name(name)) for name in get_close_matches(path.name, beside)]
+    kind = source.partition(":")[0]
+    strange = f", and {kind!r} is no kind of source" if re.match(r"\w\w+:", source) and kind not in READERS else ""
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return (
+        f"the data source {source} does not exist{strange}{meant}. Expected the path of a file, a folder or a pattern, "
+        f"or scenes, or hf:OWNER/NAME. `vldistill ls readers` lists the kinds."
+    )
+
+
+def _kinds() -> str:
+    return "Expected one of:" + "".join(f"\n  [{name}] {entry.summary}" for name, entry in READERS.items())
+
+
+def read_collection(source: str | Path) -> Collection:
+    """Read a source with the reader that recognises it. Raises DataError."""
+    found = find_reader(source)
+    return replace(found.read(str(source)), reader=found.name)
+
+
+def load_pairs(source: str | Path, split: str, *, strict: bool = False, limits: PhotoLimits | None = None) -> Pairs:
+    """Read one split of a data source; no image is decoded yet.
+
+    Args:
+        source: a path or a name such as ``scenes``; ``vldistill ls readers`` lists the kinds.
+        split: train, val or test.
+        strict: refuse what would otherwise be left out with a counted note: images without a caption, missing
+            images, empty captions and captions as long as a book.
+        limits: photos with more pixels or bytes are refused unread; None means :class:`~.photos.PhotoLimits`.
+
+    Raises:
+        DataError: no reader knows the source, it is malformed, the split is missing, or nothing of it is usable.
+    """
+    if split not in SPLITS:
+        raise DataError(unknown("split", split, SPLITS))
+    collection = read_collection(source)
+    if limits is not None:
+        collection = collection.limited(limits)
+    return collection.pairs(split, strict=strict)
+
+
+def source_summary(source: str | Path) -> dict[str, Any]:
+    """What a data source holds, without decoding images.
+
+    Returns:
+        ``source``, ``reader``, ``understood`` (format, columns, files, as the reader tells), and ``splits``: for each
+        split present ``images`` and ``captions`` (usable ones) and ``notes`` (what is left out and why).
+
+    Raises:
+        DataError: no reader knows the source, or it is malformed.
+    """
+    return read_collection(source).summary()
