@@ -30,9 +30,9 @@ from torch.nn.functional import normalize
 from vldistill.config import SelectConfig
 from vldistill.runs import commit
 from vldistill.runtime.memory import peak_memory
-from vldistill.select import find_selector, selectors
-from vldistill.select.features import PairFeatures
-from vldistill.select.warmup import open_rows
+from vldistill.selection.features import PairFeatures
+from vldistill.selection.selector import SELECTORS
+from vldistill.selection.warmup import open_rows
 from vldistill.storage.files import write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -93,7 +93,7 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     torch.set_num_threads(options.threads)
     candidates = open_features(folder, options)
     before, wall, cpu = own_peak(), time.perf_counter(), time.process_time()
-    rows = find_selector(name).choose(candidates, options.pairs, 0, SelectConfig())
+    rows = SELECTORS.find(name).choose(candidates, options.pairs, 0, SelectConfig())
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = own_peak()
     distinct = len(set(candidates.caption_image[rows].tolist()))
@@ -122,7 +122,7 @@ def own_peak() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=list(selectors()))
+    parser.add_argument("--only", nargs="*", default=list(SELECTORS))
     parser.add_argument("--images", type=int, default=113_000)
     parser.add_argument("--each", type=int, default=5, help="captions per image")
     parser.add_argument("--dim", type=int, default=512)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from vldistill import __version__
 from vldistill.errors import ConfigError, Stopped, VldistillError, unknown
 from vldistill.parsing import ABOUT, parse, refuse_idle_options
+from vldistill.version import __version__
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

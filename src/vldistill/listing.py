@@ -39,10 +39,10 @@ def _methods(pattern: str) -> list[tuple[str, str]]:
 
 
 def _selectors(pattern: str) -> list[tuple[str, str]]:
-    from vldistill.select import WARMUP, selectors
+    from vldistill.selection.selector import SELECTORS, WARMUP
 
     rows = []
-    for name, entry in selectors().items():
+    for name, entry in SELECTORS.items():
         seed = "New pairs for each seed." if entry.drawn else "The same pairs for every seed."
         shared = ["select.warmup_*"] if set(WARMUP) <= set(entry.reads) else []
         options = ", ".join(shared + [f"select.{option}" for option in entry.reads if option not in WARMUP])

@@ -25,7 +25,7 @@ from vldistill.experts.record import (
 )
 from vldistill.experts.trajectory import Trajectory
 from vldistill.runs import Run
-from vldistill.select import check_count
+from vldistill.selection.choose import check_count
 from vldistill.storage.files import human_bytes
 from vldistill.workbench import Workbench
 

@@ -76,7 +76,7 @@ def test_a_selector_that_breaks_leaves_no_folder(
     def broken(*_: object) -> None:
         raise ConfigError("the choice failed")
 
-    monkeypatch.setattr("vldistill.select.coreset.choose_pairs", broken)
+    monkeypatch.setattr("vldistill.selection.coreset.choose_pairs", broken)
     done = vldistill("select", "--config", config, "--run", tmp_path, "--method", "random", "--pairs", "6")
     assert done.code == 2 and "the choice failed" in done.err
     assert not list((tmp_path / "sets").iterdir())

@@ -21,7 +21,7 @@ from vldistill.distill.start import make_start
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.experts.record import open_experts
 from vldistill.experts.trajectory import Trajectory
-from vldistill.select import choose_pairs
+from vldistill.selection.choose import choose_pairs
 from vldistill.workbench import Workbench
 
 

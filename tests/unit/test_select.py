@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 from tiny import Recorder, make_bench
 
-from vldistill import select
 from vldistill.config import EvaluateConfig, SelectConfig
 from vldistill.data.transforms import to_float
 from vldistill.distill.start import make_start
@@ -26,13 +24,14 @@ from vldistill.errors import ConfigError, DivergedError, Stopped
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.subjects import check_target, subject
 from vldistill.runtime.passes import Passes
-from vldistill.select import WARMUP, choose_pairs, find_selector, selectors
-from vldistill.select import facility as facility_location
-from vldistill.select import warmup as warming
-from vldistill.select.candidates import TrainingCandidates
-from vldistill.select.coreset import choose_coreset
-from vldistill.select.features import PairFeatures, first_of_each_image
-from vldistill.select.forgetting import count_forgotten, found, galleries
+from vldistill.selection import warmup as warming
+from vldistill.selection.candidates import TrainingCandidates
+from vldistill.selection.choose import choose_pairs
+from vldistill.selection.coreset import choose_coreset
+from vldistill.selection.features import PairFeatures, first_of_each_image
+from vldistill.selection.selector import SELECTORS, WARMUP, register
+from vldistill.selection.selectors import facility as facility_location
+from vldistill.selection.warmup import count_forgotten, found, galleries
 from vldistill.workbench import Workbench
 
 OPTIONS = SelectConfig(warmup_epochs=4, warmup_batch=32, gallery=16)
@@ -70,7 +69,7 @@ def made(seed: int, images: int = 23, width: int = 6, dtype: torch.dtype = torch
 
 
 def chosen(name: str, candidates: Made, count: int, seed: int = 0, **options: Any) -> list[int]:
-    rows = find_selector(name).choose(candidates, count, seed, replace(SelectConfig(), **options))
+    rows = SELECTORS.find(name).choose(candidates, count, seed, replace(SelectConfig(), **options))
     assert rows.dtype == torch.int64 and len(rows) == count
     return rows.tolist()
 
@@ -189,7 +188,7 @@ def test_kmeans_takes_the_nearest_pair_of_each_centre(seed: int) -> None:
 
 
 def test_kmeans_looks_on_when_a_shortlist_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vldistill.select import kmeans
+    from vldistill.selection.selectors import kmeans
 
     candidates = made(1, images=30)
     wide = chosen("kmeans", candidates, 29, 1)
@@ -234,14 +233,14 @@ def test_images_are_distinct_up_to_all_of_them(name: str, dtype: torch.dtype) ->
 def test_the_seed_matters_where_it_is_said_to(name: str) -> None:
     candidates = made(6, images=40)
     picks = {tuple(chosen(name, candidates, 10, seed, ground_set=20)) for seed in range(4)}
-    assert (len(picks) > 1) == find_selector(name).drawn
+    assert (len(picks) > 1) == SELECTORS.find(name).drawn
 
 
 # --- features -----------------------------------------------------------------------------------------------------
 
 
 def test_projections_are_those_of_the_joined_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vldistill.select.features.CHUNK", 5)
+    monkeypatch.setattr("vldistill.selection.features.CHUNK", 5)
     features = made(0, dtype=torch.float16).towers
     x, draw = joined(features), torch.Generator().manual_seed(1)
     direction = torch.randn(x.shape[1], generator=draw)
@@ -416,10 +415,10 @@ def test_a_choice_is_judged_like_random_pairs(bench: Workbench, name: str) -> No
     judged = subject(bench, f"{name}:6", OPTIONS)
     first, again, other = (judged.draw(seed).images.rows(torch.arange(6)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
-    assert torch.equal(first, other) != find_selector(name).drawn
+    assert torch.equal(first, other) != SELECTORS.find(name).drawn
     assert (judged.kind, judged.pairs, judged.own) == ("subset", 6, None)
     assert judged.stored_floats == subject(bench, "random:6").stored_floats
-    assert judged.details["select"].keys() == set(find_selector(name).reads)
+    assert judged.details["select"].keys() == set(SELECTORS.find(name).reads)
 
 
 def test_pairs_that_do_not_depend_on_the_seed_are_chosen_once(
@@ -496,16 +495,13 @@ def test_impossible_options_are_refused(values: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    selectors()
-    monkeypatch.setattr(select, "_SELECTORS", dict(select._SELECTORS))
-    yield
-    selectors.cache_clear()
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SELECTORS, "_entries", dict(SELECTORS))
 
 
 def test_a_selector_is_registered_with_what_a_user_needs(registry: None) -> None:
-    assert sorted(selectors()) == NAMES
-    for entry in selectors().values():
+    assert sorted(SELECTORS) == NAMES
+    for entry in SELECTORS.values():
         assert entry.summary.endswith(".") and 20 < len(entry.summary) < 150
 
     def anything(candidates: Any, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
@@ -514,13 +510,13 @@ def test_a_selector_is_registered_with_what_a_user_needs(registry: None) -> None
 
     for name, reads, said in (
         ("herding", (), "registered twice"),
-        ("Half", (), "lower-case identifier"),
-        ("full", (), "not full, real or noise"),
+        ("Half", (), "expected lower-case letters"),
+        ("full", (), "none of full, real, noise"),
         ("fresh", ("warmup_epoch",), "Did you mean warmup_epochs"),
     ):
         with pytest.raises(ConfigError, match=said):
-            select.register(name, drawn=True, reads=reads)(anything)
-    assert set(WARMUP) < set(find_selector("forgetting").reads)
+            register(name, drawn=True, reads=reads)(anything)
+    assert set(WARMUP) < set(SELECTORS.find("forgetting").reads)
 
 
 def test_the_starts_of_the_configuration_are_the_selectors(bench: Workbench) -> None:

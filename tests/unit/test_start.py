@@ -14,7 +14,7 @@ from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions
 from vldistill.distill.start import check_start, is_folder, make_start, nearest_captions
 from vldistill.distilled import DistilledSet, one_line
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.select import choose_pairs
+from vldistill.selection.choose import choose_pairs
 from vldistill.workbench import Workbench
 
 

@@ -41,7 +41,8 @@ from vldistill.runtime.interrupts import deferred_stop
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import peak_memory
 from vldistill.runtime.processes import ALONE, Ranks
-from vldistill.select import check_count, selectors
+from vldistill.selection.choose import check_count
+from vldistill.selection.selector import SELECTORS
 from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.files import write_record
 from vldistill.storage.locks import held
@@ -273,7 +274,7 @@ def _asked_of_start(config: Config) -> dict[str, Any]:
     existed is still the same set.
     """
     changed: dict[str, Any] = {}
-    for entry in (selectors().get(kind) for kind in config.distill.starts):
+    for entry in (SELECTORS.get(kind) for kind in config.distill.starts):
         if entry is not None:
             usual = entry.options(SelectConfig())
             changed |= {name: value for name, value in entry.options(config.select).items() if value != usual[name]}

@@ -20,8 +20,9 @@ from vldistill.evaluate.subjects import check_target, chosen_subset
 from vldistill.runs import Run, environment
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import peak_memory
-from vldistill.select import check_count, check_ground, check_readable, find_selector, selectors
-from vldistill.select.coreset import choose_coreset, coreset_name
+from vldistill.selection.choose import check_count, check_ground, check_readable
+from vldistill.selection.coreset import choose_coreset, coreset_name
+from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import CHECKSUM, digest, read_json, write_record
 from vldistill.storage.locks import held
 
@@ -38,7 +39,7 @@ def select(run: Run, config: Config, reporter: Reporter, label: str = "") -> Pat
     """
     check_label("--label", label)
     asked = config.select
-    entry = find_selector(asked.method)
+    entry = SELECTORS.find(asked.method)
     check_ground(asked.method, asked.pairs, asked)
     run.check(config)
     bench = open_bench(config, reporter, run=run)
@@ -111,7 +112,7 @@ def set_folder(run: Run, target: str) -> str:
     own = run.sets / target
     if target == own.name and own.is_dir():
         return str(own)
-    if target.partition(":")[0].lower() in ("", "full", *selectors()):
+    if target.partition(":")[0].lower() in ("", "full", *SELECTORS):
         raise ConfigError(
             f"--set is {target!r}; expected the folder of a set (RUN/sets/NAME), or to judge real pairs, without "
             f"--val_only, SELECTOR:N (random:100) or full."

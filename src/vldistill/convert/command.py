@@ -14,7 +14,6 @@ from pathlib import Path
 
 import yaml
 
-from vldistill import __version__
 from vldistill.convert.records import Export, files_to_write
 from vldistill.convert.writers import WRITERS
 from vldistill.data.pairs import SPLITS
@@ -23,6 +22,7 @@ from vldistill.errors import ConfigError, DataError, unknown
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import storage_errors
 from vldistill.storage.locks import held
+from vldistill.version import __version__
 
 
 def convert(argv: Sequence[str]) -> int:

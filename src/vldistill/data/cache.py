@@ -13,12 +13,12 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from vldistill import __version__
 from vldistill.data.pairs import Pairs
 from vldistill.errors import ArtefactError, DataError, VldistillError
 from vldistill.storage.arrays import open_array
 from vldistill.storage.checked_rows import DIGEST_BYTES, CheckedRows, row_digest
 from vldistill.storage.files import atomic, digest, human_bytes, read_json, require_space, storage_errors, write_record
+from vldistill.version import __version__
 
 CHUNK = 256  # images decoded between two writes; bounds the memory
 BLOCK = 65536  # bytes at the end of the array that the checksum covers

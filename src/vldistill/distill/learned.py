@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vldistill import __version__
 from vldistill.config import DistillConfig
 from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.training.recipe import Recipe
+from vldistill.version import __version__
 from vldistill.workbench import Workbench
 
 if TYPE_CHECKING:

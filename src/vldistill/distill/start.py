@@ -16,7 +16,8 @@ from vldistill.data.transforms import to_float
 from vldistill.distilled import Caption, DistilledSet, one_line
 from vldistill.errors import ConfigError, unknown
 from vldistill.runtime.randomness import generator
-from vldistill.select import check_ground, choose_pairs, selectors
+from vldistill.selection.choose import check_ground, choose_pairs
+from vldistill.selection.selector import SELECTORS
 from vldistill.workbench import Workbench
 
 NOISE_SAMPLE = 1000  # real images whose channel moments shape the noise
@@ -60,8 +61,8 @@ def check_start(kind: str, count: int, select: SelectConfig, space: str = "pixel
     if is_folder(kind):
         _check_set(DistilledSet.load(expand(kind)), count, space)
         return
-    if kind not in selectors():
-        raise ConfigError(unknown("distill.start", kind, ("real", "noise", *selectors())) + " Or a set's folder.")
+    if kind not in SELECTORS:
+        raise ConfigError(unknown("distill.start", kind, ("real", "noise", *SELECTORS)) + " Or a set's folder.")
     check_ground(kind, count, select)
 
 
@@ -120,7 +121,7 @@ def make_start(
 
 def is_folder(kind: str) -> bool:
     """Whether a start is a place on disk and not a word; a word wins over a folder of that name."""
-    if kind in ("real", "noise") or kind in selectors():
+    if kind in ("real", "noise") or kind in SELECTORS:
         return False
     return os.sep in kind or "/" in kind or (Path(expand(kind)) / "set.json").exists()
 

@@ -43,7 +43,7 @@ from vldistill.report.comparison import (
 )
 from vldistill.runs import environment
 from vldistill.runtime.log import Reporter
-from vldistill.select import check_count
+from vldistill.selection.choose import check_count
 from vldistill.storage.files import storage_errors, write_record, write_text
 from vldistill.storage.locks import held
 from vldistill.workbench import Workbench

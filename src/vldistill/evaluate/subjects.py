@@ -15,7 +15,8 @@ from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.evaluate.spaces import mapped_texts
 from vldistill.runtime.randomness import seed_of
-from vldistill.select import check_count, check_ground, choose_pairs, find_selector
+from vldistill.selection.choose import check_count, check_ground, choose_pairs
+from vldistill.selection.selector import SELECTORS
 from vldistill.training.data import TrainingData
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
@@ -89,7 +90,7 @@ def chosen_subset(target: str) -> tuple[str, int]:
         raise ConfigError(
             f"set {target!r}: expected a set's folder, SELECTOR:N such as random:N with N of 2 or more, or full."
         )
-    find_selector(name)
+    SELECTORS.find(name)
     return name, int(number)
 
 
@@ -108,7 +109,7 @@ def subject(bench: Workbench, target: str | DistilledSet, select: SelectConfig |
 def _subset(bench: Workbench, target: str, select: SelectConfig) -> Subject:
     """Real pairs: anew for each seed where the selector draws, else chosen once."""
     name, count = chosen_subset(target)
-    entry = find_selector(name)
+    entry = SELECTORS.find(name)
     floats = count * (3 * bench.image_tower.size**2 + _floats_per_caption(bench))
 
     @functools.lru_cache(maxsize=1)

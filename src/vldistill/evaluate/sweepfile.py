@@ -214,7 +214,7 @@ def _targets(
 
 def _check_target(target: str, where: str) -> None:
     """Refuse what is neither full, nor SELECTOR or SELECTOR:N, nor the folder of a set."""
-    from vldistill.select import find_selector
+    from vldistill.selection.selector import SELECTORS
 
     name, colon, number = target.partition(":")
     if target == "full" or "/" in target:
@@ -222,7 +222,7 @@ def _check_target(target: str, where: str) -> None:
     if colon and not (number.isdecimal() and int(number) >= 2):
         raise ConfigError(f"{where}: expected {name}:N with N of 2 or more, e.g. {name}:100.")
     try:
-        find_selector(name)
+        SELECTORS.find(name)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error} Or full, or a set's folder (with a '/').") from None
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from vldistill import __version__
 from vldistill.cluster.shards import WHOLE, Shard
 from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import DualEncoder, Groups
@@ -28,6 +27,7 @@ from vldistill.training.fit import fit
 from vldistill.training.recipe import Recipe
 from vldistill.training.resume import SAVE_SECONDS, SharedKeeper, clear_leftovers
 from vldistill.training.steps import steps_in
+from vldistill.version import __version__
 from vldistill.workbench import Workbench
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from vldistill import __version__
 from vldistill.distill.learned import describe_towers
 from vldistill.distill.start import nearest_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.importers.torchfile import read_torch_file
 from vldistill.training.recipe import Recipe
+from vldistill.version import __version__
 from vldistill.workbench import Workbench
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from vldistill import __version__
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.encoders.features import Standardisation
 from vldistill.errors import ArtefactError, ConfigError
@@ -23,6 +22,7 @@ from vldistill.experts.record import expert_path
 from vldistill.experts.trajectory import save_trajectory
 from vldistill.importers.torchfile import read_torch_file
 from vldistill.storage.files import human_bytes, require_space
+from vldistill.version import __version__
 from vldistill.workbench import Workbench
 
 PREFIX = {"image": "img", "text": "txt"}

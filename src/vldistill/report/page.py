@@ -14,12 +14,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from vldistill import __version__
 from vldistill.report.charts import budget_chart, training_charts
 from vldistill.report.models import BrowserView, Extras, FigureView
 from vldistill.report.overview import Cell, Table, cost_table, headline, result_table, tower_matrix
 from vldistill.report.records import METRICS, RunRecord
 from vldistill.report.tables import TITLES
+from vldistill.version import __version__
 
 HERE = Path(__file__).parent
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")

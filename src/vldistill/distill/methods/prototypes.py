@@ -16,7 +16,7 @@ from vldistill.distill.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
-from vldistill.select import check_count, check_readable
+from vldistill.selection.choose import check_count, check_readable
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill import __version__
 from vldistill.config import SelectConfig
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.interrupts import deferred_stop
 from vldistill.runtime.passes import Passes
-from vldistill.runtime.randomness import seed_of
-from vldistill.select.features import PairFeatures
-from vldistill.select.forgetting import count_forgotten, found, galleries
+from vldistill.runtime.randomness import generator, seed_of
+from vldistill.selection.features import PairFeatures
 from vldistill.storage.arrays import open_array, write_array
 from vldistill.storage.files import digest, require_space, write_record
 from vldistill.storage.locks import held
@@ -33,6 +31,7 @@ from vldistill.training.resume import SAVE_SECONDS, FileKeeper, clear_leftovers
 from vldistill.training.state import Tensors
 from vldistill.training.stepper import embed_in_parts
 from vldistill.training.steps import steps_in
+from vldistill.version import __version__
 from vldistill.workbench import Workbench
 
 FORMAT = 1
@@ -193,3 +192,38 @@ def embed_into(
         rows: Callable[..., torch.Tensor] = inputs.rows
         for part in torch.arange(len(out)).split(BATCH):
             out[part] = embed_in_parts(student, side, rows(part), passes).to("cpu", torch.float16)
+
+
+def galleries(image_captions: Sequence[np.ndarray], size: int, seed: int) -> list[torch.Tensor]:
+    """All captions in random groups of about ``size``, the captions of a group having distinct images.
+
+    The first group takes one caption of each of ``size`` images, and so on; then the images' second captions are
+    shared out. An image with more captions than all others has nothing to be confused with in the last groups.
+
+    Returns:
+        Rows (B,) int64 for each group; every caption is in exactly one.
+    """
+    draw = generator(seed, "galleries")
+    shuffled = [own[torch.randperm(len(own), generator=draw).numpy()] for own in image_captions]
+    groups: list[torch.Tensor] = []
+    for turn in range(max(map(len, shuffled))):
+        rows = torch.tensor([int(own[turn]) for own in shuffled if len(own) > turn])
+        rows = rows[torch.randperm(len(rows), generator=draw)]
+        groups += rows.tensor_split(-(-len(rows) // size))
+    return groups
+
+
+def found(features: PairFeatures, groups: list[torch.Tensor]) -> torch.Tensor:
+    """Whether each pair comes first in its gallery both ways, (M,) bool; a tie counts against it."""
+    out = torch.zeros(len(features), dtype=torch.bool)
+    for rows in groups:
+        scores = features.images[features.caption_image[rows]].float() @ features.texts[rows].float().T
+        own = scores.diagonal()
+        ahead = (scores >= own[:, None]).sum(1), (scores >= own[None, :]).sum(0)
+        out[rows] = (ahead[0] == 1) & (ahead[1] == 1)
+    return out
+
+
+def count_forgotten(seen: torch.Tensor) -> torch.Tensor:
+    """How often each pair goes from found to not found; ``seen`` (E, M) bool by epoch, the result (M,) int64."""
+    return (seen[:-1] & ~seen[1:]).sum(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vldistill.config import SelectConfig
-from vldistill.select import WARMUP, Candidates, register
+from vldistill.selection.selector import WARMUP, Candidates, register
 
 
 @register("herding", drawn=False, reads=WARMUP)

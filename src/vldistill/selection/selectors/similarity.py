@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from vldistill.config import SelectConfig
-from vldistill.select import WARMUP, Candidates, register
-from vldistill.select.features import first_of_each_image
+from vldistill.selection.features import first_of_each_image
+from vldistill.selection.selector import WARMUP, Candidates, register
 
 
 @register("similarity", drawn=False, reads=WARMUP)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from vldistill.config import SelectConfig
-from vldistill.select import WARMUP, Candidates, register
-from vldistill.select.random import draw_captions
+from vldistill.selection.features import draw_captions
+from vldistill.selection.selector import WARMUP, Candidates, register
 
 BLOCK = 512  # rows of the similarity computed at a time
 REFRESH = 32  # gains that are brought up to date together

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill import __version__
 from vldistill.config import SelectConfig
 from vldistill.data.transforms import to_float
 from vldistill.distill.learned import describe_towers
 from vldistill.distilled import CORESET, DistilledSet
 from vldistill.report.sheets import draw_contact_sheet
-from vldistill.select import choose_pairs, find_selector
+from vldistill.selection.choose import choose_pairs
+from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import write_record
 from vldistill.training.recipe import Recipe
+from vldistill.version import __version__
 from vldistill.workbench import Workbench
 
 
@@ -63,7 +64,7 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
     split = bench.split("train")
     chosen = [split.pairs.captions[int(row)] for row in captions]
     pixels = split.pixels.array[images.numpy()]
-    entry, tower = find_selector(options.method), bench.image_tower
+    entry, tower = SELECTORS.find(options.method), bench.image_tower
     standard: dict[str, torch.Tensor] = {}
     texts, mask = split.data.texts.rows(captions).detach().cpu().clone(), None
     if bench.setting == "both":

@@ -9,8 +9,8 @@ import torch
 
 from vldistill.config import SelectConfig
 from vldistill.runtime.randomness import generator
-from vldistill.select import Candidates, register
-from vldistill.select.features import PairFeatures
+from vldistill.selection.features import PairFeatures
+from vldistill.selection.selector import Candidates, register
 
 SHORTLIST = 16  # nearest pairs kept for each centre: the next ones stand in where an image is taken
 CHUNK = 4096  # pairs compared with all centres at a time

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
-from vldistill.select.features import PairFeatures
-from vldistill.select.warmup import WarmUp, warm_up
+from vldistill.selection.features import PairFeatures
+from vldistill.selection.warmup import WarmUp, warm_up
 from vldistill.workbench import Workbench
 
 
 class TrainingCandidates:
-    """See :class:`vldistill.select.Candidates`.
+    """See :class:`vldistill.selection.selector.Candidates`.
 
     Args:
         bench: towers, features and splits.

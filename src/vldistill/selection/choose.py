@@ -1,0 +1,58 @@
+"""A choice of real pairs by a selector's name."""
+
+from __future__ import annotations
+
+import torch
+
+from vldistill.config import SelectConfig
+from vldistill.errors import ConfigError
+from vldistill.selection.candidates import TrainingCandidates
+from vldistill.selection.selector import SELECTORS
+from vldistill.workbench import Workbench
+
+
+def check_count(images: int, pairs: int) -> None:
+    """Refuse more pairs than there are images. Raises ConfigError."""
+    if pairs > images:
+        raise ConfigError(
+            f"{pairs} pairs were asked for, but the train split has {images} images, "
+            f"and the pairs of one set have distinct images. Ask for {images} or fewer."
+        )
+
+
+def check_readable(bench: Workbench, pairs: int) -> None:
+    """Refuse more pairs than training images that can be read; they are decoded for that. Raises ConfigError."""
+    readable, listed = bench.pixels("train").pairs.count_images, bench.pairs("train").count_images
+    if readable < pairs <= listed:
+        raise ConfigError(
+            f"{pairs} pairs were asked for, but of the {listed} images of the train split {readable} can be read, "
+            f"and the pairs of one set have distinct images. Ask for {readable} or fewer, or mend the others."
+        )
+    check_count(readable, pairs)
+
+
+def check_ground(name: str, pairs: int, options: SelectConfig) -> None:
+    """Refuse more pairs than a selector draws to choose among. Raises ConfigError."""
+    for option in ("ground_set", "cluster_sample"):
+        if option in SELECTORS.find(name).reads and getattr(options, option) < pairs:
+            raise ConfigError(
+                f"select.{option} is {getattr(options, option)}, fewer than the {pairs} pairs that {name} is to "
+                f"choose. Ask for fewer pairs, or set select.{option} to {pairs} or more."
+            )
+
+
+def choose_pairs(
+    bench: Workbench, name: str, count: int, seed: int, options: SelectConfig | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``count`` training pairs chosen by the selector ``name``: image rows and caption rows, (count,) int64 each.
+
+    Raises:
+        ConfigError: an unknown selector, more pairs than readable images, or more than it draws to choose among.
+    """
+    options = options or SelectConfig()
+    entry = SELECTORS.find(name)
+    check_ground(name, count, options)
+    check_readable(bench, count)
+    candidates = TrainingCandidates(bench, options)
+    captions = entry.choose(candidates, count, seed, options)
+    return candidates.caption_image[captions], captions
