@@ -32,10 +32,13 @@ import numpy as np
 import torch
 
 from vldistill.config import DistillConfig, ImageTowerConfig
-from vldistill.distill.encode import encode_learned
-from vldistill.distill.metagrad import InnerStep, Span, hypergradient, matching_loss
-from vldistill.distill.methods import Context, State
-from vldistill.distill.student import head_spans, inner_loss, inner_steps
+from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.inner_steps import head_spans, inner_loss, inner_steps
+from vldistill.distillation.metagrad.backward_sweep import hypergradient
+from vldistill.distillation.metagrad.inner import InnerStep
+from vldistill.distillation.metagrad.input_span import Span
+from vldistill.distillation.metagrad.matching import matching_loss
+from vldistill.distillation.methods import Context, State
 from vldistill.encoders.build import build_image_tower
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.encoders.features import Standardisation

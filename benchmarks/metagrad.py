@@ -76,7 +76,8 @@ def measure(job: Job) -> dict[str, Any]:
     """Run one job in this process."""
     import torch
 
-    from vldistill.distill.metagrad import hypergradient, tape_bytes
+    from vldistill.distillation.metagrad.backward_sweep import hypergradient
+    from vldistill.distillation.metagrad.tape import tape_bytes
 
     torch.set_num_threads(job.threads)
     inner_loss, outer_loss, start, distilled = problem(job)
@@ -116,7 +117,7 @@ def problem(job: Job) -> tuple[Any, Any, Any, Any]:
     from torch.func import functional_call
     from torch.nn import functional as F
 
-    from vldistill.distill.metagrad import matching_loss
+    from vldistill.distillation.metagrad.matching import matching_loss
 
     torch.manual_seed(0)
     dtype = getattr(torch, job.dtype)
@@ -153,7 +154,7 @@ def inner_steps(job: Job, count: int) -> list[Any]:
     """``count`` full-batch steps, each in its own order."""
     import torch
 
-    from vldistill.distill.metagrad import InnerStep
+    from vldistill.distillation.metagrad.inner import InnerStep
 
     orders = [torch.randperm(job.pairs, generator=torch.Generator().manual_seed(t)) for t in range(count)]
     return [InnerStep(t, order.to(job.device), seed=t) for t, order in enumerate(orders)]

@@ -85,7 +85,7 @@ def configured(work: Path, images: int) -> Any:
         SelectConfig,
         TextTowerConfig,
     )
-    from vldistill.distill.methods.bilevel import BilevelOptions
+    from vldistill.distillation.methods.bilevel import BilevelOptions
 
     return Config(
         data=DataConfig(

@@ -339,7 +339,7 @@ def table_of(result: dict[str, Any]) -> str:
 def options_table(name: str) -> str:
     """Every option of a section or a method: its default and what its class says of it."""
     from vldistill import config
-    from vldistill.distill.methods import methods
+    from vldistill.distillation.methods import methods
 
     cls = getattr(config, f"{name.capitalize()}Config", None) or methods()[name].options
     rows = [[f"`{option}`", default, said] for option, default, said in _options(cls)]

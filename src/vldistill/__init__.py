@@ -20,9 +20,9 @@ _HOMES = {
     "VldistillError": "vldistill.errors",
     "Workbench": "vldistill.workbench",
     "evaluate_set": "vldistill.evaluate.protocol",
-    "hypergradient": "vldistill.distill.metagrad",
+    "hypergradient": "vldistill.distillation.metagrad.backward_sweep",
     "load_pairs": "vldistill.data.load",
-    "matching_loss": "vldistill.distill.metagrad",
+    "matching_loss": "vldistill.distillation.metagrad.matching",
     "record_experts": "vldistill.experts.record",
     "retrieval_metrics": "vldistill.evaluate.retrieval",
 }
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from vldistill.config import Config as Config
     from vldistill.data.load import load_pairs as load_pairs
     from vldistill.data.pairs import Pairs as Pairs
-    from vldistill.distill.metagrad import hypergradient as hypergradient
-    from vldistill.distill.metagrad import matching_loss as matching_loss
+    from vldistill.distillation.metagrad.backward_sweep import hypergradient as hypergradient
+    from vldistill.distillation.metagrad.matching import matching_loss as matching_loss
     from vldistill.distilled import DistilledSet as DistilledSet
     from vldistill.encoders.dual import DualEncoder as DualEncoder
     from vldistill.errors import VldistillError as VldistillError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill import commands
-from vldistill.distill.methods import find_method, settle
+from vldistill.distillation.methods import find_method, settle
 from vldistill.distilled import DistilledSet
 from vldistill.evaluate.protocol import METRICS as RECALLS
 from vldistill.parsing import parse

@@ -18,7 +18,7 @@ import torch
 
 from vldistill.config import Config, DistillConfig, expand
 from vldistill.data.pairs import SPLITS
-from vldistill.distill.methods import as_first, find_method, first_method, trains
+from vldistill.distillation.methods import as_first, find_method, first_method, trains
 from vldistill.errors import VldistillError
 from vldistill.experts.record import bytes_per_expert, expert_path, expert_recipe
 from vldistill.runs import Run

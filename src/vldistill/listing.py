@@ -28,7 +28,7 @@ def listing(argv: Sequence[str]) -> str:
 
 
 def _methods(pattern: str) -> list[tuple[str, str]]:
-    from vldistill.distill.methods import methods
+    from vldistill.distillation.methods import methods
 
     rows = []
     for name, entry in methods().items():

@@ -137,7 +137,7 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     from jsonargparse import ArgumentParser
 
     from vldistill import config as configs
-    from vldistill.distill.methods import methods
+    from vldistill.distillation.methods import methods
 
     short = ALIASES.get(stage, {})
     epilog = "short forms: " + ", ".join(f"--{a} = --{b}" for a, b in short.items()) if short else None
@@ -270,7 +270,7 @@ def refuse_idle_options(argv: Sequence[str], config: Config) -> None:
     Raises:
         ConfigError: with both ways out.
     """
-    from vldistill.distill.methods import first_method, settle
+    from vldistill.distillation.methods import first_method, settle
 
     if {word.partition("=")[0] for word in argv} & {"--method", "--distill.method"}:
         return

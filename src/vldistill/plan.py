@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vldistill.commands.distilling import check_asked, check_data, check_method, refuse_other_set
 from vldistill.config import Config
-from vldistill.distill.methods import find_method, settle
+from vldistill.distillation.methods import find_method, settle
 from vldistill.errors import ConfigError, VldistillError
 from vldistill.estimate import Estimate, human_time, iterations_of
 from vldistill.evaluate.cells import Cell, expert_group, failure, finished, shared_experts

@@ -13,8 +13,8 @@ import torch
 from ground import Ground
 
 from vldistill.config import SETTINGS, DistillConfig, EvaluateConfig
-from vldistill.distill.loop import Loop
-from vldistill.distill.methods import (
+from vldistill.distillation.loop import Loop
+from vldistill.distillation.methods import (
     Context,
     Method,
     State,

@@ -20,8 +20,8 @@ import yaml
 
 from vldistill.cli import STAGES
 from vldistill.commands import distilling, judging, preparing
-from vldistill.distill.metagrad import NonFiniteError
-from vldistill.distill.methods.bitraj import BiTrajectoryMatching
+from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
+from vldistill.distillation.methods.bitraj import BiTrajectoryMatching
 from vldistill.distilled import DistilledSet
 from vldistill.evaluate.protocol import METRICS
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmark_scripts import benchmark
 from vldistill.config import SETTINGS, expand
-from vldistill.distill.methods import methods, settle
+from vldistill.distillation.methods import methods, settle
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.evaluate.sweepfile import read_sweep

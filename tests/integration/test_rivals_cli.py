@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from vldistill.cli import main
-from vldistill.distill.methods import Context, State, Update, find_method
-from vldistill.distill.methods.canonical import CanonicalPairs
+from vldistill.distillation.methods import Context, State, Update, find_method
+from vldistill.distillation.methods.canonical import CanonicalPairs
 from vldistill.distilled import DistilledSet
 
 QUICK = ["--evaluate.seeds=1", "--evaluate.generic_epochs=1", "--evaluate.head_rates=[0.1]", "--quiet", "--json"]

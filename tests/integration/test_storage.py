@@ -101,7 +101,7 @@ def test_two_processes_at_one_artefact_and_at_two(run: Path, vldistill: Any) -> 
 @pytest.fixture
 def crash(monkeypatch: pytest.MonkeyPatch, vldistill: Any) -> Callable[[Path], None]:
     """``crash(run)``: a distillation that ends in a bug right after the checkpoint of its seventh iteration."""
-    from vldistill.distill.loop import Loop
+    from vldistill.distillation.loop import Loop
 
     real = Loop._checkpoint
 

@@ -18,8 +18,8 @@ from vldistill.config import (
     ImageTowerConfig,
     TextTowerConfig,
 )
-from vldistill.distill.methods import Context, State, Update, find_method
-from vldistill.distill.start import make_start
+from vldistill.distillation.methods import Context, State, Update, find_method
+from vldistill.distillation.start import make_start
 from vldistill.encoders.dual import DualEncoder, Groups
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory

@@ -12,11 +12,11 @@ import torch
 from torch.func import functional_call
 
 from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
-from vldistill.distill import encode
-from vldistill.distill.augment import make_view
-from vldistill.distill.encode import encode_learned
-from vldistill.distill.methods import Context, State, bilevel, check_captions, find_method, starting_pairs
-from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, real_batch
+from vldistill.distillation import encode
+from vldistill.distillation.augment import make_view
+from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.methods import Context, State, bilevel, check_captions, find_method, starting_pairs
+from vldistill.distillation.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, real_batch
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, MemoryShortError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from double import PAIRS, add, assert_update, embed, flat, make_bench, prepared
 
-from vldistill.distill.methods.bitraj import BitrajOptions
+from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.workbench import Workbench

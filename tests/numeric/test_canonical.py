@@ -12,9 +12,9 @@ import torch
 from double import ENCODER
 
 from vldistill.config import DataConfig, DistillConfig
-from vldistill.distill.loop import Loop
-from vldistill.distill.methods import Context, canonical, starting_pairs
-from vldistill.distill.methods.canonical import (
+from vldistill.distillation.loop import Loop
+from vldistill.distillation.methods import Context, canonical, starting_pairs
+from vldistill.distillation.methods.canonical import (
     CanonicalOptions,
     CanonicalPairs,
     canonical_directions,

@@ -12,10 +12,10 @@ from double import ENCODER, DoubleBench
 
 from tiny_bert import write_bert
 from vldistill.config import DataConfig, DistillConfig, TextTowerConfig
-from vldistill.distill.loop import Loop
-from vldistill.distill.methods import Context, State, check_setting, find_method
-from vldistill.distill.methods.covmatch import CovmatchOptions, CrossCovarianceMatching, cross_covariance, fresh
-from vldistill.distill.start import make_start
+from vldistill.distillation.loop import Loop
+from vldistill.distillation.methods import Context, State, check_setting, find_method
+from vldistill.distillation.methods.covmatch import CovmatchOptions, CrossCovarianceMatching, cross_covariance, fresh
+from vldistill.distillation.start import make_start
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.runtime.log import Reporter

@@ -9,11 +9,11 @@ import pytest
 import torch
 from double import PAIRS, assert_update, embed, flat, make_bench, prepared, tesla, walk
 
-from vldistill.distill.methods.bitraj import BitrajOptions
-from vldistill.distill.methods.lors import LorsOptions
-from vldistill.distill.methods.repblend import RepblendOptions
-from vldistill.distill.similarity import similarity_gradients, similarity_matrix, start_similarity
-from vldistill.distill.student import walking_steps
+from vldistill.distillation.inner_steps import walking_steps
+from vldistill.distillation.methods.bitraj import BitrajOptions
+from vldistill.distillation.methods.lors import LorsOptions
+from vldistill.distillation.methods.repblend import RepblendOptions
+from vldistill.distillation.similarity import similarity_gradients, similarity_matrix, start_similarity
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.runtime.randomness import generator

@@ -10,7 +10,7 @@ import torch
 from double import PAIRS, embed, flat, make_bench, prepared
 from torch.func import functional_call
 
-from vldistill.distill.methods.mdm import MdmOptions, joined, kernel_distance, merge
+from vldistill.distillation.methods.mdm import MdmOptions, joined, kernel_distance, merge
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.runtime.randomness import generator

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from towers import TOWERS, Problem, Transformer, make_problem, outputs, relative_error
 
-from vldistill.distill.metagrad import hypergradient, matching_loss
+from vldistill.distillation.metagrad.backward_sweep import hypergradient
+from vldistill.distillation.metagrad.matching import matching_loss
 
 SETTINGS = [  # per-step rates, momentum, weight decay
     (False, 0.0, 0.0),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from towers import relative_error
 
-from vldistill.distill.double_backward import FastDoubleBackward
+from vldistill.distillation.metagrad.double_backward import FastDoubleBackward
 
 GEOMETRIES: list[dict[str, Any]] = [
     {},

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from towers import TOWERS, Problem, make_problem
 
-from vldistill.distill.metagrad import NonFiniteError, matching_loss
+from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
+from vldistill.distillation.metagrad.matching import matching_loss
 from vldistill.errors import ConfigError, MatchingError
 
 START = {"image": {"a": torch.tensor([0.0, 0.0]), "b": torch.tensor([[0.0]])}, "text": {"c": torch.tensor([1.0])}}

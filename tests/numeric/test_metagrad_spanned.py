@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from vldistill.distill import metagrad
-from vldistill.distill.metagrad import InnerStep, Span, hypergradient
-from vldistill.distill.student import head_spans, inner_loss
+from vldistill.distillation.inner_steps import head_spans, inner_loss
+from vldistill.distillation.metagrad import backward_sweep as metagrad
+from vldistill.distillation.metagrad.backward_sweep import hypergradient
+from vldistill.distillation.metagrad.inner import InnerStep
+from vldistill.distillation.metagrad.input_span import Span
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import ConfigError
 from vldistill.runtime.randomness import generator

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from towers import TOWERS, Problem, make_problem, outputs
 
-from vldistill.distill import tape as tape_module
-from vldistill.distill.metagrad import TapeStorage, tape_bytes
-from vldistill.distill.tape import Tape
+from vldistill.distillation.metagrad import tape as tape_module
+from vldistill.distillation.metagrad.tape import Tape, TapeStorage, tape_bytes
 from vldistill.errors import ConfigError
 
 

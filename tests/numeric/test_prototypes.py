@@ -10,8 +10,13 @@ import torch
 from double import ENCODER
 
 from vldistill.config import DataConfig, DistillConfig
-from vldistill.distill.methods import Context, starting_pairs
-from vldistill.distill.methods.prototypes import MatchedPrototypes, PrototypesOptions, match_clusters, nearest_pairs
+from vldistill.distillation.methods import Context, starting_pairs
+from vldistill.distillation.methods.prototypes import (
+    MatchedPrototypes,
+    PrototypesOptions,
+    match_clusters,
+    nearest_pairs,
+)
 from vldistill.errors import ConfigError
 from vldistill.runtime.log import Reporter
 from vldistill.workbench import Workbench

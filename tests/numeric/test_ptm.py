@@ -11,10 +11,10 @@ import pytest
 import torch
 from double import PAIRS, embed, flat, make_bench, prepared, tesla
 
-from vldistill.distill import loop as loop_module
-from vldistill.distill.loop import Loop
-from vldistill.distill.methods.ptm import PhasedTeachers, PtmOptions
-from vldistill.distill.start import make_start
+from vldistill.distillation import loop as loop_module
+from vldistill.distillation.loop import Loop
+from vldistill.distillation.methods.ptm import PhasedTeachers, PtmOptions
+from vldistill.distillation.start import make_start
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from vldistill.distill.metagrad import Hypergradient, InnerStep, hypergradient, matching_loss
+from vldistill.distillation.metagrad.backward_sweep import Hypergradient, hypergradient
+from vldistill.distillation.metagrad.inner import InnerStep
+from vldistill.distillation.metagrad.matching import matching_loss
 
 PAIRS, BATCH, STEPS = 6, 4, 5
 PIXELS, TEXT_DIM, DIM = 8, 5, 7

@@ -15,9 +15,9 @@ import torch
 from tiny import DISTILL, copies, make_experts, make_loop
 
 from vldistill.config import DistillConfig, SelectConfig
-from vldistill.distill.learned import set_name
-from vldistill.distill.methods.bitraj import BitrajOptions
-from vldistill.distill.start import make_start
+from vldistill.distillation.methods.bitraj import BitrajOptions
+from vldistill.distillation.start import make_start
+from vldistill.distillation.variables import set_name
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.experts.record import open_experts
 from vldistill.experts.trajectory import Trajectory

@@ -10,7 +10,7 @@ import pytest
 
 from vldistill.cli import main
 from vldistill.config import SETTINGS, Config, DistillConfig, EncoderConfig, Outer
-from vldistill.distill.methods import BEST_KNOWN, check_setting, find_method, methods, settle, settled
+from vldistill.distillation.methods import BEST_KNOWN, check_setting, find_method, methods, settle, settled
 from vldistill.errors import ConfigError
 
 TINY = [

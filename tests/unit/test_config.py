@@ -20,7 +20,7 @@ from vldistill.config import (
     TextTowerConfig,
     expand,
 )
-from vldistill.distill.methods.bitraj import BitrajOptions
+from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ConfigError
 
 IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
@@ -139,7 +139,7 @@ SWEEPS = [path for path in SHIPPED if "\nbase:" in path.read_text(encoding="utf-
 
 @pytest.mark.parametrize("path", [path for path in SHIPPED if path not in SWEEPS], ids=lambda p: p.name)
 def test_shipped_configurations_can_be_read(path: Path) -> None:
-    from vldistill.distill.methods import methods
+    from vldistill.distillation.methods import methods
     from vldistill.parsing import parse
 
     config, _ = parse("experts", ["--config", str(path), "--run", "nowhere"])
@@ -148,7 +148,7 @@ def test_shipped_configurations_can_be_read(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
 def test_shipped_sweeps_can_be_read(path: Path) -> None:
-    from vldistill.distill.methods import methods
+    from vldistill.distillation.methods import methods
     from vldistill.evaluate.sweepfile import read_sweep
 
     cells = read_sweep(path).cells()

@@ -9,7 +9,7 @@ import pytest
 
 from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, RuntimeConfig
 from vldistill.config.plain_yaml import MOST_BYTES, read_yaml
-from vldistill.distill.methods import methods
+from vldistill.distillation.methods import methods
 from vldistill.errors import ArtefactError, ConfigError, VldistillError
 from vldistill.evaluate.options import resolved
 from vldistill.evaluate.sweepfile import read_sweep

@@ -9,10 +9,10 @@ import torch
 from tiny import DISTILL, Stub, make_loop, start_of
 
 from vldistill.config import DistillConfig
-from vldistill.distill.draws import averaged_update, check_draws
-from vldistill.distill.metagrad import NonFiniteError
-from vldistill.distill.methods import Context, find_method
-from vldistill.distill.methods.bitraj import BitrajOptions
+from vldistill.distillation.averaging import averaged_update, check_draws
+from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
+from vldistill.distillation.methods import Context, find_method
+from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.runtime.processes import ALONE, Ranks

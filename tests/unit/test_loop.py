@@ -23,11 +23,11 @@ from tiny import (
 )
 
 from vldistill.config import DistillConfig
-from vldistill.distill import loop as loop_module
-from vldistill.distill.loop import CHECKPOINT, METRICS, PATIENCE, Loop
-from vldistill.distill.methods import Context, State, Update
-from vldistill.distill.methods.bitraj import BitrajOptions
-from vldistill.distill.start import Start
+from vldistill.distillation import loop as loop_module
+from vldistill.distillation.loop import CHECKPOINT, METRICS, PATIENCE, Loop
+from vldistill.distillation.methods import Context, State, Update
+from vldistill.distillation.methods.bitraj import BitrajOptions
+from vldistill.distillation.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.experts.trajectory import Trajectory

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from vldistill.config import DistillConfig, EvaluateConfig, ExpertsConfig, ImageTowerConfig, LoraConfig
-from vldistill.distill.methods import Context, find_method
-from vldistill.distill.start import make_start
+from vldistill.distillation.methods import Context, find_method
+from vldistill.distillation.start import make_start
 from vldistill.encoders.build import build_image_tower
 from vldistill.encoders.dual import Head
 from vldistill.encoders.lora import adapter_targets, add_adapters

@@ -9,8 +9,8 @@ import torch
 from tiny import copies, same
 
 from vldistill.config import DistillConfig
-from vldistill.distill.methods import settled
-from vldistill.distill.optimise import RATE_BOUNDS, OuterOptimiser, decay_factor
+from vldistill.distillation.methods import settled
+from vldistill.distillation.outer_optimiser import RATE_BOUNDS, OuterOptimiser, decay_factor
 
 CONFIG = settled(
     DistillConfig(

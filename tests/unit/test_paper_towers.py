@@ -14,8 +14,8 @@ from torch import nn
 
 from vldistill.cli import main
 from vldistill.config import DistillConfig, EvaluateConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
-from vldistill.distill.methods import Context, find_method
-from vldistill.distill.start import make_start
+from vldistill.distillation.methods import Context, find_method
+from vldistill.distillation.start import make_start
 from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError
 from vldistill.evaluate.protocol import evaluate_set

@@ -9,7 +9,7 @@ from tiny import DISTILL, ENCODER, EXPERTS, SCENES, make_bench
 
 from vldistill.commands.distilling import refuse_other_set
 from vldistill.config import Config, DataConfig, DistillConfig, ImageTowerConfig, TextTowerConfig
-from vldistill.distill.methods import find_method, settle
+from vldistill.distillation.methods import find_method, settle
 from vldistill.estimate import Estimate, human_time
 from vldistill.experts.record import expert_path, record_expert
 from vldistill.plan import stage_plan

@@ -12,8 +12,8 @@ import torch
 from tiny import DISTILL, Stub, make_bench, start_of
 
 from vldistill.config import EvaluateConfig, ImageTowerConfig
-from vldistill.distill.methods import Context
-from vldistill.distill.methods.bitraj import BitrajOptions
+from vldistill.distillation.methods import Context
+from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.distilled import DistilledSet, one_line
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, ConfigError, DivergedError

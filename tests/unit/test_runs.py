@@ -14,7 +14,7 @@ import yaml
 from vldistill import runs
 from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ExpertsConfig, LoraConfig
 from vldistill.data.pairs import Pairs
-from vldistill.distill.methods.bitraj import BitrajOptions
+from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.runs import Run, command, commit, differences, environment, to_plain, with_defaults
 from vldistill.storage.files import read_json

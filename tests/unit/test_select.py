@@ -17,7 +17,7 @@ from tiny import Recorder, make_bench
 
 from vldistill.config import EvaluateConfig, SelectConfig
 from vldistill.data.transforms import to_float
-from vldistill.distill.start import make_start
+from vldistill.distillation.start import make_start
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError, Stopped

@@ -9,8 +9,8 @@ import torch
 from tiny import DISTILL, make_bench, start_of
 
 from vldistill.config import EvaluateConfig, TextTowerConfig
-from vldistill.distill.methods import Context
-from vldistill.distill.methods.bitraj import BiTrajectoryMatching, BitrajOptions
+from vldistill.distillation.methods import Context
+from vldistill.distillation.methods.bitraj import BiTrajectoryMatching, BitrajOptions
 from vldistill.distilled import DistilledSet, one_line
 from vldistill.encoders.features import FeatureTable
 from vldistill.errors import ArtefactError

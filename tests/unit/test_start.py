@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from vldistill.config import DistillConfig, SelectConfig
-from vldistill.distill.methods import Context, as_first, find_method, first_method, settled, starting_pairs
-from vldistill.distill.methods.bilevel import Bilevel, BilevelOptions
-from vldistill.distill.start import check_start, is_folder, make_start, nearest_captions
+from vldistill.distillation.methods import Context, as_first, find_method, first_method, settled, starting_pairs
+from vldistill.distillation.methods.bilevel import Bilevel, BilevelOptions
+from vldistill.distillation.start import check_start, is_folder, make_start, nearest_captions
 from vldistill.distilled import DistilledSet, one_line
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.selection.choose import choose_pairs

@@ -13,8 +13,8 @@ from tiny import SCENES, make_bench
 from tiny_bert import write_bert
 from vldistill.cli import main
 from vldistill.config import DistillConfig, EvaluateConfig, TextTowerConfig
-from vldistill.distill.methods import Context, find_method, starting_pairs
-from vldistill.distill.start import make_start, nearest_captions
+from vldistill.distillation.methods import Context, find_method, starting_pairs
+from vldistill.distillation.start import make_start, nearest_captions
 from vldistill.distilled import DistilledSet, one_line
 from vldistill.encoders.tokens import TokenTower, require_trainable
 from vldistill.errors import ArtefactError, ConfigError

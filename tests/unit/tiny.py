@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
-from vldistill.distill.learned import export_set, learned_rates, start_variables
-from vldistill.distill.loop import Loop
-from vldistill.distill.metagrad import NonFiniteError
-from vldistill.distill.methods import Context, Method, State, Update
-from vldistill.distill.methods.bitraj import BiTrajectoryMatching, BitrajOptions
-from vldistill.distill.start import Start, make_start
+from vldistill.distillation.loop import Loop
+from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
+from vldistill.distillation.methods import Context, Method, State, Update
+from vldistill.distillation.methods.bitraj import BiTrajectoryMatching, BitrajOptions
+from vldistill.distillation.start import Start, make_start
+from vldistill.distillation.variables import export_set, learned_rates, start_variables
 from vldistill.distilled import DistilledSet
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory

@@ -14,11 +14,10 @@ import torch
 
 from vldistill.commands.bench import open_bench, refuse_other
 from vldistill.config import Config, DistillConfig, SelectConfig
-from vldistill.distill.augment import VIEWS
-from vldistill.distill.draws import check_draws
-from vldistill.distill.learned import set_name
-from vldistill.distill.loop import CHECKPOINT, Loop
-from vldistill.distill.methods import (
+from vldistill.distillation.augment import VIEWS
+from vldistill.distillation.averaging import check_draws
+from vldistill.distillation.loop import CHECKPOINT, Loop
+from vldistill.distillation.methods import (
     Context,
     as_first,
     check_captions,
@@ -30,7 +29,8 @@ from vldistill.distill.methods import (
     starting_pairs,
     trains,
 )
-from vldistill.distill.start import Start, check_start, is_folder, nearest_by_image, start_from
+from vldistill.distillation.start import Start, check_start, is_folder, nearest_by_image, start_from
+from vldistill.distillation.variables import set_name
 from vldistill.distilled import DistilledSet, one_line
 from vldistill.errors import ConfigError, DataError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import quick_score

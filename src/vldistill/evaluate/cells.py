@@ -88,7 +88,7 @@ class Cell:
     @property
     def needs_experts(self) -> bool:
         """Whether its method matches trajectories."""
-        from vldistill.distill.methods import find_method
+        from vldistill.distillation.methods import find_method
 
         return self.kind == "method" and "experts" in find_method(self.name).build().needs
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vldistill.config import EvaluateConfig, SelectConfig
-from vldistill.distill.learned import describe_towers
+from vldistill.distillation.variables import describe_towers
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.evaluate.spaces import mapped_texts

@@ -176,7 +176,7 @@ def _grid(value: Any, where: str) -> dict[str, Sequence[Any]]:
 def _method(
     label: str, entry: Mapping[str, Any], path: Path, settings: Mapping[str, Any], towers: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from vldistill.distill.methods import find_method
+    from vldistill.distillation.methods import find_method
 
     where = f"{path}: methods.{label}"
     for name in entry:

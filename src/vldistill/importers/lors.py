@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from vldistill.distill.learned import describe_towers
-from vldistill.distill.start import nearest_captions
+from vldistill.distillation.start import nearest_captions
+from vldistill.distillation.variables import describe_towers
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.importers.torchfile import read_torch_file

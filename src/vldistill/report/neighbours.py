@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from vldistill.config import DistillConfig, SelectConfig
-from vldistill.distill import methods
-from vldistill.distill.methods import Context, find_method
-from vldistill.distill.start import Start
+from vldistill.distillation import methods
+from vldistill.distillation.methods import Context, find_method
+from vldistill.distillation.start import Start
 from vldistill.distilled import CORESET, DistilledSet, one_line
 from vldistill.errors import VldistillError
 from vldistill.evaluate.subjects import subject

@@ -1,7 +1,7 @@
 """How a first-order pass of a dual encoder is computed: number format, compilation, parts of a batch, processes.
 
 None of it changes what is computed beyond rounding; by default nothing is different from calling the encoder. Passes
-that are differentiated twice (``distill/metagrad.py``) do not come here.
+that are differentiated twice (``distillation/metagrad/backward_sweep.py``) do not come here.
 """
 
 from __future__ import annotations

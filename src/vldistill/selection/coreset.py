@@ -12,7 +12,7 @@ import torch
 
 from vldistill.config import SelectConfig
 from vldistill.data.transforms import to_float
-from vldistill.distill.learned import describe_towers
+from vldistill.distillation.variables import describe_towers
 from vldistill.distilled import CORESET, DistilledSet
 from vldistill.report.sheets import draw_contact_sheet
 from vldistill.selection.choose import choose_pairs

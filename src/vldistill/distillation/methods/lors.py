@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vldistill.distill.learned import export_set, soft_recipe, start_variables
-from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.segments import MATCHING_OUTER, Inner, SoftOptions, check_segments, draw_segment, matching_update
-from vldistill.distill.similarity import similarity_matrix, start_similarity
-from vldistill.distill.start import Start
-from vldistill.distill.student import inner_loss, walking_steps
+from vldistill.distillation.inner_steps import inner_loss, walking_steps
+from vldistill.distillation.methods import Context, State, Update, register
+from vldistill.distillation.similarity import similarity_matrix, start_similarity
+from vldistill.distillation.start import Start
+from vldistill.distillation.trajectory_matching import (
+    MATCHING_OUTER,
+    Inner,
+    SoftOptions,
+    check_segments,
+    draw_segment,
+    matching_update,
+)
+from vldistill.distillation.variables import export_set, soft_recipe, start_variables
 from vldistill.distilled import DistilledSet
 
 

@@ -29,9 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vldistill.distill.difference import difference_error, pull_difference
-from vldistill.distill.inner import (
-    ESTIMATORS,
+from vldistill.distillation.metagrad.difference import difference_error, pull_difference
+from vldistill.distillation.metagrad.inner import (
     InnerLoss,
     InnerRun,
     InnerStep,
@@ -42,26 +41,10 @@ from vldistill.distill.inner import (
     inner_product,
     leaf,
 )
-from vldistill.distill.matching import MatchingLoss, matching_loss
-from vldistill.distill.spanned import Span, SpannedRun
-from vldistill.distill.tape import Tape, TapeStorage, tape_bytes, tensor_bytes
+from vldistill.distillation.metagrad.input_span import Span, SpannedRun
+from vldistill.distillation.metagrad.tape import Tape, TapeStorage, tensor_bytes
 from vldistill.errors import ConfigError, MatchingError
 from vldistill.runtime.memory import GraphBytes, available_memory
-
-__all__ = [
-    "ESTIMATORS",
-    "Hypergradient",
-    "InnerStep",
-    "MatchingLoss",
-    "NonFiniteError",
-    "Span",
-    "TapeStorage",
-    "advance",
-    "hypergradient",
-    "matching_loss",
-    "tape_bytes",
-]
-
 
 TAPE_SHARE = 0.25  # of the memory left on the device: for parameter copies, the others go to a temporary file
 GRAPH_SHARE = 0.1  # of the memory left on the device: graphs of spanned steps are kept, the others are made again
@@ -110,7 +93,7 @@ def hypergradient(
     ``storage``: where the copies theta_0 .. theta_T are kept; `tape_bytes` tells how much they take. Without it, a
     part of the memory that the device has left, then a temporary file.
     ``spans``: linear layers that read distilled rows and nothing else; with `adjoint` they are never written out, and
-    the inner loss gets their products (:class:`~vldistill.distill.spanned.Span`).
+    the inner loss gets their products (:class:`~vldistill.distillation.metagrad.input_span.Span`).
 
     Attention inside ``inner_loss`` is computed with the math kernel, because the fused ones cannot be
     differentiated twice; `difference` leaves the choice of kernel alone.

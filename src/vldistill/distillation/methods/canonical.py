@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from vldistill.config import Outer
-from vldistill.distill.encode import encode_learned
-from vldistill.distill.learned import export_set, start_variables
-from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.start import Start
+from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.methods import Context, State, Update, register
+from vldistill.distillation.start import Start
+from vldistill.distillation.variables import export_set, start_variables
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from vldistill.config import Outer
-from vldistill.distill.encode import encode_learned
-from vldistill.distill.learned import export_set, start_variables
-from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.start import Start
-from vldistill.distill.student import check_walk
+from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.inner_steps import check_walk
+from vldistill.distillation.methods import Context, State, Update, register
+from vldistill.distillation.start import Start
+from vldistill.distillation.variables import export_set, start_variables
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups, packed, unpacked
 from vldistill.errors import ConfigError

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vldistill.distill.double_backward import FastDoubleBackward
+from vldistill.distillation.metagrad.double_backward import FastDoubleBackward
 from vldistill.errors import ConfigError, MatchingError, unknown
 
 ESTIMATORS = ("unrolled", "adjoint", "tesla", "difference")

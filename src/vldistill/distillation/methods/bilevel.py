@@ -10,13 +10,14 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from vldistill.config import ImageTowerConfig, Outer
-from vldistill.distill.encode import encode_learned
-from vldistill.distill.learned import export_set, start_variables
-from vldistill.distill.metagrad import ESTIMATORS, InnerStep, advance, hypergradient
-from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.similarity import similarity_matrix, start_similarity
-from vldistill.distill.start import Start
-from vldistill.distill.student import check_minibatch, head_spans, inner_loss, inner_steps
+from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.inner_steps import check_minibatch, head_spans, inner_loss, inner_steps
+from vldistill.distillation.metagrad.backward_sweep import advance, hypergradient
+from vldistill.distillation.metagrad.inner import ESTIMATORS, InnerStep
+from vldistill.distillation.methods import Context, State, Update, register
+from vldistill.distillation.similarity import similarity_matrix, start_similarity
+from vldistill.distillation.start import Start
+from vldistill.distillation.variables import export_set, start_variables
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups
 from vldistill.errors import ConfigError, unknown

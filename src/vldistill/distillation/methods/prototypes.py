@@ -10,9 +10,9 @@ import torch
 
 from vldistill.config import Outer
 from vldistill.data.transforms import to_float
-from vldistill.distill.learned import export_set, plain_recipe
-from vldistill.distill.methods import Context, State, register
-from vldistill.distill.start import Start
+from vldistill.distillation.methods import Context, State, register
+from vldistill.distillation.start import Start
+from vldistill.distillation.variables import export_set, plain_recipe
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError

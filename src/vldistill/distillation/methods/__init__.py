@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from vldistill.config import SETTINGS, Config, DistillConfig, Outer, SelectConfig
-from vldistill.distill.start import Start, make_start, with_more_captions
+from vldistill.distillation.start import Start, make_start, with_more_captions
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from vldistill.data.transforms import between_towers
-from vldistill.distill.augment import make_view
-from vldistill.distill.methods import Context
+from vldistill.distillation.augment import make_view
+from vldistill.distillation.methods import Context
 from vldistill.runtime.memory import GraphBytes, available_memory
 from vldistill.runtime.passes import halved_where_short
 from vldistill.workbench import Workbench

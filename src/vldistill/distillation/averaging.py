@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from vldistill.distill.metagrad import NonFiniteError
-from vldistill.distill.methods import Context, Method, State, Update
+from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
+from vldistill.distillation.methods import Context, Method, State, Update
 from vldistill.errors import ConfigError
 from vldistill.runtime.processes import Ranks, merged_logs
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from vldistill.distill.encode import encode_learned
-from vldistill.distill.learned import export_set, plain_recipe, start_variables
-from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.segments import MATCHING_OUTER, on_device
-from vldistill.distill.start import Start
-from vldistill.distill.student import check_walk
+from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.inner_steps import check_walk
+from vldistill.distillation.methods import Context, State, Update, register
+from vldistill.distillation.start import Start
+from vldistill.distillation.trajectory_matching import MATCHING_OUTER, on_device
+from vldistill.distillation.variables import export_set, plain_recipe, start_variables
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vldistill.distill.learned import export_set, published_recipe, start_variables
-from vldistill.distill.metagrad import Span
-from vldistill.distill.methods import Context, State, Update, register
-from vldistill.distill.segments import (
+from vldistill.distillation.inner_steps import check_minibatch, head_spans, inner_loss, inner_steps
+from vldistill.distillation.metagrad.input_span import Span
+from vldistill.distillation.methods import Context, State, Update, register
+from vldistill.distillation.start import Start
+from vldistill.distillation.trajectory_matching import (
     MATCHING_OUTER,
     Inner,
     check_segments,
@@ -20,8 +21,7 @@ from vldistill.distill.segments import (
     matching_update_from,
     segment_at,
 )
-from vldistill.distill.start import Start
-from vldistill.distill.student import check_minibatch, head_spans, inner_loss, inner_steps
+from vldistill.distillation.variables import export_set, published_recipe, start_variables
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import packed, unpacked
 from vldistill.errors import ConfigError

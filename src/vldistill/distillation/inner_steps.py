@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from vldistill.distill.metagrad import InnerStep, Span
-from vldistill.distill.methods import Context
+from vldistill.distillation.metagrad.inner import InnerStep
+from vldistill.distillation.metagrad.input_span import Span
+from vldistill.distillation.methods import Context
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.errors import ConfigError
 from vldistill.training.losses import SOFT_LOSSES, infonce

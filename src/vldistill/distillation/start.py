@@ -151,7 +151,9 @@ def start_from(bench: Workbench, distilled: DistilledSet, count: int, space: str
         ConfigError: a set of another size, space or kind of texts.
         ArtefactError: a set of another text tower, or features of another image tower.
     """
-    from vldistill.distill.learned import describe_towers  # what is learned starts here, so it imports this module
+    from vldistill.distillation.variables import (
+        describe_towers,  # what is learned starts here, so it imports this module
+    )
 
     _check_set(distilled, count, space)
     if bench.setting == "both":

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vldistill.distill.methods import Context, register
-from vldistill.distill.methods.lors import LorsOptions, LowRankSimilarityMining
-from vldistill.distill.segments import MATCHING_OUTER, Inner
-from vldistill.distill.student import contrastive, rows_of
+from vldistill.distillation.inner_steps import contrastive, rows_of
+from vldistill.distillation.methods import Context, register
+from vldistill.distillation.methods.lors import LorsOptions, LowRankSimilarityMining
+from vldistill.distillation.trajectory_matching import MATCHING_OUTER, Inner
 from vldistill.errors import ConfigError
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from vldistill.distill.draws import averaged_update
-from vldistill.distill.metagrad import NonFiniteError
-from vldistill.distill.methods import Context, Method, State, Update, trains
-from vldistill.distill.optimise import OuterOptimiser
-from vldistill.distill.start import Start
+from vldistill.distillation.averaging import averaged_update
+from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
+from vldistill.distillation.methods import Context, Method, State, Update, trains
+from vldistill.distillation.outer_optimiser import OuterOptimiser
+from vldistill.distillation.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.processes import ALONE, Ranks

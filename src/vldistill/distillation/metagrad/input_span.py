@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vldistill.distill.inner import InnerRun, InnerStep, inner_product
+from vldistill.distillation.metagrad.inner import InnerRun, InnerStep, inner_product
 
 
 @dataclass(frozen=True)

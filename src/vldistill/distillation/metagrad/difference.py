@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vldistill.distill.inner import InnerRun, Pulled, filled, leaf, norm
+from vldistill.distillation.metagrad.inner import InnerRun, Pulled, filled, leaf, norm
 from vldistill.errors import MatchingError
 
 MAX_DIFFERENCE_ERROR = 0.01

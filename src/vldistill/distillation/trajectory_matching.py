@@ -13,13 +13,15 @@ from typing import Any
 import torch
 
 from vldistill.config import Outer
-from vldistill.distill.encode import encode_learned
-from vldistill.distill.learned import learned_rates, rate_gradients
-from vldistill.distill.matching import REDUCTIONS
-from vldistill.distill.metagrad import ESTIMATORS, InnerStep, Span, hypergradient, matching_loss
-from vldistill.distill.methods import Context, State, Update
-from vldistill.distill.similarity import KINDS, similarity_gradients, similarity_matrix
-from vldistill.distill.student import check_walk
+from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.inner_steps import check_walk
+from vldistill.distillation.metagrad.backward_sweep import hypergradient
+from vldistill.distillation.metagrad.inner import ESTIMATORS, InnerStep
+from vldistill.distillation.metagrad.input_span import Span
+from vldistill.distillation.metagrad.matching import REDUCTIONS, matching_loss
+from vldistill.distillation.methods import Context, State, Update
+from vldistill.distillation.similarity import KINDS, similarity_gradients, similarity_matrix
+from vldistill.distillation.variables import learned_rates, rate_gradients
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory

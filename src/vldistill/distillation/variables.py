@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vldistill.config import DistillConfig
-from vldistill.distill.start import Start
+from vldistill.distillation.start import Start
 from vldistill.distilled import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.training.recipe import Recipe
@@ -18,7 +18,7 @@ from vldistill.version import __version__
 from vldistill.workbench import Workbench
 
 if TYPE_CHECKING:
-    from vldistill.distill.methods import Context, State
+    from vldistill.distillation.methods import Context, State
 
 
 def start_variables(start: Start, context: Context) -> dict[str, torch.Tensor]:
