@@ -27,9 +27,9 @@ from vldistill.config import Config
 from vldistill.evaluate.protocol import choose_generic, score_student, train_student
 from vldistill.evaluate.subjects import subject
 from vldistill.parsing import parse
-from vldistill.runs import environment, to_plain
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import read_json, write_json
+from vldistill.workbench.run_folder import environment, to_plain
 
 
 def words(options: dict[str, Any]) -> list[str]:

@@ -28,12 +28,12 @@ import torch
 from torch.nn.functional import normalize
 
 from vldistill.config import SelectConfig
-from vldistill.runs import commit
 from vldistill.runtime.memory import peak_memory
 from vldistill.selection.features import PairFeatures
 from vldistill.selection.selector import SELECTORS
 from vldistill.selection.warmup import open_rows
 from vldistill.storage.files import write_json
+from vldistill.workbench.run_folder import commit
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OUT = REPOSITORY / "docs/results/select.json"

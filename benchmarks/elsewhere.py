@@ -19,8 +19,8 @@ import yaml
 
 from ablation import words
 from vldistill.cli import main as vldistill
-from vldistill.runs import environment
 from vldistill.storage.files import CHECKSUM, read_json, write_json
+from vldistill.workbench.run_folder import environment
 
 
 def command(stage: str, run: Path, options: dict[str, Any], *more: str) -> None:

@@ -16,18 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vldistill.commands.bench import open_bench
 from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import DualEncoder
 from vldistill.evaluate.protocol import score_student
 from vldistill.experts.record import augments, expert_recipe
 from vldistill.parsing import parse
-from vldistill.runs import environment
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import seed_of
 from vldistill.storage.files import write_json
 from vldistill.training.fit import fit
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
+from vldistill.workbench.opening import open_bench
+from vldistill.workbench.run_folder import environment
 
 NOISES = (0.0, 0.7)
 RATES = {128: 0.1, 512: 0.4}

@@ -131,7 +131,7 @@ def main() -> int:
 
 def statement(asked: argparse.Namespace) -> dict[str, Any]:
     """What was run, on what."""
-    from vldistill.runs import commit
+    from vldistill.workbench.run_folder import commit
 
     return {
         "command": f"python benchmarks/fuzz.py {' '.join(sys.argv[1:])}",

@@ -24,7 +24,7 @@ from vldistill.data.archives import tar_members
 from vldistill.data.cache import open_images
 from vldistill.data.load import load_pairs, source_summary
 from vldistill.data.photos import PhotoLimits, decode
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.tower import read_weights
 from vldistill.errors import VldistillError as VldistillError
 from vldistill.evaluate.sweepfile import read_sweep
@@ -33,10 +33,10 @@ from vldistill.importers.lors import NAMES
 from vldistill.importers.torchfile import read_torch_file
 from vldistill.parsing import parse
 from vldistill.report.records import read_run
-from vldistill.runs import Run
 from vldistill.storage.arrays import open_array
 from vldistill.storage.files import read_json
 from vldistill.training.recipe import Recipe
+from vldistill.workbench.run_folder import Run
 
 Target = Callable[[bytes], object]
 Prepared = tuple[Target, list[bytes], bool]

@@ -38,12 +38,12 @@ from vldistill.distillation.metagrad.backward_sweep import hypergradient
 from vldistill.distillation.metagrad.inner import InnerStep
 from vldistill.distillation.metagrad.input_span import Span
 from vldistill.distillation.metagrad.matching import matching_loss
-from vldistill.distillation.methods import Context, State
+from vldistill.distillation.method import Context, State
 from vldistill.encoders.build import build_image_tower
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.encoders.features import Standardisation
 from vldistill.encoders.folding import folded
-from vldistill.runs import environment
+from vldistill.options.resolve import settled
 from vldistill.runtime.memory import keep_freed_memory
 from vldistill.runtime.randomness import generator, seeded
 from vldistill.storage.files import write_json
@@ -52,6 +52,7 @@ from vldistill.training.fit import fit
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.losses import infonce
 from vldistill.training.recipe import Recipe
+from vldistill.workbench.run_folder import environment
 
 IMAGES, CAPTIONS, IMAGE_WIDTH, TEXT_WIDTH, DIM, BATCH = 6_000, 30_000, 1_280, 384, 512, 128
 EXPERTS, EPOCHS = 20, 10
@@ -133,7 +134,7 @@ def inner_loops(model: str, size: int, pairs: int, steps: int) -> dict[str, Call
         side: {n: p + 1e-2 * torch.randn(p.shape, generator=draw) for n, p in named.items()}
         for side, named in start.items()
     }
-    context: Any = Context(bench, DistillConfig(method="bitraj", pairs=pairs), None)  # pyright: ignore[reportArgumentType]
+    context: Any = Context(bench, settled(DistillConfig(method="bitraj", pairs=pairs), bench.setting), None)  # pyright: ignore[reportArgumentType]
     images, texts = torch.randn(pairs, 3, size, size, generator=draw), torch.randn(pairs, TEXT_WIDTH, generator=draw)
     state = State({"images": images, "texts": texts})
     rates = {side: torch.tensor(0.1) for side in start}

@@ -25,8 +25,8 @@ from typing import Any
 
 from PIL import Image
 
-from vldistill.runs import environment
 from vldistill.storage.files import write_json
+from vldistill.workbench.run_folder import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET_BYTES = 4 * 10**9

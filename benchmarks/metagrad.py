@@ -320,7 +320,7 @@ def main() -> None:
         return
     import torch
 
-    from vldistill.runs import commit
+    from vldistill.workbench.run_folder import commit
 
     load = os.getloadavg()
     rows = run_all(args)

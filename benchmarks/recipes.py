@@ -16,15 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vldistill.commands.bench import open_bench
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.evaluate.protocol import score_student, train_student
 from vldistill.evaluate.subjects import subject
 from vldistill.parsing import parse
-from vldistill.runs import environment
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import write_json
 from vldistill.training.recipe import SCHEDULES
+from vldistill.workbench.opening import open_bench
+from vldistill.workbench.run_folder import environment
 
 EPOCHS, BATCHES, MOMENTA = (50, 100), (64, 0), (0.9, 0.0)
 """A batch of 0 takes all pairs."""

@@ -28,8 +28,8 @@ import torch
 from torch.nn.functional import normalize
 
 from vldistill.evaluate.retrieval import retrieval_ranks
-from vldistill.runs import commit
 from vldistill.storage.files import write_json
+from vldistill.workbench.run_folder import commit
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TARGET_BYTES = 10**9

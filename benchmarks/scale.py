@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from vldistill.runs import environment
 from vldistill.storage.files import write_json
+from vldistill.workbench.run_folder import environment
 
 OUT = Path(__file__).resolve().parent.parent / "docs/results/scale.json"
 LIMIT_BYTES = 8 * 10**9
@@ -159,8 +159,8 @@ def coreset(work: Path, images: int) -> None:
 
 
 def _run(work: Path, images: int) -> tuple[Any, Any, Any]:
-    from vldistill.runs import Run
     from vldistill.runtime.log import Reporter
+    from vldistill.workbench.run_folder import Run
 
     return Run(work / f"run-{images}"), configured(work, images), Reporter(quiet=True)
 

@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 from vldistill.cli import main as vldistill
-from vldistill.runs import environment
 from vldistill.storage.files import CHECKSUM, write_json
+from vldistill.workbench.run_folder import environment
 
 
 def stage(*arguments: str) -> None:

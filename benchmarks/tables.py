@@ -339,9 +339,9 @@ def table_of(result: dict[str, Any]) -> str:
 def options_table(name: str) -> str:
     """Every option of a section or a method: its default and what its class says of it."""
     from vldistill import config
-    from vldistill.distillation.methods import methods
+    from vldistill.distillation.method import METHODS
 
-    cls = getattr(config, f"{name.capitalize()}Config", None) or methods()[name].options
+    cls = getattr(config, f"{name.capitalize()}Config", None) or METHODS[name].options
     rows = [[f"`{option}`", default, said] for option, default, said in _options(cls)]
     return f"{markdown(['option', 'default', 'meaning'], rows)}\n"
 

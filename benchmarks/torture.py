@@ -241,8 +241,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where lives are; by default a temporary folder")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "torture.json")
     asked = parser.parse_args()
-    from vldistill.runs import environment
     from vldistill.storage.files import write_json
+    from vldistill.workbench.run_folder import environment
 
     about = environment()
     began = time.monotonic()

@@ -12,13 +12,13 @@ from vldistill.version import __version__
 
 _HOMES = {
     "Config": "vldistill.config",
-    "DistilledSet": "vldistill.distilled",
+    "DistilledSet": "vldistill.distilled.distilled_set",
     "DualEncoder": "vldistill.encoders.dual",
     "Pairs": "vldistill.data.pairs",
     "Recipe": "vldistill.training.recipe",
     "Trajectory": "vldistill.experts.trajectory",
     "VldistillError": "vldistill.errors",
-    "Workbench": "vldistill.workbench",
+    "Workbench": "vldistill.workbench.bench",
     "evaluate_set": "vldistill.evaluate.protocol",
     "hypergradient": "vldistill.distillation.metagrad.backward_sweep",
     "load_pairs": "vldistill.data.load",
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vldistill.data.pairs import Pairs as Pairs
     from vldistill.distillation.metagrad.backward_sweep import hypergradient as hypergradient
     from vldistill.distillation.metagrad.matching import matching_loss as matching_loss
-    from vldistill.distilled import DistilledSet as DistilledSet
+    from vldistill.distilled.distilled_set import DistilledSet as DistilledSet
     from vldistill.encoders.dual import DualEncoder as DualEncoder
     from vldistill.errors import VldistillError as VldistillError
     from vldistill.evaluate.protocol import evaluate_set as evaluate_set
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from vldistill.experts.record import record_experts as record_experts
     from vldistill.experts.trajectory import Trajectory as Trajectory
     from vldistill.training.recipe import Recipe as Recipe
-    from vldistill.workbench import Workbench as Workbench
+    from vldistill.workbench.bench import Workbench as Workbench
 
 
 def __getattr__(name: str) -> Any:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from vldistill.config import Config
-    from vldistill.runs import Run
     from vldistill.runtime.log import Reporter
+    from vldistill.workbench.run_folder import Run
 
 TOGETHER = ("distill", "experts")  # stages of which several processes can do one piece of work
 DONE, BUG, WRONG, STOPPED, SOME_FAILED = 0, 1, 2, 3, 4
@@ -146,8 +146,8 @@ def _experts_from(rest: Any) -> Path | None:
 
 def _opened(rest: Any, mute: bool = False) -> tuple[Run, Reporter]:
     """The run folder that the arguments of a stage name, and where its lines go."""
-    from vldistill.runs import Run
     from vldistill.runtime.log import Mute, Reporter
+    from vldistill.workbench.run_folder import Run
 
     return Run(Path(rest.run)), Mute() if mute else Reporter(quiet=rest.quiet)
 

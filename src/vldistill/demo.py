@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from vldistill import commands
-from vldistill.distillation.methods import find_method, settle
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.method import METHODS
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.evaluate.protocol import METRICS as RECALLS
+from vldistill.options.resolve import settle
 from vldistill.parsing import parse
 from vldistill.report.command import ReportOptions, write_report
 from vldistill.report.figures import draw_curves
 from vldistill.report.tables import evaluation_text
-from vldistill.runs import Run, environment
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import write_json
+from vldistill.workbench.run_folder import Run, environment
 
 
 def demo(argv: Sequence[str]) -> int:
@@ -34,7 +35,7 @@ def demo(argv: Sequence[str]) -> int:
     config, said = settle(config)
     if said:
         reporter.info(said)
-    needs_experts = "experts" in find_method(config.distill.method).build().needs
+    needs_experts = METHODS.find(config.distill.method).needs_experts
     stages = iter(range(1, 5 if needs_experts else 4))
 
     def begin(what: str) -> None:

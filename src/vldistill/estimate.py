@@ -18,15 +18,16 @@ import torch
 
 from vldistill.config import Config, DistillConfig, expand
 from vldistill.data.pairs import SPLITS
-from vldistill.distillation.methods import as_first, find_method, first_method, trains
+from vldistill.distillation.method import METHODS
 from vldistill.errors import VldistillError
 from vldistill.experts.record import bytes_per_expert, expert_path, expert_recipe
-from vldistill.runs import Run
+from vldistill.options.resolve import as_first, first_method
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import human_bytes
 from vldistill.training.recipe import Recipe
 from vldistill.training.steps import steps_in
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
+from vldistill.workbench.run_folder import Run
 
 ADJOINT = 6  # first-order steps that one step of the exact backward sweep counts as
 TIMED = ("heads", "full", "lora")  # settings whose step is measured: images or their features, and sentence vectors
@@ -139,8 +140,9 @@ class Estimate:
             rest = replace(distill, start="real", start_image="", start_text="")
             seconds = sum(self.distill_seconds(replace(config, distill=part)) for part in (own, rest))
             return min(seconds, 60 * distill.minutes) if distill.minutes else seconds
-        inner = getattr(options, "syn_steps", getattr(options, "steps", 1))
-        rows = getattr(options, "minibatch", 0) or distill.pairs
+        entry = METHODS.find(distill.method)
+        inner, batch = entry.inner_steps(options or entry.options())
+        rows = batch or distill.pairs
         iterations = iterations_of(distill)
         seconds = iterations * distill.draws * inner * ADJOINT * rows * self._row_seconds
         if not self.trains_tower and distill.space == "pixels":
@@ -204,7 +206,7 @@ def _best_of(work: Any, times: int = 2) -> float:
 
 def iterations_of(distill: DistillConfig) -> int:
     """Iterations of a distillation; none of a method that trains nothing."""
-    return distill.outer.iterations if trains(find_method(distill.method).build(), distill) else 0
+    return distill.outer.iterations if METHODS.find(distill.method).trains(distill.space) else 0
 
 
 def human_time(seconds: float) -> str:

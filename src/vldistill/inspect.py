@@ -66,7 +66,7 @@ def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[st
 
 
 def _describe_set(folder: Path) -> dict[str, Any]:
-    from vldistill.distilled import DistilledSet
+    from vldistill.distilled.distilled_set import DistilledSet
 
     distilled = DistilledSet.load(folder)
     image, text = distilled.towers["image"], distilled.towers["text"]

@@ -28,10 +28,10 @@ def listing(argv: Sequence[str]) -> str:
 
 
 def _methods(pattern: str) -> list[tuple[str, str]]:
-    from vldistill.distillation.methods import methods
+    from vldistill.distillation.method import METHODS
 
     rows = []
-    for name, entry in methods().items():
+    for name, entry in METHODS.items():
         options = ", ".join(f"{field.name}={getattr(entry.options(), field.name)}" for field in fields(entry.options))
         own = ", ".join(f"distill.{option.name}={getattr(entry.outer, option.name)}" for option in fields(entry.outer))
         rows.append((name, f"{entry.summary} Options: {options}. Outer loop: {own}."))

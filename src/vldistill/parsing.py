@@ -137,7 +137,7 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     from jsonargparse import ArgumentParser
 
     from vldistill import config as configs
-    from vldistill.distillation.methods import methods
+    from vldistill.distillation.method import METHODS
 
     short = ALIASES.get(stage, {})
     epilog = "short forms: " + ", ".join(f"--{a} = --{b}" for a, b in short.items()) if short else None
@@ -153,11 +153,11 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     parser.add_argument("--run", type=str, default=None, help="the run folder")
     parser.add_argument("--quiet", action="store_true", help="warnings only")
     sections: dict[str, type] = {name: getattr(configs, f"{name.capitalize()}Config") for name in SECTIONS}
-    sections |= {name: entry.options for name, entry in methods().items()}
+    sections |= {name: entry.options for name, entry in METHODS.items()}
     for name, cls in sections.items():
         parser.add_class_arguments(cls, name)
     kinds = {name: kind for section, cls in sections.items() for name, kind in _kinds(cls, section).items()}
-    return parser, list(methods()), kinds
+    return parser, list(METHODS), kinds
 
 
 def _guarded_mode() -> str:
@@ -270,7 +270,7 @@ def refuse_idle_options(argv: Sequence[str], config: Config) -> None:
     Raises:
         ConfigError: with both ways out.
     """
-    from vldistill.distillation.methods import first_method, settle
+    from vldistill.options.resolve import first_method, settle
 
     if {word.partition("=")[0] for word in argv} & {"--method", "--distill.method"}:
         return

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vldistill.commands.distilling import check_asked, check_data, check_method, refuse_other_set
 from vldistill.config import Config
-from vldistill.distillation.methods import find_method, settle
+from vldistill.distillation.method import METHODS
 from vldistill.errors import ConfigError, VldistillError
 from vldistill.estimate import Estimate, human_time, iterations_of
 from vldistill.evaluate.cells import Cell, expert_group, failure, finished, shared_experts
@@ -24,10 +24,11 @@ from vldistill.experts.record import (
     planned_experts,
 )
 from vldistill.experts.trajectory import Trajectory
-from vldistill.runs import Run
+from vldistill.options.resolve import settle
 from vldistill.selection.choose import check_count
 from vldistill.storage.files import human_bytes
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
+from vldistill.workbench.run_folder import Run
 
 CELL_BYTES = 20_000  # a judged cell of a matrix, about
 
@@ -56,7 +57,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
         lines.append(estimate.said_time(lambda: estimate.distill_seconds(config) + estimate.encode_seconds))
         estimate.check(lambda: check_data(config, estimate.bench))
         experts: Sequence[Trajectory | PlannedExpert] = []
-        if "experts" in find_method(distill.method).build().needs:
+        if METHODS.find(distill.method).needs_experts:
             experts, missing = _experts(Run(experts_from or run).experts, config)
             lines += missing
         estimate.check(lambda: check_method(config, estimate.bench, experts))

@@ -12,7 +12,7 @@ from tiny_bert import write_bert
 from vldistill.config import DataConfig, EncoderConfig, ExpertsConfig, ImageTowerConfig, LoraConfig, TextTowerConfig
 from vldistill.experts.record import record_experts
 from vldistill.runtime.log import Reporter
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vldistill.experts.trajectory import Trajectory
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 
 @dataclass

@@ -14,20 +14,14 @@ from ground import Ground
 
 from vldistill.config import SETTINGS, DistillConfig, EvaluateConfig
 from vldistill.distillation.loop import Loop
-from vldistill.distillation.methods import (
-    Context,
-    Method,
-    State,
-    check_setting,
-    find_method,
-    methods,
-    starting_pairs,
-    trains,
-)
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.method import METHODS, Context, State
+from vldistill.distillation.start import starting_pairs
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError, Stopped
 from vldistill.evaluate.protocol import evaluate_set
-from vldistill.workbench import Workbench
+from vldistill.options.resolve import settled
+from vldistill.stages.distill_checks import check_setting
+from vldistill.workbench.bench import Workbench
 
 CONFIG = DistillConfig(method="bitraj", pairs=6, iterations=3, validate_every=0, checkpoint_every=10)
 QUICK = EvaluateConfig(seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
@@ -69,12 +63,12 @@ class Case:
 def cases(trained: bool = False) -> list[Any]:
     """Settings and cases of every method, or of those that take steps."""
     found = []
-    for name, entry in methods().items():
-        if trained and not hasattr(entry.build(), "step"):
+    for name, entry in METHODS.items():
+        if trained and not entry.trained:
             continue
         known = {option.name for option in fields(entry.options)}
         small = {option: value for option, value in SMALL.items() if option in known}
-        settings = sorted(getattr(entry.build(), "settings", {"heads", "full", "lora"}), reverse=True)
+        settings = sorted(entry.settings, reverse=True)
         found += [pytest.param(setting, Case(name, small), id=f"{name}-{setting}") for setting in settings]
         home = "heads" if "heads" in settings else settings[0]
         for option in sorted(VARIANTS.keys() & known):
@@ -90,14 +84,14 @@ every_method = pytest.mark.parametrize(("ground", "case"), cases(), indirect=["g
 every_trained_method = pytest.mark.parametrize(("ground", "case"), cases(trained=True), indirect=["ground"])
 
 
-def prepare(ground: Ground, case: Case, **loop: Any) -> tuple[Method, Context, State]:
+def prepare(ground: Ground, case: Case, **loop: Any) -> tuple[Any, Context[Any], State]:
     """A method that was checked and set up."""
-    entry = find_method(case.name)
+    entry = METHODS.find(case.name)
     method = entry.build()
-    experts = ground.experts if "experts" in method.needs else []
+    experts = ground.experts if METHODS.find(case.name).needs_experts else []
     settings = replace(CONFIG, method=case.name, **case.loop, **loop)
-    context = Context(ground.bench, settings, entry.options(**case.options), experts)
-    check_setting(method, case.name, ground.bench.setting)
+    context = Context(ground.bench, settled(settings, ground.bench.setting), entry.options(**case.options), experts)
+    check_setting(case.name, ground.bench.setting)
     method.check(context)
     return method, context, method.setup(starting_pairs(method, context), context)
 
@@ -112,23 +106,22 @@ def bits(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
 
 
 def test_there_are_methods() -> None:
-    assert {"bitraj"} <= set(methods())
+    assert {"bitraj"} <= set(METHODS)
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_registered_with_what_a_user_needs(name: str) -> None:
-    entry = find_method(name)
+    entry = METHODS.find(name)
     assert entry.summary.endswith((".", ")")) and 20 < len(entry.summary) < 160
     assert is_dataclass(entry.options) and entry.options() == entry.options()
     about = " ".join(part.__doc__ or "" for part in entry.options.__mro__ if is_dataclass(part))
     for option in fields(entry.options):
         assert f"{option.name}: " in about, f"{name}.{option.name} is not explained"
-    assert entry.build().needs <= {"experts", "features", "real_batches"}
 
 
 def test_an_unknown_method_gets_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"unknown method 'bitrajj'\. Did you mean bitraj"):
-        find_method("bitrajj")
+        METHODS.find("bitrajj")
 
 
 @every_method
@@ -242,8 +235,8 @@ def test_a_stopped_loop_goes_on_exactly(ground: Ground, case: Case, tmp_path: Pa
         loop.run(start).save(folder)
 
     run(tmp_path / "straight", stop=False)
-    method, context, _ = prepare(ground, case)
-    if trains(method, context.config):
+    _, context, _ = prepare(ground, case)
+    if METHODS.find(context.config.method).trains(context.config.space):
         with pytest.raises(Stopped):
             run(tmp_path / "stopped", stop=True)
     run(tmp_path / "stopped", stop=False)
@@ -251,11 +244,10 @@ def test_a_stopped_loop_goes_on_exactly(ground: Ground, case: Case, tmp_path: Pa
     assert straight.read_bytes() == stopped.read_bytes()
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", METHODS)
 def test_a_setting_without_a_meaning_is_refused_by_name(name: str) -> None:
-    method = find_method(name).build()
-    allowed = getattr(method, "settings", SETTINGS.keys() - {"both"})
+    allowed = METHODS.find(name).settings
     assert allowed and allowed <= SETTINGS.keys()
     for setting in SETTINGS.keys() - allowed:
         with pytest.raises(ConfigError, match=f"method {name} works in setting .*, not {setting}"):
-            check_setting(method, name, setting)
+            check_setting(name, setting)

@@ -22,7 +22,7 @@ from vldistill.cli import STAGES
 from vldistill.commands import distilling, judging, preparing
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
 from vldistill.distillation.methods.bitraj import BiTrajectoryMatching
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.evaluate.protocol import METRICS
 
 PROGRAM = [sys.executable, "-W", "error", "-m", "vldistill.cli"]
@@ -251,7 +251,7 @@ def test_a_different_configuration_is_refused_with_the_difference(vldistill: Any
 def test_other_data_are_refused_before_they_are_read(
     vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vldistill.workbench.read_collection", lambda *given, **more: pytest.fail("read"))
+    monkeypatch.setattr("vldistill.workbench.bench.read_collection", lambda *given, **more: pytest.fail("read"))
     for words in (["experts"], ["distill"], ["evaluate", "--set", "full"]):
         done = vldistill(*words, "--run", run, "--data.source", "scenes:seed=3,train=40")
         assert done.code == 2 and "data.source: " in done.err, done.err
@@ -260,7 +260,7 @@ def test_other_data_are_refused_before_they_are_read(
 def test_too_many_pairs_are_refused_before_anything_is_encoded(
     vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vldistill.workbench.encode_images", lambda *given, **more: pytest.fail("encoded"))
+    monkeypatch.setattr("vldistill.workbench.bench.encode_images", lambda *given, **more: pytest.fail("encoded"))
     assert vldistill("distill", "--run", run, "--pairs", "41").code == 2
 
 

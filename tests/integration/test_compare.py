@@ -240,7 +240,7 @@ def test_experts_of_another_run_are_used_and_too_few_are_refused(
 
 
 def test_a_look_at_val_leaves_test_closed(vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vldistill.workbench import Workbench
+    from vldistill.workbench.bench import Workbench
 
     assert vldistill("distill", "--run", run, "--quiet").code == 0
     real = Workbench.split

@@ -12,10 +12,11 @@ from PIL import Image
 
 from benchmark_scripts import benchmark
 from vldistill.config import SETTINGS, expand
-from vldistill.distillation.methods import methods, settle
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.method import METHODS
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.evaluate.sweepfile import read_sweep
+from vldistill.options.resolve import settle
 from vldistill.parsing import packaged_config, parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ def test_inspect_says_what_is_absent_or_cannot_be_used_at_all(vldistill: Any, ka
 
 def test_ls_lists_what_there_is(vldistill: Any) -> None:
     listed = vldistill("ls", "methods").out
-    assert all(name in listed for name in methods())
+    assert all(name in listed for name in METHODS)
     assert "heads" in vldistill("ls", "settings").out
     assert "convnet" in vldistill("ls", "towers").out and "hashing" in vldistill("ls", "towers").out
     assert "karpathy" in vldistill("ls", "readers").out
@@ -128,7 +129,7 @@ def test_packaged_configurations_are_valid_from_anywhere(
         assert read_sweep(Path(packaged_config(f"configs/{name}"))).cells()
         return
     config, _ = parse("experts", ["--config", f"configs/{name}", "--run", "runs/any"])
-    assert config.encoder.setting in SETTINGS and settle(config)[0].distill.method in methods()
+    assert config.encoder.setting in SETTINGS and settle(config)[0].distill.method in METHODS
 
 
 def test_a_file_that_is_missing_elsewhere_is_never_taken_from_the_package(

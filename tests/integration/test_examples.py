@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vldistill.distilled import STANDARDISATION, DistilledSet
+from vldistill.distilled.distilled_set import STANDARDISATION, DistilledSet
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.evaluate.subjects import subject
 from vldistill.parsing import parse
@@ -21,7 +21,7 @@ from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "train_on_a_set.py"
 SCENES = "scenes:train=40,val=20,test=20"

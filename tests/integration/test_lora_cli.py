@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.experts.trajectory import Trajectory
 from vldistill.storage.files import read_json
 

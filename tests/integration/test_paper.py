@@ -16,12 +16,11 @@ from vldistill.cli import STAGES
 from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
 from vldistill.errors import VldistillError
-from vldistill.evaluate.cells import write_config
 from vldistill.evaluate.cross import OWN, read_towers
 from vldistill.evaluate.smoke import shrunken
 from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.parsing import parse
-from vldistill.runs import to_plain
+from vldistill.workbench.run_folder import to_plain, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "src" / "vldistill" / "configs" / "paper"

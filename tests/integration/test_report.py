@@ -18,7 +18,7 @@ from PIL import Image
 
 from vldistill.cli import main
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.report.gallery import view_set
 from vldistill.report.neighbours import nearest, principal_plane, starting_pairs
 from vldistill.report.records import read_run
@@ -26,7 +26,7 @@ from vldistill.report.students import MOST_STEPS, choose_queries, quick_recipe
 from vldistill.runtime.log import Reporter
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 VOID = {"meta", "img", "input", "link", "br"}
 

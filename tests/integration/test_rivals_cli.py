@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from vldistill.cli import main
-from vldistill.distillation.methods import Context, State, Update, find_method
+from vldistill.distillation.method import METHODS, Context, State, Update
 from vldistill.distillation.methods.canonical import CanonicalPairs
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 
 QUICK = ["--evaluate.seeds=1", "--evaluate.generic_epochs=1", "--evaluate.head_rates=[0.1]", "--quiet", "--json"]
 CASES = {
@@ -82,7 +82,7 @@ def test_a_set_that_is_made_first_is_stopped_goes_on_and_is_the_start(
     assert "stopped after iteration 8 of 100" in capsys.readouterr().err
     assert main(["distill", "--run", halves, *begun, "--start=canonical"]) == 0
     other = DistilledSet.load(capsys.readouterr().out.strip())
-    own = [f"--distill.{name}={value}" for name, value in asdict(find_method("canonical").outer).items()]
+    own = [f"--distill.{name}={value}" for name, value in asdict(METHODS.find("canonical").outer).items()]
     assert main(["distill", "--run", two, *words, "--method=canonical", "--canonical.ridge=2", *own]) == 0
     first = capsys.readouterr().out.strip()
     assert main(["distill", "--run", two, *begun, f"--start={first}"]) == 0

@@ -18,14 +18,15 @@ from vldistill.config import (
     ImageTowerConfig,
     TextTowerConfig,
 )
-from vldistill.distillation.methods import Context, State, Update, find_method
+from vldistill.distillation.method import METHODS, Context, State, Update
 from vldistill.distillation.start import make_start
 from vldistill.encoders.dual import DualEncoder, Groups
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory
+from vldistill.options.resolve import settled
 from vldistill.runtime.log import Reporter
 from vldistill.training.inputs import TensorInputs
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 PAIRS = 5
 ENCODER = EncoderConfig(
@@ -67,11 +68,11 @@ def make_bench(folder: Path) -> tuple[Workbench, list[Trajectory]]:
 
 def prepared(
     bench: Workbench, experts: list[Trajectory], name: str, options: Any, **config: Any
-) -> tuple[Any, Context, State]:
+) -> tuple[Any, Context[Any], State]:
     """A checked method in iteration 3, and its state in float64 with every learned tensor moved off its start."""
     settings = DistillConfig(**{"method": name, "pairs": PAIRS, "iterations": 10, "validate_every": 0, **config})
-    context = Context(bench, settings, options, experts, iteration=3)
-    method: Any = find_method(name).build()
+    context = Context(bench, settled(settings, bench.setting), options, experts, iteration=3)
+    method: Any = METHODS.find(name).build()
     method.check(context)
     state = method.setup(make_start(bench, "real", settings.pairs, 0), context)
     draw = torch.Generator().manual_seed(0)

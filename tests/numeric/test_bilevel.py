@@ -15,20 +15,24 @@ from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ImageTowe
 from vldistill.distillation import encode
 from vldistill.distillation.augment import make_view
 from vldistill.distillation.encode import encode_learned
-from vldistill.distillation.methods import Context, State, bilevel, check_captions, find_method, starting_pairs
+from vldistill.distillation.method import Context, State
+from vldistill.distillation.methods import bilevel
 from vldistill.distillation.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, real_batch
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.start import starting_pairs
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, MemoryShortError
 from vldistill.evaluate.subjects import subject
+from vldistill.options.resolve import settled
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import generator
+from vldistill.stages.distill_checks import check_captions
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.losses import infonce, soft_infonce
 from vldistill.training.steps import steps_in
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 PAIRS = 5
 
@@ -64,9 +68,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     return made
 
 
-def context_of(bench: Workbench, options: BilevelOptions, **config: Any) -> Context:
+def context_of(bench: Workbench, options: BilevelOptions, **config: Any) -> Context[Any]:
     settings = DistillConfig(method="bilevel", pairs=PAIRS, iterations=10, validate_every=0, **config)
-    return Context(bench, settings, options, iteration=3)
+    return Context(bench, settled(settings, bench.setting), options, iteration=3)
 
 
 def prepared(bench: Workbench, options: BilevelOptions, **config: Any) -> tuple[Bilevel, Context, State]:
@@ -424,7 +428,7 @@ def test_several_texts_are_refused_where_they_have_no_place(bench: Workbench) ->
     with pytest.raises(ConfigError, match="a learned similarity is between images and one text each"):
         prepared(bench, BilevelOptions(steps=4, real_batch=8, rank=2), captions=2)
     with pytest.raises(ConfigError, match=r"mdm learns one text for each image\. Use 1, or bilevel or bitraj"):
-        check_captions(find_method("mdm").build(), "mdm", 2)
+        check_captions("mdm", 2)
 
 
 OTHER = ImageTowerConfig(name="convnet", weights="random", size=24, options={"width": 6}, mean=(0.4, 0.5, 0.6), seed=3)

@@ -12,7 +12,7 @@ from double import PAIRS, add, assert_update, embed, flat, make_bench, prepared
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 Ground = tuple[Workbench, list[Trajectory]]
 

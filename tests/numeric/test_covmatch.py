@@ -13,16 +13,18 @@ from double import ENCODER, DoubleBench
 from tiny_bert import write_bert
 from vldistill.config import DataConfig, DistillConfig, TextTowerConfig
 from vldistill.distillation.loop import Loop
-from vldistill.distillation.methods import Context, State, check_setting, find_method
+from vldistill.distillation.method import METHODS, Context, State
 from vldistill.distillation.methods.covmatch import CovmatchOptions, CrossCovarianceMatching, cross_covariance, fresh
 from vldistill.distillation.start import make_start
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
+from vldistill.options.resolve import settled
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import generator
+from vldistill.stages.distill_checks import check_setting
 from vldistill.training.inputs import PixelInputs
 from vldistill.training.losses import infonce
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 PAIRS = 5
 
@@ -48,10 +50,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     return made
 
 
-def prepared(bench: Workbench, options: CovmatchOptions, **config: Any) -> tuple[Any, Context, State]:
+def prepared(bench: Workbench, options: CovmatchOptions, **config: Any) -> tuple[Any, Context[Any], State]:
     settings = DistillConfig(method="covmatch", pairs=PAIRS, iterations=8, validate_every=0, **config)
-    method, context = CrossCovarianceMatching(), Context(bench, settings, options, iteration=3)
-    check_setting(method, "covmatch", bench.setting)
+    method, context = CrossCovarianceMatching(), Context(bench, settled(settings, bench.setting), options, iteration=3)
+    check_setting("covmatch", bench.setting)
     state = method.setup(make_start(bench, "real", PAIRS, 0), context)
     state.variables = {name: value.double() for name, value in state.variables.items()}
     return method, context, state
@@ -137,7 +139,7 @@ def test_the_sets_own_student_is_the_published_one(bench: Workbench) -> None:
 
 
 def test_its_own_rate_of_texts_is_small_beside_input_embeddings() -> None:
-    own, spread = find_method("covmatch").outer, 0.056  # standard deviation of MiniLM's table, measured
+    own, spread = METHODS.find("covmatch").outer, 0.056  # standard deviation of MiniLM's table, measured
     assert own.optimiser == "adam"  # whose first step moves every number by the rate
     assert own.text_lr <= spread / 20
 

@@ -18,7 +18,7 @@ from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.runtime.randomness import generator
 from vldistill.training.recipe import SCHEDULES
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 Ground = tuple[Workbench, list[Trajectory]]
 

@@ -14,7 +14,7 @@ from vldistill.distillation.methods.mdm import MdmOptions, joined, kernel_distan
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.runtime.randomness import generator
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 Ground = tuple[Workbench, list[Trajectory]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +11,18 @@ import torch
 from double import ENCODER
 
 from vldistill.config import DataConfig, DistillConfig
-from vldistill.distillation.methods import Context, starting_pairs
+from vldistill.distillation.method import Context
 from vldistill.distillation.methods.prototypes import (
     MatchedPrototypes,
     PrototypesOptions,
     match_clusters,
     nearest_pairs,
 )
+from vldistill.distillation.start import starting_pairs
 from vldistill.errors import ConfigError
+from vldistill.options.resolve import settled
 from vldistill.runtime.log import Reporter
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +69,9 @@ def test_the_nearest_pairs_are_nearest_and_have_distinct_images() -> None:
     assert len({int(mapping[c]) for c in twins}) == 3
 
 
-def context_of(bench: Workbench, **config: object) -> Context:
+def context_of(bench: Workbench, **config: object) -> Context[Any]:
     settings = {"method": "prototypes", "pairs": 5, "validate_every": 0, **config}
-    return Context(bench, DistillConfig(**settings), PrototypesOptions())
+    return Context(bench, settled(DistillConfig(**settings), bench.setting), PrototypesOptions())
 
 
 def test_the_set_is_made_of_real_pairs(bench: Workbench) -> None:

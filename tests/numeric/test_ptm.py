@@ -19,7 +19,7 @@ from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.training.losses import wbce
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 Ground = tuple[Workbench, list[Trajectory]]
 TWO: dict[str, Any] = {"subsets": (2, 3), "first_starts": (0, 1), "last_starts": (2, 3), "straighten": (2, 3)}

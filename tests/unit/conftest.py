@@ -15,7 +15,7 @@ from tiny import make_bench, make_experts
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.experts.trajectory import Trajectory
 from vldistill.runtime.log import Reporter
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 SCENES = "scenes:train=40,val=20,test=20"
 CONVNET = ImageTowerConfig(name="convnet", weights="random", size=16, options={"width": 8})

@@ -15,14 +15,14 @@ import torch
 from tiny import DISTILL, copies, make_experts, make_loop
 
 from vldistill.config import DistillConfig, SelectConfig
+from vldistill.distillation.export import set_name
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.distillation.start import make_start
-from vldistill.distillation.variables import set_name
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.experts.record import open_experts
 from vldistill.experts.trajectory import Trajectory
 from vldistill.selection.choose import choose_pairs
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ import pytest
 
 from vldistill.cli import main
 from vldistill.config import SETTINGS, Config, DistillConfig, EncoderConfig, Outer
-from vldistill.distillation.methods import BEST_KNOWN, check_setting, find_method, methods, settle, settled
+from vldistill.distillation.method import METHODS
 from vldistill.errors import ConfigError
+from vldistill.options.resolve import settle, settled
+from vldistill.stages.distill_checks import check_setting
 
 TINY = [
     *("--data.source", "scenes:train=40,val=20,test=20", "--encoder.text.name", "hashing"),
@@ -25,13 +27,13 @@ def test_every_setting_has_a_method_that_works_in_it(setting: str) -> None:
     config, said = settle(Config(encoder=EncoderConfig(setting=setting)))
     name = config.distill.method
     assert name in said and setting in said
-    check_setting(find_method(name).build(), name, setting)
-    assert config.distill.outer == find_method(name).outer
+    check_setting(name, setting)
+    assert config.distill.outer == METHODS.find(name).outer
 
 
-@pytest.mark.parametrize("name", sorted(methods()))
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_named_method_brings_its_own_outer_loop_and_given_values_win(name: str) -> None:
-    own = find_method(name).outer
+    own = METHODS.find(name).outer
     given = DistillConfig(method=name, image_lr=0.123, ema=0.0, iterations=0)
     outer = settled(given, "heads").outer
     assert (outer.image_lr, outer.ema, outer.iterations) == (0.123, 0.0, 0), "zeros are values too"
@@ -47,28 +49,30 @@ def test_the_page_of_the_methods_says_what_holds() -> None:
     told = {row[0].partition("`]")[0].strip("[`"): row[1:3] for row in rows if len(row) == 4}
     chosen = {row[0]: row[1:] for row in rows if len(row) == 3}
     outer = {row[0]: row[1:] for row in rows if len(row) == 9}
-    for name, entry in methods().items():
-        method = entry.build()
-        able = [setting for setting in SETTINGS if setting in getattr(method, "settings", SETTINGS.keys() - {"both"})]
-        assert told[name] == [", ".join(able), "yes" if "experts" in method.needs else "no"], name
+    for name, entry in METHODS.items():
+        able = [setting for setting in SETTINGS if setting in entry.settings]
+        assert told[name] == [", ".join(able), "yes" if entry.needs_experts else "no"], name
         assert outer.get(name, outer["all others"]) == [str(value) for value in asdict(entry.outer).values()], name
     listed = {
-        setting
+        known.setting
         + (f", from {known.pairs} pairs" if known.pairs > 1 else "")
-        + (f" of {known.space}" if known.space else ""): [known.method, told[known.method][1]]
-        for setting, all_known in BEST_KNOWN.items()
-        for known in all_known
+        + (f" of {known.space}" if known.space else ""): [name, told[name][1]]
+        for name, entry in METHODS.items()
+        for known in entry.best_known
     }
-    assert {name.replace("`", ""): row for name, row in chosen.items() if row[0] in methods()} == listed
+    assert {name.replace("`", ""): row for name, row in chosen.items() if row[0] in METHODS} == listed
 
 
 def test_the_choice_depends_on_the_budget() -> None:
-    for setting, all_known in BEST_KNOWN.items():
-        assert [known.pairs for known in all_known] == sorted({known.pairs for known in all_known})
-        for known in all_known:
-            asked = DistillConfig(pairs=max(2, known.pairs), space=known.space or "pixels")
-            config, said = settle(Config(encoder=EncoderConfig(setting=setting), distill=asked))
-            assert config.distill.method == known.method and known.why in said
+    places = [known for entry in METHODS.values() for known in entry.best_known]
+    assert len({(known.setting, known.pairs) for known in places}) == len(places), "one choice, whatever the order"
+    for name, entry in METHODS.items():
+        for known in entry.best_known:
+            asked = DistillConfig(
+                pairs=max(2, known.pairs), space="features" if known.space == "features" else "pixels"
+            )
+            config, said = settle(Config(encoder=EncoderConfig(setting=known.setting), distill=asked))
+            assert config.distill.method == name and known.why in said
             assert f"{asked.pairs} pairs" in said and ("of features" in said) == (known.space == "features")
     assert settle(Config(distill=DistillConfig(pairs=499)))[0].distill.method == "bilevel"
     assert settle(Config(distill=DistillConfig(pairs=500)))[0].distill.method == "bitraj"
@@ -115,9 +119,9 @@ def test_distil_without_a_method_says_which_and_why(tmp_path: Path, capfd: pytes
     said = capfd.readouterr().err
     assert "bilevel is taken for setting heads" in said
     note = json.loads((tmp_path / "sets/bilevel-6-s0/set.json").read_text())["info"]["config"]["distill"]
-    assert note["method"] == "bilevel" and note["text_lr"] == find_method("bilevel").outer.text_lr
+    assert note["method"] == "bilevel" and note["text_lr"] == METHODS.find("bilevel").outer.text_lr
     remembered = (tmp_path / "config.yaml").read_text()
     assert "method: ''" in remembered and "text_lr: null" in remembered
     assert main(["distill", "--run", str(tmp_path), "--method", "prototypes", "--pairs", "6"]) == 0
     note = json.loads((tmp_path / "sets/prototypes-6-s0/set.json").read_text())["info"]["config"]["distill"]
-    assert note["text_lr"] == find_method("prototypes").outer.text_lr, "not what suited the other method"
+    assert note["text_lr"] == METHODS.find("prototypes").outer.text_lr, "not what suited the other method"

@@ -139,21 +139,21 @@ SWEEPS = [path for path in SHIPPED if "\nbase:" in path.read_text(encoding="utf-
 
 @pytest.mark.parametrize("path", [path for path in SHIPPED if path not in SWEEPS], ids=lambda p: p.name)
 def test_shipped_configurations_can_be_read(path: Path) -> None:
-    from vldistill.distillation.methods import methods
+    from vldistill.distillation.method import METHODS
     from vldistill.parsing import parse
 
     config, _ = parse("experts", ["--config", str(path), "--run", "nowhere"])
-    assert config.experts.count >= 2 and config.distill.method in ("", *methods())
+    assert config.experts.count >= 2 and config.distill.method in ("", *METHODS)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
 def test_shipped_sweeps_can_be_read(path: Path) -> None:
-    from vldistill.distillation.methods import methods
+    from vldistill.distillation.method import METHODS
     from vldistill.evaluate.sweepfile import read_sweep
 
     cells = read_sweep(path).cells()
     asked = [cell for cell in cells if cell.kind == "method"]
-    assert {cell.name for cell in asked} == set(methods()), "a leaderboard leaves no method out"
+    assert {cell.name for cell in asked} == set(METHODS), "a leaderboard leaves no method out"
     assert len({len(cell.configs) for cell in asked}) == 1, "every method has the same number of trials"
     for cell in asked:
         first, *others = (replace(config.distill, student_rate_image=1, student_rate_text=1) for config in cell.configs)

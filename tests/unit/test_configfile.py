@@ -9,12 +9,12 @@ import pytest
 
 from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, RuntimeConfig
 from vldistill.config.plain_yaml import MOST_BYTES, read_yaml
-from vldistill.distillation.methods import methods
+from vldistill.distillation.method import METHODS
 from vldistill.errors import ArtefactError, ConfigError, VldistillError
 from vldistill.evaluate.options import resolved
 from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.parsing import parse
-from vldistill.runs import Run
+from vldistill.workbench.run_folder import Run
 
 
 def tower(options: str) -> str:
@@ -153,7 +153,7 @@ def test_sections_built_in_python_are_checked_too(section: Any, values: dict[str
 
 
 def test_method_options_built_in_python_are_checked_too():
-    options = methods()["bilevel"].options()
+    options = METHODS["bilevel"].options()
     assert Config(methods={"bilevel": options})
     field = next(name for name, value in vars(options).items() if isinstance(value, int | float))
     object.__setattr__(options, field, "three")

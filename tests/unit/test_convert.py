@@ -22,7 +22,7 @@ from vldistill.data.collection import clean_caption
 from vldistill.data.load import find_reader, load_pairs, read_collection
 from vldistill.data.pairs import Pairs
 from vldistill.data.stores import FileImages, Place
-from vldistill.distilled import CORESET, DistilledSet
+from vldistill.distilled.distilled_set import CORESET, DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, DataError
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import write_json

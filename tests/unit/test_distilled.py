@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import vldistill
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import read_json, read_tensors, write_tensors
 from vldistill.training.recipe import Recipe

@@ -11,16 +11,17 @@ from tiny import DISTILL, Stub, make_loop, start_of
 from vldistill.config import DistillConfig
 from vldistill.distillation.averaging import averaged_update, check_draws
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
-from vldistill.distillation.methods import Context, find_method
+from vldistill.distillation.method import METHODS, Context
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
+from vldistill.options.resolve import settled
 from vldistill.runtime.processes import ALONE, Ranks
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 
-def context(bench: Workbench, experts: list[Trajectory], draws: int) -> Context:
-    return Context(bench, replace(DISTILL, draws=draws), BitrajOptions(syn_steps=2), experts)
+def context(bench: Workbench, experts: list[Trajectory], draws: int) -> Context[Any]:
+    return Context(bench, settled(replace(DISTILL, draws=draws), bench.setting), BitrajOptions(syn_steps=2), experts)
 
 
 def test_the_first_draw_is_what_a_single_one_would_be_and_the_others_differ(bench: Workbench) -> None:
@@ -33,7 +34,7 @@ def test_the_first_draw_is_what_a_single_one_would_be_and_the_others_differ(benc
 
 
 def test_an_update_is_the_mean_over_its_draws(bench: Workbench, experts: list[Trajectory]) -> None:
-    method: Any = find_method("bitraj").build()
+    method: Any = METHODS.find("bitraj").build()
     one, three = context(bench, experts, 1).at(5), context(bench, experts, 3).at(5)
     state = method.setup(start_of(bench), one)
     single = [method.step(state, one.at(5, draw)) for draw in range(3)]

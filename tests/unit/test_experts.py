@@ -42,7 +42,7 @@ from vldistill.storage import files
 from vldistill.storage.locks import held
 from vldistill.training.fit import fit
 from vldistill.training.recipe import Recipe
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Bench, Listener

@@ -23,7 +23,7 @@ from vldistill.encoders.tower import ImageTower
 from vldistill.errors import DataError, VldistillError
 from vldistill.runtime.randomness import seed_of
 from vldistill.storage import files
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Bench, Listener

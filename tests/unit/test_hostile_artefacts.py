@@ -22,7 +22,7 @@ from safetensors.torch import save
 from benchmark_scripts import benchmark
 from vldistill.config.plain_yaml import parse_yaml
 from vldistill.data.load import load_pairs, source_summary
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, VldistillError
 from vldistill.evaluate.options import resolved
 from vldistill.experts.trajectory import Trajectory, save_trajectory

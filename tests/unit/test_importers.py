@@ -14,7 +14,7 @@ from tiny import SCENES, make_bench
 
 from vldistill.cli import main
 from vldistill.config import EvaluateConfig
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import Head
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.evaluate.protocol import evaluate_set
@@ -23,7 +23,7 @@ from vldistill.importers import mtt
 from vldistill.importers.lors import CLIP_MEAN, CLIP_STD, import_lors
 from vldistill.importers.mtt import import_mtt
 from vldistill.importers.torchfile import read_torch_file
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 TINY = [
     f"--data.source={SCENES}",

@@ -25,15 +25,14 @@ from tiny import (
 from vldistill.config import DistillConfig
 from vldistill.distillation import loop as loop_module
 from vldistill.distillation.loop import CHECKPOINT, METRICS, PATIENCE, Loop
-from vldistill.distillation.methods import Context, State, Update
+from vldistill.distillation.method import Context, Start, State, Update
 from vldistill.distillation.methods.bitraj import BitrajOptions
-from vldistill.distillation.start import Start
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.experts.trajectory import Trajectory
 from vldistill.runtime.interrupts import deferred_stop
 from vldistill.storage.files import read_tensors, write_tensors
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 SGD_RATE = 0.25
 SGD = replace(DISTILL, optimiser="sgd", momentum=0.0, image_lr=0.5, text_lr=SGD_RATE, decay="none")

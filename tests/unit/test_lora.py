@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from vldistill.config import DistillConfig, EvaluateConfig, ExpertsConfig, ImageTowerConfig, LoraConfig
-from vldistill.distillation.methods import Context, find_method
+from vldistill.distillation.method import METHODS, Context
 from vldistill.distillation.start import make_start
 from vldistill.encoders.build import build_image_tower
 from vldistill.encoders.dual import Head
@@ -21,6 +21,7 @@ from vldistill.encoders.tower import ImageTower
 from vldistill.errors import ConfigError
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.experts.record import record_experts
+from vldistill.options.resolve import settled
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Bench
@@ -172,11 +173,11 @@ def test_from_experts_to_a_judged_set(kind: str, method: str, workbench: Bench, 
         assert all(".lora_" in name for name in begin["image"])
         moved = [name for name, tensor in begin["image"].items() if not torch.equal(tensor, target["image"][name])]
         assert len(moved) == len(begin["image"])
-    entry = find_method(method)
+    entry = METHODS.find(method)
     small = {"syn_steps": 2, "student_epochs": 2} if method == "bitraj" else {"steps": 2, "real_batch": 8}
     settings = DistillConfig(method=method, pairs=4)
-    context = Context(bench, settings, entry.options(**small), experts)
-    built = entry.build()
+    context = Context(bench, settled(settings, bench.setting), entry.options(**small), experts)
+    built: Any = entry.build()
     built.check(context)
     state = built.setup(make_start(bench, "real", 4, 0), context)
     found: dict[str, Any] = {

@@ -9,8 +9,10 @@ import torch
 from tiny import copies, same
 
 from vldistill.config import DistillConfig
-from vldistill.distillation.methods import settled
+from vldistill.distillation.method import State
 from vldistill.distillation.outer_optimiser import RATE_BOUNDS, OuterOptimiser, decay_factor
+from vldistill.errors import ConfigError
+from vldistill.options.resolve import settled
 
 CONFIG = settled(
     DistillConfig(
@@ -46,7 +48,7 @@ def gradients(seed: int = 1) -> dict[str, torch.Tensor]:
 def test_sgd_moves_each_variable_by_its_own_rate() -> None:
     moved, slopes = variables(), gradients()
     before = copies(moved)
-    OuterOptimiser(moved, CONFIG).apply(slopes, 0, scale=0.5)
+    OuterOptimiser(State(moved), CONFIG).apply(slopes, 0, scale=0.5)
     torch.testing.assert_close(moved["images"], before["images"] - 0.5 * 2.0 * slopes["images"])
     torch.testing.assert_close(moved["texts"], before["texts"] - 0.5 * 0.5 * slopes["texts"])
 
@@ -54,7 +56,7 @@ def test_sgd_moves_each_variable_by_its_own_rate() -> None:
 def test_a_variable_without_a_gradient_stays() -> None:
     moved = variables()
     before = copies(moved)
-    OuterOptimiser(moved, CONFIG).apply({"texts": gradients()["texts"]}, 0, scale=1.0)
+    OuterOptimiser(State(moved), CONFIG).apply({"texts": gradients()["texts"]}, 0, scale=1.0)
     assert torch.equal(moved["images"], before["images"]) and not torch.equal(moved["texts"], before["texts"])
     assert all(value.grad is None for value in moved.values())
 
@@ -64,7 +66,7 @@ def test_the_first_sgd_step_of_a_learned_rate_is_the_published_one(start: float)
     config = replace(CONFIG, student_rate_image=start)
     for slope in (1e-3, -2e-3):  # d outer / d eta
         moved = variables(start)
-        OuterOptimiser(moved, config).apply(
+        OuterOptimiser(State(moved), config).apply(
             {"log_rate_image": torch.tensor(slope * start, dtype=torch.float64)}, 0, scale=1.0
         )
         published = start - config.outer.rate_lr * slope
@@ -76,7 +78,7 @@ def test_the_first_sgd_step_of_a_learned_rate_is_the_published_one(start: float)
 @pytest.mark.parametrize("slope", [1e9, -1e9])
 def test_a_learned_rate_stays_positive_and_finite(optimiser: str, slope: float) -> None:
     moved = variables()
-    outer = OuterOptimiser(moved, replace(CONFIG, optimiser=optimiser, rate_lr=10.0))
+    outer = OuterOptimiser(State(moved), replace(CONFIG, optimiser=optimiser, rate_lr=10.0))
     for iteration in range(5):
         outer.apply({"log_rate_image": torch.tensor(slope, dtype=torch.float64)}, iteration / 10, scale=1.0)
         rate = float(moved["log_rate_image"].exp().to(torch.float32))
@@ -86,7 +88,7 @@ def test_a_learned_rate_stays_positive_and_finite(optimiser: str, slope: float) 
 def test_adam_takes_steps_of_its_rate_at_first() -> None:
     moved, slopes = variables(), gradients()
     before = copies(moved)
-    OuterOptimiser(moved, replace(CONFIG, optimiser="adam")).apply(slopes, 0, scale=1.0)
+    OuterOptimiser(State(moved), replace(CONFIG, optimiser="adam")).apply(slopes, 0, scale=1.0)
     for name, rate in (("images", 2.0), ("texts", 0.5), ("log_rate_image", 0.01)):
         torch.testing.assert_close(moved[name], before[name] - rate * slopes[name].sign(), rtol=1e-4, atol=1e-4)
 
@@ -94,7 +96,7 @@ def test_adam_takes_steps_of_its_rate_at_first() -> None:
 def test_momentum_is_torchs_own() -> None:
     moved = variables()
     reference = moved["texts"].clone()
-    outer = OuterOptimiser(moved, replace(CONFIG, momentum=0.5))
+    outer = OuterOptimiser(State(moved), replace(CONFIG, momentum=0.5))
     velocity = torch.zeros_like(reference)
     for iteration in range(4):
         slope = gradients(iteration)["texts"]
@@ -110,7 +112,7 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(size: float) -> None:
     before = moved["texts"].clone()
     slope = gradients()["texts"]
     slope = slope * (size / slope.norm())
-    OuterOptimiser(moved, replace(CONFIG, clip=2.0)).apply({"texts": slope}, 0, scale=1.0)
+    OuterOptimiser(State(moved), replace(CONFIG, clip=2.0)).apply({"texts": slope}, 0, scale=1.0)
     step = (before - moved["texts"]) / CONFIG.outer.text_lr
     torch.testing.assert_close(step, slope * min(1.0, 2.0 / size), rtol=1e-4, atol=1e-5)
 
@@ -119,7 +121,7 @@ def test_clipping_leaves_a_zero_gradient_alone() -> None:
     moved = variables()
     before = copies(moved)
     zeros = {name: torch.zeros_like(value) for name, value in moved.items()}
-    OuterOptimiser(moved, replace(CONFIG, clip=1.0)).apply(zeros, 0, scale=1.0)
+    OuterOptimiser(State(moved), replace(CONFIG, clip=1.0)).apply(zeros, 0, scale=1.0)
     assert same(moved, before)
 
 
@@ -131,18 +133,18 @@ def test_decay() -> None:
     assert decay_factor(cosine.outer.decay, 0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 10)))
     moved = variables()
     before, slope = moved["texts"].clone(), gradients()["texts"]
-    OuterOptimiser(moved, linear).apply({"texts": slope}, 0.5, scale=1.0)
+    OuterOptimiser(State(moved), linear).apply({"texts": slope}, 0.5, scale=1.0)
     torch.testing.assert_close(before - moved["texts"], 0.5 * CONFIG.outer.text_lr * slope)
 
 
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, momentum=0.9), replace(CONFIG, optimiser="adam")])
 def test_the_state_goes_round_by_name(config: DistillConfig) -> None:
     moved = variables()
-    outer = OuterOptimiser(moved, config)
+    outer = OuterOptimiser(State(moved), config)
     for iteration in range(3):
         outer.apply(gradients(iteration), iteration / 10, scale=1.0)
     saved, there = copies(outer.state_dict()), copies(moved)
-    other = OuterOptimiser(there, config)
+    other = OuterOptimiser(State(there), config)
     other.load_state_dict(saved)
     assert same(other.state_dict(), saved)
     for iteration in range(3, 6):
@@ -154,7 +156,7 @@ def test_the_state_goes_round_by_name(config: DistillConfig) -> None:
 
 def test_an_empty_state_is_a_fresh_start() -> None:
     moved = variables()
-    outer = OuterOptimiser(moved, replace(CONFIG, optimiser="adam"))
+    outer = OuterOptimiser(State(moved), replace(CONFIG, optimiser="adam"))
     outer.apply(gradients(), 0, scale=1.0)
     outer.load_state_dict({})
     assert outer.state_dict() == {}
@@ -166,6 +168,14 @@ def test_an_empty_state_is_a_fresh_start() -> None:
 def test_only_the_learned_side_moves(learn: Any, fixed: set[str]) -> None:
     names = ("images", "images_2", "texts", "texts_2", "log_rate_image", "log_rate_text", "similarity_diagonal")
     variables = {name: torch.ones(3, dtype=torch.float64) for name in names}
-    optimiser = OuterOptimiser(variables, settled(DistillConfig(method="bitraj", learn=learn), "heads"))
+    rates = {"images_2": "image_lr", "texts_2": "text_lr"}
+    optimiser = OuterOptimiser(
+        State(variables, rates=rates), settled(DistillConfig(method="bitraj", learn=learn), "heads")
+    )
     optimiser.apply({name: torch.ones(3, dtype=torch.float64) for name in names}, 0.0, 1.0)
     assert {name for name, variable in variables.items() if bool((variable == 1).all())} == fixed
+
+
+def test_a_variable_that_does_not_say_its_rate_is_refused() -> None:
+    with pytest.raises(ConfigError, match="learns 'logits' but does not say which outer rate"):
+        OuterOptimiser(State({"logits": torch.ones(3)}), CONFIG)

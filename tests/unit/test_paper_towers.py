@@ -14,13 +14,14 @@ from torch import nn
 
 from vldistill.cli import main
 from vldistill.config import DistillConfig, EvaluateConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
-from vldistill.distillation.methods import Context, find_method
+from vldistill.distillation.method import METHODS, Context
 from vldistill.distillation.start import make_start
 from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.experts.record import record_experts
-from vldistill.workbench import Workbench
+from vldistill.options.resolve import settled
+from vldistill.workbench.bench import Workbench
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Bench
@@ -87,9 +88,14 @@ def main_path(bench: Workbench, folder: Path) -> None:
     """An expert, one distillation step and one evaluation."""
     config = ExpertsConfig(count=1, epochs=1, batch=12, image_rate=0.01, augment=False, steps_per_epoch=2)
     experts = record_experts(bench, config, folder)
-    entry = find_method("bitraj")
+    entry = METHODS.find("bitraj")
     method, options = entry.build(), entry.options(syn_steps=2, max_start_epoch=1, student_epochs=1)
-    context = Context(bench, DistillConfig(method="bitraj", pairs=3, student_rate_image=0.01), options, experts)
+    context = Context(
+        bench,
+        settled(DistillConfig(method="bitraj", pairs=3, student_rate_image=0.01), bench.setting),
+        options,
+        experts,
+    )
     method.check(context)
     state = method.setup(make_start(bench, "real", 3, 0), context)
     step: Any = getattr(method, "step")  # noqa: B009

@@ -9,13 +9,14 @@ from tiny import DISTILL, ENCODER, EXPERTS, SCENES, make_bench
 
 from vldistill.commands.distilling import refuse_other_set
 from vldistill.config import Config, DataConfig, DistillConfig, ImageTowerConfig, TextTowerConfig
-from vldistill.distillation.methods import find_method, settle
+from vldistill.distillation.method import METHODS
 from vldistill.estimate import Estimate, human_time
 from vldistill.experts.record import expert_path, record_expert
+from vldistill.options.resolve import settle
 from vldistill.plan import stage_plan
-from vldistill.runs import Run
 from vldistill.storage.files import write_record
 from vldistill.training.recipe import Recipe
+from vldistill.workbench.run_folder import Run
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_plan_refuses_what_the_command_would(
     asked = replace(
         config,
         distill=DistillConfig(method, pairs=4, **distill),
-        methods={method: replace(find_method(method).options(), **options)},
+        methods={method: replace(METHODS.find(method).options(), **options)},
     )
     text, problems = stage_plan("distill", asked, tmp_path / "run")
     assert len(problems) == 1 and message in problems[0], (problems, text)

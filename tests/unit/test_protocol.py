@@ -12,9 +12,9 @@ import torch
 from tiny import DISTILL, Stub, make_bench, start_of
 
 from vldistill.config import EvaluateConfig, ImageTowerConfig
-from vldistill.distillation.methods import Context
+from vldistill.distillation.method import Context
 from vldistill.distillation.methods.bitraj import BitrajOptions
-from vldistill.distilled import DistilledSet, one_line
+from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.evaluate import protocol
@@ -29,10 +29,11 @@ from vldistill.evaluate.protocol import (
 )
 from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluate.subjects import subject
+from vldistill.options.resolve import settled
 from vldistill.report.tables import evaluation_rows, evaluation_text, markdown
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 QUICK = EvaluateConfig(
     seeds=3,
@@ -58,7 +59,7 @@ def bench(cache: Path) -> Workbench:
 
 def make_set(bench: Workbench, **changes: Any) -> DistilledSet:
     """Six real pairs as a set."""
-    context = Context(bench, DISTILL, BitrajOptions())
+    context = Context(bench, settled(DISTILL, bench.setting), BitrajOptions())
     stub = Stub()
     distilled = stub.export(stub.setup(start_of(bench), context), context)
     return replace(distilled, recipe=OWN, **changes)

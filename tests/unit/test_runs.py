@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vldistill import runs
 from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ExpertsConfig, LoraConfig
 from vldistill.data.pairs import Pairs
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.runs import Run, command, commit, differences, environment, to_plain, with_defaults
 from vldistill.storage.files import read_json
+from vldistill.workbench import run_folder as runs
+from vldistill.workbench.run_folder import Run, command, commit, differences, environment, to_plain, with_defaults
 
 CONFIG = Config(data=DataConfig(source="scenes:train=40"), methods={"bitraj": BitrajOptions(syn_steps=3)})
 
@@ -131,7 +131,7 @@ def test_the_commit_is_that_of_a_checkout_of_this_library_only(tmp_path: Path, m
         for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "one", "--allow-empty"]):
             subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
 
-    source = tmp_path / "environment" / "lib" / "vldistill" / "runs.py"
+    source = tmp_path / "environment" / "lib" / "vldistill" / "workbench/run_folder.py"
     source.parent.mkdir(parents=True)
     source.write_text("")
     monkeypatch.setattr(runs, "__file__", str(source))

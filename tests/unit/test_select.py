@@ -18,7 +18,7 @@ from tiny import Recorder, make_bench
 from vldistill.config import EvaluateConfig, SelectConfig
 from vldistill.data.transforms import to_float
 from vldistill.distillation.start import make_start
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError, Stopped
 from vldistill.evaluate.protocol import evaluate_set
@@ -32,7 +32,7 @@ from vldistill.selection.features import PairFeatures, first_of_each_image
 from vldistill.selection.selector import SELECTORS, WARMUP, register
 from vldistill.selection.selectors import facility as facility_location
 from vldistill.selection.warmup import count_forgotten, found, galleries
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 OPTIONS = SelectConfig(warmup_epochs=4, warmup_batch=32, gallery=16)
 QUICK = EvaluateConfig(seeds=2, generic_epochs=2, subset_epochs=(2,), full_epochs=(1,), head_rates=(0.1,))

@@ -9,17 +9,18 @@ import torch
 from tiny import DISTILL, make_bench, start_of
 
 from vldistill.config import EvaluateConfig, TextTowerConfig
-from vldistill.distillation.methods import Context
+from vldistill.distillation.method import Context
 from vldistill.distillation.methods.bitraj import BiTrajectoryMatching, BitrajOptions
-from vldistill.distilled import DistilledSet, one_line
+from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.encoders.features import FeatureTable
 from vldistill.errors import ArtefactError
 from vldistill.evaluate import spaces
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.spaces import fit_ridge, mapped_texts
 from vldistill.evaluate.subjects import check_target, subject
+from vldistill.options.resolve import settled
 from vldistill.runtime.log import Mute
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 QUICK = EvaluateConfig(seeds=1, generic_epochs=2, head_rates=(0.1,), recipes=("generic",), text_map="ridge")
 
@@ -33,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def distilled(cache: Path) -> DistilledSet:
     """Six real pairs of the 32-dimensional hashing tower."""
     bench = make_bench(cache)
-    context = Context(bench, DISTILL, BitrajOptions())
+    context = Context(bench, settled(DISTILL, bench.setting), BitrajOptions())
     method = BiTrajectoryMatching()
     return method.export(method.setup(start_of(bench), context), context)
 

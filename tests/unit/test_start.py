@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from vldistill.config import DistillConfig, SelectConfig
-from vldistill.distillation.methods import Context, as_first, find_method, first_method, settled, starting_pairs
+from vldistill.distillation.method import METHODS, Context
 from vldistill.distillation.methods.bilevel import Bilevel, BilevelOptions
-from vldistill.distillation.start import check_start, is_folder, make_start, nearest_captions
-from vldistill.distilled import DistilledSet, one_line
+from vldistill.distillation.start import check_start, is_folder, make_start, nearest_captions, starting_pairs
+from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.errors import ArtefactError, ConfigError
+from vldistill.options.resolve import as_first, first_method, settled
 from vldistill.selection.choose import choose_pairs
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 
 def random_pairs(bench: Workbench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,7 +118,7 @@ def test_the_nearest_caption_of_a_real_start_is_its_own(bench: Workbench) -> Non
 def made(bench: Workbench) -> DistilledSet:
     """A set of six real pairs, whose images are half the side of what the tower takes."""
     config = settled(DistillConfig(method="bilevel", pairs=6, size=bench.image_tower.size // 2), "heads")
-    context = Context(bench, config, BilevelOptions())
+    context = Context(bench, settled(config, bench.setting), BilevelOptions())
     start = starting_pairs(Bilevel(), context)
     return Bilevel().export(Bilevel().setup(start, context), context)
 
@@ -172,7 +173,7 @@ def test_a_method_that_is_a_start_is_one_of_both_sides() -> None:
     assert first_method(config) == "canonical" and first_method(replace(config, start="real")) == ""
     own = as_first(config, "heads")
     assert (own.method, own.start, own.label, own.minutes, own.outer) == (
-        "canonical", "real", "", 2, find_method("canonical").outer,
+        "canonical", "real", "", 2, METHODS.find("canonical").outer,
     )  # fmt: skip
     for change, message in (
         ({"start_text": "noise"}, "makes both sides"),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from vldistill.cli import main
 from vldistill.config import DistillConfig
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError
 
 TOWER = [

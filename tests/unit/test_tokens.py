@@ -13,18 +13,19 @@ from tiny import SCENES, make_bench
 from tiny_bert import write_bert
 from vldistill.cli import main
 from vldistill.config import DistillConfig, EvaluateConfig, TextTowerConfig
-from vldistill.distillation.methods import Context, find_method, starting_pairs
-from vldistill.distillation.start import make_start, nearest_captions
-from vldistill.distilled import DistilledSet, one_line
+from vldistill.distillation.method import METHODS, Context
+from vldistill.distillation.start import make_start, nearest_captions, starting_pairs
+from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.encoders.tokens import TokenTower, require_trainable
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.subjects import check_target
+from vldistill.options.resolve import settled
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 QUICK = EvaluateConfig(seeds=1, generic_epochs=1, subset_epochs=(1,), head_rates=(0.1,), tower_rates=(0.01, 0.001))
 
@@ -42,9 +43,11 @@ def bench(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 
 @pytest.fixture(scope="module")
 def distilled(bench: Workbench) -> DistilledSet:
-    entry = find_method("covmatch")
+    entry = METHODS.find("covmatch")
     method: Any = entry.build()
-    context = Context(bench, DistillConfig(method="covmatch", pairs=5, validate_every=0), entry.options())
+    context = Context(
+        bench, settled(DistillConfig(method="covmatch", pairs=5, validate_every=0), bench.setting), entry.options()
+    )
     return method.export(method.setup(starting_pairs(method, context), context), context)
 
 

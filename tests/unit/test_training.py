@@ -24,7 +24,7 @@ from vldistill.training.losses import infonce, soft_infonce
 from vldistill.training.recipe import Recipe
 from vldistill.training.state import Tensors, restore_training, training_state
 from vldistill.training.steps import steps_in
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Bench

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from vldistill import workbench as module
 from vldistill.config import ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.dual import DualEncoder, Head
@@ -22,6 +21,7 @@ from vldistill.errors import DataError
 from vldistill.experts.record import augments, expert_note, expert_recipe
 from vldistill.training.fit import fit
 from vldistill.training.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
+from vldistill.workbench import bench as module
 
 if TYPE_CHECKING:
     from tests.conftest import KarpathyFolder

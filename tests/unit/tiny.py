@@ -10,18 +10,20 @@ from typing import Any
 import torch
 
 from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
+from vldistill.distillation.export import export_set
 from vldistill.distillation.loop import Loop
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
-from vldistill.distillation.methods import Context, Method, State, Update
+from vldistill.distillation.method import Context, Method, Start, State, Update
 from vldistill.distillation.methods.bitraj import BiTrajectoryMatching, BitrajOptions
-from vldistill.distillation.start import Start, make_start
-from vldistill.distillation.variables import export_set, learned_rates, start_variables
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.start import make_start
+from vldistill.distillation.variables import learned_rates, start_variables
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory
+from vldistill.options.resolve import settled
 from vldistill.runtime.log import Reporter
 from vldistill.training.recipe import Recipe
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 SCENES = "scenes:train=40,val=20,test=20"
 ENCODER = EncoderConfig(
@@ -114,7 +116,7 @@ def make_loop(
         asked += 1
         return asked == stop_after
 
-    context = Context(bench, config, options or BitrajOptions(syn_steps=2), experts)
+    context = Context(bench, settled(config, bench.setting), options or BitrajOptions(syn_steps=2), experts)
     built: Any = method or BiTrajectoryMatching()
     return Loop(built, context, folder, score=score, save=save, stop_asked=stop_asked)
 

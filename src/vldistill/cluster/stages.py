@@ -10,15 +10,15 @@ from vldistill.cluster.options import Place
 from vldistill.cluster.shards import WHOLE, Shard
 from vldistill.cluster.units import Unit, UnitFailed, command, run_units
 from vldistill.data.pairs import SPLITS
-from vldistill.evaluate.cells import write_config
 from vldistill.experts.record import finished_experts
+from vldistill.workbench.run_folder import write_config
 
 if TYPE_CHECKING:
     from vldistill.config import Config
     from vldistill.encoders.features import Encoding
-    from vldistill.runs import Run
     from vldistill.runtime.log import Reporter
-    from vldistill.workbench import Workbench
+    from vldistill.workbench.bench import Workbench
+    from vldistill.workbench.run_folder import Run
 
 
 def spread_experts(

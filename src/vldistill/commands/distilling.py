@@ -12,41 +12,39 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.commands.bench import open_bench, refuse_other
 from vldistill.config import Config, DistillConfig, SelectConfig
 from vldistill.distillation.augment import VIEWS
 from vldistill.distillation.averaging import check_draws
+from vldistill.distillation.export import set_name
 from vldistill.distillation.loop import CHECKPOINT, Loop
-from vldistill.distillation.methods import (
-    Context,
-    as_first,
-    check_captions,
-    check_setting,
+from vldistill.distillation.method import METHODS, Context, Start
+from vldistill.distillation.start import (
     check_size,
-    find_method,
-    first_method,
-    settle,
+    check_start,
+    is_folder,
+    nearest_by_image,
+    start_from,
     starting_pairs,
-    trains,
 )
-from vldistill.distillation.start import Start, check_start, is_folder, nearest_by_image, start_from
-from vldistill.distillation.variables import set_name
-from vldistill.distilled import DistilledSet, one_line
+from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.errors import ConfigError, DataError, DivergedError, Stopped, unknown
 from vldistill.evaluate.protocol import quick_score
 from vldistill.experts.record import open_experts
+from vldistill.options.resolve import as_first, first_method, settle
 from vldistill.report.sheets import draw_pairs
-from vldistill.runs import Run
 from vldistill.runtime.interrupts import deferred_stop
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import peak_memory
 from vldistill.runtime.processes import ALONE, Ranks
 from vldistill.selection.choose import check_count
 from vldistill.selection.selector import SELECTORS
+from vldistill.stages.distill_checks import check_captions, check_setting
 from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.files import write_record
 from vldistill.storage.locks import held
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
+from vldistill.workbench.opening import open_bench
+from vldistill.workbench.run_folder import Run, refuse_other
 
 START = "start"  # folder, in a set's, of the set that was made first
 
@@ -69,9 +67,9 @@ def distill(
     remembered, (config, said) = config, settle(config)
     if said:
         reporter.info(said)
-    entry = find_method(config.distill.method)
+    entry = METHODS.find(config.distill.method)
     method = entry.build()
-    if hasattr(method, "begin") and config.distill.starts != ("real", "real"):
+    if entry.own_start and config.distill.starts != ("real", "real"):
         start = config.distill.start_image or config.distill.start_text or config.distill.start
         reporter.warn(f"{config.distill.method} chooses its own starting pairs: distill.start {start} is left aside.")
     check_asked(config, experts_from, ranks)
@@ -88,7 +86,7 @@ def distill(
         return _finished(folder, reporter, ranks)
     with ranks.first_before_others():
         teachers = (Run(experts_from) if experts_from else run).experts
-        recorded = open_experts(bench, teachers, config.distill.experts) if "experts" in method.needs else []
+        recorded = open_experts(bench, teachers, config.distill.experts) if entry.needs_experts else []
         context = Context(bench, config.distill, options, recorded)
         method.check(context)
         own = replace(config.distill, start="real", start_image="", start_text="") if before else config.distill
@@ -113,15 +111,14 @@ def check_asked(config: Config, experts_from: Path | None = None, ranks: Ranks =
         config: whose method is settled.
     """
     name = config.distill.method
-    method = find_method(name).build()
     check_draws(config.distill.draws, ranks)
-    if experts_from and "experts" not in method.needs:
+    if experts_from and not METHODS.find(name).needs_experts:
         raise ConfigError(
             f"--experts_from is {experts_from}, but {name} needs no experts. Leave it out, or name a method that "
             f"matches trajectories (`vldistill ls methods`)."
         )
-    check_setting(method, name, config.encoder.setting)
-    check_captions(method, name, config.distill.captions)
+    check_setting(name, config.encoder.setting)
+    check_captions(name, config.distill.captions)
     _check_space(config)
     _check_start(config)
 
@@ -134,7 +131,7 @@ def check_method(config: Config, bench: Workbench, experts: Sequence[Any]) -> No
         bench: whose towers are not built here; other towers that the method takes are left aside.
         experts: recorded or planned ones.
     """
-    entry = find_method(config.distill.method)
+    entry = METHODS.find(config.distill.method)
     options = config.methods.get(config.distill.method) or entry.options()
     if getattr(options, "towers", ()):
         options = replace(options, towers=())
@@ -143,7 +140,7 @@ def check_method(config: Config, bench: Workbench, experts: Sequence[Any]) -> No
 
 def refuse_other_set(run: Run, config: Config) -> dict[str, Any]:
     """What a set's folder is to remember. Raises ConfigError where it was begun with something else."""
-    options = config.methods.get(config.distill.method) or find_method(config.distill.method).options()
+    options = config.methods.get(config.distill.method) or METHODS.find(config.distill.method).options()
     asked = _asked(config, options) | _asked_of_start(config)
     usual, _ = settle(Config(distill=DistillConfig(config.distill.method)))
     refuse_other(run.sets / set_name(config.distill), asked, _asked(usual, type(options)()))
@@ -161,14 +158,14 @@ def _check_start(config: Config) -> None:
                 f"{distill.captions}. Use 1, or start from real pairs or a selector's."
             )
     if before:
-        check_setting(find_method(before).build(), before, config.encoder.setting)
+        check_setting(before, config.encoder.setting)
 
 
 def check_data(config: Config, bench: Workbench) -> None:
     """Refuse data with too few images, or without the val split that looks need where anything is trained."""
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     check_size(config.distill.size, bench)
-    if config.distill.validate_every and trains(find_method(config.distill.method).build(), config.distill):
+    if config.distill.validate_every and METHODS.find(config.distill.method).trains(config.distill.space):
         try:
             bench.pairs("val")
         except DataError as error:
@@ -233,7 +230,7 @@ def _first(config: Config, context: Context, begin: Start, folder: Path, ranks: 
     own = as_first(config.distill, bench.setting)
     with ranks.first_before_others():
         if not (folder / "set.json").exists():
-            entry = find_method(own.method)
+            entry = METHODS.find(own.method)
             inner = Context(bench, own, config.methods.get(own.method) or entry.options())
             method = entry.build()
             method.check(inner)
@@ -280,7 +277,7 @@ def _asked_of_start(config: Config) -> dict[str, Any]:
             changed |= {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
     asked: dict[str, Any] = {"select": changed} if changed else {}
     if first := first_method(config.distill):
-        usual = find_method(first).options()
+        usual = METHODS.find(first).options()
         given = asdict(config.methods.get(first) or usual)
         asked |= {first: {n: v for n, v in given.items() if v != getattr(usual, n)}}
     return asked

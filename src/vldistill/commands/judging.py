@@ -8,16 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vldistill.commands.bench import open_bench, refuse_other
 from vldistill.config import Config
 from vldistill.config.checks import check_label
 from vldistill.data.pairs import SPLITS
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, Stopped
 from vldistill.evaluate.answers import Answers, evaluation_key
 from vldistill.evaluate.protocol import evaluate_set, quick_score
 from vldistill.evaluate.subjects import check_target, chosen_subset
-from vldistill.runs import Run, environment
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import peak_memory
 from vldistill.selection.choose import check_count, check_ground, check_readable
@@ -25,6 +23,8 @@ from vldistill.selection.coreset import choose_coreset, coreset_name
 from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import CHECKSUM, digest, read_json, write_record
 from vldistill.storage.locks import held
+from vldistill.workbench.opening import open_bench
+from vldistill.workbench.run_folder import Run, environment, refuse_other
 
 
 def select(run: Run, config: Config, reporter: Reporter, label: str = "") -> Path:

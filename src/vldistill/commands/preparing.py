@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from vldistill.cluster.options import Place
 from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.stages import encode_shards, spread_encode, spread_experts
-from vldistill.commands.bench import open_bench
 from vldistill.config import Config
 from vldistill.data.pairs import SPLITS
 from vldistill.errors import ConfigError, Stopped
 from vldistill.experts.record import record_experts
-from vldistill.runs import Run
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import peak_memory
 from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.workbench.opening import open_bench
+from vldistill.workbench.run_folder import Run
 
 
 def experts(

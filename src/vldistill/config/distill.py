@@ -150,7 +150,7 @@ class DistillConfig:
         if left or not self.method:
             raise ConfigError(
                 f"{', '.join(left) or 'distill.method'} is left to the method; pass the configuration through "
-                f"vldistill.distillation.methods.settled first."
+                f"vldistill.options.resolve.settled first."
             )
         return Outer(**values)
 

@@ -17,7 +17,7 @@ from vldistill.data.load import read_collection
 from vldistill.data.pairs import Pairs, choose
 from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits
 from vldistill.data.stores import as_png, signature_of
-from vldistill.distilled import CAPTION_BREAK, DistilledSet
+from vldistill.distilled.distilled_set import CAPTION_BREAK, DistilledSet
 from vldistill.errors import ArtefactError, DataError
 from vldistill.storage.files import read_json
 

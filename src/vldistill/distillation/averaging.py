@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
-from vldistill.distillation.methods import Context, Method, State, Update
+from vldistill.distillation.method import Context, State, TrainedMethod, Update
 from vldistill.errors import ConfigError
 from vldistill.runtime.processes import Ranks, merged_logs
 
@@ -27,7 +27,7 @@ def check_draws(draws: int, ranks: Ranks) -> None:
         )
 
 
-def averaged_update(method: Method, state: State, context: Context, ranks: Ranks) -> Update:
+def averaged_update(method: TrainedMethod[Any], state: State, context: Context[Any], ranks: Ranks) -> Update:
     """The mean over all draws of this iteration.
 
     Raises:

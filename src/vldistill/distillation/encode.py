@@ -13,10 +13,10 @@ import torch
 
 from vldistill.data.transforms import between_towers
 from vldistill.distillation.augment import make_view
-from vldistill.distillation.methods import Context
+from vldistill.distillation.method import Context
 from vldistill.runtime.memory import GraphBytes, available_memory
 from vldistill.runtime.passes import halved_where_short
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 PART = {"cpu": 64}  # images at a time: what a processor's caches like; elsewhere wide passes are quicker
 WIDE_PART = 256

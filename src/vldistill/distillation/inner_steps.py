@@ -8,7 +8,7 @@ import torch
 
 from vldistill.distillation.metagrad.inner import InnerStep
 from vldistill.distillation.metagrad.input_span import Span
-from vldistill.distillation.methods import Context
+from vldistill.distillation.method import Context
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.errors import ConfigError
 from vldistill.training.losses import SOFT_LOSSES, infonce

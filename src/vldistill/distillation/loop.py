@@ -15,10 +15,9 @@ import torch
 
 from vldistill.distillation.averaging import averaged_update
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
-from vldistill.distillation.methods import Context, Method, State, Update, trains
+from vldistill.distillation.method import METHODS, Context, Method, Start, State, TrainedMethod, Update
 from vldistill.distillation.outer_optimiser import OuterOptimiser
-from vldistill.distillation.start import Start
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.processes import ALONE, Ranks
 from vldistill.storage.checkpoints import Checkpoints
@@ -64,8 +63,8 @@ class Loop:
         start_seconds: what making the start took, which counts.
     """
 
-    method: Method
-    context: Context
+    method: Method[Any]
+    context: Context[Any]
     folder: Path
     score: Callable[[DistilledSet], float]
     save: Callable[[DistilledSet, int], None]
@@ -90,7 +89,7 @@ class Loop:
         self.progress = Progress(
             experts=[expert.path.name for expert in self.context.experts], seconds=self.start_seconds
         )
-        self.optimiser = OuterOptimiser(self.state.variables, config)
+        self.optimiser = OuterOptimiser(self.state, config)
         self.average = _copies(self.state.variables) if config.outer.ema else None
         self.best = _copies(self.state.variables)
         self._before = _copies(self._moving())
@@ -103,7 +102,9 @@ class Loop:
             )
         self.ranks.share(self._moving().values())  # a start computed on several GPUs may differ in the last digit
         self._began = time.monotonic() - self.progress.seconds
-        last = config.outer.iterations if trains(self.method, config) else 0
+        last = 0
+        if isinstance(self.method, TrainedMethod) and METHODS.find(config.method).trains(config.space):
+            self._trained, last = self.method, config.outer.iterations
         what, limit = f"{config.method}, {config.pairs} pairs", 60 * config.minutes - self.progress.seconds
         seconds = max(0.0, limit) if config.minutes else math.inf
         with reporter.progress(what, last, self.progress.iteration, seconds) as bar:
@@ -131,7 +132,7 @@ class Loop:
         progress = self.progress
         try:
             context = replace(self.context.at(iteration), spent=self._part_of_time())
-            update = averaged_update(self.method, self.state, context, self.ranks)
+            update = averaged_update(self._trained, self.state, context, self.ranks)
         except NonFiniteError as error:
             self._undo(iteration, str(error))
             return {}
@@ -165,7 +166,7 @@ class Loop:
             "{} is not finite after this iteration", update.carried
         )
 
-    def _apply(self, update: Update, context: Context) -> str:
+    def _apply(self, update: Update, context: Context[Any]) -> str:
         """Take the step; why it must be undone, empty if it may stay."""
         self._before = _copies(self._moving())
         done = context.progress if update.progress is None else update.progress

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import torch
 
 from vldistill.config import DistillConfig
+from vldistill.distillation.method import State
 
-FIXED = {"both": (), "image": ("texts",), "text": ("images",)}  # by distill.learn, how the names begin of what stays
+FIXED = {"both": "", "image": "text_lr", "text": "image_lr"}  # by distill.learn, the rate of what stays as it is
 RATE_BOUNDS = (1e-6, 1e6)  # of learned student rates: beyond, one wild gradient would end at 0 or infinity
 
 
@@ -17,15 +18,16 @@ class OuterOptimiser:
     """Applies gradients by variable name.
 
     Args:
-        variables: learned tensors; they are updated in place.
+        state: of the method; its learned tensors are updated in place.
         config: rates, optimiser, clipping and decay.
     """
 
-    def __init__(self, variables: Mapping[str, torch.Tensor], config: DistillConfig) -> None:
-        self.variables, self.config, outer = variables, config, config.outer
-        self.rates = {name: _rate(name, config) for name in variables}
+    def __init__(self, state: State, config: DistillConfig) -> None:
+        self.variables, self.config, outer = state.variables, config, config.outer
+        self.kinds = {name: state.rate_of(name) for name in state.variables}
+        self.rates = {name: _rate(name, kind, config) for name, kind in self.kinds.items()}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
-        for name, variable in variables.items():
+        for name, variable in self.variables.items():
             if outer.optimiser == "sgd":
                 self.optimisers[name] = torch.optim.SGD([variable], lr=self.rates[name], momentum=config.momentum)
             else:
@@ -40,7 +42,7 @@ class OuterOptimiser:
         """
         factor = scale * decay_factor(self.config.outer.decay, progress)
         for name, gradient in gradients.items():
-            if name.startswith(FIXED[self.config.learn]):
+            if self.kinds[name] == FIXED[self.config.learn]:
                 continue
             variable = self.variables[name]
             if self.config.clip:
@@ -50,7 +52,7 @@ class OuterOptimiser:
             variable.grad = gradient.to(variable)
             optimiser.step()
             variable.grad = None
-            if name.startswith("log_rate_"):
+            if self.kinds[name] == "rate_lr":
                 variable.clamp_(math.log(RATE_BOUNDS[0]), math.log(RATE_BOUNDS[1]))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -83,14 +85,16 @@ def decay_factor(decay: str, progress: float) -> float:
     return 1.0 - progress if decay == "linear" else 1.0
 
 
-def _rate(name: str, config: DistillConfig) -> float:
+def _rate(name: str, rate: str, config: DistillConfig) -> float:
+    """The outer rate of a variable; ``rate`` says which one it takes."""
     outer = config.outer
-    if name.startswith("log_rate_"):
-        if outer.optimiser == "adam":
-            return outer.rate_lr
+    if rate == "rate_lr" and outer.optimiser == "sgd":
         # Published: eta <- eta - lr d/d eta. On the logarithm, the first such step has this length.
         start = config.student_rate_image if "image" in name else config.student_rate_text
         return outer.rate_lr / start**2
-    if name.startswith("similarity"):
-        return outer.similarity_lr
-    return outer.image_lr if name.startswith("images") else outer.text_lr
+    return {
+        "image_lr": outer.image_lr,
+        "text_lr": outer.text_lr,
+        "rate_lr": outer.rate_lr,
+        "similarity_lr": outer.similarity_lr,
+    }[rate]

@@ -4,49 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from vldistill.config import SelectConfig, expand
 from vldistill.data.transforms import to_float
-from vldistill.distilled import Caption, DistilledSet, one_line
+from vldistill.distillation.method import ChoosesStart, Context, Method, Start, T
+from vldistill.distilled.distilled_set import Caption, DistilledSet, one_line
 from vldistill.errors import ConfigError, unknown
 from vldistill.runtime.randomness import generator
 from vldistill.selection.choose import check_ground, choose_pairs
 from vldistill.selection.selector import SELECTORS
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench, describe_towers
 
 NOISE_SAMPLE = 1000  # real images whose channel moments shape the noise
-
-
-@dataclass(frozen=True)
-class Start:
-    """Starting pairs.
-
-    Args:
-        images: (N, 3, S, S), normalised; (N, D) standardised features where they come from a set of features.
-        texts: (N, d), standardised sentence vectors, or (N, C, d) where each image has C of them; in setting ``both``
-            (N, L, e) input embeddings.
-        captions: the N captions the texts come from, lists where each image has C of them; empty strings for noise.
-        text_mask: (N, L) 1 for a token and 0 for padding, in setting ``both``.
-        rows: (N,) int64, the training captions the texts come from; None for noise.
-    """
-
-    images: torch.Tensor
-    texts: torch.Tensor
-    captions: Sequence[Caption]
-    text_mask: torch.Tensor | None = None
-    rows: torch.Tensor | None = None
-
-    def resized(self, size: int) -> Start:
-        """The same pairs with images of ``size`` pixels; 0 leaves them."""
-        if not size or self.images.ndim == 2 or self.images.shape[-1] == size:
-            return self
-        return replace(self, images=F.interpolate(self.images, size=(size, size), mode="bicubic", antialias=True))
 
 
 def check_start(kind: str, count: int, select: SelectConfig, space: str = "pixels") -> None:
@@ -151,10 +125,6 @@ def start_from(bench: Workbench, distilled: DistilledSet, count: int, space: str
         ConfigError: a set of another size, space or kind of texts.
         ArtefactError: a set of another text tower, or features of another image tower.
     """
-    from vldistill.distillation.variables import (
-        describe_towers,  # what is learned starts here, so it imports this module
-    )
-
     _check_set(distilled, count, space)
     if bench.setting == "both":
         raise ConfigError(
@@ -239,3 +209,23 @@ def nearest_captions(bench: Workbench, texts: torch.Tensor) -> list[str]:
         better = score > best
         best, found = torch.where(better, score, best), torch.where(better, where + start, found)
     return [split.pairs.captions[int(index)] for index in found]
+
+
+def starting_pairs(method: Method[T], context: Context[T], select: SelectConfig | None = None) -> Start:
+    """The pairs that ``method`` starts from: its own choice, or ``distill.start``, with images of ``distill.size``."""
+    config = context.config
+    if isinstance(method, ChoosesStart):
+        return method.begin(context).resized(config.size)
+    image, text = config.starts
+    asked = (image, config.pairs, config.seed, select, text, config.space, config.size)
+    start = make_start(context.bench, *asked).resized(config.size)
+    return with_more_captions(start, context.bench, config.captions, config.seed)
+
+
+def check_size(size: int, bench: Workbench) -> None:
+    """Refuse learned images that are larger than the tower takes. Raises ConfigError."""
+    if size > bench.image_tower.size:
+        raise ConfigError(
+            f"distill.size is {size}, but the image tower takes {bench.image_tower.size} pixels: more would be stored "
+            f"than is seen. Use 0 or a smaller side, or a larger encoder.image.size."
+        )

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from vldistill.config import Outer
 from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_walk
 from vldistill.distillation.metagrad.backward_sweep import hypergradient
 from vldistill.distillation.metagrad.inner import ESTIMATORS, InnerStep
 from vldistill.distillation.metagrad.input_span import Span
 from vldistill.distillation.metagrad.matching import REDUCTIONS, matching_loss
-from vldistill.distillation.methods import Context, State, Update
-from vldistill.distillation.similarity import KINDS, similarity_gradients, similarity_matrix
-from vldistill.distillation.variables import learned_rates, rate_gradients
+from vldistill.distillation.method import Context, Start, State, Update
+from vldistill.distillation.recipes import soft_recipe
+from vldistill.distillation.similarity import KINDS, similarity_gradients, similarity_matrix, start_similarity
+from vldistill.distillation.variables import learned_rates, rate_gradients, start_variables
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
@@ -33,6 +36,30 @@ MATCHING_OUTER = Outer(iterations=700, text_lr=0.1, rate_lr=0.02, decay="cosine"
 """Outer loop of the methods that match experts: the rate of texts that did best on val, the rest as it was then."""
 Inner = Callable[[Groups, Mapping[str, torch.Tensor], InnerStep], torch.Tensor]
 """The student's loss, of its parameters, the distilled tensors and the inner step."""
+
+
+class MatchingOptions(Protocol):
+    """Options that every method has which matches trajectories; see :class:`SoftOptions` for what they mean."""
+
+    @property
+    def syn_steps(self) -> int:
+        """Inner SGD steps."""
+        ...
+
+    @property
+    def expert_epochs(self) -> int:
+        """Length of a segment."""
+        ...
+
+    @property
+    def estimator(self) -> str:
+        """Of the gradient."""
+        ...
+
+    @property
+    def reduce(self) -> str:
+        """Of both sides' distances."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -102,66 +129,60 @@ def check_segments(section: str, experts: Sequence[Trajectory], starts: range, l
             )
 
 
-def draw_place(context: Context, starts: range) -> tuple[int, int]:
+def draw_place(context: Context[object], starts: range) -> tuple[int, int]:
     """The number of a random expert, and one of the epochs ``starts``."""
     draw = context.generator("segment")
     expert = int(torch.randint(len(context.experts), (), generator=draw))
     return expert, starts[int(torch.randint(len(starts), (), generator=draw))]
 
 
-def segment_at(context: Context, place: tuple[int, int], length: int) -> Segment:
+def segment_at(context: Context[object], place: tuple[int, int], length: int) -> Segment:
     """The segment of ``length`` epochs of an expert from a start epoch: the snapshots at both ends."""
     expert, start = place
     begin, target = context.experts[expert].segment(start, length)
-    return on_device(context, begin), on_device(context, target)
+    return context.on_device(begin), context.on_device(target)
 
 
-def draw_segment(context: Context, starts: range, length: int) -> Segment:
+def draw_segment(context: Context[object], starts: range, length: int) -> Segment:
     """A random segment of ``length`` epochs that starts at one of ``starts``."""
     return segment_at(context, draw_place(context, starts), length)
 
 
-def on_device(context: Context, groups: Groups) -> Groups:
-    """``groups`` on the device of the work."""
-    return {
-        side: {name: tensor.to(context.bench.device) for name, tensor in named.items()}
-        for side, named in groups.items()
-    }
-
-
 def matching_update(
     state: State,
-    context: Context,
+    context: Context[MatchingOptions],
     segment: Segment,
     inner: Inner,
     steps: Sequence[InnerStep],
     spans: Sequence[Span] = (),
+    alpha: float = 1.0,
 ) -> Update:
     """Run the student along ``steps`` from the segment's start and differentiate its distance to the target.
 
-    Uses ``estimator``, ``reduce`` and, for a learned similarity, ``alpha`` of the method's options.
+    Uses ``estimator`` and ``reduce`` of the method's options.
 
     Args:
         spans: first layers whose products ``inner`` takes.
+        alpha: scale of the low-rank part of a learned similarity.
     """
-    return matching_update_from(segment[0], state, context, segment, inner, steps, spans)[0]
+    return matching_update_from(segment[0], state, context, segment, inner, steps, spans, alpha)[0]
 
 
 def matching_update_from(
     place: Groups,
     state: State,
-    context: Context,
+    context: Context[MatchingOptions],
     segment: Segment,
     inner: Inner,
     steps: Sequence[InnerStep],
     spans: Sequence[Span] = (),
+    alpha: float = 1.0,
 ) -> tuple[Update, Groups]:
     """:func:`matching_update` of a student that stands at ``place``, and where it stands after its steps."""
     options = context.options
     begin, target = segment
     encoded = encode_learned(context, state.variables["images"], rows=torch.cat([step.index for step in steps]))
     distilled = {"images": encoded.inputs, "texts": state.variables["texts"]}
-    alpha = getattr(options, "alpha", 1.0)
     similarity = similarity_matrix(state.variables, alpha)
     if similarity is not None:
         distilled["similarity"] = similarity
@@ -185,3 +206,17 @@ def matching_update_from(
     terms = matching_loss(found.params, begin, target).terms
     logs = {f"matching_{side}": float(terms[side]) for side in SIDES}
     return Update(gradients, float(found.value), logs), found.params
+
+
+def start_with_similarity(start: Start, context: Context[SoftOptions]) -> State:
+    """Images, texts and rates of the start, and a similarity that starts as the identity."""
+    options, variables = context.options, start_variables(start, context)
+    draw = context.at(0).generator("similarity")
+    count, like = context.config.pairs, variables["texts"]
+    return State(variables | start_similarity(options.similarity, count, options.rank, draw, like))
+
+
+def export_with_similarity(state: State, context: Context[SoftOptions]) -> DistilledSet:
+    """The set with its similarity and the published student: SGD at the learned rates, a tenth of them at half."""
+    similarity = similarity_matrix(state.variables, context.options.alpha)
+    return export_set(state, context, soft_recipe(state, context), similarity=similarity)

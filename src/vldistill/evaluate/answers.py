@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.config import Config
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest, read_json, write_record
 from vldistill.training.recipe import Recipe
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 
 class Answers:

@@ -22,13 +22,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vldistill.cluster import Launch, UnitFailed
 from vldistill.config import Config, DataConfig, EvaluateConfig
 from vldistill.errors import ArtefactError
-from vldistill.runs import differences, environment, to_plain
-from vldistill.storage.files import digest, read_json, write_record, write_text
+from vldistill.storage.files import digest, read_json, write_record
+from vldistill.workbench.run_folder import differences, environment, to_plain, write_config
 
 YOUNGER = {
     ("distill", "draws"): 1,
@@ -88,9 +86,9 @@ class Cell:
     @property
     def needs_experts(self) -> bool:
         """Whether its method matches trajectories."""
-        from vldistill.distillation.methods import find_method
+        from vldistill.distillation.method import METHODS
 
-        return self.kind == "method" and "experts" in find_method(self.name).build().needs
+        return self.kind == "method" and METHODS.find(self.name).needs_experts
 
     @property
     def source(self) -> str:
@@ -164,12 +162,6 @@ def _looks_at_val(config: Config, cell: Cell) -> dict[str, Any]:
         return {}
     asked, usual = asdict(config.evaluate), asdict(EvaluateConfig())
     return {name: asked[name] for name in VAL_OPTIONS if asked[name] != usual[name]}
-
-
-def write_config(path: Path, config: Config) -> Path:
-    """``config`` as a file that ``--config`` takes."""
-    write_text(path, yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
-    return path
 
 
 def run_cell(cell: Cell, run: Path, launch: Launch) -> dict[str, Any]:

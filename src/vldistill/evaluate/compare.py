@@ -41,12 +41,12 @@ from vldistill.report.comparison import (
     comparison_rows,
     published_row,
 )
-from vldistill.runs import environment
 from vldistill.runtime.log import Reporter
 from vldistill.selection.choose import check_count
 from vldistill.storage.files import storage_errors, write_record, write_text
 from vldistill.storage.locks import held
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
+from vldistill.workbench.run_folder import environment
 
 DONE, SOME_FAILED = 0, 4
 

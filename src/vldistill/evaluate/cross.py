@@ -23,7 +23,8 @@ from typing import Any
 from vldistill.config import Config
 from vldistill.config.plain_yaml import read_yaml
 from vldistill.data.pairs import SPLITS
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
+from vldistill.distilled.record import plain_name
 from vldistill.errors import ConfigError, Stopped, VldistillError
 from vldistill.evaluate.answers import Answers, content_of
 from vldistill.evaluate.options import merged, nested, resolved
@@ -31,12 +32,11 @@ from vldistill.evaluate.protocol import evaluate_set
 from vldistill.evaluate.subjects import check_target
 from vldistill.helptext import KeptLines
 from vldistill.report.tables import markdown, spread
-from vldistill.runs import Run, environment, to_plain
 from vldistill.runtime.devices import choose_device, choose_passes
 from vldistill.runtime.log import Reporter
-from vldistill.setrecord import plain_name
 from vldistill.storage.files import digest, read_json, write_record, write_text
 from vldistill.storage.locks import held
+from vldistill.workbench.run_folder import Run, environment, to_plain
 
 OWN = "own"  # the column of the run's own towers
 

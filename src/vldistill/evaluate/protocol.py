@@ -18,7 +18,7 @@ import torch
 
 from vldistill.config import EvaluateConfig, SelectConfig
 from vldistill.data.pairs import SPLITS
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import DivergedError
 from vldistill.evaluate.answers import Answers
@@ -30,7 +30,7 @@ from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
 from vldistill.training.recipe import Recipe
 from vldistill.training.stepper import embed_in_parts
-from vldistill.workbench import Split, Workbench
+from vldistill.workbench.bench import Split, Workbench
 
 GENERIC = Recipe(epochs=100, batch=128, momentum=0.9, weight_decay=5e-4, schedule="cosine", dropout=0.1)
 METRICS = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")

@@ -18,7 +18,7 @@ def shrunken(config: Config) -> Config:
     towers they were not chosen for. The numbers mean nothing; that everything runs does. Setting ``both`` keeps its
     text tower, since none that trains comes with the package: from the hub that is no longer offline.
     """
-    from vldistill.distillation.methods import settled
+    from vldistill.options.resolve import settled
 
     encoder, experts = config.encoder, config.experts
     distill = settled(config.distill, encoder.setting)

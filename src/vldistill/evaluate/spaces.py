@@ -15,13 +15,13 @@ import torch
 
 from vldistill.config import TextTowerConfig
 from vldistill.data.pairs import Pairs
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.build import build_text_tower
 from vldistill.encoders.features import FeatureTable, Standardisation, encode_texts
 from vldistill.encoders.tower import TextTower
 from vldistill.errors import ArtefactError
 from vldistill.runtime.randomness import generator
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 CAPTIONS = 50_000  # training captions that are enough for a linear map of some hundred dimensions
 ALPHAS = (1.0, 10.0, 100.0, 1000.0, 10_000.0)

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from vldistill.config import EvaluateConfig, SelectConfig
-from vldistill.distillation.variables import describe_towers
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.evaluate.spaces import mapped_texts
 from vldistill.runtime.randomness import seed_of
@@ -20,7 +19,7 @@ from vldistill.selection.selector import SELECTORS
 from vldistill.training.data import TrainingData
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench, describe_towers
 
 
 @dataclass(frozen=True)

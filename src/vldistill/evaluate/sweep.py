@@ -107,7 +107,7 @@ class Sweep:
     def _method_cell(
         self, label: str, entry: Mapping[str, Any], setting: str, towers: str, pairs: int, seed: int
     ) -> Cell:
-        from vldistill.distillation.methods import settled
+        from vldistill.options.resolve import settled
 
         method = entry.get("method", label)
         options = merged(self._shared(setting, towers), entry.get("options", {}), entry["by_pairs"].get(pairs, {}))

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.config.plain_yaml import read_yaml
+from vldistill.distilled.record import plain_name
 from vldistill.errors import ConfigError, unknown
 from vldistill.evaluate.options import merged, nested
 from vldistill.evaluate.sweep import Sweep
-from vldistill.setrecord import plain_name
 
 KEYS = (
     *("base", "set", "pairs", "seeds", "settings", "towers", "methods", "targets"),
@@ -176,13 +176,13 @@ def _grid(value: Any, where: str) -> dict[str, Sequence[Any]]:
 def _method(
     label: str, entry: Mapping[str, Any], path: Path, settings: Mapping[str, Any], towers: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from vldistill.distillation.methods import find_method
+    from vldistill.distillation.method import METHODS
 
     where = f"{path}: methods.{label}"
     for name in entry:
         if name not in METHOD_KEYS:
             raise ConfigError(f"{where}: {unknown('key', name, METHOD_KEYS)}")
-    find_method(str(entry.get("method", label)))
+    METHODS.find(str(entry.get("method", label)))
     out: dict[str, Any] = {"method": str(entry.get("method", label))}
     out["options"] = _options(entry.get("options"), f"{where}.options")
     by_pairs = _by_pairs(entry.get("by_pairs") or {}, f"{where}.by_pairs")

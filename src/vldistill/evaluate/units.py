@@ -8,9 +8,9 @@ from pathlib import Path
 from vldistill.cluster import Launch, Unit, UnitFailed
 from vldistill.cluster.shards import WHOLE, Shard
 from vldistill.config import Config
-from vldistill.evaluate.cells import Cell, run_cell, shared_experts, write_config
+from vldistill.evaluate.cells import Cell, run_cell, shared_experts
 from vldistill.experts.record import expert_path
-from vldistill.runs import Run
+from vldistill.workbench.run_folder import Run, write_config
 
 UNTIL = ("experts", "cells")
 

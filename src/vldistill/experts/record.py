@@ -16,7 +16,6 @@ from vldistill.encoders.dual import DualEncoder, Groups
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
 from vldistill.experts.unfinished import Unfinished
-from vldistill.runs import differences
 from vldistill.runtime.interrupts import deferred_stop
 from vldistill.runtime.log import Mute, Progress, Reporter
 from vldistill.runtime.processes import ALONE, Ranks
@@ -28,7 +27,8 @@ from vldistill.training.recipe import Recipe
 from vldistill.training.resume import SAVE_SECONDS, SharedKeeper, clear_leftovers
 from vldistill.training.steps import steps_in
 from vldistill.version import __version__
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
+from vldistill.workbench.run_folder import differences
 
 
 def expert_path(folder: Path, index: int) -> Path:

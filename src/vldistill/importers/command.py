@@ -37,12 +37,12 @@ def import_command(argv: Sequence[str]) -> int:
 
     config, asked = parse("import", rest, extend)
     from vldistill import commands
+    from vldistill.distilled.record import plain_name
     from vldistill.importers.lors import CLIP_MEAN, CLIP_STD, import_lors
     from vldistill.importers.mtt import import_mtt
-    from vldistill.runs import Run
     from vldistill.runtime.log import Reporter
-    from vldistill.setrecord import plain_name
     from vldistill.training.losses import SOFT_LOSSES
+    from vldistill.workbench.run_folder import Run
 
     run, reporter, path = Run(Path(asked.run)), Reporter(quiet=asked.quiet), Path(asked.path)
     if not path.exists():

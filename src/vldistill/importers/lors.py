@@ -15,13 +15,12 @@ from typing import Any
 import torch
 
 from vldistill.distillation.start import nearest_captions
-from vldistill.distillation.variables import describe_towers
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.importers.torchfile import read_torch_file
 from vldistill.training.recipe import Recipe
 from vldistill.version import __version__
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench, describe_towers
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 FOUNDING: dict[str, Any] = {"epochs": 50, "batch": 64, "schedule": "constant", "loss": "infonce"}

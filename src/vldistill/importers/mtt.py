@@ -23,7 +23,7 @@ from vldistill.experts.trajectory import save_trajectory
 from vldistill.importers.torchfile import read_torch_file
 from vldistill.storage.files import human_bytes, require_space
 from vldistill.version import __version__
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 PREFIX = {"image": "img", "text": "txt"}
 

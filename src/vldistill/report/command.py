@@ -90,7 +90,7 @@ def _extras(
     finished = [item for item in run.sets if item.finished]
     if not finished:
         return Extras()
-    from vldistill.distilled import DistilledSet
+    from vldistill.distilled.distilled_set import DistilledSet
     from vldistill.report.gallery import view_set
 
     bench, select, notes = _open_bench(run, reporter)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
-from vldistill.distilled import DistilledSet, one_line
+from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.report.figures import heat_map, inline_svg
 from vldistill.report.models import FigureView, Near, PairView, SetView
 from vldistill.report.neighbours import Places, changes, maps, nearest, places
@@ -21,7 +21,7 @@ from vldistill.report.pictures import (
     fitting_quality,
     to_bytes,
 )
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 NEAREST = 3
 PHOTO_SIDE = 96  # of real photos beside a pair, pixels

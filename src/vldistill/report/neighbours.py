@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 
 from vldistill.config import DistillConfig, SelectConfig
-from vldistill.distillation import methods
-from vldistill.distillation.methods import Context, find_method
-from vldistill.distillation.start import Start
-from vldistill.distilled import CORESET, DistilledSet, one_line
+from vldistill.distillation import start as starts
+from vldistill.distillation.method import METHODS, Context, Start
+from vldistill.distilled.distilled_set import CORESET, DistilledSet, one_line
 from vldistill.errors import VldistillError
 from vldistill.evaluate.subjects import subject
+from vldistill.options.resolve import settled
 from vldistill.report.figures import inline_svg, scatter
 from vldistill.report.models import FigureView
 from vldistill.runtime.randomness import generator
 from vldistill.training.data import Inputs
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 T = TypeVar("T")
 CHUNK = 16_384  # rows compared at a time
@@ -97,9 +97,10 @@ def starting_pairs(
         return None, "The set was made from other data than the run's, so the pictures before are not known."
     try:
         config = _rebuilt(DistillConfig, asked)
-        entry = find_method(config.method)
+        entry = METHODS.find(config.method)
         options = _rebuilt(entry.options, distilled.info.get("config", {}).get(config.method, {}))
-        start = methods.starting_pairs(entry.build(), Context(bench, config, options), select)
+        context = Context(bench, settled(config, bench.setting), options)
+        start = starts.starting_pairs(entry.build(), context, select)
     except VldistillError as error:
         return None, f"Its start cannot be made again: {error}"
     told = [one_line(caption.get("start", "")) for caption in distilled.captions]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError, VldistillError
 from vldistill.evaluate.protocol import GENERIC, embed_split, train_student
 from vldistill.evaluate.retrieval import metrics_of, retrieval_ranks
@@ -24,7 +24,7 @@ from vldistill.storage.files import digest, read_json, write_record
 from vldistill.training.data import TrainingData
 from vldistill.training.recipe import Recipe
 from vldistill.training.steps import steps_in
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 FORMAT = 1  # of the kept answers
 TOP = 5

@@ -11,7 +11,7 @@ import torch
 from vldistill.config import SelectConfig
 from vldistill.selection.features import PairFeatures
 from vldistill.selection.warmup import WarmUp, warm_up
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 
 class TrainingCandidates:

@@ -8,7 +8,7 @@ from vldistill.config import SelectConfig
 from vldistill.errors import ConfigError
 from vldistill.selection.candidates import TrainingCandidates
 from vldistill.selection.selector import SELECTORS
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 
 def check_count(images: int, pairs: int) -> None:

@@ -12,15 +12,14 @@ import torch
 
 from vldistill.config import SelectConfig
 from vldistill.data.transforms import to_float
-from vldistill.distillation.variables import describe_towers
-from vldistill.distilled import CORESET, DistilledSet
+from vldistill.distilled.distilled_set import CORESET, DistilledSet
 from vldistill.report.sheets import draw_contact_sheet
 from vldistill.selection.choose import choose_pairs
 from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import write_record
 from vldistill.training.recipe import Recipe
 from vldistill.version import __version__
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench, describe_towers
 
 
 def coreset_name(options: SelectConfig, label: str = "") -> str:

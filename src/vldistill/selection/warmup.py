@@ -32,7 +32,7 @@ from vldistill.training.state import Tensors
 from vldistill.training.stepper import embed_in_parts
 from vldistill.training.steps import steps_in
 from vldistill.version import __version__
-from vldistill.workbench import Workbench
+from vldistill.workbench.bench import Workbench
 
 FORMAT = 1
 NOTE = "note.json"  # written last: a folder without it is not finished

@@ -11,14 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 from vldistill.config import ImageTowerConfig, Outer
 from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_minibatch, head_spans, inner_loss, inner_steps
 from vldistill.distillation.metagrad.backward_sweep import advance, hypergradient
 from vldistill.distillation.metagrad.inner import ESTIMATORS, InnerStep
-from vldistill.distillation.methods import Context, State, Update, register
+from vldistill.distillation.method import BestKnown, Context, Start, State, Update, register
 from vldistill.distillation.similarity import similarity_matrix, start_similarity
-from vldistill.distillation.start import Start
-from vldistill.distillation.variables import export_set, start_variables
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.variables import start_variables
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups
 from vldistill.errors import ConfigError, unknown
 from vldistill.training.losses import infonce
@@ -110,6 +110,9 @@ class BilevelOptions:
     "bilevel",
     BilevelOptions,
     Outer(iterations=300, image_lr=0.01, text_lr=0.1, rate_lr=0.02, decay="cosine", ema=0.9),
+    several_captions=True,
+    inner_steps=lambda options: (options.steps, options.minibatch),
+    best_known=(BestKnown("heads", "its sets of 100 pictures are level with the best with frozen towers; no experts"),),
 )
 class Bilevel:
     """Train fresh students on the set and descend the contrastive loss of the result on real pairs; no experts.
@@ -119,12 +122,9 @@ class Bilevel:
     positions follow RaT-BPTT ("Embarrassingly Simple Dataset Distillation", ICLR 2024).
     """
 
-    needs = frozenset({"real_batches"})
-    several_captions = True
-
-    def check(self, context: Context) -> None:
+    def check(self, context: Context[BilevelOptions]) -> None:
         """Refuse options that do not go together, and batches that the set cannot fill."""
-        options: BilevelOptions = context.options
+        options = context.options
         check_minibatch("bilevel.minibatch", options.minibatch, context.config.pairs)
         if options.rank and context.config.captions > 1:
             raise ConfigError(
@@ -144,9 +144,9 @@ class Bilevel:
         for tower in options.towers:
             context.bench.beside(tower).check_towers()
 
-    def setup(self, start: Start, context: Context) -> State:
+    def setup(self, start: Start, context: Context[BilevelOptions]) -> State:
         """Images, texts and rates of the start; the similarity starts as the identity."""
-        options: BilevelOptions = context.options
+        options = context.options
         variables = start_variables(start, context)
         if options.rate_per_step:
             shape = _shape(options).to(variables["log_rate_image"])
@@ -158,9 +158,9 @@ class Bilevel:
             variables |= start_similarity("lowrank", count, options.rank, draw, texts)
         return State(variables)
 
-    def step(self, state: State, context: Context) -> Update:
+    def step(self, state: State, context: Context[BilevelOptions]) -> Update:
         """Train a fresh student, and differentiate the loss of the result."""
-        options: BilevelOptions = context.options
+        options = context.options
         own, context = context.bench, self._with_tower(context)
         student = context.bench.student(context.seed_of("student"))
         count = inner_step_count(options, context.progress)
@@ -212,13 +212,13 @@ class Bilevel:
             logs={"inner_steps": float(count), **{f"mean_rate_{s}": float(plain[s].mean()) for s in SIDES}},
         )
 
-    def _with_tower(self, context: Context) -> Context:
+    def _with_tower(self, context: Context[BilevelOptions]) -> Context:
         """The context with the image tower of this iteration."""
         towers = (context.bench.encoder_config.image, *context.options.towers)
         drawn = int(torch.randint(len(towers), (), generator=context.generator("tower")))
         return replace(context, bench=context.bench.beside(towers[drawn])) if drawn else context
 
-    def _window(self, options: BilevelOptions, context: Context, count: int) -> tuple[int, int]:
+    def _window(self, options: BilevelOptions, context: Context[BilevelOptions], count: int) -> tuple[int, int]:
         """First and last inner step that gradients flow through."""
         if not options.window or options.window >= count:
             return 0, count
@@ -226,9 +226,9 @@ class Bilevel:
         last = int(torch.randint(options.window, count + 1, (), generator=draw))
         return last - options.window, last
 
-    def _outer_loss(self, student: DualEncoder, context: Context):
+    def _outer_loss(self, student: DualEncoder, context: Context[BilevelOptions]):
         """InfoNCE on a real batch, the mean over the captions drawn for each image."""
-        options: BilevelOptions = context.options
+        options = context.options
         images, captions = real_batch(context, options.real_batch, options.captions_per_image)
         data = context.bench.split("train").data
         viewed = context.bench.setting == "heads" and context.bench.data_config.views
@@ -253,9 +253,9 @@ class Bilevel:
 
         return loss
 
-    def export(self, state: State, context: Context) -> DistilledSet:
+    def export(self, state: State, context: Context[BilevelOptions]) -> DistilledSet:
         """The set with the student of the inner loop: its steps, rates and momentum; in ``heads`` with more decay."""
-        options: BilevelOptions = context.options
+        options = context.options
         batch = options.minibatch or context.config.pairs
         several = context.config.captions
         per_epoch = steps_in(context.config.pairs * several, Recipe(epochs=1, batch=batch), blocks=several)
@@ -283,7 +283,9 @@ def inner_step_count(options: BilevelOptions, progress: float) -> int:
     return round(options.first_steps + grown * (options.steps - options.first_steps))
 
 
-def real_batch(context: Context, count: int, captions_each: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def real_batch(
+    context: Context[BilevelOptions], count: int, captions_each: int
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Rows of ``count`` distinct training images (B,), and ``captions_each`` rows of captions, (B,) each.
 
     B is ``count``, or the number of images where that is smaller.

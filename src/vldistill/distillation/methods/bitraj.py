@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_minibatch, head_spans, inner_loss, inner_steps
 from vldistill.distillation.metagrad.input_span import Span
-from vldistill.distillation.methods import Context, State, Update, register
-from vldistill.distillation.start import Start
+from vldistill.distillation.method import BestKnown, Context, Start, State, Update, register
+from vldistill.distillation.recipes import published_recipe
 from vldistill.distillation.trajectory_matching import (
     MATCHING_OUTER,
     Inner,
@@ -21,8 +22,8 @@ from vldistill.distillation.trajectory_matching import (
     matching_update_from,
     segment_at,
 )
-from vldistill.distillation.variables import export_set, published_recipe, start_variables
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.variables import start_variables
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import packed, unpacked
 from vldistill.errors import ConfigError
 
@@ -65,7 +66,20 @@ class BitrajOptions:
             raise ConfigError(f"bitraj.walkers is {self.walkers}; expected 1 or more.")
 
 
-@register("bitraj", BitrajOptions, MATCHING_OUTER)
+@register(
+    "bitraj",
+    BitrajOptions,
+    MATCHING_OUTER,
+    needs_experts=True,
+    several_captions=True,
+    inner_steps=lambda options: (options.syn_steps, options.minibatch),
+    best_known=(
+        BestKnown("heads", "100 pairs of its features taught the most; it needs experts", pairs=100, space="features"),
+        BestKnown("heads", "500 pictures of it taught as much as all of Flickr8k; it needs experts", pairs=500),
+        BestKnown("full", "with a trained tower no method did clearly better, by either recipe; it needs experts"),
+        BestKnown("lora", "it is the founding paper's for adapters; it needs experts"),
+    ),
+)
 class BiTrajectoryMatching:
     """Match segments of experts' trajectories on the image side and the text side (founding method).
 
@@ -73,12 +87,9 @@ class BiTrajectoryMatching:
     where the expert stood ``expert_epochs`` later. Learned: images, texts, and one rate per side.
     """
 
-    needs = frozenset({"experts"})
-    several_captions = True
-
-    def check(self, context: Context) -> None:
+    def check(self, context: Context[BitrajOptions]) -> None:
         """Refuse a segment that no expert's trajectory can hold."""
-        options: BitrajOptions = context.options
+        options = context.options
         check_segments("bitraj", context.experts, range(options.max_start_epoch), options.expert_epochs)
         check_minibatch("bitraj.minibatch", options.minibatch, context.config.pairs)
         if options.own_steps and context.config.draws > 1:
@@ -87,14 +98,14 @@ class BiTrajectoryMatching:
                 f"one walking student on, not several. Use draws 1 or own_steps 0."
             )
 
-    def setup(self, start: Start, context: Context) -> State:
+    def setup(self, start: Start, context: Context[BitrajOptions]) -> State:
         """Learned tensors at their start; students that walk on the set are carried on."""
-        options: BitrajOptions = context.options
+        options = context.options
         return State(start_variables(start, context), self._walkers(context) if options.own_steps else {})
 
-    def step(self, state: State, context: Context) -> Update:
+    def step(self, state: State, context: Context[BitrajOptions]) -> Update:
         """Draw a segment, run the student, and differentiate the matching loss."""
-        options: BitrajOptions = context.options
+        options = context.options
         starts, length = range(options.max_start_epoch), options.expert_epochs
         steps = inner_steps(context, options.syn_steps, options.minibatch)
         if not options.own_steps:
@@ -120,11 +131,11 @@ class BiTrajectoryMatching:
         walks[number] = torch.tensor([walked + options.syn_steps, *place])
         return replace(update, carried={"walks": walks, **packed(there, f"walk-{number}/")})
 
-    def _walkers(self, context: Context) -> dict[str, torch.Tensor]:
+    def _walkers(self, context: Context[BitrajOptions]) -> dict[str, torch.Tensor]:
         """Room for walking students, none of which stands anywhere yet; ``walks`` (walkers, 3) are steps walked, expert
         and start epoch of each.
         """
-        options: BitrajOptions = context.options
+        options = context.options
         trained = context.bench.architecture.trained()
         room = {side: {n: torch.zeros_like(p) for n, p in named.items()} for side, named in trained.items()}
         carried = {"walks": torch.tensor([[options.own_steps, 0, 0]]).repeat(options.walkers, 1)}
@@ -132,16 +143,16 @@ class BiTrajectoryMatching:
             carried |= {name: tensor.clone() for name, tensor in packed(room, f"walk-{number}/").items()}
         return carried
 
-    def _spans(self, context: Context) -> tuple[Span, ...]:
+    def _spans(self, context: Context[BitrajOptions]) -> tuple[Span, ...]:
         config = context.config
         adjoint = context.options.estimator == "adjoint"
         return head_spans(context.bench.architecture, config.pairs, config.captions) if adjoint else ()
 
-    def _inner(self, context: Context) -> Inner:
+    def _inner(self, context: Context[BitrajOptions]) -> Inner:
         student, spans = context.bench.architecture, self._spans(context)
         return lambda params, distilled, step: inner_loss(student, params, distilled, step, spans=spans)
 
-    def export(self, state: State, context: Context) -> DistilledSet:
+    def export(self, state: State, context: Context[BitrajOptions]) -> DistilledSet:
         """The set and its student: SGD at the learned rates, momentum 0.9, decay 5e-4.
 
         Rates that were learned on walks are higher: kept constant they are too much for a student with momentum.

@@ -8,10 +8,10 @@ import torch
 
 from vldistill.config import Outer
 from vldistill.distillation.encode import encode_learned
-from vldistill.distillation.methods import Context, State, Update, register
-from vldistill.distillation.start import Start
-from vldistill.distillation.variables import export_set, start_variables
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.export import export_set
+from vldistill.distillation.method import Context, Start, State, Update, register
+from vldistill.distillation.variables import start_variables
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.training.data import TrainingData
@@ -64,6 +64,9 @@ class CanonicalOptions:
     "canonical",
     CanonicalOptions,
     Outer(iterations=100, image_lr=0.05, decay="cosine"),
+    settings=frozenset({"heads"}),
+    closed_form=frozenset({"features"}),
+    is_start=True,
 )
 class CanonicalPairs:
     """Closed form: pairs that carry the regularised canonical correlations of the data; their images are fitted to it.
@@ -73,12 +76,7 @@ class CanonicalPairs:
     to the images is taken in every iteration, and the images move towards it through the tower. Texts are exact.
     """
 
-    needs = frozenset({"features"})
-    settings = frozenset({"heads"})
-    closed_form = frozenset({"features"})
-    first = True
-
-    def check(self, context: Context) -> None:
+    def check(self, context: Context[CanonicalOptions]) -> None:
         """Refuse a side that shall stay real: texts follow from images, and images from both."""
         if context.config.learn != "both":
             raise ConfigError(
@@ -86,9 +84,9 @@ class CanonicalPairs:
                 f"Use distill.learn both, or another method."
             )
 
-    def setup(self, start: Start, context: Context) -> State:
+    def setup(self, start: Start, context: Context[CanonicalOptions]) -> State:
         """Images of the start, in ``distill.space features`` the canonical ones; the directions are carried."""
-        options: CanonicalOptions = context.options
+        options = context.options
         data = context.bench.split("train").data
         images, texts = canonical_directions(data, min(options.rank, context.config.pairs), options.ridge)
         begun = start_variables(start, context)
@@ -98,7 +96,7 @@ class CanonicalPairs:
             state.variables["images"] = self._mixture(begun["images"], state) @ carried["image_directions"]
         return state
 
-    def step(self, state: State, context: Context) -> Update:
+    def step(self, state: State, context: Context[CanonicalOptions]) -> Update:
         """The gradient of the mean squared distance between the images' features and the nearest canonical ones."""
         encoded = encode_learned(context, state.variables["images"])
         aims = self._mixture(encoded.inputs, state) @ state.carried["image_directions"]
@@ -110,9 +108,9 @@ class CanonicalPairs:
             logs={"cosine": float(cosine)},
         )
 
-    def export(self, state: State, context: Context) -> DistilledSet:
+    def export(self, state: State, context: Context[CanonicalOptions]) -> DistilledSet:
         """The set with the texts that belong to its images, and a student whose weights decay fast."""
-        options: CanonicalOptions = context.options
+        options = context.options
         plain = replace(context, config=replace(context.config, augment=()))
         features = encode_learned(plain, state.variables["images"]).inputs
         texts = self._mixture(features, state) @ state.carried["text_directions"]

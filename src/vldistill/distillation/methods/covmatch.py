@@ -11,11 +11,11 @@ from torch.func import functional_call
 
 from vldistill.config import Outer
 from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_walk
-from vldistill.distillation.methods import Context, State, Update, register
-from vldistill.distillation.start import Start
-from vldistill.distillation.variables import export_set, start_variables
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.method import BestKnown, Context, Start, State, Update, register
+from vldistill.distillation.variables import start_variables
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups, packed, unpacked
 from vldistill.errors import ConfigError
 from vldistill.training.losses import infonce
@@ -65,7 +65,14 @@ class CovmatchOptions:
 
 
 # Input embeddings are small numbers: their standard deviation is 0.06 in MiniLM, that of sentence vectors is 1.
-@register("covmatch", CovmatchOptions, Outer(text_lr=0.002))
+@register(
+    "covmatch",
+    CovmatchOptions,
+    Outer(text_lr=0.002),
+    settings=frozenset({"both"}),
+    inner_steps=lambda options: (1, options.minibatch),
+    best_known=(BestKnown("both", "no other method learns for a trained text tower"),),
+)
 class CrossCovarianceMatching:
     """Match the cross-covariance of real and distilled features in towers that are trained on the way (CovMatch).
 
@@ -73,13 +80,10 @@ class CrossCovarianceMatching:
     contrastive step on the real batch, and start anew now and then.
     """
 
-    needs = frozenset({"real_batches"})
-    settings = frozenset({"both"})
-
-    def check(self, context: Context) -> None:
+    def check(self, context: Context[CovmatchOptions]) -> None:
         """Nothing but the setting can be wrong."""
 
-    def setup(self, start: Start, context: Context) -> State:
+    def setup(self, start: Start, context: Context[CovmatchOptions]) -> State:
         """Images and token embeddings of the start; the mask and the online towers are carried on, no rates."""
         variables = start_variables(start, context)
         assert start.text_mask is not None  # setting both
@@ -87,9 +91,9 @@ class CrossCovarianceMatching:
         learned = {name: variables[name] for name in ("images", "texts")}
         return State(learned, {"text_mask": start.text_mask.clone(), **online})
 
-    def step(self, state: State, context: Context) -> Update:
+    def step(self, state: State, context: Context[CovmatchOptions]) -> Update:
         """The gradient of the matching loss, and the online towers after their step."""
-        options: CovmatchOptions = context.options
+        options = context.options
         student = context.bench.architecture
         renew = context.iteration % options.reset == 0
         params = fresh(context) if renew else unpacked(state.carried)
@@ -115,21 +119,21 @@ class CrossCovarianceMatching:
             carried=moved(params, contrast, options),
         )
 
-    def _rows(self, context: Context) -> torch.Tensor:
+    def _rows(self, context: Context[CovmatchOptions]) -> torch.Tensor:
         """Distilled rows of this iteration."""
         pairs, size = context.config.pairs, context.options.minibatch
         order = torch.randperm(pairs, generator=context.generator("rows"))
         return order[:size] if size else order
 
-    def _real_batch(self, context: Context) -> dict[str, torch.Tensor]:
+    def _real_batch(self, context: Context[CovmatchOptions]) -> dict[str, torch.Tensor]:
         """Inputs of random real pairs by side."""
         data = context.bench.split("train").data
         index = torch.randperm(len(data), generator=context.generator("real"))[: context.options.real_batch]
         return {"image": data.images.rows(data.caption_image[index]), "text": data.texts.rows(index)}
 
-    def export(self, state: State, context: Context) -> DistilledSet:
+    def export(self, state: State, context: Context[CovmatchOptions]) -> DistilledSet:
         """The set with the published student: heads faster than towers, a tenth of the rates after half."""
-        options: CovmatchOptions = context.options
+        options = context.options
         recipe = Recipe(
             rates=dict.fromkeys(SIDES, (options.tower_rate,)),
             head_factor=options.head_rate / options.tower_rate,
@@ -173,7 +177,7 @@ def forward(student: DualEncoder, side: str, params: Groups, inputs: torch.Tenso
     return out[0], out[1]
 
 
-def fresh(context: Context) -> Groups:
+def fresh(context: Context[CovmatchOptions]) -> Groups:
     """Pretrained towers with new random heads, as copies."""
     every_draw = context.at(context.iteration)  # all draws of an iteration move the same towers
     trained = context.bench.student(every_draw.seed_of("online")).trained()

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vldistill.distillation.inner_steps import inner_loss, walking_steps
-from vldistill.distillation.methods import Context, State, Update, register
-from vldistill.distillation.similarity import similarity_matrix, start_similarity
-from vldistill.distillation.start import Start
+from vldistill.distillation.method import Context, Start, State, Update, register
 from vldistill.distillation.trajectory_matching import (
     MATCHING_OUTER,
-    Inner,
     SoftOptions,
     check_segments,
     draw_segment,
+    export_with_similarity,
     matching_update,
+    start_with_similarity,
 )
-from vldistill.distillation.variables import export_set, soft_recipe, start_variables
-from vldistill.distilled import DistilledSet
+from vldistill.distilled.distilled_set import DistilledSet
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,14 @@ class LorsOptions(SoftOptions):
         self.check("lors")
 
 
-@register("lors", LorsOptions, MATCHING_OUTER)
+@register(
+    "lors",
+    LorsOptions,
+    MATCHING_OUTER,
+    needs_experts=True,
+    learns_similarity=True,
+    inner_steps=lambda options: (options.syn_steps, options.minibatch),
+)
 class LowRankSimilarityMining:
     """Match trajectories while also learning how similar every distilled image is to every text (LoRS).
 
@@ -42,39 +47,27 @@ class LowRankSimilarityMining:
     are learned.
     """
 
-    needs = frozenset({"experts"})
-    section = "lors"
-
-    def check(self, context: Context) -> None:
+    def check(self, context: Context[LorsOptions]) -> None:
         """Refuse a segment that no expert's trajectory can hold."""
-        options: LorsOptions = context.options
-        check_segments(self.section, context.experts, range(options.max_start_epoch), options.expert_epochs)
+        options = context.options
+        check_segments("lors", context.experts, range(options.max_start_epoch), options.expert_epochs)
 
-    def setup(self, start: Start, context: Context) -> State:
+    def setup(self, start: Start, context: Context[LorsOptions]) -> State:
         """Images, texts and rates of the start; the similarity starts as the identity."""
-        options: LorsOptions = context.options
-        variables = start_variables(start, context)
-        draw = context.at(0).generator("similarity")
-        count, like = context.config.pairs, variables["texts"]
-        return State(variables | start_similarity(options.similarity, count, options.rank, draw, like))
+        return start_with_similarity(start, context)
 
-    def inner(self, context: Context) -> Inner:
-        """The student's loss on the rows of one inner step."""
-        student, loss = context.bench.architecture, context.options.loss
-        return lambda params, distilled, step: inner_loss(student, params, distilled, step, loss)
-
-    def step(self, state: State, context: Context) -> Update:
+    def step(self, state: State, context: Context[LorsOptions]) -> Update:
         """Draw a segment, run the student on soft targets, and differentiate the matching loss."""
-        options: LorsOptions = context.options
+        options, student = context.options, context.bench.architecture
         return matching_update(
             state,
             context,
             draw_segment(context, range(options.max_start_epoch), options.expert_epochs),
-            self.inner(context),
+            lambda params, distilled, step: inner_loss(student, params, distilled, step, options.loss),
             walking_steps(context, options.syn_steps, options.minibatch, context.config.pairs),
+            alpha=options.alpha,
         )
 
-    def export(self, state: State, context: Context) -> DistilledSet:
+    def export(self, state: State, context: Context[LorsOptions]) -> DistilledSet:
         """The set with the published student: its similarity, SGD at the learned rates, a tenth of them at half."""
-        similarity = similarity_matrix(state.variables, context.options.alpha)
-        return export_set(state, context, soft_recipe(state, context), similarity=similarity)
+        return export_with_similarity(state, context)

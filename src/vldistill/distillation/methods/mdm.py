@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from vldistill.config import Outer
 from vldistill.distillation.encode import encode_learned
+from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_walk
-from vldistill.distillation.methods import Context, State, Update, register
-from vldistill.distillation.start import Start
-from vldistill.distillation.trajectory_matching import MATCHING_OUTER, on_device
-from vldistill.distillation.variables import export_set, plain_recipe, start_variables
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.method import Context, Start, State, Update, register
+from vldistill.distillation.recipes import plain_recipe
+from vldistill.distillation.variables import start_variables
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
@@ -65,7 +66,13 @@ class MdmOptions:
             )
 
 
-@register("mdm", MdmOptions, MATCHING_OUTER)
+@register(
+    "mdm",
+    MdmOptions,
+    Outer(iterations=700, text_lr=0.1, rate_lr=0.02, decay="cosine"),
+    needs_experts=True,
+    inner_steps=lambda options: (1, options.minibatch),
+)
 class MergedDistributionMatching:
     """Match distributions of real and distilled embeddings in two merged experts; nothing is unrolled (MDM).
 
@@ -73,11 +80,9 @@ class MergedDistributionMatching:
     plus kernel distances between real and distilled sums and differences of both sides' embeddings.
     """
 
-    needs = frozenset({"experts", "real_batches"})
-
-    def check(self, context: Context) -> None:
+    def check(self, context: Context[MdmOptions]) -> None:
         """Refuse fewer than two experts with a snapshot to merge."""
-        options: MdmOptions = context.options
+        options = context.options
         if len(known := self._snapshots(context)) < 2:
             raise ConfigError(
                 f"mdm merges two experts at epochs {options.first_epoch} to {options.last_epoch}, but {len(known)} of "
@@ -86,14 +91,14 @@ class MergedDistributionMatching:
                 f"mdm.last_epoch, or record more experts."
             )
 
-    def setup(self, start: Start, context: Context) -> State:
+    def setup(self, start: Start, context: Context[MdmOptions]) -> State:
         """Images and texts of the start; published from ``distill.start kmeans``. No rates are learned."""
         variables = start_variables(start, context)
         return State({name: variables[name] for name in ("images", "texts")})
 
-    def step(self, state: State, context: Context) -> Update:
+    def step(self, state: State, context: Context[MdmOptions]) -> Update:
         """Merge two experts, and differentiate the loss of a batch of distilled pairs."""
-        options: MdmOptions = context.options
+        options = context.options
         student = context.bench.architecture
         params = self._merged(context)
         pairs = context.config.pairs
@@ -122,31 +127,31 @@ class MergedDistributionMatching:
             },
         )
 
-    def _snapshots(self, context: Context) -> list[tuple[Trajectory, list[int]]]:
+    def _snapshots(self, context: Context[MdmOptions]) -> list[tuple[Trajectory, list[int]]]:
         """The experts that may be merged, each with the epochs that it may be at."""
-        options: MdmOptions = context.options
+        options = context.options
         wanted = range(options.first_epoch, options.last_epoch + 1)
         found = [(expert, [epoch for epoch in expert.epochs if epoch in wanted]) for expert in context.experts]
         return [(expert, epochs) for expert, epochs in found if epochs]
 
-    def _merged(self, context: Context) -> Groups:
+    def _merged(self, context: Context[MdmOptions]) -> Groups:
         """Two different random experts, each at a random epoch, merged with a fresh student."""
         known, draw = self._snapshots(context), context.generator("experts")
         chosen = [known[int(number)] for number in torch.randperm(len(known), generator=draw)[:2]]
         ends = [
-            on_device(context, expert.snapshot(epochs[int(torch.randint(len(epochs), (), generator=draw))]))
+            context.on_device(expert.snapshot(epochs[int(torch.randint(len(epochs), (), generator=draw))]))
             for expert, epochs in chosen
         ]
         anchor = context.bench.student(context.seed_of("anchor")).trained()
         return merge(anchor, ends[0], ends[1], context.options.merge)
 
-    def _real_batch(self, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+    def _real_batch(self, context: Context[MdmOptions]) -> tuple[torch.Tensor, torch.Tensor]:
         """Image and text inputs of random real pairs."""
         data = context.bench.split("train").data
         index = torch.randperm(len(data), generator=context.generator("real"))[: context.options.real_batch]
         return data.images.rows(data.caption_image[index]), data.texts.rows(index)
 
-    def export(self, state: State, context: Context) -> DistilledSet:
+    def export(self, state: State, context: Context[MdmOptions]) -> DistilledSet:
         """The set with the published student: InfoNCE, rates as the configuration gives them, x 0.1 at half."""
         return export_set(state, context, plain_recipe(context, "half"))
 

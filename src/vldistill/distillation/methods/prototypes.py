@@ -10,10 +10,10 @@ import torch
 
 from vldistill.config import Outer
 from vldistill.data.transforms import to_float
-from vldistill.distillation.methods import Context, State, register
-from vldistill.distillation.start import Start
-from vldistill.distillation.variables import export_set, plain_recipe
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.export import export_set
+from vldistill.distillation.method import Context, Start, State, register
+from vldistill.distillation.recipes import plain_recipe
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.selection.choose import check_count, check_readable
@@ -49,13 +49,11 @@ class MatchedPrototypes:
     ``distill.space features`` by the centres themselves.
     """
 
-    needs = frozenset({"features"})
-
-    def check(self, context: Context) -> None:
+    def check(self, context: Context[PrototypesOptions]) -> None:
         """Refuse more prototypes than there are images."""
         check_count(context.bench.pairs("train").count_images, context.config.pairs)
 
-    def begin(self, context: Context) -> Start:
+    def begin(self, context: Context[PrototypesOptions]) -> Start:
         """The real pairs that realise the prototypes, with distinct images."""
         bench = context.bench
         check_readable(bench, context.config.pairs)
@@ -70,7 +68,7 @@ class MatchedPrototypes:
             to_float(pixels, tower.mean, tower.std).to(bench.device), split.data.texts.rows(captions).clone(), chosen
         )
 
-    def setup(self, start: Start, context: Context) -> State:
+    def setup(self, start: Start, context: Context[PrototypesOptions]) -> State:
         """The pairs of :meth:`begin`, or in feature space the mean features of the matched clusters."""
         if context.config.space == "pixels":
             return State({"images": start.images.clone(), "texts": start.texts.clone()})
@@ -91,20 +89,22 @@ class MatchedPrototypes:
             }
         )
 
-    def export(self, state: State, context: Context) -> DistilledSet:
+    def export(self, state: State, context: Context[PrototypesOptions]) -> DistilledSet:
         """The set with a plain student: rates as the configuration starts them, cosine."""
         return export_set(state, context, plain_recipe(context))
 
-    def _features(self, context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _features(self, context: Context[PrototypesOptions]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """L2-normalised frozen features: images (N, D), captions (M, d), and the image of each caption (M,)."""
         images, texts = context.bench.unit_features()
         return images.float().numpy(), texts.float().numpy(), context.bench.split("train").data.caption_image.numpy()
 
-    def _prototypes(self, context: Context) -> tuple[np.ndarray, np.ndarray, list[torch.Tensor], list[torch.Tensor]]:
+    def _prototypes(
+        self, context: Context[PrototypesOptions]
+    ) -> tuple[np.ndarray, np.ndarray, list[torch.Tensor], list[torch.Tensor]]:
         """Matched centres (K, D) and (K, d), and the rows of images and of captions in each cluster."""
         from sklearn.cluster import MiniBatchKMeans
 
-        options: PrototypesOptions = context.options
+        options = context.options
         images, texts, mapping = self._features(context)
         centres, labels = [], []
         for side, features in zip(SIDES, (images, texts)):

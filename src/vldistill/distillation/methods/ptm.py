@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import inner_loss, walking_steps
-from vldistill.distillation.methods import Context, State, Update, register
+from vldistill.distillation.method import USUAL_RATES, Context, Start, State, Update, register
+from vldistill.distillation.recipes import soft_recipe
 from vldistill.distillation.similarity import similarity_matrix, start_similarity
-from vldistill.distillation.start import Start
 from vldistill.distillation.trajectory_matching import (
     MATCHING_OUTER,
     Segment,
     SoftOptions,
     check_segments,
     matching_update,
-    on_device,
 )
-from vldistill.distillation.variables import export_set, soft_recipe, start_variables
-from vldistill.distilled import DistilledSet
+from vldistill.distillation.variables import start_variables
+from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
@@ -74,7 +74,14 @@ class PtmOptions(SoftOptions):
                 )
 
 
-@register("ptm", PtmOptions, MATCHING_OUTER)
+@register(
+    "ptm",
+    PtmOptions,
+    MATCHING_OUTER,
+    needs_experts=True,
+    learns_similarity=True,
+    inner_steps=lambda options: (options.syn_steps, options.minibatch),
+)
 class PhasedTeachers:
     """Distil one subset after the other, each from later epochs of straightened experts (PTM-ST).
 
@@ -82,14 +89,12 @@ class PhasedTeachers:
     Published with an average of the set, ``distill.ema`` 0.99.
     """
 
-    needs = frozenset({"experts"})
-
     def __init__(self) -> None:
         self._shares: dict[tuple[str, int], Shares] = {}  # derived from the experts alone, so no part of the state
 
-    def check(self, context: Context) -> None:
+    def check(self, context: Context[PtmOptions]) -> None:
         """Refuse subsets that do not add up, and segments or epochs that the experts do not hold."""
-        options: PtmOptions = context.options
+        options = context.options
         if options.subsets and sum(options.subsets) != context.config.pairs:
             raise ConfigError(
                 f"ptm.subsets {options.subsets} add up to {sum(options.subsets)}, but distill.pairs is "
@@ -106,22 +111,24 @@ class PhasedTeachers:
                         f"Record them (experts.epochs, experts.snapshots), or lower ptm.straighten; 0 turns it off."
                     )
 
-    def setup(self, start: Start, context: Context) -> State:
+    def setup(self, start: Start, context: Context[PtmOptions]) -> State:
         """Each phase's images, texts, rates and similarity, under names that end in its number if there are several."""
-        options: PtmOptions = context.options
+        options = context.options
         whole = start_variables(start, context)
         variables: dict[str, torch.Tensor] = {}
+        rates: dict[str, str] = {}
         for phase, rows in enumerate(_rows(context)):
             part = {n: v[rows].clone() if n in ("images", "texts") else v.clone() for n, v in whole.items()}
             draw = context.at(0).generator("similarity", phase)
             count, like = rows.stop - rows.start, part["texts"]
             part |= start_similarity(options.similarity, count, options.rank, draw, like)
             variables |= {_name(context, name, phase): value for name, value in part.items()}
-        return State(variables)
+            rates |= {_name(context, name, phase): USUAL_RATES[name] for name in part}
+        return State(variables, rates=rates)
 
-    def step(self, state: State, context: Context) -> Update:
+    def step(self, state: State, context: Context[PtmOptions]) -> Update:
         """The iteration of ``lors`` on this phase's pairs, against its straightened segment."""
-        options: PtmOptions = context.options
+        options = context.options
         student = context.bench.architecture
         subsets = _subsets(context)
         done = len(subsets) * context.progress
@@ -132,13 +139,14 @@ class PhasedTeachers:
             self._segment(context, phase),
             lambda params, distilled, step: inner_loss(student, params, distilled, step, options.loss),
             walking_steps(context, options.syn_steps, options.minibatch, subsets[phase]),
+            alpha=options.alpha,
         )
         renamed = {_name(context, name, phase): slope for name, slope in update.gradients.items()}
         return replace(update, gradients=renamed, phase=f"subset {phase + 1}", progress=min(done - phase, 1.0))
 
-    def _segment(self, context: Context, phase: int) -> Segment:
+    def _segment(self, context: Context[PtmOptions], phase: int) -> Segment:
         """A random segment of this phase, of one expert; both sides start at the same epoch unless asked otherwise."""
-        options: PtmOptions = context.options
+        options = context.options
         draw = context.generator("segment")
         expert = context.experts[int(torch.randint(len(context.experts), (), generator=draw))]
         starts = _starts(options, phase)
@@ -150,7 +158,7 @@ class PhasedTeachers:
         way = {epoch: self._snapshot(expert, epoch, options.straighten[phase]) for epoch in needed}
         begin: Groups = {side: way[start[side]][side] for side in SIDES}
         target: Groups = {side: way[start[side] + length][side] for side in SIDES}
-        return on_device(context, begin), on_device(context, target)
+        return context.on_device(begin), context.on_device(target)
 
     def _snapshot(self, expert: Trajectory, epoch: int, last: int) -> Groups:
         """theta_t = (1 - b(t)) theta_0 + b(t) theta_T for each tensor, T = ``last``; the snapshot itself if T is 0."""
@@ -165,9 +173,9 @@ class PhasedTeachers:
             for side in SIDES
         }
 
-    def export(self, state: State, context: Context) -> DistilledSet:
+    def export(self, state: State, context: Context[PtmOptions]) -> DistilledSet:
         """All phases as one set, with a block-diagonal similarity; students train on the subsets in their order."""
-        options: PtmOptions = context.options
+        options = context.options
         subsets = _subsets(context)
         parts = [_part(state, context, phase) for phase in range(len(subsets))]
         blocks = [similarity_matrix(part.variables, options.alpha) for part in parts]
@@ -198,12 +206,12 @@ def travelled(expert: Trajectory, last: int) -> Shares:
     return shares
 
 
-def _subsets(context: Context) -> tuple[int, ...]:
+def _subsets(context: Context[PtmOptions]) -> tuple[int, ...]:
     """Pairs of each phase."""
     return tuple(context.options.subsets) or (context.config.pairs,)
 
 
-def _rows(context: Context) -> list[slice]:
+def _rows(context: Context[PtmOptions]) -> list[slice]:
     """Rows of each phase in the whole set."""
     sizes = _subsets(context)
     return [slice(sum(sizes[:phase]), sum(sizes[: phase + 1])) for phase in range(len(sizes))]
@@ -213,12 +221,12 @@ def _starts(options: PtmOptions, phase: int) -> range:
     return range(options.first_starts[phase], options.last_starts[phase])
 
 
-def _name(context: Context, name: str, phase: int) -> str:
+def _name(context: Context[PtmOptions], name: str, phase: int) -> str:
     """A variable of one phase; without its number where there is one phase only."""
     return f"{name}_{phase + 1}" if len(_subsets(context)) > 1 else name
 
 
-def _part(state: State, context: Context, phase: int) -> State:
+def _part(state: State, context: Context[PtmOptions], phase: int) -> State:
     """The variables of one phase under their plain names."""
     if len(_subsets(context)) == 1:
         return state

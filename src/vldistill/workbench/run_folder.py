@@ -225,7 +225,7 @@ def command() -> str:
 
 def commit() -> str | None:
     """The commit of the source checkout, with ``+changes`` when files differ; None when installed as a package."""
-    source = Path(__file__).resolve().parent
+    source = Path(__file__).resolve().parents[1]
     if not (source.parents[1] / ".git").exists():  # else git would describe a repository that holds the environment
         return None
     try:
@@ -240,3 +240,22 @@ def commit() -> str | None:
         return found.stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+    """Refuse a set's folder that was begun with another configuration; what it lacks had its default then."""
+    note = folder / "config.json"
+    old = read_json(note, "set configuration") if note.exists() else asked
+    found = list(differences(with_defaults(old, defaults or {}) if isinstance(old, Mapping) else old, asked))
+    if found:
+        shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)
+        raise ConfigError(
+            f"{folder} was begun with another configuration:\n{shown}\n"
+            f"Use another --seed, --label or --run, give the settings it was begun with, or delete the folder."
+        )
+
+
+def write_config(path: Path, config: Config) -> Path:
+    """``config`` as a file that ``--config`` takes."""
+    write_text(path, yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
+    return path

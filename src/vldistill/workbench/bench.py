@@ -310,3 +310,19 @@ class Workbench:
     def encode_in_batches(self, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
         """:meth:`image_inputs` without gradients, in small batches."""
         return in_parts(lambda part: self.image_inputs(part.to(self.device)), images, batch, self.device)
+
+
+def describe_towers(bench: Workbench) -> dict[str, dict[str, Any]]:
+    """Towers as a set records them."""
+    image, text = bench.image_tower, bench.text_tower
+    return {
+        "image": {
+            "name": image.name,
+            "width": image.width,
+            "size": image.size,
+            "mean": list(image.mean),
+            "std": list(image.std),
+            "fingerprint": bench.image_fingerprint,
+        },
+        "text": {"name": text.name, "width": text.width, "fingerprint": bench.text_fingerprint},
+    }

@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import Dataset
 
 from vldistill.data.transforms import between_towers
+from vldistill.distilled.record import check_numbers, check_record
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.setrecord import check_numbers, check_record
 from vldistill.storage.files import human_bytes, read_json, read_tensors, write_record, write_tensors, write_text
 from vldistill.training.recipe import Recipe
 

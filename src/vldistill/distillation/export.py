@@ -1,0 +1,73 @@
+"""What a method learned, as a distilled set."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vldistill.config import DistillConfig
+from vldistill.distilled.distilled_set import DistilledSet
+from vldistill.training.recipe import Recipe
+from vldistill.version import __version__
+from vldistill.workbench.bench import Workbench, describe_towers
+
+if TYPE_CHECKING:
+    from vldistill.distillation.method import Context, State
+
+
+def _made_for(bench: Workbench, size: int) -> dict[str, dict[str, Any]]:
+    """The towers of a set, with the side of its images where that is not the tower's."""
+    towers = describe_towers(bench)
+    if size and size != bench.image_tower.size:
+        towers["image"]["stored_size"] = size
+    return towers
+
+
+def export_set(state: State, context: Context, recipe: Recipe, similarity: torch.Tensor | None = None) -> DistilledSet:
+    """The learned tensors as a distilled set, with the (N, N) similarity they give if one is learned."""
+    bench, config = context.bench, context.config
+    standardisation: dict[str, torch.Tensor] = {}
+    if bench.setting != "both":
+        standardisation["text_mean"] = bench.text_standardisation.mean
+        standardisation["text_scale"] = bench.text_standardisation.scale
+    if bench.setting == "heads":
+        standardisation["image_mean"] = bench.image_standardisation.mean
+        standardisation["image_scale"] = bench.image_standardisation.scale
+    return DistilledSet(
+        images=state.variables["images"].detach().cpu().clone(),
+        texts=state.variables["texts"].detach().cpu().clone(),
+        recipe=recipe,
+        towers=_made_for(bench, config.size),
+        setting=bench.setting,
+        space=config.space,
+        similarity=None if similarity is None else similarity.detach().cpu().clone(),
+        text_mask=state.carried["text_mask"].cpu().clone() if bench.setting == "both" else None,
+        standardisation=standardisation,
+        info={
+            "name": set_name(config),
+            "method": config.method,
+            "seed": config.seed,
+            "iteration": context.iteration,
+            "similarity_floats": sum(v.numel() for n, v in state.variables.items() if n.startswith("similarity")),
+            "data": bench.pixels("train").pairs.fingerprint,
+            "source": bench.data_config.source,
+            "config": {
+                "encoder": asdict(bench.encoder_config),
+                "distill": asdict(config),
+                config.method: asdict(context.options),
+            },
+            "versions": {
+                "vldistill": __version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+        },
+    )
+
+
+def set_name(config: DistillConfig) -> str:
+    """The folder name of a set: method, pairs, seed, and the label if there is one."""
+    return f"{config.method}-{config.pairs}-s{config.seed}" + (f"-{config.label}" if config.label else "")

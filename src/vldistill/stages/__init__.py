@@ -1,0 +1,1 @@
+"""The stages as functions: each reads files of the stage before and writes its own into the run folder."""

@@ -1,0 +1,19 @@
+"""What every stage does first: build the workbench, and refuse a folder of another configuration."""
+
+from __future__ import annotations
+
+from vldistill.config import Config
+from vldistill.runtime.devices import augments_on, choose_device, choose_passes
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.memory import keep_freed_memory
+from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.workbench.bench import Workbench
+from vldistill.workbench.run_folder import Run
+
+
+def open_bench(config: Config, reporter: Reporter, ranks: Ranks = ALONE, run: Run | None = None) -> Workbench:
+    """The workbench of a configuration; data that are not those ``run`` was begun with will be refused."""
+    keep_freed_memory()
+    device = choose_device(config.runtime, ranks)
+    how = choose_passes(config.runtime, device), augments_on(config.runtime, device)
+    return Workbench(config.data, config.encoder, device, reporter, *how, on_pixels=run.check_data if run else None)
