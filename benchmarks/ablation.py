@@ -24,9 +24,9 @@ import yaml
 from vldistill import DistilledSet, commands
 from vldistill.cli import main as vldistill
 from vldistill.config import Config
-from vldistill.evaluate.protocol import choose_generic, score_student, train_student
-from vldistill.evaluate.subjects import subject
-from vldistill.parsing import parse
+from vldistill.evaluation.protocol import choose_generic, score_student, train_student
+from vldistill.evaluation.subjects import subject
+from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import read_json, write_json
 from vldistill.workbench.run_folder import environment, to_plain

@@ -18,9 +18,9 @@ from typing import Any
 
 from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import DualEncoder
-from vldistill.evaluate.protocol import score_student
+from vldistill.evaluation.protocol import score_student
 from vldistill.experts.record import augments, expert_recipe
-from vldistill.parsing import parse
+from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import seed_of
 from vldistill.storage.files import write_json

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from vldistill.comparison.sweepfile import read_sweep
 from vldistill.config.plain_yaml import parse_yaml
 from vldistill.data.archives import tar_members
 from vldistill.data.cache import open_images
@@ -27,12 +28,11 @@ from vldistill.data.photos import PhotoLimits, decode
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.tower import read_weights
 from vldistill.errors import VldistillError as VldistillError
-from vldistill.evaluate.sweepfile import read_sweep
 from vldistill.experts.trajectory import Trajectory
 from vldistill.importers.lors import NAMES
 from vldistill.importers.torchfile import read_torch_file
-from vldistill.parsing import parse
-from vldistill.report.records import read_run
+from vldistill.options.words import parse
+from vldistill.reporting.records import read_run
 from vldistill.storage.arrays import open_array
 from vldistill.storage.files import read_json
 from vldistill.training.recipe import Recipe
@@ -255,7 +255,7 @@ def trajectories(place: Path) -> Prepared:
     tensors = {f"{epoch}/{side}/w": torch.zeros(2) for epoch in range(2) for side in ("image", "text")}
 
     def read(raw: bytes) -> None:
-        from vldistill.inspect import describe
+        from vldistill.commands.inspect import describe
         from vldistill.runtime.log import Reporter
 
         path.write_bytes(raw)
@@ -334,7 +334,7 @@ def weights(place: Path) -> Prepared:
 @target
 def results(place: Path) -> Prepared:
     """Results and logs that a report is made of."""
-    from vldistill.report.tables import spread
+    from vldistill.evaluation.tables import spread
 
     for name in ("results", "sets/x"):
         (place / name).mkdir(parents=True)

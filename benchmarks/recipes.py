@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.evaluate.protocol import score_student, train_student
-from vldistill.evaluate.subjects import subject
-from vldistill.parsing import parse
+from vldistill.evaluation.protocol import score_student, train_student
+from vldistill.evaluation.subjects import subject
+from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import write_json
 from vldistill.training.recipe import SCHEDULES

@@ -27,7 +27,7 @@ import psutil
 import torch
 from torch.nn.functional import normalize
 
-from vldistill.evaluate.retrieval import retrieval_ranks
+from vldistill.evaluation.retrieval import retrieval_ranks
 from vldistill.storage.files import write_json
 from vldistill.workbench.run_folder import commit
 

@@ -115,7 +115,7 @@ def read(work: Path, images: int) -> None:
 
 def inspect(work: Path, images: int) -> None:
     """Every image opened once, as ``vldistill inspect``."""
-    from vldistill.inspect import describe
+    from vldistill.commands.inspect import describe
     from vldistill.runtime.log import Reporter
 
     found = describe(configured(work, images).data.source, Reporter(quiet=True), str(work / "sheet.png"))

@@ -20,8 +20,8 @@ from typing import Any, get_type_hints
 
 import docstring_parser
 
-from vldistill.report.comparison import comparison_markdown
-from vldistill.report.tables import evaluation_text, markdown, spread
+from vldistill.comparison.table import comparison_markdown
+from vldistill.evaluation.tables import evaluation_text, markdown, spread
 from vldistill.storage.files import CHECKSUM, human_bytes, write_json, write_record, write_text
 
 ROOT = Path(__file__).resolve().parent.parent

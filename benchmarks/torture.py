@@ -52,7 +52,7 @@ evaluate: {seeds: 2, generic_epochs: 2, head_rates: [0.1], tower_rates: [0.01]}
 """
 IMPORTED = (  # ahead, what stages import when they need it
     "jsonargparse", "matplotlib.font_manager", "peft", "sklearn.feature_extraction.text", "torchvision.transforms.v2",
-    "vldistill.cli", "vldistill.commands", "vldistill.evaluate.protocol", "vldistill.report.tables",
+    "vldistill.cli", "vldistill.commands", "vldistill.evaluation.protocol", "vldistill.evaluation.tables",
     *(f"vldistill.distillation.methods.{name}" for name in ("bilevel", "bitraj", "canonical", "covmatch", "lors")),
     *(f"vldistill.distillation.methods.{name}" for name in ("mdm", "prototypes", "ptm", "repblend")),
 )  # fmt: skip

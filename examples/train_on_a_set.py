@@ -19,7 +19,7 @@ from vldistill import DistilledSet, DualEncoder, Recipe, load_pairs, retrieval_m
 from vldistill.data.transforms import to_float
 from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.encoders.dual import SIDES, Head
-from vldistill.evaluate.options import resolved
+from vldistill.options.merge import resolved
 from vldistill.training.losses import SOFT_LOSSES, infonce
 from vldistill.training.steps import steps_in
 

@@ -19,12 +19,12 @@ _HOMES = {
     "Trajectory": "vldistill.experts.trajectory",
     "VldistillError": "vldistill.errors",
     "Workbench": "vldistill.workbench.bench",
-    "evaluate_set": "vldistill.evaluate.protocol",
+    "evaluate_set": "vldistill.evaluation.protocol",
     "hypergradient": "vldistill.distillation.metagrad.backward_sweep",
     "load_pairs": "vldistill.data.load",
     "matching_loss": "vldistill.distillation.metagrad.matching",
     "record_experts": "vldistill.experts.record",
-    "retrieval_metrics": "vldistill.evaluate.retrieval",
+    "retrieval_metrics": "vldistill.evaluation.retrieval",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from vldistill.distilled.distilled_set import DistilledSet as DistilledSet
     from vldistill.encoders.dual import DualEncoder as DualEncoder
     from vldistill.errors import VldistillError as VldistillError
-    from vldistill.evaluate.protocol import evaluate_set as evaluate_set
-    from vldistill.evaluate.retrieval import retrieval_metrics as retrieval_metrics
+    from vldistill.evaluation.protocol import evaluate_set as evaluate_set
+    from vldistill.evaluation.retrieval import retrieval_metrics as retrieval_metrics
     from vldistill.experts.record import record_experts as record_experts
     from vldistill.experts.trajectory import Trajectory as Trajectory
     from vldistill.training.recipe import Recipe as Recipe

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vldistill.errors import ConfigError, Stopped, VldistillError, unknown
-from vldistill.parsing import ABOUT, parse, refuse_idle_options
+from vldistill.options.parser import ABOUT
+from vldistill.options.words import parse, refuse_idle_options
 from vldistill.version import __version__
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _add_dry_run(parser: ArgumentParser) -> None:
 
 
 def _plan(stage: str, config: Config, rest: Any) -> int:
-    from vldistill.plan import stage_plan
+    from vldistill.plan.plans import stage_plan
 
     text, problems = stage_plan(stage, config, Path(rest.run), _experts_from(rest))
     print(text)
@@ -238,7 +239,7 @@ def _evaluate(argv: Sequence[str]) -> int:
 
     config, rest = parse("evaluate", argv, extend)
     from vldistill import commands
-    from vldistill.report.tables import evaluation_text
+    from vldistill.evaluation.tables import evaluation_text
 
     run, reporter = _opened(rest)
     judge = commands.score if rest.val_only else commands.evaluate
@@ -255,50 +256,50 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 
 def _inspect(argv: Sequence[str]) -> int:
-    from vldistill.inspect import inspect
+    from vldistill.commands.inspect import inspect
 
     return inspect(argv)
 
 
 def _import(argv: Sequence[str]) -> int:
-    from vldistill.importers.command import import_command
+    from vldistill.commands.import_published import import_command
 
     return import_command(argv)
 
 
 def _convert(argv: Sequence[str]) -> int:
-    from vldistill.convert.command import convert
+    from vldistill.commands.convert import convert
 
     return convert(argv)
 
 
 def _ls(argv: Sequence[str]) -> int:
-    from vldistill.listing import listing
+    from vldistill.commands.ls import listing
 
     print(listing(argv))
     return DONE
 
 
 def _report(argv: Sequence[str]) -> int:
-    from vldistill.report.command import report
+    from vldistill.commands.report import report
 
     return report(argv)
 
 
 def _compare(argv: Sequence[str]) -> int:
-    from vldistill.evaluate.compare import compare
+    from vldistill.commands.compare import compare
 
     return compare(argv)
 
 
 def _cross(argv: Sequence[str]) -> int:
-    from vldistill.evaluate.cross import cross
+    from vldistill.commands.cross import cross
 
     return cross(argv)
 
 
 def _demo(argv: Sequence[str]) -> int:
-    from vldistill.demo import demo
+    from vldistill.commands.demo import demo
 
     return demo(argv)
 

@@ -18,7 +18,7 @@ from vldistill.distillation.method import METHODS, Context, State
 from vldistill.distillation.start import starting_pairs
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError, Stopped
-from vldistill.evaluate.protocol import evaluate_set
+from vldistill.evaluation.protocol import evaluate_set
 from vldistill.options.resolve import settled
 from vldistill.stages.distill_checks import check_setting
 from vldistill.workbench.bench import Workbench

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vldistill.report.figures import heat_map, inline_svg, scatter
-from vldistill.report.models import BrowserView, Extras, FigureView, Hit, Near, PairView, Query, SetView, StudentView
-from vldistill.report.page import render
-from vldistill.report.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality
-from vldistill.report.records import METRICS, read_runs
+from vldistill.drawing.figures import heat_map, inline_svg, scatter
+from vldistill.drawing.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality
+from vldistill.reporting.page import render
+from vldistill.reporting.records import METRICS, read_runs
+from vldistill.reporting.views import BrowserView, Extras, FigureView, Hit, Near, PairView, Query, SetView, StudentView
 
 HARD = (
     "<script>window.hacked = 1</script>",

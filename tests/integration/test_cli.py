@@ -19,11 +19,13 @@ import torch
 import yaml
 
 from vldistill.cli import STAGES
-from vldistill.commands import distilling, judging, preparing
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
 from vldistill.distillation.methods.bitraj import BiTrajectoryMatching
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.evaluate.protocol import METRICS
+from vldistill.evaluation.protocol import METRICS
+from vldistill.stages import distill as distilling
+from vldistill.stages import evaluate as judging
+from vldistill.stages import experts as preparing
 
 PROGRAM = [sys.executable, "-W", "error", "-m", "vldistill.cli"]
 

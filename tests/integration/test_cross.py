@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from vldistill.comparison import matrix as cross
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.evaluate import cross
 from vldistill.runtime.interrupts import stop_at_once
 from vldistill.storage.files import read_json, write_record
 

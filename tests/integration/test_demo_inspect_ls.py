@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from benchmark_scripts import benchmark
+from vldistill.comparison.sweepfile import read_sweep
 from vldistill.config import SETTINGS, expand
 from vldistill.distillation.method import METHODS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError
-from vldistill.evaluate.sweepfile import read_sweep
+from vldistill.options.parser import packaged_config
 from vldistill.options.resolve import settle
-from vldistill.parsing import packaged_config, parse
+from vldistill.options.words import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 

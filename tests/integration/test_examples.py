@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from vldistill.distilled.distilled_set import STANDARDISATION, DistilledSet
 from vldistill.encoders.dual import DualEncoder, Head
-from vldistill.evaluate.subjects import subject
-from vldistill.parsing import parse
+from vldistill.evaluation.subjects import subject
+from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit

@@ -15,11 +15,11 @@ import yaml
 from vldistill.cli import STAGES
 from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
+from vldistill.comparison.matrix import OWN, read_towers
+from vldistill.comparison.smoke import shrunken
+from vldistill.comparison.sweepfile import read_sweep
 from vldistill.errors import VldistillError
-from vldistill.evaluate.cross import OWN, read_towers
-from vldistill.evaluate.smoke import shrunken
-from vldistill.evaluate.sweepfile import read_sweep
-from vldistill.parsing import parse
+from vldistill.options.words import parse
 from vldistill.workbench.run_folder import to_plain, write_config
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,10 +19,10 @@ from PIL import Image
 from vldistill.cli import main
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.report.gallery import view_set
-from vldistill.report.neighbours import nearest, principal_plane, starting_pairs
-from vldistill.report.records import read_run
-from vldistill.report.students import MOST_STEPS, choose_queries, quick_recipe
+from vldistill.reporting.browser import MOST_STEPS, choose_queries, quick_recipe
+from vldistill.reporting.gallery import view_set
+from vldistill.reporting.neighbours import nearest, principal_plane, starting_pairs
+from vldistill.reporting.records import read_run
 from vldistill.runtime.log import Reporter
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe

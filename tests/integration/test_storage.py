@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_costs_one_checkpoint(straight: Path, run: Path, vl
 def test_an_interrupted_evaluation_goes_on_with_the_next_student(
     straight: Path, vldistill: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vldistill.evaluate import protocol
+    from vldistill.evaluation import protocol
 
     words = ("evaluate", "--run", straight, "--set", straight / SET, "--json")
     whole = json.loads(vldistill(*words).out)

@@ -22,7 +22,7 @@ from vldistill.distillation.start import starting_pairs
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, MemoryShortError
-from vldistill.evaluate.subjects import subject
+from vldistill.evaluation.subjects import subject
 from vldistill.options.resolve import settled
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import generator

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from vldistill.errors import ConfigError
-from vldistill.evaluate.published import data_of, published
-from vldistill.report.comparison import (
+from vldistill.comparison.published import data_of, published
+from vldistill.comparison.table import (
     comparison_csv,
     comparison_latex,
     comparison_markdown,
     comparison_rows,
     published_row,
 )
+from vldistill.errors import ConfigError
 
 NAMES = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from vldistill.comparison.sweepfile import read_sweep
 from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, RuntimeConfig
 from vldistill.config.plain_yaml import MOST_BYTES, read_yaml
 from vldistill.distillation.method import METHODS
 from vldistill.errors import ArtefactError, ConfigError, VldistillError
-from vldistill.evaluate.options import resolved
-from vldistill.evaluate.sweepfile import read_sweep
-from vldistill.parsing import parse
+from vldistill.options.merge import resolved
+from vldistill.options.words import parse
 from vldistill.workbench.run_folder import Run
 
 

@@ -15,7 +15,8 @@ import yaml
 from PIL import Image
 from tests.unit.test_format_readers import told
 
-from vldistill.convert.command import convert, open_export, write_export
+from vldistill.commands.convert import convert
+from vldistill.convert.export import open_export, write_export
 from vldistill.convert.records import Export
 from vldistill.convert.writers import WRITERS
 from vldistill.data.collection import clean_caption

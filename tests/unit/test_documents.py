@@ -17,7 +17,7 @@ import timm
 from jsonargparse import ArgumentParser
 
 from vldistill.cli import main
-from vldistill.parsing import build_parser
+from vldistill.options.parser import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "vldistill"

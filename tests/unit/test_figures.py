@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from vldistill.report.figures import _spread, draw_curves
-from vldistill.report.lettering import CAPTION_LINES, font, wrapped
-from vldistill.report.pictures import whole_side
-from vldistill.report.sheets import draw_contact_sheet, draw_pairs
+from vldistill.drawing.figures import _spread, draw_curves
+from vldistill.drawing.lettering import CAPTION_LINES, font, wrapped
+from vldistill.drawing.pictures import whole_side
+from vldistill.drawing.sheets import draw_contact_sheet, draw_pairs
 
 HARD_CAPTIONS = [
     "",

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from benchmark_scripts import benchmark
+from vldistill.commands.inspect import describe
 from vldistill.config.plain_yaml import parse_yaml
 from vldistill.data.load import load_pairs, source_summary
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, VldistillError
-from vldistill.evaluate.options import resolved
 from vldistill.experts.trajectory import Trajectory, save_trajectory
-from vldistill.inspect import describe
-from vldistill.report.records import read_run
+from vldistill.options.merge import resolved
+from vldistill.reporting.records import read_run
 from vldistill.runtime.log import Reporter
 from vldistill.storage.arrays import open_array
 from vldistill.storage.files import read_json

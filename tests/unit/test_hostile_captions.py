@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from vldistill.commands.inspect import inspect
 from vldistill.data import jsonfile
 from vldistill.data.collection import LONGEST_CAPTION
 from vldistill.data.jsonfile import load_json
 from vldistill.data.load import load_pairs
 from vldistill.errors import DataError
-from vldistill.inspect import inspect
-from vldistill.report.tables import markdown
+from vldistill.evaluation.tables import markdown
 
 
 def source(folder: Path, names: list[str], captions: list[list[str]] | None = None) -> Path:

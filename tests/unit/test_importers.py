@@ -17,7 +17,7 @@ from vldistill.config import EvaluateConfig
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import Head
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.evaluate.protocol import evaluate_set
+from vldistill.evaluation.protocol import evaluate_set
 from vldistill.experts.record import open_experts
 from vldistill.importers import mtt
 from vldistill.importers.lors import CLIP_MEAN, CLIP_STD, import_lors

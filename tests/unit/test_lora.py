@@ -19,7 +19,7 @@ from vldistill.encoders.dual import Head
 from vldistill.encoders.lora import adapter_targets, add_adapters
 from vldistill.encoders.tower import ImageTower
 from vldistill.errors import ConfigError
-from vldistill.evaluate.protocol import evaluate_set
+from vldistill.evaluation.protocol import evaluate_set
 from vldistill.experts.record import record_experts
 from vldistill.options.resolve import settled
 

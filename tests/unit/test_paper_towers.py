@@ -18,7 +18,7 @@ from vldistill.distillation.method import METHODS, Context
 from vldistill.distillation.start import make_start
 from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError
-from vldistill.evaluate.protocol import evaluate_set
+from vldistill.evaluation.protocol import evaluate_set
 from vldistill.experts.record import record_experts
 from vldistill.options.resolve import settled
 from vldistill.workbench.bench import Workbench

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from tiny import DISTILL, ENCODER, EXPERTS, SCENES, make_bench
 
-from vldistill.commands.distilling import refuse_other_set
 from vldistill.config import Config, DataConfig, DistillConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distillation.method import METHODS
-from vldistill.estimate import Estimate, human_time
 from vldistill.experts.record import expert_path, record_expert
 from vldistill.options.resolve import settle
-from vldistill.plan import stage_plan
+from vldistill.plan.estimate import Estimate, human_time
+from vldistill.plan.plans import stage_plan
+from vldistill.stages.distill_checks import refuse_other_set
 from vldistill.storage.files import write_record
 from vldistill.training.recipe import Recipe
 from vldistill.workbench.run_folder import Run

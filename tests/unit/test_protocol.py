@@ -17,8 +17,8 @@ from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
-from vldistill.evaluate import protocol
-from vldistill.evaluate.protocol import (
+from vldistill.evaluation import protocol
+from vldistill.evaluation.protocol import (
     METRICS,
     choose_generic,
     embed_split,
@@ -27,10 +27,10 @@ from vldistill.evaluate.protocol import (
     score_student,
     train_student,
 )
-from vldistill.evaluate.retrieval import chance_level, retrieval_metrics
-from vldistill.evaluate.subjects import subject
+from vldistill.evaluation.retrieval import chance_level, retrieval_metrics
+from vldistill.evaluation.subjects import subject
+from vldistill.evaluation.tables import evaluation_rows, evaluation_text, markdown
 from vldistill.options.resolve import settled
-from vldistill.report.tables import evaluation_rows, evaluation_text, markdown
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
 from vldistill.workbench.bench import Workbench

@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from vldistill.drawing.figures import PALETTE, curves, inline_svg
+from vldistill.drawing.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality
 from vldistill.errors import ConfigError
-from vldistill.report.charts import budget_chart, training_charts
-from vldistill.report.figures import PALETTE, curves, inline_svg
-from vldistill.report.overview import cost_table, duration, gain, headline, result_table, share_of_full, tower_matrix
-from vldistill.report.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality
-from vldistill.report.records import read_run, read_runs
+from vldistill.reporting.charts import budget_chart, training_charts
+from vldistill.reporting.overview import cost_table, duration, gain, headline, result_table, share_of_full, tower_matrix
+from vldistill.reporting.records import read_run, read_runs
 
 
 def result(name: str, mean: float, pairs: int = 20, **more: Any) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def test_a_matrix_of_towers_is_read_whole_and_its_own_column_once(tmp_path: Path
 
 
 def test_lines_against_pairs_never_join_different_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from vldistill.report import charts
+    from vldistill.reporting import charts
 
     drawn: dict[str, Any] = {}
     monkeypatch.setattr(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torchmetrics.retrieval import RetrievalHitRate
 
 from vldistill.errors import DataError, DivergedError
-from vldistill.evaluate import retrieval
-from vldistill.evaluate.retrieval import CUTOFFS, chance_level, retrieval_metrics, retrieval_ranks
+from vldistill.evaluation import retrieval
+from vldistill.evaluation.retrieval import CUTOFFS, chance_level, retrieval_metrics, retrieval_ranks
 
 KEYS = ["tr1", "tr5", "tr10", "ir1", "ir5", "ir10", "mean_recall"]
 

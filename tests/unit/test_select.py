@@ -21,8 +21,8 @@ from vldistill.distillation.start import make_start
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError, Stopped
-from vldistill.evaluate.protocol import evaluate_set
-from vldistill.evaluate.subjects import check_target, subject
+from vldistill.evaluation.protocol import evaluate_set
+from vldistill.evaluation.subjects import check_target, subject
 from vldistill.runtime.passes import Passes
 from vldistill.selection import warmup as warming
 from vldistill.selection.candidates import TrainingCandidates
@@ -424,7 +424,7 @@ def test_a_choice_is_judged_like_random_pairs(bench: Workbench, name: str) -> No
 def test_pairs_that_do_not_depend_on_the_seed_are_chosen_once(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vldistill.evaluate import subjects
+    from vldistill.evaluation import subjects
 
     made_choices: list[str] = []
     real = subjects.choose_pairs

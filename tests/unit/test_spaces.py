@@ -14,10 +14,10 @@ from vldistill.distillation.methods.bitraj import BiTrajectoryMatching, BitrajOp
 from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.encoders.features import FeatureTable
 from vldistill.errors import ArtefactError
-from vldistill.evaluate import spaces
-from vldistill.evaluate.protocol import evaluate_set
-from vldistill.evaluate.spaces import fit_ridge, mapped_texts
-from vldistill.evaluate.subjects import check_target, subject
+from vldistill.evaluation import text_map as spaces
+from vldistill.evaluation.protocol import evaluate_set
+from vldistill.evaluation.subjects import check_target, subject
+from vldistill.evaluation.text_map import fit_ridge, mapped_texts
 from vldistill.options.resolve import settled
 from vldistill.runtime.log import Mute
 from vldistill.workbench.bench import Workbench

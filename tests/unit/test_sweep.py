@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from vldistill.comparison.cells import shared_experts
+from vldistill.comparison.smoke import shrunken
+from vldistill.comparison.sweep import Sweep
+from vldistill.comparison.sweepfile import read_sweep
 from vldistill.errors import ConfigError
-from vldistill.evaluate.cells import shared_experts
-from vldistill.evaluate.options import merged, nested
-from vldistill.evaluate.smoke import shrunken
-from vldistill.evaluate.sweep import Sweep
-from vldistill.evaluate.sweepfile import read_sweep
+from vldistill.options.merge import merged, nested
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {

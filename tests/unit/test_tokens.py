@@ -18,8 +18,8 @@ from vldistill.distillation.start import make_start, nearest_captions, starting_
 from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.encoders.tokens import TokenTower, require_trainable
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.evaluate.protocol import evaluate_set
-from vldistill.evaluate.subjects import check_target
+from vldistill.evaluation.protocol import evaluate_set
+from vldistill.evaluation.subjects import check_target
 from vldistill.options.resolve import settled
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit

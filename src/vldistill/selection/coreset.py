@@ -13,7 +13,7 @@ import torch
 from vldistill.config import SelectConfig
 from vldistill.data.transforms import to_float
 from vldistill.distilled.distilled_set import CORESET, DistilledSet
-from vldistill.report.sheets import draw_contact_sheet
+from vldistill.drawing.sheets import draw_contact_sheet
 from vldistill.selection.choose import choose_pairs
 from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import write_record

@@ -1,0 +1,316 @@
+"""``vldistill compare``: a sweep file becomes one table, cell by cell, in processes of their own.
+
+The run folder holds ``experts/`` and ``cells/`` (see comparison/cells.py) and the table as ``table.md``,
+``table.tex``, ``table.csv`` and ``table.json``. A cell that is finished is not done again, one that failed is tried
+again, and a cell's name changes with whatever its answer depends on: a sweep file can grow in place. The table is of
+every finished cell of the sweep, also after ``--only``; what ``--smoke`` does is in the folder ``smoke`` of the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from vldistill.cluster import Unit, UnitFailed, run_units
+from vldistill.cluster.options import Place, add_place, place_of
+from vldistill.cluster.shards import WHOLE
+from vldistill.cluster.units import Backend
+from vldistill.commands.helptext import KeptLines
+from vldistill.comparison.cells import Cell, failure, finished, note_failure
+from vldistill.comparison.data_versions import known_data, refuse_mixed
+from vldistill.comparison.published import data_of, published
+from vldistill.comparison.sweep import Sweep
+from vldistill.comparison.sweepfile import read_sweep
+from vldistill.comparison.table import (
+    comparison_csv,
+    comparison_latex,
+    comparison_markdown,
+    comparison_rows,
+    published_row,
+)
+from vldistill.comparison.units import UNTIL, comparison_units, shared_units
+from vldistill.config import expand
+from vldistill.config.plain_yaml import parse_yaml
+from vldistill.data.load import load_pairs
+from vldistill.errors import ConfigError, Stopped, VldistillError
+from vldistill.options.merge import merged, nested
+from vldistill.runtime.log import Reporter
+from vldistill.selection.choose import check_count
+from vldistill.storage.files import storage_errors, write_record, write_text
+from vldistill.storage.locks import held
+from vldistill.workbench.bench import Workbench
+from vldistill.workbench.run_folder import environment
+
+DONE, SOME_FAILED = 0, 4
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asked for.
+
+    Args:
+        sweep: the sweep.
+        every: its cells: those of the table.
+        cells: those of them that are done: what ``--only`` leaves.
+        run: the comparison's folder.
+        place: where its units run, and which part of them this job does.
+        until: the last kind of unit that is run: ``experts`` or ``cells``.
+        published: data sets whose published rows are shown.
+        dry_run: show the plan alone.
+    """
+
+    sweep: Sweep
+    every: list[Cell]
+    cells: list[Cell]
+    run: Path
+    place: Place
+    until: str
+    published: tuple[str, ...]
+    dry_run: bool
+
+    @property
+    def partial(self) -> bool:
+        """Whether this job does a part that has no table."""
+        return self.place.shard != WHOLE or self.until == "experts"
+
+    @property
+    def results(self) -> list[tuple[Cell, dict[str, Any]]]:
+        """The cells of the table that are finished."""
+        found = ((cell, finished(cell, self.run)) for cell in self.every)
+        return [(cell, result) for cell, result in found if result is not None]
+
+
+def compare(argv: Sequence[str]) -> int:
+    """The command; returns 0, or 4 when some cells, or what they share, failed.
+
+    Raises:
+        ConfigError: a sweep, an option or a number of workers that cannot work; finished cells of different data.
+        Stopped: the user asked to stop.
+    """
+    asked, reporter = _parse(argv)
+    if asked.dry_run:
+        from vldistill.plan.plans import comparison_plan
+
+        text, problems = comparison_plan(asked.cells, asked.run, asked.place.workers)
+        print(text)
+        refuse_mixed(asked.results, asked.run)
+        if problems:
+            raise ConfigError("; ".join(problems))
+        return DONE
+    with storage_errors(asked.run):
+        refuse_mixed(asked.results, asked.run)
+        missing = [cell for cell in asked.cells if finished(cell, asked.run) is None]
+    _refuse_budgets(missing)
+    _tell_impossible(missing, asked.run, reporter)
+    shard = asked.place.shard
+    name = ".lock" if shard == WHOLE else f".lock-{shard.number}-{shard.count}"
+    with held(asked.run / name, str(asked.run), stays=True) as lock:
+        try:
+            with asked.place.backend(reporter, lock) as backend:
+                broken = _run(asked, backend, reporter)
+            if asked.partial:  # the whole comparison's table is the last command's
+                return SOME_FAILED if broken else DONE
+        except Stopped as stop:
+            _write_tables(asked)
+            raise Stopped(f"{stop} The same command goes on.") from None
+        failed = _write_tables(asked)
+    print((asked.run / "table.md").read_text(encoding="utf-8"), end="")
+    failed = {cell.id: failed[cell.id] for cell in asked.cells if cell.id in failed}
+    for name, why in failed.items():
+        reporter.warn(f"{name}: {why}")
+    if failed:
+        reporter.warn(f"{len(failed)} of {len(asked.cells)} cells failed; the same command tries them again.")
+    return SOME_FAILED if failed or broken else DONE
+
+
+def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
+    from jsonargparse import ArgumentParser
+
+    from vldistill.comparison import sweepfile as sweeps
+
+    parser = ArgumentParser(
+        prog="vldistill compare",
+        description=f"{__doc__}\n{sweeps.__doc__}",
+        epilog="Any option of a stage holds for every cell, e.g. --data.source photos/ --evaluate.seeds 3.",
+        formatter_class=KeptLines,
+    )
+    parser.add_argument("--config", type=str, required=True, help="the sweep file")
+    parser.add_argument("--run", type=str, required=True, help="the comparison's folder")
+    parser.add_argument("--base", type=str, default=None, help="another base configuration than the sweep's")
+    add_place(parser)
+    parser.add_argument(
+        "--until", choices=UNTIL, default="cells", help="experts: what cells share, and no cell (for job arrays)"
+    )
+    parser.add_argument("--only", type=str, default="*", help="do the cells whose names fit, e.g. '*bitraj*'")
+    parser.add_argument("--pairs", type=str, default=None, help="other budgets than the sweep's, e.g. 20,50")
+    parser.add_argument(
+        "--published",
+        nargs="?",
+        const="auto",
+        default=None,
+        help="show published rows too: flickr8k, flickr30k, coco, or those of the data",
+    )
+    about = "shrunken to drawn scenes, in RUN/smoke: does everything run?"
+    parser.add_argument("--smoke", action="store_true", help=about)
+    parser.add_argument("--dry_run", action="store_true", help="validate, show cells, disk and time, and end")
+    parser.add_argument("--quiet", action="store_true", help="warnings only")
+    own, options = _split(argv)
+    given = parser.parse_args(own)
+    from vldistill.options.parser import packaged_config
+
+    if not given.run:
+        raise ConfigError("vldistill compare needs --run FOLDER, e.g. --run runs/board.")
+    place = place_of(given)
+    sweep = read_sweep(Path(packaged_config(given.config)), options, given.base, other_pairs=bool(given.pairs))
+    if given.pairs:
+        sweep = _with_pairs(sweep, given.pairs)
+    every = (sweep.shrunk() if given.smoke else sweep).cells()
+    cells = [cell for cell in every if fnmatch(cell.id, given.only)]
+    if not cells:
+        raise ConfigError(f"--only {given.only!r} fits no cell. Cells: {', '.join(cell.id for cell in every)}.")
+    names: tuple[str, ...] = ()
+    if given.published:
+        sources = sorted({expand(cell.configs[0].data.source) for cell in every})
+        automatic = [name for source in sources for name in data_of(source)]
+        names = tuple(dict.fromkeys(automatic if given.published == "auto" else given.published.split(",")))
+        published(names)  # refuses an unknown one now
+    run = Path(given.run).absolute()
+    run = run / "smoke" if given.smoke else run
+    asked = Asked(sweep, every, cells, run, place, given.until, names, given.dry_run)
+    return asked, Reporter(quiet=given.quiet)
+
+
+def _with_pairs(sweep: Sweep, text: str) -> Sweep:
+    """The sweep with other budgets, also where a row has its own."""
+    try:
+        pairs = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--pairs is {text!r}; expected numbers, e.g. 20,50.") from None
+    if min(pairs) < 2:
+        raise ConfigError(f"--pairs is {text!r}; expected at least 2 pairs (one alone has no contrast).")
+    methods = {label: {**entry, "pairs": pairs} for label, entry in sweep.methods.items()}
+    targets = {name: {**limits, "pairs": pairs} for name, limits in sweep.targets.items()}
+    return replace(sweep, pairs=pairs, methods=methods, targets=targets)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The command's own words, and ``--section.option VALUE`` as options of every cell."""
+    own: list[str] = []
+    options: dict[str, Any] = {}
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or "." not in name:
+            own.append(word)
+            continue
+        if not equals:
+            if not words:
+                raise ConfigError(f"option {word} has no value.")
+            value = words.pop(0)
+        options = merged(options, nested({name: _value(word, value)}))
+    return own, options
+
+
+def _value(option: str, value: str) -> Any:
+    """What was typed for an option, as YAML. Raises ConfigError."""
+    try:
+        return parse_yaml(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{option} is {value[:80]!r}, which is not YAML ({str(error).splitlines()[0]}).") from None
+
+
+def _run(asked: Asked, backend: Backend, reporter: Reporter) -> dict[str, UnitFailed]:
+    """Encode, record experts and run every cell that is not finished; returns the failures by unit."""
+    asked_for = asked.place.shard.of(asked.cells) if asked.until == "cells" else asked.cells
+    missing = [cell for cell in asked_for if finished(cell, asked.run) is None]
+    done, total = len(asked_for) - len(missing), len(asked_for)
+    said = f"{total} cells, {done} done"
+    reporter.info(f"{said}; {asked.place.said(backend.slots)}" if missing else said)
+    known = known_data(asked.results)
+    if asked.until == "experts":
+        units = shared_units(asked.cells, asked.run, asked.place.shard, known)
+    else:
+        units = comparison_units(missing, asked.run, backend.slots, known)
+    began = time.monotonic()
+    cells = {f"cell {cell.id}": cell for cell in missing}
+
+    def heard(unit: Unit, error: UnitFailed | None) -> None:
+        nonlocal done
+        if error is not None:
+            reporter.warn(f"{unit.name} failed: {error}")
+        if unit.name in cells:
+            done += error is None
+            if error is not None:
+                note_failure(cells[unit.name], asked.run, str(error))
+        seconds = time.monotonic() - began
+        reporter.info(f"{unit.name}: {'failed' if error else 'done'} ({done}/{total} cells, {seconds:.0f} s)")
+
+    return run_units(units, backend, heard, reporter, asked.place.retries)
+
+
+def _refuse_budgets(cells: Sequence[Cell]) -> None:
+    """Refuse cells of more pairs than there are images, and data that cannot be read, before any cell begins."""
+    images: dict[tuple[str, bool], int] = {}
+    for cell in cells:
+        data = cell.configs[0].data
+        if (key := (data.source, data.strict)) not in images:
+            images[key] = load_pairs(expand(data.source), "train", strict=data.strict).count_images
+        if cell.pairs is not None:
+            check_count(images[key], cell.pairs)
+
+
+def _tell_impossible(cells: Sequence[Cell], run: Path, reporter: Reporter) -> None:
+    """Warn of cells that will fail by their options: the others go on, but the user may prefer to mend them now."""
+    from vldistill.plan.plans import check_cell
+
+    benches: dict[str, Workbench] = {}
+    for cell in cells:
+        if cell.data_group not in benches:
+            config = cell.configs[0]
+            benches[cell.data_group] = Workbench(config.data, config.encoder, torch.device("cpu"), Reporter(quiet=True))
+        try:
+            check_cell(cell, run, benches[cell.data_group])
+        except VldistillError as error:
+            reporter.warn(f"{error} This cell will fail.")
+
+
+def _write_tables(asked: Asked) -> dict[str, str]:
+    """Write the four tables of what is finished; returns the failures by cell.
+
+    Raises:
+        ConfigError: cells that are finished are of different data.
+    """
+    found = asked.results
+    refuse_mixed(found, asked.run)
+    results = [result for _, result in found]
+    done = {cell.id for cell, _ in found}
+    failed = {cell.id: why for cell in asked.every if cell.id not in done and (why := failure(cell, asked.run))}
+    rows = comparison_rows(results)
+    if asked.published:
+        budgets = {cell.pairs for cell in asked.every if cell.pairs is not None}
+        rows += [published_row(entry) for entry in published(asked.published, budgets)]
+    table = {
+        "sweep": str(asked.sweep.path),
+        "environment": environment(),
+        "rows": rows,
+        "failed": failed,
+        "missing": [cell.id for cell in asked.every if cell.id not in done and cell.id not in failed],
+        "cells": results,
+    }
+    write_record(asked.run / "table.json", table)
+    if rows:
+        write_text(asked.run / "table.md", comparison_markdown(rows, failed, table["missing"]))
+        write_text(asked.run / "table.tex", comparison_latex(rows))
+        write_text(asked.run / "table.csv", comparison_csv(rows))
+    else:
+        listed = "".join(f"- `{name}`: {why}\n" for name, why in failed.items())
+        write_text(asked.run / "table.md", f"no cell is finished\n{listed}")
+    return failed

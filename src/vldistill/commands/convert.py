@@ -1,0 +1,60 @@
+"""``vldistill convert``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vldistill.convert.export import open_export, write_export
+from vldistill.convert.writers import WRITERS
+from vldistill.data.pairs import SPLITS
+from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits
+from vldistill.errors import ConfigError, unknown
+from vldistill.runtime.log import Reporter
+
+
+def convert(argv: Sequence[str]) -> int:
+    """The command. Raises ConfigError and DataError with the remedy."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="vldistill convert", description=__doc__)
+    parser.add_argument("source", type=str, help="a data source, or the folder of a coreset or a distilled set")
+    parser.add_argument("--to", type=str, required=True, help=", ".join(f"{n}: {w.about}" for n, w in WRITERS.items()))
+    parser.add_argument("--out", type=str, required=True, help="the folder to write, which must not exist yet")
+    parser.add_argument("--split", type=list[str], default=[], help="splits to convert, e.g. [train]; default all")
+    parser.add_argument("--shard", type=int, default=10_000, help="images in each shard of wds")
+    parser.add_argument("--from", type=str, default="", dest="origin", help="of a coreset: its source, if it has moved")
+    parser.add_argument("--strict", action="store_true", help="refuse broken photos and captions")
+    parser.add_argument("--max_pixels", type=int, default=PHOTO_LIMITS.pixels, help="as data.max_pixels of a run")
+    parser.add_argument("--max_bytes", type=int, default=PHOTO_LIMITS.bytes, help="as data.max_bytes of a run")
+    parser.add_argument("--quiet", action="store_true", help="warnings only")
+    asked = parser.parse_args(_splits_listed(argv))
+    if asked.to not in WRITERS:
+        raise ConfigError(f"--to: {unknown('format', asked.to, WRITERS)}")
+    if asked.shard < 1:
+        raise ConfigError(f"--shard is {asked.shard}; expected at least 1 image.")
+    for split in asked.split:
+        if split not in SPLITS:
+            raise ConfigError(f"--split: {unknown('split', split, SPLITS)}")
+    reporter = Reporter(quiet=asked.quiet)
+    limits = PhotoLimits(asked.max_pixels, asked.max_bytes)
+    export = open_export(asked.source, asked.split, strict=asked.strict, origin=asked.origin, limits=limits)
+    out = write_export(export, asked.to, Path(asked.out), reporter, shard=asked.shard, strict=asked.strict)
+    print(out)
+    return 0
+
+
+def _splits_listed(argv: Sequence[str]) -> list[str]:
+    """``argv`` with what ``--split`` is given in brackets, in one word or in two: the parser takes a list."""
+    words: list[str] = []
+    for word in argv:
+        option, equals, value = word.partition("=")
+        if words[-1:] == ["--split"]:
+            words.append(_bracketed(word))
+        else:
+            words.append(f"{option}={_bracketed(value)}" if option == "--split" and equals else word)
+    return words
+
+
+def _bracketed(value: str) -> str:
+    return value if value.startswith("[") else f"[{value}]"

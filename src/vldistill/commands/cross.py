@@ -1,0 +1,92 @@
+"""``vldistill cross``: one set on a list of towers, as one matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vldistill.commands.helptext import KeptLines
+from vldistill.comparison.matrix import OWN, Matrix, name_of, pairs_of, read_towers
+from vldistill.config import Config
+from vldistill.distilled.distilled_set import DistilledSet
+from vldistill.errors import ConfigError, Stopped, VldistillError
+from vldistill.runtime.log import Reporter
+from vldistill.storage.locks import held
+from vldistill.workbench.run_folder import Run
+
+
+def cross(argv: Sequence[str]) -> int:
+    """The command; returns 0, or 4 when a tower failed."""
+    from vldistill.options.parser import packaged_config
+    from vldistill.options.words import parse
+    from vldistill.stages.evaluate import set_folder
+
+    def extend(parser: Any) -> None:
+        parser.description, parser.formatter_class = __doc__, KeptLines
+        parser.add_argument("--set", type=str, required=True, help="a set's folder, or the name of one of the run's")
+        parser.add_argument("--towers", type=str, required=True, help="YAML: encoder sections by name")
+        about = "other rows; a bare selector such as random chooses as many pairs"
+        parser.add_argument("--also", type=str, nargs="*", default=None, help=f"{about} (default: random full)")
+        parser.add_argument("--dry_run", action="store_true", help="validate, show towers, disk and time, and end")
+
+    config, given = parse("cross", argv, extend)
+    run, reporter = Run(Path(given.run)), Reporter(quiet=given.quiet)
+    run.check(config)
+    given.also = _rows(given.also, config)
+    given.set = set_folder(run, given.set)
+    if given.dry_run:
+        return _planned(run, read_towers(Path(packaged_config(given.towers, "--towers")), config), given, reporter)
+    distilled = DistilledSet.load(given.set)
+    towers = read_towers(Path(packaged_config(given.towers, "--towers")), config)
+    targets = [distilled, *(_counted(name, len(distilled)) for name in given.also)]
+    matrix = Matrix(run, towers, targets, reporter)
+    run.begin(config)
+    try:
+        with held(matrix.folder / ".lock", str(matrix.folder)):
+            matrix.fill()
+    except KeyboardInterrupt:
+        raise Stopped("stopped; finished cells of the matrix are kept. The same command goes on.") from None
+    name = f"{distilled.name}-on-{Path(given.towers).stem}"
+    print(matrix.write(name), end="")
+    reporter.info(f"written: {matrix.folder / name}.md, .csv and .json")
+    return 4 if matrix.failed else 0
+
+
+def _rows(also: list[str] | None, config: Config) -> list[str]:
+    """The rows beside the set: real pairs, which only the generic recipe can train on. Raises ConfigError."""
+    if "generic" in config.evaluate.recipes:
+        return ["random", "full"] if also is None else also
+    if also:
+        raise ConfigError(
+            f"--also {' '.join(also)}: real pairs have no recipe of their own, and evaluate.recipes is "
+            f"{', '.join(config.evaluate.recipes)}. Add generic, or leave --also out."
+        )
+    return []
+
+
+def _planned(run: Run, towers: Mapping[str, Config], given: Any, reporter: Reporter) -> int:
+    """``--dry_run``; a set that is not made yet stops the real command, and its plan is shown all the same."""
+    from vldistill.plan.plans import cross_plan
+
+    missing: list[str] = []
+    subject: str | DistilledSet = Path(given.set).name
+    pairs = towers[OWN].distill.pairs
+    try:
+        subject = DistilledSet.load(given.set)
+        pairs = len(subject)
+    except VldistillError as error:
+        missing.append(str(error))
+    targets = [subject, *(_counted(name, pairs) for name in given.also)]
+    matrix = Matrix(run, towers, targets, reporter)
+    rows = [(name_of(target), None if target == "full" else pairs_of(target, pairs)) for target in targets]
+    text, problems = cross_plan(towers, rows, matrix.folder, matrix.finished())
+    print(text)
+    if missing or problems:
+        raise ConfigError("; ".join([*missing, *problems]))
+    return 0
+
+
+def _counted(target: str, pairs: int) -> str:
+    """``random`` as ``random:100``; ``full`` and what has a number stay as they are."""
+    return target if target == "full" or ":" in target else f"{target}:{pairs}"

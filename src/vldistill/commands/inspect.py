@@ -1,0 +1,263 @@
+"""``vldistill inspect PATH``: what a data source, an experts folder, a set or a run holds.
+
+It ends with exit code 2 when anything is broken, if only a photo: other stages leave such photos out and go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vldistill.errors import ArtefactError, ConfigError, DataError
+from vldistill.runtime.log import Reporter
+from vldistill.storage.files import human_bytes
+
+if TYPE_CHECKING:
+    from vldistill.data.pairs import Pairs
+
+SHEET_PICTURES = 40
+EXAMPLES = 3  # pairs of each split that are shown
+AT_ONCE = 4096  # images given to the threads at a time
+
+
+def inspect(argv: Sequence[str]) -> int:
+    """The command: prints a report, or one JSON object with ``--json``; 2 when something is broken."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="vldistill inspect", description=__doc__)
+    parser.add_argument("path", type=str, help="a data source, a run, its experts folder, or a set")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--sheet", type=str, default=None, help="of a data source: the contact sheet, a .png file; default in the cache"
+    )
+    asked = parser.parse_args(list(argv))
+    if asked.sheet and not asked.sheet.lower().endswith(".png"):
+        raise ConfigError(f"--sheet is {asked.sheet!r}; expected a name that ends in .png.")
+    found = describe(asked.path, Reporter(quiet=asked.json), asked.sheet)
+    if asked.json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        print("\n".join(_lines(found)))
+    return 2 if found.get("broken") else 0
+
+
+def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[str, Any]:
+    """What stands at ``path``, as plain values; ``broken`` lists what could not be read.
+
+    Args:
+        path: a data source, a run, its experts folder, or a set.
+        reporter: where progress goes.
+        sheet: of a data source, where its contact sheet is drawn; by default in the cache folder.
+    """
+    folder = Path(path)
+    if not folder.is_dir():  # a file, a name or a pattern
+        return _describe_source(path, reporter, sheet)
+    if (folder / "set.json").is_file() or (folder.parent.name == "sets" and (folder / "config.json").is_file()):
+        return _describe_set(folder)  # or the error that says it is not finished
+    if any(folder.glob("expert-*.safetensors")):
+        return _describe_experts(folder)
+    if (folder / "config.yaml").is_file():
+        return _describe_run(folder)
+    return _describe_source(path, reporter, sheet)
+
+
+def _describe_set(folder: Path) -> dict[str, Any]:
+    from vldistill.distilled.distilled_set import DistilledSet
+
+    distilled = DistilledSet.load(folder)
+    image, text = distilled.towers["image"], distilled.towers["text"]
+    return {
+        "kind": "coreset" if distilled.is_coreset else "distilled set",
+        "name": distilled.name,
+        "pairs": len(distilled),
+        "stored_floats": distilled.stored_floats,
+        "bytes": (folder / "set.safetensors").stat().st_size,
+        "space": distilled.space,
+        "text_space": distilled.text_space,
+        "setting": distilled.setting,
+        "images": list(distilled.images.shape),
+        "texts": list(distilled.texts.shape),
+        "similarity": None if distilled.similarity is None else list(distilled.similarity.shape),
+        "fits": (
+            f"text tower {text['name']} (fingerprint {text['fingerprint']}); "
+            + (
+                f"any image tower, made with {image['name']} at {image['size']} px"
+                if distilled.space == "pixels"
+                else f"image tower {image['name']} (fingerprint {image['fingerprint']}) only"
+            )
+        ),
+        "recipe": distilled.recipe.to_dict(),
+        "info": {key: value for key, value in distilled.info.items() if key != "config"},
+        "broken": [],
+    }
+
+
+def _describe_experts(folder: Path) -> dict[str, Any]:
+    from vldistill.experts.trajectory import Trajectory
+
+    broken: list[str] = []
+    notes: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("expert-*.safetensors")):
+        try:
+            expert = Trajectory(path)
+            expert.check_whole()
+        except ArtefactError as error:
+            broken.append(str(error))
+            continue
+        notes.append(expert.note | {"epochs": expert.epochs, "bytes": path.stat().st_size})
+    first = notes[0] if notes else {}
+    return {
+        "kind": "experts",
+        "count": len(notes),
+        "bytes": sum(note["bytes"] for note in notes),
+        "snapshots": first.get("epochs"),
+        "dtype": first.get("dtype"),
+        "fits": f"setting {first.get('setting')}, encoder {first.get('encoder')}, data {first.get('data')}",
+        "last_losses": [round(losses[-1], 4) for note in notes if (losses := _numbers(note.get("losses")))],
+        "broken": broken,
+    }
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers of a list in a file, of which anybody may have written anything."""
+    return [one for one in value if isinstance(one, int | float)] if isinstance(value, list) else []
+
+
+def _describe_run(folder: Path) -> dict[str, Any]:
+    experts = sorted(path.name for path in (folder / "experts").glob("expert-*.safetensors"))
+    sets = sorted(path.parent.name for path in (folder / "sets").glob("*/set.json"))
+    begun = sorted(path.parent.name for path in (folder / "sets").glob("*/checkpoint.safetensors"))
+    return {
+        "kind": "run",
+        "experts": len(experts),
+        "unfinished_experts": len(list((folder / "experts").glob("*.unfinished"))),
+        "sets": sets,
+        "unfinished_sets": [name for name in begun if name not in sets],
+        "results": sorted(path.name for path in (folder / "results").glob("*.json")),
+        "broken": [],
+    }
+
+
+def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict[str, Any]:
+    from vldistill.config import expand
+    from vldistill.data.load import read_collection
+    from vldistill.data.pairs import SPLITS
+
+    collection = read_collection(expand(source))
+    summary = collection.summary()
+    broken: list[str] = []
+    sizes: Counter[str] = Counter()
+    first: Pairs | None = None
+    if not summary["splits"]:
+        broken.append(f"{source} has no images at all")
+    for split, counts in summary["splits"].items():
+        if not counts["images"]:
+            broken += counts["notes"]
+            continue
+        pairs = collection.pairs(split)
+        with reporter.progress(f"{split} images", pairs.count_images) as bar:
+            for size, trouble in _looks(pairs):
+                bar.advance()
+                if trouble:
+                    broken.append(f"{split}: {trouble}")
+                else:
+                    sizes[size] += 1
+        words = sum(len(caption.split()) for caption in pairs.captions)
+        counts["captions_per_image"] = round(pairs.count_captions / pairs.count_images, 2)
+        counts["words_per_caption"] = round(words / pairs.count_captions, 1)
+        counts["fingerprint"] = pairs.fingerprint
+        counts["examples"] = [
+            f"{pairs.images.names[index]}: {pairs.captions[int(pairs.image_captions[index][0])]}"
+            for index in range(min(EXAMPLES, pairs.count_images))
+        ]
+        first = first or pairs
+    drawn = _contact_sheet(first, sheet, reporter) if first else None
+    return {
+        "kind": "data source",
+        **summary,
+        "absent": [split for split in SPLITS if split not in summary["splits"]],
+        "image_sizes": dict(sizes.most_common(5)),
+        "distinct_sizes": len(sizes),
+        "contact_sheet": drawn,
+        "broken": broken,
+    }
+
+
+def _looks(pairs: Pairs) -> Iterator[tuple[str, str]]:
+    """The size of every image, or what is wrong with it, in order."""
+
+    def look(index: int) -> tuple[str, str]:
+        try:
+            width, height = pairs.images.read(index).size
+        except DataError as error:
+            return "", str(error)
+        return f"{width} x {height}", ""
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, pairs.count_images, AT_ONCE):  # a pool keeps a task for every image it is given
+            yield from pool.map(look, range(start, min(start + AT_ONCE, pairs.count_images)))
+
+
+def _contact_sheet(pairs: Pairs, sheet: str | None, reporter: Reporter) -> str | None:
+    """Draw pictures spread over a split, each over one of its captions; returns the file, None without any."""
+    import numpy as np
+
+    from vldistill.config import DataConfig, expand
+    from vldistill.drawing.pictures import TILE
+    from vldistill.drawing.sheets import draw_contact_sheet
+
+    images, captions = [], []
+    wanted = min(SHEET_PICTURES, pairs.count_images)
+    for number in range(wanted):
+        index = pairs.count_images * number // wanted
+        try:
+            image = pairs.images.read(index, TILE).convert("RGB").resize((TILE, TILE))
+        except DataError:
+            continue  # it stands in the list of broken ones
+        images.append(np.asarray(image).transpose(2, 0, 1))
+        captions.append(pairs.captions[int(pairs.image_captions[index][0])])
+    if not images:
+        return None
+    name = f"contact-{pairs.split}-{pairs.fingerprint}.png"
+    path = Path(sheet) if sheet else Path(expand(DataConfig().cache)) / "sheets" / name
+    title = f"{Path(pairs.source).name}, {pairs.split}: {len(images)} of {pairs.count_images:,} pictures"
+    try:
+        draw_contact_sheet(np.stack(images), captions, path, title=title)
+    except OSError as error:
+        if sheet:
+            raise ConfigError(f"--sheet {sheet} cannot be written ({error.strerror or error}).") from None
+        reporter.warn(f"no contact sheet: {path} cannot be written ({error.strerror or error}); see --sheet")
+        return None
+    return str(path)
+
+
+def _shown(item: object, most: int = 500) -> str:
+    """A value as text for a terminal: captions may hold codes that move its cursor, or be as long as a book."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(item)[:most])
+    return text if len(str(item)) <= most else f"{text}…"
+
+
+def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:
+    for name, item in value.items():
+        title = name.replace("_", " ")
+        if isinstance(item, dict):
+            yield f"{indent}{title}:" + ("" if item else " none")
+            yield from _lines(item, indent + "  ")
+        elif name == "bytes":
+            yield f"{indent}size: {human_bytes(item)}"
+        elif name == "broken":
+            yield f"{indent}broken: {len(item)}"
+            yield from (f"{indent}  {_shown(trouble)}" for trouble in item[:20])
+        elif name == "examples":
+            yield f"{indent}{title}:"
+            yield from (f"{indent}  {_shown(example)}" for example in item)
+        elif name == "absent":
+            yield from [f"{indent}absent: {', '.join(item)}"] if item else []
+        elif isinstance(item, list):
+            yield f"{indent}{title}: {', '.join(map(_shown, item)) or 'none'}"
+        else:
+            yield f"{indent}{title}: {'none' if item is None else _shown(item)}"

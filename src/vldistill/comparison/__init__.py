@@ -1,0 +1,1 @@
+"""A sweep of methods, budgets, settings, towers and seeds, cell by cell, and its table."""

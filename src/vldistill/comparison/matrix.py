@@ -1,0 +1,213 @@
+"""``vldistill cross``: one set on a list of towers, as one matrix.
+
+The list is a YAML file of encoder sections by name; an ``image`` or ``text`` section replaces the run's own as a whole:
+
+    mobilenetv2_050: {image: {name: mobilenetv2_050, size: 128}}
+    bert:            {text: {name: bert-base-uncased}}
+
+Learned pictures are resized and normalised for another image tower. Sentence vectors reach another text tower by a
+ridge map fitted on training captions, and the matrix says so. Beside the set stand as many random pairs and the full
+data on the same towers, because towers differ in what they can learn at all. The matrix of a set on a list TOWERS.yaml
+is RUN/cross/SET-on-TOWERS.md, .csv and .json; finished cells are kept and not judged again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vldistill.config import Config
+from vldistill.config.plain_yaml import read_yaml
+from vldistill.data.pairs import SPLITS
+from vldistill.distilled.distilled_set import DistilledSet
+from vldistill.distilled.record import plain_name
+from vldistill.errors import ConfigError, VldistillError
+from vldistill.evaluation.partial_results import Answers, content_of
+from vldistill.evaluation.protocol import evaluate_set
+from vldistill.evaluation.subjects import check_target
+from vldistill.evaluation.tables import markdown, spread
+from vldistill.options.merge import merged, nested, resolved
+from vldistill.runtime.devices import choose_device, choose_passes
+from vldistill.runtime.log import Reporter
+from vldistill.storage.files import digest, read_json, write_record, write_text
+from vldistill.workbench.run_folder import Run, environment, to_plain
+
+OWN = "own"  # the column of the run's own towers
+
+
+def pairs_of(target: str | DistilledSet, pairs: int) -> int:
+    """The budget of a row; ``pairs`` where its name says none."""
+    number = name_of(target).rpartition(":")[2]
+    return int(number) if isinstance(target, str) and number.isdecimal() else pairs
+
+
+def read_towers(path: Path, config: Config) -> dict[str, Config]:
+    """The configuration of every column, the run's own first. Raises ConfigError for a file that is malformed."""
+    read = read_yaml(path, "--towers")
+    if not isinstance(read, dict) or not all(isinstance(part, dict) for part in read.values()):
+        raise ConfigError(f"--towers {path}: expected encoder sections by name, e.g. {{small: {{image: {{...}}}}}}.")
+    if OWN in read:
+        raise ConfigError(f"--towers {path}: {OWN!r} is the run's own towers; choose another name.")
+    for name in map(str, read):
+        if not plain_name(name):
+            raise ConfigError(f"--towers {path}: {name!r} cannot name towers; expected letters, digits, '_' and '-'.")
+    plain = to_plain(replace(config, evaluate=replace(config.evaluate, text_map="ridge")))
+    columns = {OWN: resolved(plain, OWN)}
+    for name, sections in read.items():
+        sections = nested(sections)
+        encoder = {**plain["encoder"], **{k: v for k, v in sections.items() if k in ("image", "text")}}
+        rest = {k: v for k, v in sections.items() if k not in ("image", "text")}
+        columns[str(name)] = resolved({**plain, "encoder": merged(encoder, rest)}, f"--towers {path}: {name}")
+    return columns
+
+
+@dataclass
+class Matrix:
+    """Sets x towers.
+
+    Args:
+        run: in its folder ``cross`` a file per finished cell is kept.
+        towers: configuration by column.
+        targets: a set, ``random:N`` or ``full``, by row.
+        reporter: where progress goes.
+    """
+
+    run: Run
+    towers: Mapping[str, Config]
+    targets: Sequence[str | DistilledSet]
+    reporter: Reporter
+
+    def __post_init__(self) -> None:
+        self.results: dict[tuple[str, str], dict[str, Any]] = {}
+        self.failed: dict[tuple[str, str], str] = {}
+        self.folder = self.run.folder / "cross"
+
+    def fill(self) -> None:
+        """Judge every cell that has no file of these data yet. What fails is noted, and the rest goes on.
+
+        Raises:
+            VldistillError: the data, or the run's own image tower that they are decoded for, cannot be opened.
+        """
+        from vldistill.commands import open_bench
+
+        config_of_own = self.towers[OWN]
+        own = open_bench(config_of_own, self.reporter, run=self.run)
+        for target in self.targets:
+            if isinstance(target, str):  # what the data cannot give, no tower can
+                check_target(own, target, config_of_own.evaluate, config_of_own.select)
+        now = {split: own.pixels(split).pairs.fingerprint for split in SPLITS}
+        for column, config in self.towers.items():
+            paths = {name_of(target): self._path(column, config, target) for target in self.targets}
+            bench = own if column == OWN else None
+            for target in self.targets:
+                name = name_of(target)
+                key = digest(paths[name].name, now)
+                answers = Answers(paths[name].with_suffix(".unfinished"), key, self.reporter)
+                result = self._kept(paths[name], now)
+                if result is None:
+                    try:
+                        bench = bench or open_bench(config, self.reporter, run=self.run)
+                        bench.check_towers()
+                        check_target(bench, target, config.evaluate, config.select)
+                        result = evaluate_set(bench, target, config.evaluate, config.select, answers)
+                    except VldistillError as error:
+                        said = (column, str(error)) in {(there, why) for (_, there), why in self.failed.items()}
+                        self.failed[name, column] = str(error)
+                        if not said:  # towers that cannot be built fail every row alike
+                            self.reporter.warn(f"{name} on {column}: {error}")
+                        continue
+                    write_record(paths[name], result | {"towers": column, "environment": environment()})
+                answers.remove()
+                self.results[name, column] = read_json(paths[name], "cell of a matrix")
+
+    def _kept(self, path: Path, now: Mapping[str, str]) -> dict[str, Any] | None:
+        """A finished cell; None where there is none, or one of other data than those of ``now``, as far as told."""
+        if not path.exists():
+            return None
+        kept = read_json(path, "cell of a matrix")
+        same = all(now.get(split, known) == known for split, known in kept.get("data", {}).items())
+        return kept if same else None
+
+    def finished(self) -> set[tuple[str, str]]:
+        """The cells that have a file of the run's data, by row and column; no data are opened."""
+        now = {split: str(seen.get("fingerprint")) for split, seen in self.run.data().items()}
+        return {
+            (name_of(target), column)
+            for column, config in self.towers.items()
+            for target in self.targets
+            if self._kept(self._path(column, config, target), now) is not None
+        }
+
+    def _path(self, column: str, config: Config, target: str | DistilledSet) -> Path:
+        """A name that changes with whatever the result depends on."""
+        plain = to_plain(config)
+        content = target if isinstance(target, str) else content_of(target)
+        parts = [config.data.source, plain["encoder"], plain["evaluate"], plain["select"], content]
+        precision = choose_passes(config.runtime, choose_device(config.runtime)).precision
+        key = digest(*parts, *([] if precision == "float32" else [precision]))
+        return self.folder / column / f"{name_of(target).replace(':', '-')}-{key[:6]}.json"
+
+    def write(self, name: str) -> str:
+        """Write ``NAME.md``, ``.csv`` and ``.json``; returns the Markdown."""
+        text = self.markdown()
+        write_text(self.folder / f"{name}.md", text)
+        write_text(self.folder / f"{name}.csv", self.csv())
+        results = {f"{row} on {column}": result for (row, column), result in self.results.items()}
+        failed = {f"{row} on {column}": why for (row, column), why in self.failed.items()}
+        write_record(self.folder / f"{name}.json", {"results": results, "failed": failed, "environment": environment()})
+        return text
+
+    def markdown(self) -> str:
+        """The matrix, and what its columns are."""
+        lines = [[row, *(self._cell(row, column) for column in self.towers)] for row in map(name_of, self.targets)]
+        notes = []
+        for column in self.towers:
+            found = [result for (_, there), result in self.results.items() if there == column]
+            if found:
+                maps = [result["details"]["text_map"] for result in found if "text_map" in result["details"]]
+                told = f"- {column}: {found[0]['image_tower']} and {found[0]['text_tower']}"
+                if maps:
+                    told += (
+                        f"; the set's texts by a ridge map from {maps[0]['from']}, R2 {maps[0]['r2_val']:.2f} on val"
+                    )
+                notes.append(told)
+        failures: dict[tuple[str, str], list[str]] = {}
+        for (row, column), why in self.failed.items():
+            failures.setdefault((column, why), []).append(row)
+        notes += [f"- failed: {', '.join(rows)} on {column}: {why}" for (column, why), rows in failures.items()]
+        evaluate = next(iter(self.towers.values())).evaluate
+        said = (
+            f"Mean of six recalls on test in percent, {self._recipe()} recipe, protocol {evaluate.protocol}, "
+            f"mean ± standard deviation over {evaluate.seeds} students."
+        )
+        return "\n".join([markdown(["set", *self.towers], lines), "", said, "", *notes, ""])
+
+    def csv(self) -> str:
+        """One line per cell, every recall."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["set", "towers", "recipe", "measure", "mean", "std"])
+        for (row, column), result in self.results.items():
+            for recipe in ("own", "generic"):
+                for measure, figure in (result[recipe] or {}).items():
+                    if isinstance(figure, dict) and "std" in figure:
+                        writer.writerow([row, column, recipe, measure, figure["mean"], figure["std"]])
+        return out.getvalue()
+
+    def _recipe(self) -> str:
+        return "generic" if "generic" in next(iter(self.towers.values())).evaluate.recipes else "own"
+
+    def _cell(self, row: str, column: str) -> str:
+        if (row, column) in self.failed:
+            return "failed"
+        figures = (self.results.get((row, column)) or {}).get(self._recipe())
+        return spread(figures["mean_recall"]) if figures else "-"
+
+
+def name_of(target: str | DistilledSet) -> str:
+    """The name of a row."""
+    return target if isinstance(target, str) else target.name

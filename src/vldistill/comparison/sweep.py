@@ -1,0 +1,152 @@
+"""A sweep as cells: methods x pairs x settings x towers x seeds, and targets; :mod:`.sweepfile` reads it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vldistill.comparison.cells import Cell
+from vldistill.comparison.smoke import PAIRS, shrunken
+from vldistill.config import Config
+from vldistill.errors import ConfigError
+from vldistill.options.merge import merged, nested, resolved
+from vldistill.runtime.randomness import generator
+
+MOST_POINTS = 100_000  # options of one grid
+WHOLE = ("image", "text")  # sections of `encoder` that an entry of `towers` replaces: options of one tower fit no other
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was asked for.
+
+    Args:
+        path: the sweep file.
+        base: options of every cell, nested.
+        pairs: budgets.
+        seeds: of the distillations.
+        settings: options by setting.
+        towers: options of section ``encoder`` by name.
+        methods: entries by label.
+        targets: what is judged beside the methods, with the budgets, settings and towers it is limited to.
+        minutes: of a distillation, by pairs, or by None for all; empty is no limit but the options'.
+        trial_minutes: of a trial; 0 means the same as ``minutes``.
+        trials: options tried per method; 0 leaves it to each grid.
+        grid: lists of values by dotted option, for methods without their own.
+        smoke: shrink every cell, see :func:`~vldistill.comparison.smoke.shrunken`.
+    """
+
+    path: Path
+    base: Mapping[str, Any]
+    pairs: tuple[int, ...]
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Mapping[str, Any]]
+    towers: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Mapping[str, Any]]
+    targets: Mapping[str, Mapping[str, Any]]
+    minutes: Mapping[int | None, float] = field(default_factory=dict)
+    trial_minutes: float = 0.0
+    trials: int = 0
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    smoke: bool = False
+
+    def cells(self) -> list[Cell]:
+        """Every cell, validated, in the order of the table. Raises ConfigError for the first that cannot work."""
+        found: dict[str, Cell] = {}
+        for setting, towers in itertools.product(self.settings, self.towers):
+            for target in self._targets(setting, towers):
+                cell = self._target_cell(target, setting, towers)
+                found[cell.id] = cell
+            for label, entry in self.methods.items():
+                if setting in entry.get("settings", self.settings) and towers in entry.get("towers", self.towers):
+                    budgets = itertools.product(entry.get("pairs", self.pairs), entry.get("seeds", self.seeds))
+                    for pairs, seed in budgets:
+                        cell = self._method_cell(label, entry, setting, towers, pairs, seed)
+                        found[cell.id] = cell
+        return list(found.values())
+
+    def _targets(self, setting: str, towers: str) -> Iterator[str]:
+        for target, limits in self.targets.items():
+            if setting not in limits.get("settings", [setting]) or towers not in limits.get("towers", [towers]):
+                continue
+            if target == "full" or ":" in target or "/" in target:
+                yield target
+            else:
+                yield from (f"{target}:{pairs}" for pairs in limits.get("pairs", self.pairs))
+
+    def _shared(self, setting: str, towers: str) -> dict[str, Any]:
+        options = merged(self.base, {"encoder": {"setting": setting}}, self.settings[setting])
+        encoder = {**options["encoder"], **{n: v for n, v in self.towers[towers].items() if n in WHOLE}}
+        rest = {name: value for name, value in self.towers[towers].items() if name not in WHOLE}
+        return {**options, "encoder": merged(encoder, rest)}
+
+    def _sized(self, config: Config) -> Config:
+        return shrunken(config) if self.smoke else config
+
+    def shrunk(self) -> Sweep:
+        """The smoke test of this sweep: one small budget, every method, setting and towers."""
+        targets = {
+            re.sub(r":\d+$", f":{PAIRS}", target): {**limits, "pairs": (PAIRS,)}
+            for target, limits in self.targets.items()
+        }
+        methods = {label: {**entry, "pairs": (PAIRS,)} for label, entry in self.methods.items()}
+        small = replace(self, pairs=(PAIRS,), seeds=self.seeds[:1], targets=targets)
+        return replace(small, methods=methods, minutes={}, trial_minutes=0.0, smoke=True)
+
+    def _target_cell(self, target: str, setting: str, towers: str) -> Cell:
+        config = self._sized(resolved(self._shared(setting, towers), f"target {target}"))
+        number = target.rpartition(":")[2]
+        pairs = int(number) if number.isdecimal() else None
+        return Cell(target, "target", target, pairs, setting, towers, 0, (config,))
+
+    def _method_cell(
+        self, label: str, entry: Mapping[str, Any], setting: str, towers: str, pairs: int, seed: int
+    ) -> Cell:
+        from vldistill.options.resolve import settled
+
+        method = entry.get("method", label)
+        options = merged(self._shared(setting, towers), entry.get("options", {}), entry["by_pairs"].get(pairs, {}))
+        minutes = self._minutes(pairs, options)
+        configs = []
+        for trial in self._trials(label, entry):
+            config = resolved(merged(options, {"distill": {"method": method}}, trial), f"method {label!r}")
+            distill = settled(replace(config.distill, pairs=pairs, seed=seed, minutes=minutes), setting)
+            configs.append(self._sized(replace(config, distill=distill)))
+        short = self.trial_minutes if len(configs) > 1 else 0.0
+        return Cell(label, "method", method, pairs, setting, towers, seed, tuple(configs), short)
+
+    def _minutes(self, pairs: int, options: Mapping[str, Any]) -> float:
+        """The limit of a distillation of so many pairs. Raises ConfigError where ``minutes`` names others alone."""
+        if not self.minutes:
+            return options.get("distill", {}).get("minutes", 0.0)
+        if None not in self.minutes and pairs not in self.minutes:
+            raise ConfigError(
+                f"{self.path}: minutes names {', '.join(map(str, self.minutes))} pairs, but not the {pairs} of this "
+                f"comparison. Add {pairs} to it (0 is no limit), or give one number for all."
+            )
+        return self.minutes.get(pairs, self.minutes.get(None, 0.0))
+
+    def _trials(self, label: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The options to try: the grid's product, or ``trials`` points of it drawn from the label."""
+        grid = entry.get("grid", self.grid)
+        if (count := math.prod(len(values) for values in grid.values())) > MOST_POINTS:
+            raise ConfigError(
+                f"method {label!r} has {count:,} options in its grid; expected {MOST_POINTS:,} or less. Leave some out."
+            )
+        points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+        if self.trials and len(points) < self.trials:
+            raise ConfigError(
+                f"method {label!r} has {len(points)} options in its grid, but every method gets trials: {self.trials} "
+                f"of them. Give it a grid of {self.trials} or more, or lower trials."
+            )
+        if self.trials and len(points) > self.trials:
+            import torch
+
+            order = torch.randperm(len(points), generator=generator("trials", label, self.trials))
+            points = [points[index] for index in sorted(order[: self.trials].tolist())]
+        return [nested(point) for point in points]

@@ -1,0 +1,174 @@
+"""What is judged: a distilled set, real pairs chosen by a selector, or all of them, as training data for students."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vldistill.config import EvaluateConfig, SelectConfig
+from vldistill.distilled.distilled_set import DistilledSet
+from vldistill.errors import ConfigError
+from vldistill.evaluation.text_map import mapped_texts
+from vldistill.runtime.randomness import seed_of
+from vldistill.selection.choose import check_count, check_ground, choose_pairs
+from vldistill.selection.selector import SELECTORS
+from vldistill.training.data import TrainingData
+from vldistill.training.inputs import TensorInputs
+from vldistill.training.recipe import Recipe
+from vldistill.workbench.bench import Workbench, describe_towers
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged.
+
+    Args:
+        name: as the user gave it.
+        kind: ``distilled``, ``subset`` (real pairs, chosen or random) or ``full``.
+        pairs: number of pairs (captions, for ``full``).
+        stored_floats: numbers to store.
+        draw: the training data for a seed; what a selector draws differs by seed, the rest does not.
+        own: the set's own recipe, if it has one.
+        details: provenance for the result.
+    """
+
+    name: str
+    kind: str
+    pairs: int
+    stored_floats: int
+    draw: Callable[[int], TrainingData]
+    own: Recipe | None
+    details: dict[str, Any]
+
+
+def check_target(
+    bench: Workbench, target: str | DistilledSet, config: EvaluateConfig, select: SelectConfig | None = None
+) -> None:
+    """Refuse what cannot be judged on this workbench before anything is decoded, encoded or trained.
+
+    Raises:
+        ConfigError: an unknown target or selector, more pairs than images, no recipe to train by, features for a
+            trained tower.
+        ArtefactError: a set of other towers.
+    """
+    if isinstance(target, DistilledSet):
+        target.check_fits(describe_towers(bench), other_text=config.text_map == "ridge")
+        if target.space == "features" and bench.setting != "heads":
+            raise ConfigError(
+                f"{target.name} holds features; they train heads, not setting {bench.setting!r}. Judge it in a run of "
+                f"setting heads, or distil with distill.space pixels."
+            )
+        if (target.text_space == "tokens") != (bench.setting == "both"):
+            raise ConfigError(
+                f"{target.name} holds texts as {target.text_space}, which setting {bench.setting!r} cannot train on: "
+                f"tokens are for setting both, sentence vectors for the others. Judge it in a run of its own setting."
+            )
+        if bench.setting == "both" and target.towers["text"]["fingerprint"] != bench.text_fingerprint:
+            raise ConfigError(
+                f"{target.name} holds input embeddings of another text tower; use the one it was made with."
+            )
+        if not target.is_coreset:
+            return
+    elif target != "full":
+        name, count = chosen_subset(target)
+        check_ground(name, count, select or SelectConfig())
+        check_count(bench.pairs("train").count_images, count)
+    if "generic" not in config.recipes:
+        name = target if isinstance(target, str) else target.name
+        raise ConfigError(f"{name} has no recipe of its own; add generic to evaluate.recipes.")
+
+
+def chosen_subset(target: str) -> tuple[str, int]:
+    """Selector and count of a target such as ``random:100`` or ``kcenter:100``. Raises ConfigError."""
+    name, colon, number = target.partition(":")
+    if not colon or not number.isdecimal() or int(number) < 2:
+        raise ConfigError(
+            f"set {target!r}: expected a set's folder, SELECTOR:N such as random:N with N of 2 or more, or full."
+        )
+    SELECTORS.find(name)
+    return name, int(number)
+
+
+def subject(bench: Workbench, target: str | DistilledSet, select: SelectConfig | None = None) -> Subject:
+    """Understand ``SELECTOR:N``, ``full`` or a set. Raises ConfigError or ArtefactError with the remedy."""
+    if isinstance(target, DistilledSet):
+        return _distilled(bench, target)
+    if target == "full":
+        split = bench.split("train")
+        floats = split.pairs.count_images * 3 * bench.image_tower.size**2
+        floats += split.pairs.count_captions * _floats_per_caption(bench)
+        return Subject("full", "full", len(split.data), floats, lambda seed: split.data, None, {})
+    return _subset(bench, target, select or SelectConfig())
+
+
+def _subset(bench: Workbench, target: str, select: SelectConfig) -> Subject:
+    """Real pairs: anew for each seed where the selector draws, else chosen once."""
+    name, count = chosen_subset(target)
+    entry = SELECTORS.find(name)
+    floats = count * (3 * bench.image_tower.size**2 + _floats_per_caption(bench))
+
+    @functools.lru_cache(maxsize=1)
+    def choose(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return choose_pairs(bench, name, count, seed_of(name, seed), select)
+
+    def draw(seed: int) -> TrainingData:
+        images, captions = choose(seed if entry.drawn else 0)
+        data = bench.split("train").data
+        chosen = TensorInputs(data.images.rows(images)), TensorInputs(data.texts.rows(captions))
+        return TrainingData(*chosen, torch.arange(count))
+
+    details = {"selector": name, "new_pairs_for_each_student": entry.drawn, "select": entry.options(select)}
+    return Subject(target, "subset", count, floats, draw, None, details)
+
+
+def _floats_per_caption(bench: Workbench) -> int:
+    """What a real caption takes: its sentence vector, or where the text tower is trained its token numbers."""
+    return bench.encoder_config.text.max_tokens if bench.setting == "both" else bench.text_tower.width
+
+
+def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
+    towers = describe_towers(bench)
+    if distilled.space == "features":
+        standard = bench.image_standardisation
+        images = distilled.restandardised("image", standard.mean, standard.scale).to(bench.device)
+    else:
+        tower = bench.image_tower
+        images = distilled.images_for(tower.size, tower.mean, tower.std).to(bench.device)
+        if bench.setting == "heads":
+            images = bench.encode_in_batches(images)
+        else:
+            images = images.contiguous(memory_format=torch.channels_last)
+    text_map = None
+    if distilled.text_space == "tokens":
+        texts = distilled.text_inputs
+    elif distilled.towers["text"]["fingerprint"] == towers["text"]["fingerprint"]:
+        standard = bench.text_standardisation
+        texts = distilled.restandardised("text", standard.mean, standard.scale)
+    else:
+        texts, text_map = mapped_texts(distilled, bench)
+    several = distilled.captions_per_image
+    if several > 1:  # the first text of every image, then the second, ...
+        texts = texts.transpose(0, 1).flatten(0, 1)
+    data = TrainingData(
+        TensorInputs(images),
+        TensorInputs(texts.to(bench.device)),
+        torch.arange(len(distilled)).repeat(several),
+        None if distilled.similarity is None else distilled.similarity.to(bench.device),
+        several,
+    )
+    details: dict[str, Any] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
+    if distilled.towers["image"]["fingerprint"] != towers["image"]["fingerprint"]:
+        details["made_with_image_tower"] = distilled.towers["image"]["name"]
+    if text_map is not None:
+        details["text_map"] = dict(text_map)
+    if distilled.setting != bench.setting:
+        details["made_in_setting"] = distilled.setting
+    if distilled.info.get("data") not in (None, bench.pixels("train").pairs.fingerprint):
+        details["made_from_data"] = distilled.info["data"]
+    kind, own = ("subset", None) if distilled.is_coreset else ("distilled", distilled.recipe)
+    name, floats = distilled.name, distilled.stored_floats
+    return Subject(name, kind, len(distilled), floats, lambda seed: data, own, details)

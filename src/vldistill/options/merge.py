@@ -1,0 +1,68 @@
+"""Options from several places over each other, and the configuration that they give."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+from vldistill.config import Config
+from vldistill.config.plain_yaml import check_plain
+from vldistill.errors import ConfigError
+from vldistill.options.parser import SECTIONS
+from vldistill.storage.files import digest
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"distill.image_lr": 1}`` as ``{"distill": {"image_lr": 1}}``; nested ones stay as they are."""
+    out: dict[str, Any] = {}
+    for name, value in options.items():
+        head, _, tail = str(name).partition(".")
+        part = nested({tail: value}) if tail else nested(value) if isinstance(value, Mapping) else value
+        out = merged(out, {head: part})
+    return out
+
+
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested options over each other; the later wins."""
+    out: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            old = out.get(name)
+            out[name] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+@cache
+def _parser() -> tuple[Any, list[str]]:
+    from vldistill.options.parser import build_parser
+
+    parser, names, _ = build_parser("distill", None)
+    return parser, names
+
+
+_RESOLVED: dict[str, Config] = {}
+
+
+def resolved(options: Mapping[str, Any], where: str) -> Config:
+    """The configuration that nested ``options`` give. Raises ConfigError naming ``where`` they stand."""
+    try:
+        check_plain(options)
+        key = digest(options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {str(error) or type(error).__name__}.") from None
+    if key not in _RESOLVED:
+        parser, names = _parser()
+        try:
+            read = parser.parse_object(dict(options))
+            for name in options:
+                if name in (*SECTIONS, *names) and not hasattr(read[name], "items"):
+                    raise ConfigError(f"{name} is {str(read[name])[:80]!r}; expected options by name.")
+            built = parser.instantiate(read)
+        except (ArgumentError, ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"{where}: {error}") from None
+        sections = {field.name: built[field.name] for field in fields(Config) if field.name != "methods"}
+        _RESOLVED[key] = Config(**sections, methods={name: built[name] for name in names})
+    return _RESOLVED[key]

@@ -1,0 +1,121 @@
+"""The parser of a command's options, and the configurations that come with the package."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from vldistill.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+ABOUT = {
+    "experts": "train experts on the real data and keep their trajectories",
+    "distill": "distil pairs by a method",
+    "select": "choose real pairs by a selector (a coreset)",
+    "evaluate": "train fresh students on a set, SELECTOR:N or full, and test them",
+    "compare": "a sweep of methods, budgets, settings, towers and seeds as one table",
+    "cross": "one set on a list of towers, as one matrix",
+    "encode": "decode and encode the data once, ahead of the other stages",
+    "report": "one offline HTML file about a run, or several compared",
+    "inspect": "show what a data source, an experts folder or a set holds",
+    "convert": "write a data source or a set as WebDataset, Hugging Face dataset, folder or csv",
+    "import": "read a distilled set or experts that another code published",
+    "ls": "list methods, selectors, towers, readers, settings or configs",
+    "demo": "drawn scenes, offline, from nothing to a table in minutes",
+}
+
+
+ALIASES = {
+    "distill": {
+        name: f"distill.{name}"
+        for name in ("method", "pairs", "seed", "iterations", "label", "start", "learn", "keep", "optimiser")
+    },
+    "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes")},
+    "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},
+}
+
+
+SECTIONS = ("runtime", "data", "encoder", "experts", "distill", "evaluate", "select")
+
+
+def packaged_config(path: str, option: str = "--config") -> str:
+    """``path``, or the file of that name that comes with the package, e.g. ``configs/paper/flickr30k.yaml``.
+
+    A path into another folder means that file and no packaged one of the same name.
+
+    Args:
+        path: as it was given.
+        option: by which, for the message.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    folder = Path(__file__).parents[1] / "configs"
+    if Path(path).is_file():
+        return path
+    name = Path(path).as_posix().removeprefix("configs/")
+    known = [file.relative_to(folder).as_posix() for file in folder.glob("**/*.yaml")]
+    if name in known:
+        return str(folder / name)
+    raise ConfigError(f"{option}: {path} does not exist. " + unknown("packaged configuration", name, known))
+
+
+def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], dict[str, Any]]:
+    """The parser of a stage, the methods' names, and the type of every option of theirs and of the sections."""
+    from jsonargparse import ArgumentParser
+
+    from vldistill import config as configs
+    from vldistill.distillation.method import METHODS
+
+    short = ALIASES.get(stage, {})
+    epilog = "short forms: " + ", ".join(f"--{a} = --{b}" for a, b in short.items()) if short else None
+    parser = ArgumentParser(
+        prog=f"vldistill {stage}",
+        description=ABOUT[stage],
+        epilog=epilog,
+        parser_mode=_guarded_mode(),
+        default_config_files=[glob.escape(defaults)] if defaults else [],
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file; options on the command line win")
+    parser.add_argument("--run", type=str, default=None, help="the run folder")
+    parser.add_argument("--quiet", action="store_true", help="warnings only")
+    sections: dict[str, type] = {name: getattr(configs, f"{name.capitalize()}Config") for name in SECTIONS}
+    sections |= {name: entry.options for name, entry in METHODS.items()}
+    for name, cls in sections.items():
+        parser.add_class_arguments(cls, name)
+    kinds = {name: kind for section, cls in sections.items() for name, kind in _kinds(cls, section).items()}
+    return parser, list(METHODS), kinds
+
+
+def _guarded_mode() -> str:
+    """jsonargparse's way of reading YAML, behind our own checks: alone, it would import classes that a file names."""
+    from jsonargparse import get_loader, set_loader
+    from yaml import YAMLError
+
+    from vldistill.config.plain_yaml import parse_yaml
+
+    load = get_loader("yaml")
+
+    def guarded(text: str) -> Any:
+        parse_yaml(text)
+        return load(text)
+
+    set_loader("vldistill", guarded, exceptions=(YAMLError, ValueError))
+    return "vldistill"
+
+
+def _kinds(cls: type, prefix: str) -> dict[str, Any]:
+    """The type of every option of a section, of nested sections too."""
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(cls).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            found |= _kinds(kind, f"{prefix}.{name}")
+        else:
+            found[f"{prefix}.{name}"] = kind
+    return found

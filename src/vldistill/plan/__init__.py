@@ -1,0 +1,1 @@
+"""What a command would do: checks, disk, time."""

@@ -1,0 +1,129 @@
+"""The charts of a report, from what the runs logged."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from vldistill.drawing.figures import SMALL, Points, curves, inline_svg
+from vldistill.reporting.overview import differing, every_row, words_of
+from vldistill.reporting.records import Row, RunRecord, SetRecord
+from vldistill.reporting.views import FigureView
+
+APART = ("setting", "protocol", "towers", "image_tower", "text_tower")
+MOST_POINTS = 240
+"""Of a line on the page: more are averaged in bins, for a chart is about 400 pixels wide."""
+
+
+def budget_chart(runs: Sequence[RunRecord]) -> FigureView | None:
+    """Mean recall on test against pairs; None with a single number of pairs."""
+    rows = [row for row in every_row(runs) if row.told("pairs")]
+    apart = differing(rows, APART, lambda row: row.run)
+    apart += differing([row for row in rows if row.kind == "distilled"], ("seed",), lambda row: (row.run, row.label))
+
+    def name_of(row: Row) -> str:
+        name = f"{row.run}: {_line(row)}" if len(runs) > 1 else _line(row)
+        return name + words_of(row, apart if row.kind == "distilled" else [key for key in apart if key != "seed"])
+
+    lines: dict[str, dict[float, tuple[float, float]]] = {}
+    for row in rows:
+        if row.kind != "full":
+            figure = row.figures["mean_recall"]
+            lines.setdefault(name_of(row), {})[float(row.told("pairs"))] = (figure["mean"], figure["std"])
+    if len({pairs for line in lines.values() for pairs in line}) < 2:
+        return None
+    full = {name_of(row): row.mean for row in rows if row.kind == "full"}
+    figure = curves(
+        {name: [(x, line[x][0]) for x in sorted(line)] for name, line in lines.items()},
+        errors={name: [line[x][1] for x in sorted(line)] for name, line in lines.items()},
+        xlabel="pairs",
+        ylabel="mean recall on test, %",
+        levels=full,
+        size=SMALL,
+        log_x=True,
+    )
+    label = f"Line chart of mean recall on test against the number of pairs: {', '.join(lines)}."
+    return FigureView("Recall against pairs", inline_svg(figure, "budget", label), "Bars: one standard deviation.")
+
+
+def _line(row: Row) -> str:
+    """What a row and the same with other pairs have in common: the row's label, or the set's name without its pairs."""
+    if row.kind == "full":
+        return "full"
+    name = re.sub(rf"-{row.told('pairs')}(?=-|$)", "", row.set.partition(":")[0])
+    return f"{row.told('row') or name}, {row.recipe}" if row.kind == "distilled" else f"{name} pairs"
+
+
+def training_charts(runs: Sequence[RunRecord]) -> list[FigureView]:
+    """Recall on val over minutes and iterations, losses, and learned rates."""
+    sets = [item for run in runs for item in run.sets if item.metrics]
+    names = {id(item): f"{item.run}: {item.name}" if len(runs) > 1 else item.name for item in sets}
+
+    def lines(x: Callable[[Mapping[str, Any]], Any], key: str, suffix: str = "") -> dict[str, Points]:
+        found = {names[id(item)] + suffix: _points(item, x, key) for item in sets}
+        return {name: points for name, points in found.items() if points}
+
+    def minutes(line: Mapping[str, Any]) -> Any:
+        return line["seconds"] / 60 if "seconds" in line else None
+
+    def iteration(line: Mapping[str, Any]) -> Any:
+        return line.get("iteration")
+
+    recall = "val_mean_recall"
+    rates = lines(iteration, "rate_image", ", image") | lines(iteration, "rate_text", ", text")
+    loss = "Methods have losses of their own."
+    asked = (
+        ("Recall against time", lines(minutes, recall), "minutes", "mean recall on val, %", ""),
+        ("Recall against iterations", lines(iteration, recall), "outer iteration", "mean recall on val, %", ""),
+        ("Loss of the method", lines(iteration, "value"), "outer iteration", "loss", loss),
+        ("Learned student rates", rates, "outer iteration", "learning rate", ""),
+        ("Experts", _expert_losses(runs), "epoch", "training loss", "Mean over the experts of a run."),
+    )  # fmt: skip
+    return [
+        _chart(number, title, series, xlabel, ylabel, note)
+        for number, (title, series, xlabel, ylabel, note) in enumerate(asked)
+        if any(len(points) > 1 for points in series.values())
+    ]
+
+
+def _chart(number: int, title: str, series: dict[str, Points], xlabel: str, ylabel: str, note: str) -> FigureView:
+    values = [y for points in series.values() for _, y in points if math.isfinite(y)]
+    log_y = "recall" not in ylabel and bool(values) and min(values) > 0 and max(values) > 30 * min(values)
+    figure = curves(series, xlabel=xlabel, ylabel=ylabel, size=SMALL, log_y=log_y)
+    label = f"Line chart, {title.lower()}: {ylabel} over {xlabel} for {', '.join(series)}."
+    return FigureView(title, inline_svg(figure, f"chart{number}", label), note)
+
+
+def _points(item: SetRecord, x: Callable[[Mapping[str, Any]], Any], key: str) -> Points:
+    pairs = [(x(line), line.get(key)) for line in item.metrics if key in line]
+    known = [(float(a), float(b)) for a, b in pairs if isinstance(a, int | float) and isinstance(b, int | float)]
+    return _thinned(known)
+
+
+def _thinned(points: Points) -> Points:
+    """At most :data:`MOST_POINTS`: means of neighbours, so that noise shrinks but nothing moves."""
+    size = math.ceil(len(points) / MOST_POINTS)
+    if size <= 1:
+        return points
+    bins = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in bins]
+
+
+def _expert_losses(runs: Sequence[RunRecord]) -> dict[str, Points]:
+    found: dict[str, Points] = {}
+    for run in runs:
+        for losses in _last_losses(run):
+            epochs = zip(*losses)
+            found[run.name] = [(float(i + 1), sum(values) / len(values)) for i, values in enumerate(epochs)]
+    return found
+
+
+def _last_losses(run: RunRecord) -> Iterator[list[list[float]]]:
+    """Losses of every expert by epoch, from the last time experts were recorded."""
+    for event in reversed(run.events):
+        losses = event.get("losses")
+        if isinstance(losses, list) and losses and all(isinstance(one, list) for one in losses):
+            yield losses
+            return

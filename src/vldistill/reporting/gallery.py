@@ -1,0 +1,174 @@
+"""The gallery of one set: every pair before and after, and what stands near it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from vldistill.config import SelectConfig
+from vldistill.distilled.distilled_set import DistilledSet, one_line
+from vldistill.drawing.figures import heat_map, inline_svg
+from vldistill.drawing.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality, to_bytes
+from vldistill.reporting.neighbours import Places, changes, maps, nearest, places
+from vldistill.reporting.views import FigureView, Near, PairView, SetView
+from vldistill.workbench.bench import Workbench
+
+NEAREST = 3
+PHOTO_SIDE = 96  # of real photos beside a pair, pixels
+
+
+def view_set(
+    run: str,
+    distilled: DistilledSet,
+    bench: Workbench | None,
+    name: str,
+    budget: int,
+    trouble: str = "",
+    select: SelectConfig | None = None,
+) -> SetView:
+    """Everything the page shows of a set.
+
+    Args:
+        run: name of its run.
+        bench: the data and towers it was made with; None where they cannot be had: no pictures before, no nearest
+            photos, no maps, and only the captions that the set itself carries.
+        name: unique in the report, of letters, digits and ``-``.
+        budget: bytes of the page that its pictures may take.
+        trouble: why there is no bench.
+        select: of the run, for a start that a selector chose.
+
+    Raises:
+        VldistillError: the set does not fit the towers of the run.
+    """
+    place = places(bench, distilled, select) if bench else None
+    trouble = trouble or (place.trouble if place else "")
+    figures = maps(bench, distilled, place, name) if bench and place else []
+    if distilled.similarity is not None:
+        figures.append(_similarity(distilled, name))
+    after = to_bytes(distilled.pixels().numpy()) if distilled.space == "pixels" else None
+    before = None
+    if after is not None and place and place.start:
+        before = _start_bytes(distilled, place)
+    drawn, gain, sizes, small = _pictures(before, after, len(distilled), budget)
+    views = []
+    captions = _captions(distilled, bench, place)
+    photos = _photos(bench, place, len(distilled), budget // 4)
+    text_changes = changes(place.start.texts, place.texts) if place and place.start else None
+    if after is None and place and place.start_images is not None:
+        sizes = changes(place.start_images, place.images)
+    for index in range(len(distilled)):
+        views.append(
+            PairView(
+                number=index + 1,
+                **drawn[index],
+                caption=captions[index][0],
+                nearest_before=captions[index][1],
+                nearest_after=captions[index][2],
+                photos=photos[index],
+                image_change=None if sizes is None else float(sizes[index]),
+                text_change=None if text_changes is None else float(text_changes[index]),
+            )
+        )
+    side = distilled.images.shape[-1] if after is not None else 0
+    notes = [note for note in (trouble, small) if note]
+    return SetView(run, distilled.name, distilled.space, side, gain, _facts(distilled, gain), views, figures, notes)
+
+
+def _facts(distilled: DistilledSet, gain: float) -> list[str]:
+    image, selection = distilled.towers["image"], distilled.info.get("selection") or {}
+    facts = [f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats"]
+    facts.append(f"method {distilled.info.get('method', 'unknown')}, iteration {distilled.info.get('iteration', '?')}")
+    if (score := selection.get("val_mean_recall")) is not None:
+        facts.append(f"mean recall on val {score:.1f} % at the best of {selection.get('looks')} looks")
+    if distilled.space == "features":
+        facts.append(f"features of {image['name']}, no pictures: the real photos nearest to each are shown")
+    else:
+        facts.append(f"{image['size']} px")
+        facts.append(f"change: after - before around grey, × {gain:.1f}")
+    return facts
+
+
+def _start_bytes(distilled: DistilledSet, place: Places) -> np.ndarray | None:
+    """The starting pictures as bytes; None where they are of another size than the learned ones."""
+    assert place.start is not None
+    if place.start.images.shape != distilled.images.shape:
+        return None
+    return to_bytes(replace(distilled, images=place.start.images.cpu()).pixels().numpy())
+
+
+def _pictures(
+    before: np.ndarray | None, after: np.ndarray | None, count: int, budget: int
+) -> tuple[list[dict[str, str]], float, Sequence[float] | None, str]:
+    """Addresses of every pair's pictures, the gain of the change, its size by pair, and a note if they were reduced."""
+    if after is None:
+        return [{} for _ in range(count)], 1.0, None, ""
+    stacks = {"after": after}
+    gain, sizes = 1.0, None
+    if before is not None:
+        changes = change_sizes(before, after)
+        gain, sizes = change_gain(changes), changes.tolist()
+        stacks = {"before": before, "after": after, "change": change_pictures(before, after, gain)}
+    every = np.concatenate([stack[:: max(1, len(after) // 4)] for stack in stacks.values()])
+    share, quality = fitting_quality(every, len(after) * len(stacks), budget)
+    drawn = [
+        {name: data_uri(stack[index], share, quality) for name, stack in stacks.items()} for index in range(len(after))
+    ]
+    side = after.shape[-1]
+    small = f"To keep this file small, pictures are shown at {round(side * share)} of {side} px." if share < 1 else ""
+    return drawn, gain, sizes, small
+
+
+def _captions(
+    distilled: DistilledSet, bench: Workbench | None, place: Places | None
+) -> list[tuple[str, list[Near], list[Near]]]:
+    """By pair: the caption it started from, the nearest ones before, and after."""
+    told = [{kind: one_line(own) for kind, own in c.items()} for c in distilled.captions] or [{}] * len(distilled)
+    if bench is None or place is None:
+        return [(c.get("start", ""), [], [Near(c["nearest"])] if c.get("nearest") else []) for c in told]
+    after = _nearest_captions(bench, place.texts)
+    before = _nearest_captions(bench, place.start.texts) if place.start else [[] for _ in told]
+    return [(c.get("start", ""), b, a) for c, b, a in zip(told, before, after, strict=True)]
+
+
+def _nearest_captions(bench: Workbench, texts: torch.Tensor) -> list[list[Near]]:
+    """Different captions: many real ones read the same."""
+    split = bench.split("train")
+    scores, rows = nearest(bench.sentence_inputs("train"), texts, 8 * NEAREST, bench.device)
+    found = []
+    for own_scores, own_rows in zip(scores, rows):
+        best: dict[str, float] = {}
+        for score, row in zip(own_scores, own_rows):
+            best.setdefault(split.pairs.captions[int(row)], float(score))
+        found.append([Near(text, score) for text, score in list(best.items())[:NEAREST]])
+    return found
+
+
+def _photos(bench: Workbench | None, place: Places | None, count: int, budget: int) -> list[list[Near]]:
+    """The nearest real photos of every pair; none where the tower is trained, for nothing real is encoded there."""
+    if bench is None or place is None or bench.setting != "heads":
+        return [[] for _ in range(count)]
+    split = bench.split("train")
+    scores, rows = nearest(split.data.images, place.images, NEAREST, bench.device)
+    array, names = split.pixels.array, split.pairs.images.names
+    used = np.unique(rows)
+    share = min(1.0, PHOTO_SIDE / array.shape[-1])
+    best, quality = fitting_quality(np.asarray(array[used[:: max(1, len(used) // 8)]]), rows.size, budget)
+    pictures = {int(row): data_uri(array[row], min(share, best), min(quality, 75)) for row in used}
+    return [
+        [Near(names[int(row)], float(score), pictures[int(row)]) for score, row in zip(own_scores, own_rows)]
+        for own_scores, own_rows in zip(scores, rows)
+    ]
+
+
+def _similarity(distilled: DistilledSet, name: str) -> FigureView:
+    assert distilled.similarity is not None
+    values = distilled.similarity.float().numpy()
+    figure = heat_map(values, xlabel="text", ylabel="image")
+    diagonal = float(values.diagonal().mean())
+    rest = float((values.sum() - values.trace()) / max(1, values.size - len(values)))
+    label = f"Heat map of the learned similarity of {len(values)} images and texts."
+    note = f"Mean on the diagonal {diagonal:.2f}, elsewhere {rest:.2f}."
+    return FigureView("learned similarity", inline_svg(figure, f"{name}-similarity", label), note)

@@ -1,0 +1,342 @@
+"""What several runs say together: results with gains, towers against towers, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vldistill.evaluation.tables import LEGACY, TITLES
+from vldistill.reporting.records import METRICS, OWN, Row, RunRecord
+from vldistill.storage.files import human_bytes
+
+WORDS = {
+    "setting": "setting {}",
+    "protocol": "protocol {}",
+    "towers": "towers {}",
+    "image_tower": "image tower {}",
+    "text_tower": "text tower {}",
+    "seeds": "{} students a row",
+}
+"""What all rows may share: said beneath the table; a column where rows differ."""
+ATTRIBUTES = {**WORDS, "pairs": "{} pairs", "seed": "seed {}"}
+"""What tells rows of one name apart."""
+COLUMN = {"image_tower": "image tower", "text_tower": "text tower", "seeds": "students"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Args:
+        text: what it shows.
+        sort: what a sorted column compares; None sorts last.
+        small: text after it, smaller.
+        share: of the largest value in its column, 0 to 1, for the bar behind it.
+        head: whether it names the row.
+        strong: whether it stands out.
+    """
+
+    text: str
+    sort: float | str | None = None
+    small: str = ""
+    share: float | None = None
+    head: bool = False
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: column titles (title, explanation, whether numbers), rows of cells, and what stands beneath."""
+
+    columns: Sequence[tuple[str, str, bool]]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A distilled row in large figures: (value, small text, what it is); ``why`` it is this one, in words."""
+
+    of: str
+    why: str
+    figures: Sequence[tuple[str, str, str]] = field(default_factory=tuple)
+
+
+def every_row(runs: Iterable[RunRecord]) -> list[Row]:
+    """All evaluations of all runs."""
+    return [row for run in runs for row in run.rows]
+
+
+def gain(row: Row, rows: Iterable[Row]) -> float | None:
+    """How many times the mean recall of random pairs of the same number; None without such a row.
+
+    Real pairs carry no recipe of their own, so they are always the ones trained by the generic one.
+    """
+    if row.kind == "full":
+        return None
+    for other in rows:
+        same = other.kind == "random" and other.told("pairs") == row.told("pairs") and row.comparable(other)
+        if same and other.mean > 0:
+            return row.mean / other.mean
+    return None
+
+
+def share_of_full(row: Row, rows: Iterable[Row]) -> float | None:
+    """Mean recall over that of the full data; None without such a row."""
+    for other in rows:
+        if other.kind == "full" and other.mean > 0 and row.comparable(other):
+            return row.mean / other.mean
+    return None
+
+
+def differing(rows: Iterable[Row], keys: Iterable[str], alike: Callable[[Row], Hashable]) -> list[str]:
+    """The ``keys`` in which rows differ that are ``alike``, and the same in the keys before."""
+    rows, found = list(rows), []
+    for key in keys:
+        groups: dict[Hashable, set[str]] = {}
+        for row in rows:
+            same = (alike(row), *(str(row.told(one)) for one in found))
+            groups.setdefault(same, set()).add(str(row.told(key)))
+        if any(len(values) > 1 for values in groups.values()):
+            found.append(key)
+    return found
+
+
+def words_of(row: Row, keys: Iterable[str]) -> str:
+    """What a row says of ``keys``, to be put after its name."""
+    told = ((key, row.told(key)) for key in keys)
+    return "".join(f", {ATTRIBUTES[key].format(_short(value))}" for key, value in told if value is not None)
+
+
+def best_row(rows: Sequence[Row]) -> tuple[Row, str] | None:
+    """The best distilled row and in words by what it is, by the generic recipe and an unbiased protocol if it can be.
+
+    The best is that on val, where every row tells its figure; the highest on test is the best by chance, too.
+    """
+    distilled = [row for row in rows if row.kind == "distilled"]
+    if not distilled:
+        return None
+
+    def rank(row: Row) -> tuple[bool, bool]:
+        return row.told("protocol") != LEGACY, row.recipe == "generic"
+
+    top = max(map(rank, distilled))
+    several = [row for row in distilled if rank(row) == top]
+    if len(several) == 1:
+        return several[0], "the only distilled row"
+    if all(row.val is not None for row in several):
+        return max(several, key=lambda row: row.val or 0.0), f"of {len(several)} distilled rows the best on val"
+    return max(several, key=lambda row: row.mean), f"the highest of {len(several)} rows on test, not chosen on val"
+
+
+def headline(runs: Sequence[RunRecord]) -> Headline | None:
+    """The figures at the top, or None without an evaluated set."""
+    rows = every_row(runs)
+    found = best_row(rows)
+    if found is None:
+        return None
+    best, why = found
+    figure = best.figures["mean_recall"]
+    shown = [(f"{figure['mean']:.1f} %", f"± {figure['std']:.1f}", "mean recall on test")]
+    if (times := gain(best, rows)) is not None:
+        shown.append((f"{times:.1f} ×", "", "that of as many random pairs"))
+    if (share := share_of_full(best, rows)) is not None:
+        shown.append((f"{share:.0%}".replace("%", " %"), "", "of what the full data reaches"))
+    if pairs := best.told("pairs"):
+        floats = best.told("stored_floats")
+        shown.append((f"{pairs:,}", "pairs", f"{floats:,} numbers to store" if floats else ""))
+    of = f"{best.label}, {best.recipe} recipe" + (f", run {best.run}" if len(runs) > 1 else "")
+    return Headline(of, why, shown)
+
+
+def result_table(runs: Sequence[RunRecord]) -> Table | None:
+    """Every evaluation with its gain over random pairs, or None without any."""
+    rows = every_row(runs)
+    if not rows:
+        return None
+    values = {key: {str(row.told(key)) for row in rows if row.told(key) is not None} for key in WORDS}
+    apart = [key for key in WORDS if len(values[key]) > 1]
+    columns = [("run", "", False)] if len(runs) > 1 else []
+    columns += [("set", "distilled set, random:N real pairs, or the full data", False), ("recipe", "", False)]
+    columns += [(COLUMN.get(key, key), "", key == "seeds") for key in apart]
+    columns += [
+        (TITLES[0], _meaning(TITLES[0]), True),
+        ("× random", "mean recall over that of as many random pairs", True),
+        ("of full", "share of the full data's mean recall", True),
+        ("pairs", "", True),
+        ("floats", "numbers to store: images, texts, similarity, rates", True),
+    ]
+    columns += [(title, _meaning(title), True) for title in TITLES[1:]]
+    top = max(row.mean for row in rows)
+    best, _ = best_row(rows) or (None, "")
+    body = [_result_cells(row, rows, apart, len(runs) > 1, top, row is best) for row in rows]
+    return Table(columns, body, _shared_notes(rows, values))
+
+
+def _meaning(title: str) -> str:
+    if title == "mean recall":
+        return "mean of the six recalls"
+    side, _, k = title.partition("@")
+    query, gallery = ("images", "captions") if side == "TR" else ("captions", "images")
+    return f"share of {query} with a right one among the first {k} of all {gallery}"
+
+
+def _result_cells(
+    row: Row, rows: Sequence[Row], differing: Sequence[str], named: bool, top: float, best: bool
+) -> list[Cell]:
+    cells = [Cell(row.run, row.run)] if named else []
+    cells += [Cell(row.label, row.label, head=True, strong=best), Cell(row.recipe, row.recipe)]
+    for key in differing:
+        value = row.told(key)
+        cells.append(Cell(_short(value), value if isinstance(value, int | float) else str(value)))
+    times, share = gain(row, rows), share_of_full(row, rows)
+    shown = [_recall_cell(row, name, top, best) for name in METRICS]
+    cells.append(shown[0])
+    cells.append(Cell("–") if times is None or row.kind == "random" else Cell(f"{times:.1f} ×", times))
+    cells.append(Cell("–") if share is None or row.kind == "full" else Cell(f"{share:.0%}".replace("%", " %"), share))
+    for key in ("pairs", "stored_floats"):
+        value = row.told(key)
+        cells.append(Cell("–") if value is None else Cell(_compact(value), float(value)))
+    return cells + shown[1:]
+
+
+def _recall_cell(row: Row, name: str, top: float, best: bool) -> Cell:
+    figure = row.figures.get(name)
+    if figure is None:
+        return Cell("–")
+    main = name == METRICS[0]
+    share = figure["mean"] / top if main and top > 0 else None
+    return Cell(f"{figure['mean']:.1f}", figure["mean"], f"± {figure['std']:.1f}", share, strong=main and best)
+
+
+def _compact(value: float) -> str:
+    """``71,682``, ``4.95 M``."""
+    if value < 100_000:
+        return f"{value:,.0f}"
+    for limit, unit in ((1e6, "k"), (1e9, "M"), (1e12, "G")):
+        if value < limit:
+            return f"{value / limit * 1000:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def _short(value: Any) -> str:
+    """A tower's name without the folder it is in."""
+    if value is None:
+        return "–"
+    text = str(value)
+    return Path(text).name if "/" in text else text
+
+
+def _shared_notes(rows: Sequence[Row], values: Mapping[str, set[str]]) -> list[str]:
+    shared = {key: values[key] for key in WORDS if len(values[key]) == 1 and (key, values[key]) != ("towers", {OWN})}
+    said = [WORDS[key].format(_short(*value)) for key, value in shared.items()]
+    chance = sorted({f"{c['mean_recall']:.2f}" for row in rows if isinstance(c := row.told("chance"), Mapping)})
+    said += ["mean ± standard deviation over students, in percent, on the test split"]
+    said += [f"chance {' or '.join(chance)}"] if chance else []
+    notes = [_sentence("; ".join(said))]
+    if any(row.recipe == "own" for row in rows):
+        notes.append("Recipes: own is the one a set carries; generic is one for every row, its rates chosen on val.")
+    if LEGACY in values["protocol"]:
+        notes.append(f"{LEGACY} reports the best epoch on test: biased, only to compare with published rows.")
+    return notes
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
+    """Mean recall of every distilled set (rows) by the towers of its students (columns); None for one kind of them."""
+    rows = [row for row in every_row(runs) if row.told("image_tower")]
+    parts = ["image_tower", *differing(rows, ("text_tower", "towers"), lambda row: row.told("image_tower"))]
+
+    def towers_of(row: Row) -> tuple[str, ...]:
+        return tuple(_short(row.told(part)) for part in parts)
+
+    towers = list(dict.fromkeys(map(towers_of, rows)))
+    if len(towers) < 2:
+        return None
+    apart = differing(
+        rows, ("pairs", "setting", "protocol", "seed"), lambda row: (row.label, row.recipe, towers_of(row))
+    )
+    table: dict[tuple[str, str, str], dict[tuple[str, ...], Row]] = {}
+    for row in rows:
+        details = row.told("details")
+        made = details.get("made_with_image_tower") if isinstance(details, Mapping) else None
+        origin = _short(made or row.told("image_tower")) if row.kind == "distilled" else "real pairs"
+        table.setdefault((row.label + words_of(row, apart), origin, row.recipe), {})[towers_of(row)] = row
+    top = max(row.mean for row in rows)
+    body = []
+    for (label, origin, recipe), found in table.items():
+        cells = [Cell(label, label, head=True), Cell(origin, origin), Cell(recipe, recipe)]
+        for tower in towers:
+            figure = found[tower].figures["mean_recall"] if tower in found else None
+            if figure is None:
+                cells.append(Cell("–"))
+            else:
+                share = figure["mean"] / top if top > 0 else None
+                cells.append(Cell(f"{figure['mean']:.1f}", figure["mean"], f"± {figure['std']:.1f}", share))
+        body.append(cells)
+    columns = [("set", "", False), ("made with", "image tower", False), ("recipe", "", False)]
+    columns += [
+        (", ".join(tower), f"students with {words_of(found, parts)[2:]}", True)
+        for tower, found in ((tower, next(row for row in rows if towers_of(row) == tower)) for tower in towers)
+    ]
+    return Table(columns, body, ["Mean recall in percent, mean ± standard deviation over students."])
+
+
+def cost_table(runs: Sequence[RunRecord]) -> Table | None:
+    """Time, memory and disk of every step that said so; None where none did."""
+    named = len(runs) > 1
+    body: list[list[Cell]] = []
+    for run in runs:
+        for stage, what, seconds, memory, disk in _costs(run):
+            cells = [Cell(run.name, run.name)] if named else []
+            cells += [Cell(stage, stage, head=True), Cell(what, what)]
+            cells.append(Cell("–") if seconds is None else Cell(duration(seconds), seconds))
+            cells.append(Cell("–") if memory is None else Cell(human_bytes(memory), memory))
+            cells.append(Cell("–") if disk is None else Cell(human_bytes(disk), disk))
+            body.append(cells)
+    if not body:
+        return None
+    columns = [("run", "", False)] if named else []
+    columns += [("stage", "", False), ("what", "", False), ("time", "", True)]
+    columns += [("peak memory", "of the process, resident", True), ("disk", "", True)]
+    return Table(columns, body, ["Times are wall-clock times on the machine that did the step."])
+
+
+def _costs(run: RunRecord) -> Iterable[tuple[str, str, float | None, float | None, float | None]]:
+    """(stage, what, seconds, bytes of memory, bytes on disk), in the order of the pipeline."""
+    experts = [event for event in run.events if event.get("stage") == "experts"]
+    if experts or run.disk["experts"]:
+        seconds = sum(float(event.get("seconds") or 0) for event in experts) if experts else None
+        count = experts[-1].get("count") if experts else None
+        peak = max((event.get("peak_memory_bytes") or 0 for event in experts), default=0) or None
+        yield "experts", f"{count} experts" if count else "", seconds, peak, run.disk["experts"] or None
+    memory = {e.get("set"): e.get("peak_memory_bytes") for e in run.events if e.get("stage") == "distill"}
+    for item in run.sets:
+        if item.finished:
+            selection = (item.record.get("info") or {}).get("selection") or {}
+            yield "distill", item.name, selection.get("seconds"), memory.get(item.name), item.size
+    seen = set()
+    for row in run.rows:
+        if (key := (row.label, row.told("protocol"), row.told("cell"), row.told("towers"))) in seen:
+            continue
+        seen.add(key)
+        if making := row.told("making"):
+            yield "distill", row.label, making.get("seconds"), making.get("peak_memory_bytes"), None
+        if row.told("seconds") is not None:
+            yield "evaluate", row.label, row.told("seconds"), row.told("peak_memory_bytes"), None
+    yield "whole folder", run.name, None, None, sum(run.disk.values())
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,152 @@
+"""The report: runs and what needs their data, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from vldistill.evaluation.tables import TITLES
+from vldistill.reporting.charts import budget_chart, training_charts
+from vldistill.reporting.overview import Cell, Table, cost_table, headline, result_table, tower_matrix
+from vldistill.reporting.records import METRICS, RunRecord
+from vldistill.reporting.views import BrowserView, Extras, FigureView
+from vldistill.version import __version__
+
+HERE = Path(__file__).parent
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def render(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> str:
+    """The page.
+
+    Args:
+        runs: at least one.
+        extras: by the name of the run, what needed its data; a run may be missing.
+
+    Returns:
+        A whole HTML document, without one address outside itself. Every text is escaped by the template engine; only
+        drawings, the stylesheet and the script are taken as they are.
+    """
+    script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["drawing"] = Markup
+    page = environment.get_template("page.html.j2").render(
+        **_context(runs, extras),
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", page.encode("utf-8", "replace").decode())
+
+
+def _context(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> dict[str, Any]:
+    known = [extras[run.name] for run in runs if run.name in extras]
+    sets = [view for extra in known for view in extra.sets]
+    browsers = [_browser(extra.browser) for extra in known if extra.browser]
+    many = len(runs) > 1
+    maps = [
+        FigureView(f"{view.run + ': ' if many else ''}{view.name}: {figure.title}", figure.svg, figure.note)
+        for view in sets
+        for figure in view.figures
+    ]
+    charts = [chart for chart in (budget_chart(runs), *training_charts(runs)) if chart]
+    sections = [("results", "Results"), ("curves", "Curves"), ("gallery", "Gallery"), ("browser", "Retrieval browser")]
+    sections += [("maps", "Maps"), ("towers", "Towers"), ("cost", "Cost"), ("how", "Configuration")]
+    empty = {"curves": not charts, "gallery": not sets, "browser": not browsers, "maps": not maps}
+    return {
+        "title": ", ".join(run.name for run in runs),
+        "many": many,
+        "sections": [(anchor, name) for anchor, name in sections if not empty.get(anchor)],
+        "headline": headline(runs),
+        "facts": _facts(runs),
+        "notes": [note for run in runs for note in run.notes] + [note for extra in known for note in extra.notes],
+        "results": result_table(runs),
+        "charts": charts,
+        "sets": sets,
+        "browsers": browsers,
+        "maps": maps,
+        "matrix": tower_matrix(runs),
+        "cost": cost_table(runs),
+        "runs": [_how(run) for run in runs],
+        "version": __version__,
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def _browser(view: BrowserView) -> dict[str, Any]:
+    """The browser with its table of students."""
+    columns = [("student of", "", False), ("trained by", "", False), *((title, "", True) for title in TITLES)]
+    rows = [
+        [Cell(student.name, student.name, head=True), Cell(student.about, student.about)]
+        + [Cell(f"{student.recalls[name]:.1f}", student.recalls[name]) for name in METRICS]
+        for student in view.students
+    ]
+    images, captions = view.gallery
+    notes = [f"One student each, on {images:,} photos and {captions:,} captions of the test split; percent."]
+    return {
+        "run": view.run,
+        "note": view.note,
+        "students": view.students,
+        "table": Table(columns, rows, notes),
+        "data": view.data,
+    }
+
+
+def _facts(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """What the runs are about, from their configurations: (name, value)."""
+
+    def told(name: str, *path: str, short: bool = False) -> list[tuple[str, str]]:
+        values = dict.fromkeys(str(_lookup(run.config, path)) for run in runs if _lookup(run.config, path) is not None)
+        shown = [Path(value).name if short and "/" in value else value for value in values]
+        return [(name, ", ".join(shown))] if shown else []
+
+    facts = told("data", "data", "source")
+    facts += told("image tower", "encoder", "image", "name")
+    facts += told("text tower", "encoder", "text", "name", short=True)
+    facts += told("setting", "encoder", "setting")
+    methods = dict.fromkeys(
+        str((item.record.get("info") or {}).get("method")) for run in runs for item in run.sets if item.finished
+    )
+    if methods:
+        facts.append(("method", ", ".join(methods)))
+    commits = dict.fromkeys(str(run.environment.get("commit")) for run in runs if run.environment.get("commit"))
+    if commits:
+        facts.append(("commit", ", ".join(commits)))
+    return facts
+
+
+def _lookup(value: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _how(run: RunRecord) -> dict[str, Any]:
+    sets = [(item.name, (item.record.get("info") or {}).get("config")) for item in run.sets if item.finished]
+    return {
+        "name": run.name,
+        "commands": run.commands,
+        "config_text": run.config_text,
+        "sets": [(name, _pretty(config)) for name, config in sets if config],
+        "environment": _pretty(run.environment) if run.environment else "",
+    }
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

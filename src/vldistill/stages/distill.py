@@ -1,0 +1,184 @@
+"""The stage that makes a set."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vldistill.config import Config
+from vldistill.distillation.export import set_name
+from vldistill.distillation.loop import CHECKPOINT, Loop
+from vldistill.distillation.method import METHODS, Context, Start
+from vldistill.distillation.start import (
+    nearest_by_image,
+    start_from,
+    starting_pairs,
+)
+from vldistill.distilled.distilled_set import DistilledSet, one_line
+from vldistill.drawing.sheets import draw_pairs
+from vldistill.errors import DivergedError, Stopped
+from vldistill.evaluation.protocol import quick_score
+from vldistill.experts.record import open_experts
+from vldistill.options.resolve import as_first, first_method, settle
+from vldistill.runtime.interrupts import deferred_stop
+from vldistill.runtime.log import Reporter
+from vldistill.runtime.memory import peak_memory
+from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.stages.distill_checks import check_asked, check_data, refuse_other_set
+from vldistill.storage.checkpoints import Checkpoints
+from vldistill.storage.files import write_record
+from vldistill.storage.locks import held
+from vldistill.workbench.bench import Workbench
+from vldistill.workbench.opening import open_bench
+from vldistill.workbench.run_folder import Run
+
+START = "start"  # folder, in a set's, of the set that was made first
+
+
+def distill(
+    run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None, ranks: Ranks = ALONE
+) -> Path:
+    """Distil a set, or go on with it; returns its folder.
+
+    Args:
+        experts_from: another run that has the experts; here too ``distill.experts`` says how many are used.
+        ranks: the processes that share the work; the first one writes.
+
+    Raises:
+        ConfigError: what cannot work or contradicts what the run or the set was begun with.
+        ArtefactError: experts that are missing or do not fit, a damaged set or checkpoint.
+        DivergedError: steps keep failing; the best set so far is kept.
+        Stopped: by Ctrl-C or SIGTERM, after everything is saved.
+    """
+    remembered, (config, said) = config, settle(config)
+    if said:
+        reporter.info(said)
+    entry = METHODS.find(config.distill.method)
+    method = entry.build()
+    if entry.own_start and config.distill.starts != ("real", "real"):
+        start = config.distill.start_image or config.distill.start_text or config.distill.start
+        reporter.warn(f"{config.distill.method} chooses its own starting pairs: distill.start {start} is left aside.")
+    check_asked(config, experts_from, ranks)
+    run.check(config)
+    bench = open_bench(config, reporter, ranks, run)
+    before = first_method(config.distill)
+    check_data(config, bench)
+    folder = run.sets / set_name(config.distill)
+    options = config.methods.get(config.distill.method) or entry.options()
+    asked = refuse_other_set(run, config)
+    if (folder / "set.json").exists():
+        if ranks.first:
+            run.begin(remembered)  # refuses a contradiction
+        return _finished(folder, reporter, ranks)
+    with ranks.first_before_others():
+        teachers = (Run(experts_from) if experts_from else run).experts
+        recorded = open_experts(bench, teachers, config.distill.experts) if entry.needs_experts else []
+        context = Context(bench, config.distill, options, recorded)
+        method.check(context)
+        own = replace(config.distill, start="real", start_image="", start_text="") if before else config.distill
+        begin = starting_pairs(method, replace(context, config=own), config.select)
+        if ranks.first:
+            run.begin(remembered)
+    lock = held(folder / ".lock", str(folder)) if ranks.first else nullcontext()
+    with lock:
+        if not ranks.of_first((folder / "set.json").exists()):  # else another process has just finished it
+            if ranks.first:
+                write_record(folder / "config.json", asked)
+            made = _first(config, context, begin, folder / START, ranks) if before else None
+            _distill(run, config, context, method, begin, made, ranks)
+        ranks.wait()
+    return folder
+
+
+def _finished(folder: Path, reporter: Reporter, ranks: Ranks) -> Path:
+    """The folder of a set that is there already. Raises ArtefactError where it is damaged."""
+    DistilledSet.load(folder)
+    if ranks.first:
+        Checkpoints(folder / CHECKPOINT, reporter).remove()  # of a process that was killed right after the end
+    reporter.info(f"{folder} is finished already; nothing to do")
+    return folder
+
+
+def _distill(
+    run: Run, config: Config, context: Context, method: Any, begin: Start, made: DistilledSet | None, ranks: Ranks
+) -> None:
+    """Run the loop from the pairs of ``begin``, or of the set that was ``made`` of them first, and write the set."""
+    bench, folder = context.bench, run.sets / set_name(config.distill)
+    start, start_seconds = begin, 0.0
+    if made is not None:
+        start = start_from(bench, made, config.distill.pairs, config.distill.space, config.distill.size)
+        start_seconds = float(made.info["selection"]["seconds"])
+    with deferred_stop() as stop_asked:
+        loop = Loop(
+            method,
+            context,
+            folder,
+            score=lambda distilled: quick_score(bench, distilled, config.evaluate),
+            save=lambda distilled, iteration: _save(
+                bench, distilled, begin, folder / "kept" / f"iteration-{iteration}"
+            ),
+            stop_asked=stop_asked,
+            ranks=ranks,
+            start_seconds=start_seconds,
+        )
+        try:
+            distilled = loop.run(start)
+        except DivergedError:
+            if ranks.first:
+                _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
+            raise
+        except Stopped as stop:
+            raise Stopped(f"{stop}. The same command goes on.") from None
+    if not ranks.first:
+        return
+    _save(bench, distilled, begin, folder)
+    loop.checkpoints.remove()
+    selection = distilled.info["selection"]
+    run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
+    bench.reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
+
+
+def _first(config: Config, context: Context, begin: Start, folder: Path, ranks: Ranks) -> DistilledSet:
+    """The set that another starts from: read, or made in ``folder``, which goes on where it was stopped.
+
+    The first process makes it alone: its own outer loop has nothing to share.
+    """
+    bench = context.bench
+    own = as_first(config.distill, bench.setting)
+    with ranks.first_before_others():
+        if not (folder / "set.json").exists():
+            entry = METHODS.find(own.method)
+            inner = Context(bench, own, config.methods.get(own.method) or entry.options())
+            method = entry.build()
+            method.check(inner)
+            with deferred_stop() as stop_asked:
+                loop = Loop(method, inner, folder, lambda _: 0.0, lambda *_: None, stop_asked)
+                try:
+                    made = loop.run(begin)
+                except Stopped as stop:
+                    raise Stopped(f"{stop}. The same command goes on.") from None
+            _save(bench, made, begin, folder)
+            loop.checkpoints.remove()
+    return DistilledSet.load(folder)
+
+
+def _save(bench: Workbench, distilled: DistilledSet, begin: Start, folder: Path) -> None:
+    """Write a set with its nearest captions and preview."""
+    nearest = nearest_by_image(bench, distilled.text_inputs)
+    captions = tuple({"start": start, "nearest": near} for start, near in zip(begin.captions, nearest))
+    distilled = distilled.with_captions(captions)
+    if distilled.space == "pixels":
+        before = replace(distilled, images=begin.images.cpu()).pixels()
+        shown = [(one_line(caption["start"]), one_line(caption["nearest"])) for caption in captions]
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_pairs(_bytes(before), _bytes(distilled.pixels()), shown, folder / "preview.png", title=distilled.name)
+    distilled.save(folder)
+
+
+def _bytes(pixels: torch.Tensor) -> np.ndarray:
+    return (pixels * 255).round().to(torch.uint8).numpy()
