@@ -139,23 +139,23 @@ def features(work: Path, images: int) -> None:
 
 def experts(work: Path, images: int) -> None:
     """One expert of one epoch."""
-    from vldistill import commands
+    from vldistill.stages import experts
 
-    commands.experts(*_run(work, images))
+    experts.experts(*_run(work, images))
 
 
 def bilevel(work: Path, images: int) -> None:
     """Twenty iterations."""
-    from vldistill import commands
+    from vldistill.stages.distill import distill
 
-    commands.distill(*_run(work, images))
+    distill(*_run(work, images))
 
 
 def coreset(work: Path, images: int) -> None:
     """A warm-up of one epoch and 100 pairs by herding."""
-    from vldistill import commands
+    from vldistill.stages.select import select
 
-    commands.select(*_run(work, images))
+    select(*_run(work, images))
 
 
 def _run(work: Path, images: int) -> tuple[Any, Any, Any]:
@@ -166,10 +166,10 @@ def _run(work: Path, images: int) -> tuple[Any, Any, Any]:
 
 
 def _bench(work: Path, images: int) -> Any:
-    from vldistill import commands
     from vldistill.runtime.log import Reporter
+    from vldistill.workbench.opening import open_bench
 
-    return commands.open_bench(configured(work, images), Reporter(quiet=True))
+    return open_bench(configured(work, images), Reporter(quiet=True))
 
 
 STAGES: dict[str, Callable[[Path, int], None]] = {

@@ -7,28 +7,20 @@ from __future__ import annotations
 
 import atexit
 import errno
+import importlib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
+from vldistill.commands.shared import BUG, DONE, STOPPED, WRONG, process
 from vldistill.errors import ConfigError, Stopped, VldistillError, unknown
 from vldistill.options.parser import ABOUT
-from vldistill.options.words import parse, refuse_idle_options
 from vldistill.version import __version__
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-    from vldistill.config import Config
-    from vldistill.runtime.log import Reporter
-    from vldistill.workbench.run_folder import Run
-
 TOGETHER = ("distill", "experts")  # stages of which several processes can do one piece of work
-DONE, BUG, WRONG, STOPPED, SOME_FAILED = 0, 1, 2, 3, 4
 TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # of the machine, not of the program
 
 USAGE = """\
@@ -56,17 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vldistill {__version__}")
         return DONE
     try:
-        if argv[0] not in STAGES:
-            raise ConfigError(unknown("stage", argv[0], STAGES))
-        if _rank() and argv[0] not in TOGETHER:
+        if process() and argv[0] not in TOGETHER:
             raise ConfigError(
                 f"`vldistill {argv[0]}` runs in one process; torchrun is for {' and '.join(TOGETHER)}. Give several "
                 f"units to several processes with --workers or --cluster."
             )
         _stop_on_sigterm()
-        return STAGES[argv[0]](argv[1:])
+        return run_command(argv)
     except VldistillError as error:
-        print(f"error: {_rank()}{error}", file=sys.stderr)
+        print(f"error: {process()}{error}", file=sys.stderr)
         return WRONG
     except Stopped as stop:
         print(str(stop), file=sys.stderr)
@@ -90,8 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _short_of_memory(error):
             said = str(error).partition("\n")[0][:200] or type(error).__name__
             print(
-                f"error: {_rank()}there is too little memory ({said}). Use fewer pairs, a smaller encoder.image.size, "
-                f"smaller batches, or another runtime.device. What was saved is kept: the same command goes on.",
+                f"error: {process()}there is too little memory ({said}). Use fewer pairs, a smaller "
+                f"encoder.image.size, smaller batches, or another runtime.device. What was saved is kept: the same "
+                f"command goes on.",
                 file=sys.stderr,
             )
             return WRONG
@@ -104,12 +95,6 @@ def _short_of_memory(error: Exception) -> bool:
     from vldistill.runtime.passes import is_short_of_memory
 
     return isinstance(error, MemoryError) or is_short_of_memory(error)
-
-
-def _rank() -> str:
-    """Which of the processes that torchrun started this is, for messages; empty without it."""
-    alone = os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ
-    return "" if alone else f"process {os.environ['RANK']}: "
 
 
 def _bug() -> int:
@@ -125,200 +110,20 @@ def _stop_on_sigterm() -> None:
     end_with_parent()
 
 
-def _add_dry_run(parser: ArgumentParser) -> None:
-    parser.add_argument("--dry_run", action="store_true", help="validate, show plan, disk and expected time, and end")
-
-
-def _plan(stage: str, config: Config, rest: Any) -> int:
-    from vldistill.plan.plans import stage_plan
-
-    text, problems = stage_plan(stage, config, Path(rest.run), _experts_from(rest))
-    print(text)
-    if problems:
-        raise ConfigError("; ".join(problems))
-    return DONE
-
-
-def _experts_from(rest: Any) -> Path | None:
-    """The other run whose experts are used, if the arguments of a stage name one."""
-    given = getattr(rest, "experts_from", None)
-    return Path(given) if given else None
-
-
-def _opened(rest: Any, mute: bool = False) -> tuple[Run, Reporter]:
-    """The run folder that the arguments of a stage name, and where its lines go."""
-    from vldistill.runtime.log import Mute, Reporter
-    from vldistill.workbench.run_folder import Run
-
-    return Run(Path(rest.run)), Mute() if mute else Reporter(quiet=rest.quiet)
-
-
-def _experts(argv: Sequence[str]) -> int:
-    from vldistill.cluster.options import add_place, place_of
-
-    def extend(parser: ArgumentParser) -> None:
-        add_place(parser)
-        _add_dry_run(parser)
-
-    config, rest = parse("experts", argv, extend)
-    place = place_of(rest)
-    if rest.dry_run:
-        return _plan("experts", config, rest)
-    from vldistill import commands
-
-    if _rank():
-        from vldistill.runtime.processes import joined
-
-        with joined() as ranks:
-            run, reporter = _opened(rest, mute=not ranks.first)
-            commands.experts(run, config, reporter, place, ranks)
-        return DONE
-    run, reporter = _opened(rest)
-    failed = commands.experts(run, config, reporter, place)
-    return SOME_FAILED if failed else DONE
-
-
-def _encode(argv: Sequence[str]) -> int:
-    from vldistill.cluster.options import add_place, place_of
-
-    def extend(parser: ArgumentParser) -> None:
-        add_place(parser)
-        parser.add_argument("--decode_only", action="store_true", help="decode the images and leave the rest")
-
-    config, rest = parse("encode", argv, extend)
-    place = place_of(rest)
-    from vldistill import commands
-
-    run, reporter = _opened(rest)
-    failed = commands.encode(run, config, reporter, place, rest.decode_only)
-    return SOME_FAILED if failed else DONE
-
-
-def _distill(argv: Sequence[str]) -> int:
-    def extend(parser: ArgumentParser) -> None:
-        parser.add_argument("--experts_from", type=str, default=None, help="another run folder, whose experts are used")
-        _add_dry_run(parser)
-
-    config, rest = parse("distill", argv, extend)
-    refuse_idle_options(argv, config)
-    if rest.dry_run:
-        return _plan("distill", config, rest)
-    from vldistill import commands
-    from vldistill.runtime.processes import joined
-
-    with joined() as ranks:
-        run, reporter = _opened(rest, mute=not ranks.first)
-        folder = commands.distill(run, config, reporter, _experts_from(rest), ranks)
-    if ranks.first:
-        print(folder)
-    return DONE
-
-
-def _select(argv: Sequence[str]) -> int:
-    def extend(parser: ArgumentParser) -> None:
-        about = "added to the set's name, to keep variants side by side in one run"
-        parser.add_argument("--label", type=str, default="", help=about)
-
-    config, rest = parse("select", argv, extend)
-    from vldistill import commands
-
-    run, reporter = _opened(rest)
-    print(commands.select(run, config, reporter, rest.label))
-    return DONE
-
-
-def _evaluate(argv: Sequence[str]) -> int:
-    def extend(parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--set", type=str, required=True, help="a set's folder, SELECTOR:N such as random:N, or full"
-        )
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
-        parser.add_argument(
-            "--val_only", action="store_true", help="mean recall on val, as distill looks at it; test stays closed"
-        )
-
-    config, rest = parse("evaluate", argv, extend)
-    from vldistill import commands
-    from vldistill.evaluation.tables import evaluation_text
-
-    run, reporter = _opened(rest)
-    judge = commands.score if rest.val_only else commands.evaluate
-    result = judge(run, config, reporter, rest.set)
-    if rest.val_only and not rest.json:
-        print(f"{result['set']}: mean recall on val {result['val_mean_recall']:.2f}")
-    elif rest.json:
-        import json
-
-        print(json.dumps(result))
-    else:
-        print(evaluation_text([result]))
-    return DONE
-
-
-def _inspect(argv: Sequence[str]) -> int:
-    from vldistill.commands.inspect import inspect
-
-    return inspect(argv)
-
-
-def _import(argv: Sequence[str]) -> int:
-    from vldistill.commands.import_published import import_command
-
-    return import_command(argv)
-
-
-def _convert(argv: Sequence[str]) -> int:
-    from vldistill.commands.convert import convert
-
-    return convert(argv)
-
-
-def _ls(argv: Sequence[str]) -> int:
-    from vldistill.commands.ls import listing
-
-    print(listing(argv))
-    return DONE
-
-
-def _report(argv: Sequence[str]) -> int:
-    from vldistill.commands.report import report
-
-    return report(argv)
-
-
-def _compare(argv: Sequence[str]) -> int:
-    from vldistill.commands.compare import compare
-
-    return compare(argv)
-
-
-def _cross(argv: Sequence[str]) -> int:
-    from vldistill.commands.cross import cross
-
-    return cross(argv)
-
-
-def _demo(argv: Sequence[str]) -> int:
-    from vldistill.commands.demo import demo
-
-    return demo(argv)
-
-
-STAGES: dict[str, Callable[[Sequence[str]], int]] = {
-    "experts": _experts,
-    "distill": _distill,
-    "select": _select,
-    "evaluate": _evaluate,
-    "compare": _compare,
-    "cross": _cross,
-    "encode": _encode,
-    "report": _report,
-    "inspect": _inspect,
-    "convert": _convert,
-    "import": _import,
-    "ls": _ls,
-    "demo": _demo,
+COMMANDS = {
+    **{name: f"vldistill.commands.{name}" for name in ("experts", "distill", "select", "evaluate", "compare", "cross")},
+    **{name: f"vldistill.commands.{name}" for name in ("encode", "report", "inspect", "convert")},
+    "import": "vldistill.commands.import_published",
+    **{name: f"vldistill.commands.{name}" for name in ("ls", "demo")},
 }
+"""The module of every command; each has ``main(argv) -> exit code``."""
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors are raised."""
+    if argv[0] not in COMMANDS:
+        raise ConfigError(unknown("command", argv[0], COMMANDS))
+    return importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
 
 
 def program() -> NoReturn:

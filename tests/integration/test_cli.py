@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from vldistill.cli import STAGES
+from vldistill.cli import COMMANDS
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
 from vldistill.distillation.methods.bitraj import BiTrajectoryMatching
 from vldistill.distilled.distilled_set import DistilledSet
@@ -99,7 +99,7 @@ def test_the_front_door_answers_at_once_and_without_torch(words: list[str]) -> N
     assert done.returncode == (0 if words else 2), done.stderr
     assert seconds < 1.5  # of CPU time: other work on this machine does not count
     if words != ["--version"]:
-        for stage in STAGES:
+        for stage in COMMANDS:
             assert f"\n  {stage} " in done.stdout
         assert "Exit codes" in done.stdout
 
@@ -169,7 +169,7 @@ def test_data_that_change_under_a_run_are_noticed(vldistill: Any, config: Path, 
 # --- wrong use ----------------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[list[str], str]] = [
-    (["distil"], r"unknown stage 'distil'. Did you mean distill"),
+    (["distil"], r"unknown command 'distil'. Did you mean distill"),
     (["distill", "--run", "RUN", "--method", "bitrajj"], "unknown method 'bitrajj'. Did you mean bitraj"),
     (["distill", "--run", "RUN", "--validate_every", "5"], "Did you mean --distill.validate_every"),
     (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vldistill.cli import STAGES
+from vldistill.cli import COMMANDS, run_command
 from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
 from vldistill.comparison.matrix import OWN, read_towers
@@ -119,7 +119,7 @@ def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
 
 def in_process(commands: Commands, words: Sequence[str], log: Path) -> None:
     try:
-        STAGES[words[0]]([*words[1:], "--quiet"])
+        run_command([*words, "--quiet"])
     except VldistillError as error:
         raise UnitFailed(str(error), "refused") from None
 
@@ -181,6 +181,6 @@ def test_the_map_of_the_paper_names_files_and_commands_that_exist() -> None:
     for path in re.findall(r"`(src/vldistill/[\w/.]+)`", text):
         assert (ROOT / path).exists(), path
     for stage in set(re.findall(r"`vldistill (\w+)", text)):
-        assert stage in STAGES, stage
+        assert stage in COMMANDS, stage
     for command in re.findall(r"--config (configs/[\w/]+\.yaml)", text):
         assert yaml.safe_load((ROOT / "src" / "vldistill" / command).read_text())

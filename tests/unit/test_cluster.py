@@ -42,7 +42,7 @@ def test_a_command_runs_in_a_process_of_its_own_with_its_words_in_the_log(tmp_pa
     log = tmp_path / "logs" / "log.txt"
     commands = Commands(1)
     commands.launch(["--version"], log)
-    with pytest.raises(UnitFailed, match=r"`vldistill evalate` refused \(exit code 2\): unknown stage.*eval") as met:
+    with pytest.raises(UnitFailed, match=r"`vldistill evalate` refused \(exit code 2\): unknown command.*eval") as met:
         commands.launch(["evalate"], log)
     assert met.value.kind == "refused"
     said = log.read_text().splitlines()

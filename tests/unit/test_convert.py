@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from tests.unit.test_format_readers import told
 
-from vldistill.commands.convert import convert
+from vldistill.commands.convert import main as convert
 from vldistill.convert.export import open_export, write_export
 from vldistill.convert.records import Export
 from vldistill.convert.writers import WRITERS

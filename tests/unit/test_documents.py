@@ -25,7 +25,7 @@ DOCUMENTS = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
-HELP = [ROOT / "src" / "vldistill" / "evaluate" / f"{name}.py" for name in ("cross", "sweep")]
+HELP = [PACKAGE / "commands" / "cross.py", PACKAGE / "comparison" / "sweepfile.py"]
 SHELL = re.compile(r"^ *```(?:sh|bash|console)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 PYTHON = re.compile(r"^ *```python\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(vldistill [^`]* --run [^`]*)`")

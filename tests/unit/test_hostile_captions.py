@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vldistill.commands.inspect import inspect
+from vldistill.commands.inspect import main as inspect
 from vldistill.data import jsonfile
 from vldistill.data.collection import LONGEST_CAPTION
 from vldistill.data.jsonfile import load_json

@@ -87,7 +87,7 @@ class Asked:
         return [(cell, result) for cell, result in found if result is not None]
 
 
-def compare(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns 0, or 4 when some cells, or what they share, failed.
 
     Raises:

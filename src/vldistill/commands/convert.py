@@ -1,4 +1,8 @@
-"""``vldistill convert``."""
+"""``vldistill convert SOURCE --to wds|hf|folder|csv --out FOLDER``: the same pairs in another form.
+
+SOURCE is a data source, or the folder of a coreset or of a distilled set. The files of photos are copied as they are.
+Drawings and distilled pictures become PNG; a distilled set is exported with its nearest real captions, marked as lossy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from vldistill.errors import ConfigError, unknown
 from vldistill.runtime.log import Reporter
 
 
-def convert(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command. Raises ConfigError and DataError with the remedy."""
     from jsonargparse import ArgumentParser
 

@@ -1,4 +1,15 @@
-"""``vldistill cross``: one set on a list of towers, as one matrix."""
+"""``vldistill cross``: one set on a list of towers, as one matrix.
+
+The list is a YAML file of encoder sections by name; an ``image`` or ``text`` section replaces the run's own as a whole:
+
+    mobilenetv2_050: {image: {name: mobilenetv2_050, size: 128}}
+    bert:            {text: {name: bert-base-uncased}}
+
+Learned pictures are resized and normalised for another image tower. Sentence vectors reach another text tower by a
+ridge map fitted on training captions, and the matrix says so. Beside the set stand as many random pairs and the full
+data on the same towers, because towers differ in what they can learn at all. The matrix of a set on a list TOWERS.yaml
+is RUN/cross/SET-on-TOWERS.md, .csv and .json; finished cells are kept and not judged again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +27,7 @@ from vldistill.storage.locks import held
 from vldistill.workbench.run_folder import Run
 
 
-def cross(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns 0, or 4 when a tower failed."""
     from vldistill.options.parser import packaged_config
     from vldistill.options.words import parse

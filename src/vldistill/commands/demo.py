@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vldistill import commands
+from vldistill.distillation.loop import METRICS
 from vldistill.distillation.method import METHODS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.drawing.figures import draw_curves
@@ -18,11 +18,14 @@ from vldistill.options.resolve import settle
 from vldistill.options.words import parse
 from vldistill.reporting.write import ReportOptions, write_report
 from vldistill.runtime.log import Reporter
+from vldistill.stages.distill import distill
+from vldistill.stages.evaluate import evaluate
+from vldistill.stages.experts import experts
 from vldistill.storage.files import write_json
 from vldistill.workbench.run_folder import Run, environment
 
 
-def demo(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """20 distilled pairs, and an honest comparison with 20 random pairs and the full data."""
     arguments = list(argv)
     if not any(word == "--run" or word.startswith("--run=") for word in arguments):
@@ -43,12 +46,12 @@ def demo(argv: Sequence[str]) -> int:
 
     if needs_experts:
         begin("experts: students trained on the real data")
-        commands.experts(run, config, reporter)
+        experts(run, config, reporter)
     begin("distilling")
-    folder = commands.distill(run, config, reporter)
+    folder = distill(run, config, reporter)
     begin("judging: fresh students, tested on scenes nobody has seen")
     targets = (str(folder), f"random:{config.distill.pairs}", "full")
-    results = [commands.evaluate(run, config, reporter, target) for target in targets]
+    results = [evaluate(run, config, reporter, target) for target in targets]
     summary = _summary(results, round(time.monotonic() - began, 1))
     write_json(run.folder / "results.json", summary)
     _draw(run, folder, summary)
@@ -89,7 +92,7 @@ def _summary(results: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any
 
 def _draw(run: Run, folder: Path, summary: dict[str, Any]) -> None:
     """Mean recall on val over the iterations, with the levels the table gives on test."""
-    lines = (folder / commands.METRICS).read_text(encoding="utf-8").splitlines()
+    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
     looks = [json.loads(line) for line in lines if "val_mean_recall" in line]
     points = [(float(look["iteration"]), float(look["val_mean_recall"])) for look in looks]
     figures = {row["set"].split(":")[0]: row["generic"]["mean_recall"]["mean"] for row in summary["rows"][1:]}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 KINDS = {"lors": "a distilled set, FILE.pt", "mtt": "a folder of replay buffers with expert trajectories"}
 
 
-def import_command(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command. Raises ConfigError or ArtefactError with the remedy."""
     from vldistill.options.words import parse
 
@@ -36,12 +36,12 @@ def import_command(argv: Sequence[str]) -> int:
             parser.add_argument("--std", type=list[float], default=None, help="likewise")
 
     config, asked = parse("import", rest, extend)
-    from vldistill import commands
     from vldistill.distilled.record import plain_name
     from vldistill.importers.lors import CLIP_MEAN, CLIP_STD, import_lors
     from vldistill.importers.mtt import import_mtt
     from vldistill.runtime.log import Reporter
     from vldistill.training.losses import SOFT_LOSSES
+    from vldistill.workbench.opening import open_bench
     from vldistill.workbench.run_folder import Run
 
     run, reporter, path = Run(Path(asked.run)), Reporter(quiet=asked.quiet), Path(asked.path)
@@ -50,7 +50,7 @@ def import_command(argv: Sequence[str]) -> int:
     if kind == "lors" and path.is_dir():
         raise ConfigError(f"{path} is a folder; expected {KINDS[kind]}.")
     run.check(config)
-    bench = commands.open_bench(config, reporter, run=run)
+    bench = open_bench(config, reporter, run=run)
     bench.pairs("train")
     bench.check_towers()
     if kind == "mtt":

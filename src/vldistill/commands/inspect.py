@@ -24,7 +24,7 @@ EXAMPLES = 3  # pairs of each split that are shown
 AT_ONCE = 4096  # images given to the threads at a time
 
 
-def inspect(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command: prints a report, or one JSON object with ``--json``; 2 when something is broken."""
     from jsonargparse import ArgumentParser
 

@@ -13,6 +13,12 @@ from vldistill.config import SETTINGS
 from vldistill.errors import ConfigError, unknown
 
 
+def main(argv: Sequence[str]) -> int:
+    """The command; prints one listing."""
+    print(listing(argv))
+    return 0
+
+
 def listing(argv: Sequence[str]) -> str:
     """The text of one listing; a second word filters by pattern, e.g. ``ls towers '*nf*'``."""
     if argv and argv[0] in ("-h", "--help"):

@@ -9,7 +9,7 @@ from vldistill.reporting.write import ReportOptions, write_report
 from vldistill.runtime.log import Reporter
 
 
-def report(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command: writes the file and prints its path."""
     from jsonargparse import ArgumentParser
 

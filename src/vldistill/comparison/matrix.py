@@ -1,15 +1,4 @@
-"""``vldistill cross``: one set on a list of towers, as one matrix.
-
-The list is a YAML file of encoder sections by name; an ``image`` or ``text`` section replaces the run's own as a whole:
-
-    mobilenetv2_050: {image: {name: mobilenetv2_050, size: 128}}
-    bert:            {text: {name: bert-base-uncased}}
-
-Learned pictures are resized and normalised for another image tower. Sentence vectors reach another text tower by a
-ridge map fitted on training captions, and the matrix says so. Beside the set stand as many random pairs and the full
-data on the same towers, because towers differ in what they can learn at all. The matrix of a set on a list TOWERS.yaml
-is RUN/cross/SET-on-TOWERS.md, .csv and .json; finished cells are kept and not judged again.
-"""
+"""Sets on towers, cell by cell: what ``vldistill cross`` fills, keeps and prints."""
 
 from __future__ import annotations
 
@@ -34,6 +23,7 @@ from vldistill.options.merge import merged, nested, resolved
 from vldistill.runtime.devices import choose_device, choose_passes
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest, read_json, write_record, write_text
+from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import Run, environment, to_plain
 
 OWN = "own"  # the column of the run's own towers
@@ -92,8 +82,6 @@ class Matrix:
         Raises:
             VldistillError: the data, or the run's own image tower that they are decoded for, cannot be opened.
         """
-        from vldistill.commands import open_bench
-
         config_of_own = self.towers[OWN]
         own = open_bench(config_of_own, self.reporter, run=self.run)
         for target in self.targets:

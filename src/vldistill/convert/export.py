@@ -1,8 +1,4 @@
-"""``vldistill convert SOURCE --to wds|hf|folder|csv --out FOLDER``: the same pairs in another form.
-
-SOURCE is a data source, or the folder of a coreset or of a distilled set. The files of photos are copied as they are.
-Drawings and distilled pictures become PNG; a distilled set is exported with its nearest real captions, marked as lossy.
-"""
+"""A data source or a set, written in another form with its card."""
 
 from __future__ import annotations
 

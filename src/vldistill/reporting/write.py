@@ -11,6 +11,7 @@ from vldistill.reporting.records import RunRecord, SetRecord, read_runs
 from vldistill.reporting.views import BrowserView, Extras, SetView
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import human_bytes, storage_errors, write_text
+from vldistill.workbench.opening import open_bench
 
 GALLERY_BYTES, BROWSER_BYTES = 5_500_000, 1_500_000
 """What pictures may take of the page, all runs together: with drawings and texts it stays below 10 MB."""
@@ -93,7 +94,6 @@ def _extras(
 
 def _open_bench(run: RunRecord, reporter: Reporter):
     """The workbench of a run, or None and the reason: a report is also made far from the data."""
-    from vldistill.commands import open_bench
     from vldistill.options.words import parse
 
     if not run.config:

@@ -1,0 +1,31 @@
+"""``vldistill distill``: distil pairs by a method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from vldistill.commands.shared import DONE, add_dry_run, experts_from, opened, show_plan
+from vldistill.options.words import parse, refuse_idle_options
+from vldistill.runtime.processes import joined
+from vldistill.stages.distill import distill
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; prints the set's folder."""
+
+    def extend(parser: ArgumentParser) -> None:
+        parser.add_argument("--experts_from", type=str, default=None, help="another run folder, whose experts are used")
+        add_dry_run(parser)
+
+    config, rest = parse("distill", argv, extend)
+    refuse_idle_options(argv, config)
+    if rest.dry_run:
+        return show_plan("distill", config, rest)
+    with joined() as ranks:
+        run, reporter = opened(rest, mute=not ranks.first)
+        folder = distill(run, config, reporter, experts_from(rest), ranks)
+    if ranks.first:
+        print(folder)
+    return DONE

@@ -1,0 +1,24 @@
+"""``vldistill select``: choose real pairs by a selector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from vldistill.commands.shared import DONE, opened
+from vldistill.options.words import parse
+from vldistill.stages.select import select
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; prints the set's folder."""
+
+    def extend(parser: ArgumentParser) -> None:
+        about = "added to the set's name, to keep variants side by side in one run"
+        parser.add_argument("--label", type=str, default="", help=about)
+
+    config, rest = parse("select", argv, extend)
+    run, reporter = opened(rest)
+    print(select(run, config, reporter, rest.label))
+    return DONE

@@ -1,0 +1,55 @@
+"""What the commands of stages share: exit codes, the run folder they open, a stage's plan."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vldistill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from vldistill.config import Config
+    from vldistill.runtime.log import Reporter
+    from vldistill.workbench.run_folder import Run
+
+DONE, BUG, WRONG, STOPPED, SOME_FAILED = 0, 1, 2, 3, 4
+"""Exit codes."""
+
+
+def process() -> str:
+    """Which of the processes that torchrun started this is, for messages; empty without it."""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ
+    return "" if alone else f"process {os.environ['RANK']}: "
+
+
+def add_dry_run(parser: ArgumentParser) -> None:
+    """Add ``--dry_run``."""
+    parser.add_argument("--dry_run", action="store_true", help="validate, show plan, disk and expected time, and end")
+
+
+def show_plan(stage: str, config: Config, rest: Any) -> int:
+    """Print what a stage would do. Raises ConfigError with what would stop it."""
+    from vldistill.plan.plans import stage_plan
+
+    text, problems = stage_plan(stage, config, Path(rest.run), experts_from(rest))
+    print(text)
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return DONE
+
+
+def experts_from(rest: Any) -> Path | None:
+    """The other run whose experts are used, if the arguments of a stage name one."""
+    given = getattr(rest, "experts_from", None)
+    return Path(given) if given else None
+
+
+def opened(rest: Any, mute: bool = False) -> tuple[Run, Reporter]:
+    """The run folder that the arguments of a stage name, and where its lines go."""
+    from vldistill.runtime.log import Mute, Reporter
+    from vldistill.workbench.run_folder import Run
+
+    return Run(Path(rest.run)), Mute() if mute else Reporter(quiet=rest.quiet)
