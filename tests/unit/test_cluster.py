@@ -21,7 +21,7 @@ from vldistill.cluster.shards import Shard
 from vldistill.errors import ConfigError, InUseError, Stopped
 from vldistill.runtime.interrupts import PARENT
 from vldistill.runtime.log import Reporter
-from vldistill.storage.locks import held
+from vldistill.storage.locks import held_with_children
 
 QUIET = Reporter(quiet=True)
 
@@ -138,18 +138,18 @@ def test_a_command_inherits_the_lock_of_its_comparison(tmp_path: Path) -> None:
     )
     begun = tmp_path / "begun"
     environment = {"PYTHONPATH": str(tmp_path), "BEGUN": str(begun), "SLEEP": "60"}
-    with held(tmp_path / ".lock", "the board", stays=True) as lock:
+    with held_with_children(tmp_path / ".lock", "the board") as lock:
         commands = Commands(1, lock, environment=environment)
         thread = threading.Thread(target=_launched, args=(commands, tmp_path / "log.txt"))
         thread.start()
         _patiently(begun.exists)
     try:
-        with pytest.raises(InUseError, match="in use by another"), held(tmp_path / ".lock", "the board", stays=True):
+        with pytest.raises(InUseError, match="in use by another"), held_with_children(tmp_path / ".lock", "the board"):
             pass
     finally:
         commands.kill()
         thread.join()
-    with held(tmp_path / ".lock", "the board", stays=True):
+    with held_with_children(tmp_path / ".lock", "the board"):
         pass
 
 

@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 
 from vldistill.errors import ConfigError, InUseError
-from vldistill.storage.locks import held
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such locks there")
+from vldistill.storage.locks import held, held_with_children
 
 HOLD = """
 import sys
 from pathlib import Path
-from vldistill.locks import held
+from vldistill.storage.locks import held
 with held(Path(sys.argv[1]), "it"):
     print("held", flush=True)
     input()
@@ -54,10 +52,21 @@ def test_a_lock_is_left_when_the_work_fails_and_a_remnant_of_any_kind_is_no_lock
     with pytest.raises(RuntimeError), held(path, "it"):
         raise RuntimeError
     assert not path.exists()
-    with held(path, "it", stays=True) as handle:
-        assert handle is not None
-        with pytest.raises(InUseError), held(path, "it"):
-            pass
-    assert path.exists()
     with held(path, "it"):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="children inherit no locks there")
+def test_a_child_that_outlives_its_parent_still_holds_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with held_with_children(path, "it") as handle:
+        assert handle is not None
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(handle,))
+    with child:
+        with pytest.raises(InUseError, match="one that it left behind"), held_with_children(path, "it"):
+            pass
+        assert path.exists()
+        child.kill()
+    with held_with_children(path, "it"):
         pass

@@ -44,7 +44,7 @@ from vldistill.options.merge import merged, nested
 from vldistill.runtime.log import Reporter
 from vldistill.selection.choose import check_count
 from vldistill.storage.files import storage_errors, write_record, write_text
-from vldistill.storage.locks import held
+from vldistill.storage.locks import held_with_children
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import environment
 
@@ -111,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
     _tell_impossible(missing, asked.run, reporter)
     shard = asked.place.shard
     name = ".lock" if shard == WHOLE else f".lock-{shard.number}-{shard.count}"
-    with held(asked.run / name, str(asked.run), stays=True) as lock:
+    with held_with_children(asked.run / name, str(asked.run)) as lock:
         try:
             with asked.place.backend(reporter, lock) as backend:
                 broken = _run(asked, backend, reporter)
