@@ -133,7 +133,8 @@ def test_the_public_names_are_there() -> None:
         _ = vldistill.Distiller
 
 
-SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "src" / "vldistill" / "configs").glob("*.yaml"))
+assert SHIPPED
 SWEEPS = [path for path in SHIPPED if "\nbase:" in path.read_text(encoding="utf-8")]
 
 

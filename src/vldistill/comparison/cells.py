@@ -17,25 +17,18 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vldistill.cluster import Launch, UnitFailed
 from vldistill.config import Config, DataConfig, EvaluateConfig
+from vldistill.config.former import as_before, without_neutral
 from vldistill.errors import ArtefactError
 from vldistill.storage.files import digest, read_json, write_record
 from vldistill.workbench.run_folder import differences, environment, to_plain, write_config
 
-YOUNGER = {
-    ("distill", "draws"): 1,
-    ("bilevel", "outer_dropout"): 0.0,
-    ("experts", "noise"): 0.0,
-    ("bitraj", "own_steps"): 0,
-    ("bitraj", "walkers"): 8,
-}
-"""Options that came later, with the value that changes nothing: cells that are older keep their names."""
 VAL_OPTIONS = ("head_rates", "generic_epochs")
 """Options of section ``evaluate`` by which a look at val judges heads, see :func:`~.protocol.quick_score`."""
 SAME_DATA = ("source", "strict", "cache")  # options of the data that change nothing in what is read of a source
@@ -119,19 +112,18 @@ def shared_experts(cells: Sequence[Cell]) -> dict[str, Config]:
 
 def expert_group(cell: Cell, config: Config) -> str:
     """The folder name of the experts that ``config`` needs, whatever their number."""
-    experts = asdict(replace(config.experts, count=1))
-    parts = digest(_data(config), asdict(config.encoder), _without_younger({"experts": experts})["experts"])
+    experts = _identity(replace(config, experts=replace(config.experts, count=1)))["experts"]
+    parts = digest(_data(config), asdict(config.encoder), experts)
     return f"{cell.setting}-{cell.towers}-{parts[:6]}"
 
 
-def _without_younger(plain: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as it was before options came that change nothing in it."""
-    return {
-        section: {name: value for name, value in part.items() if YOUNGER.get((section, name), part) != value}
-        if isinstance(part, dict)
-        else part
-        for section, part in plain.items()
-    }
+def _identity(config: Config) -> dict[str, Any]:
+    """A configuration as ids have it: without later options that change nothing, under the names that options had."""
+    plain = to_plain(config)
+    for name, part in {**vars(config), **config.methods}.items():
+        if is_dataclass(part):
+            plain[name] = without_neutral(type(part), plain[name])
+    return as_before(plain)
 
 
 def _data(config: Config) -> str | list[Any]:
@@ -143,7 +135,7 @@ def _data(config: Config) -> str | list[Any]:
 
 def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
     """The part of a configuration that a cell's answer depends on."""
-    plain = _without_younger(to_plain(config))
+    plain = _identity(config)
     apart = {"runtime", "data", "evaluate", *config.methods}
     apart -= {cell.name} if cell.kind == "method" else set()
     apart |= set() if cell.needs_experts else {"experts"}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from vldistill.config.checks import check_fields, check_label, positive, require
+from vldistill.config.former import later
 from vldistill.errors import ConfigError
 
 SMALLEST_SIDE = 4  # pixels of a learned image
@@ -89,7 +90,7 @@ class DistillConfig:
     pairs: int = 100
     seed: int = 0
     iterations: int | None = None
-    draws: int = 1
+    draws: int = later(1, neutral=1)
     minutes: float = 0.0
     captions: int = 1
     label: str = ""

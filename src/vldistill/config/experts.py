@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vldistill.config.checks import check_fields, positive, require
+from vldistill.config.former import later
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ExpertsConfig:
     momentum: float = 0.0
     weight_decay: float = 0.0
     augment: bool = True
-    noise: float = 0.0
+    noise: float = later(0.0, neutral=0.0)
     snapshots: tuple[int, ...] = ()
     steps_per_epoch: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"

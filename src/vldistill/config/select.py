@@ -16,11 +16,9 @@ class SelectConfig:
         pairs: number of pairs it chooses, all of distinct images.
         seed: of the selectors that draw; the others choose the same pairs with any seed.
         warmup_epochs: passes over all captions of the student whose space, or whose forgetting, is used.
-        warmup_batch: pairs per step of the warm-up.
-        warmup_image_rate: SGD rate of its image side (constant, without momentum, decay and augmentation).
-        warmup_text_rate: SGD rate of its text side likewise.
-        warmup_seed: of its weights, order and galleries; one warm-up serves all seeds and selectors.
-        gallery: pairs among which a pair has to be found to count as learned (``forgetting``).
+        warmup_image_rate: SGD rate of its image side (constant, without momentum, decay and augmentation). Lower it
+            where a trained tower diverges in the warm-up.
+        warmup_text_rate: SGD rate of its text side, likewise.
         ground_set: pairs of distinct images that ``facility`` draws, to cover them and to choose among them.
         cluster_sample: most pairs that the centres of ``kmeans`` are fitted to.
     """
@@ -29,11 +27,8 @@ class SelectConfig:
     pairs: int = 100
     seed: int = 0
     warmup_epochs: int = 5
-    warmup_batch: int = 128
     warmup_image_rate: float = 0.1
     warmup_text_rate: float = 0.1
-    warmup_seed: int = 0
-    gallery: int = 128
     ground_set: int = 20_000
     cluster_sample: int = 50_000
 
@@ -41,5 +36,4 @@ class SelectConfig:
         check_fields(self, "select")
         names = ("warmup_epochs", "warmup_image_rate", "warmup_text_rate", "ground_set", "cluster_sample")
         positive(self, "select", *names)
-        for name in ("pairs", "warmup_batch", "gallery"):
-            require(getattr(self, name) >= 2, f"select.{name}", getattr(self, name), "at least 2 pairs")
+        require(self.pairs >= 2, "select.pairs", self.pairs, "at least 2 pairs")

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from vldistill.config import Config
+from vldistill.config.former import current
 from vldistill.config.plain_yaml import check_plain
 from vldistill.errors import ConfigError
 from vldistill.options.parser import SECTIONS
@@ -50,6 +51,7 @@ def resolved(options: Mapping[str, Any], where: str) -> Config:
     """The configuration that nested ``options`` give. Raises ConfigError naming ``where`` they stand."""
     try:
         check_plain(options)
+        options = current(options, where)
         key = digest(options)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: {str(error) or type(error).__name__}.") from None

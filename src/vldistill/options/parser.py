@@ -98,13 +98,15 @@ def _guarded_mode() -> str:
     from jsonargparse import get_loader, set_loader
     from yaml import YAMLError
 
+    from vldistill.config.former import current
     from vldistill.config.plain_yaml import parse_yaml
 
     load = get_loader("yaml")
 
     def guarded(text: str) -> Any:
         parse_yaml(text)
-        return load(text)
+        read = load(text)
+        return current(read) if isinstance(read, dict) else read
 
     set_loader("vldistill", guarded, exceptions=(YAMLError, ValueError))
     return "vldistill"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
+from vldistill.config.former import successor
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.options.parser import ALIASES, SECTIONS, build_parser, packaged_config
 
@@ -149,6 +150,8 @@ def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) ->
             or any(name.startswith(f"{option}.") for option in known if option.endswith(".options"))
         ):
             continue
+        if became := successor(name.removeprefix("--")):
+            raise ConfigError(f"unknown option {name!r}: {became}")
         tail = name.removeprefix("--").rpartition(".")[2]
         near = difflib.get_close_matches(name, [*known, *short], n=2, cutoff=0.7)
         near += [

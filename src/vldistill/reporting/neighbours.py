@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from vldistill.config import DistillConfig, SelectConfig
+from vldistill.config.former import current
 from vldistill.distillation import start as starts
 from vldistill.distillation.method import METHODS, Context, Start
 from vldistill.distilled.distilled_set import CORESET, DistilledSet, one_line
@@ -90,7 +91,8 @@ def starting_pairs(
     """The pairs a set started from, made again from its configuration and the run's ``select``; or None and why."""
     if distilled.info.get("kind") == CORESET:
         return None, "These are real pairs that a selector chose: nothing was learned, so there is no before."
-    asked = distilled.info.get("config", {}).get("distill", {})
+    recorded = current(distilled.info.get("config", {}))
+    asked = recorded.get("distill", {})
     if not {"start", "pairs", "seed"} <= asked.keys():
         return None, "The set does not say where it started."
     if distilled.info.get("data") != bench.pixels("train").pairs.fingerprint:
@@ -98,7 +100,7 @@ def starting_pairs(
     try:
         config = _rebuilt(DistillConfig, asked)
         entry = METHODS.find(config.method)
-        options = _rebuilt(entry.options, distilled.info.get("config", {}).get(config.method, {}))
+        options = _rebuilt(entry.options, recorded.get(config.method, {}))
         context = Context(bench, settled(config, bench.setting), options)
         start = starts.starting_pairs(entry.build(), context, select)
     except VldistillError as error:

@@ -14,7 +14,7 @@ from vldistill.errors import ConfigError, unknown
 from vldistill.registry import Registry, summary_of
 from vldistill.selection.features import PairFeatures
 
-WARMUP = ("warmup_epochs", "warmup_batch", "warmup_image_rate", "warmup_text_rate", "warmup_seed")
+WARMUP = ("warmup_epochs", "warmup_image_rate", "warmup_text_rate")
 
 
 class Candidates(Protocol):

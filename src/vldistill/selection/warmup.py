@@ -37,6 +37,9 @@ from vldistill.workbench.bench import Workbench
 FORMAT = 1
 NOTE = "note.json"  # written last: a folder without it is not finished
 BATCH = 256  # rows embedded at a time
+STEP = 128  # pairs of a step of the warm-up
+SEED = 0  # of its weights, order and galleries: one warm-up serves all seeds and selectors
+GALLERY = 128  # pairs among which a pair has to be found to count as learned
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,7 @@ def warmup_recipe(options: SelectConfig) -> Recipe:
     return Recipe(
         rates={"image": (options.warmup_image_rate,), "text": (options.warmup_text_rate,)},
         epochs=options.warmup_epochs,
-        batch=options.warmup_batch,
+        batch=STEP,
         momentum=0.0,
         weight_decay=0.0,
         schedule="constant",
@@ -94,8 +97,8 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
         "data": bench.pixels("train").pairs.fingerprint,
         "encoder": bench.fingerprint,
         "recipe": recipe.to_dict(),
-        "seed": options.warmup_seed,
-        "gallery": options.gallery,
+        "seed": SEED,
+        "gallery": GALLERY,
     }
     if bench.passes.precision != "float32":
         key["precision"] = bench.passes.precision
@@ -107,7 +110,7 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
     count = len(image_captions) + sum(map(len, image_captions))
     require_space(bench.cache, count * bench.embedding_width * 2, "the warm-up's embeddings")
     bench.split("train")
-    groups = galleries(image_captions, options.gallery, options.warmup_seed)
+    groups = galleries(image_captions, GALLERY, SEED)
     with held(lock, "the warm-up", wait_seconds=math.inf):  # another process may be making it
         if not _whole(folder, bench):
             try:

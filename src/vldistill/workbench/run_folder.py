@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vldistill.config import Config
+from vldistill.config.former import current
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import append_line, read_json, write_json, write_record, write_text
 from vldistill.storage.locks import held
@@ -145,7 +146,7 @@ class Run:
             raise ArtefactError(
                 f"{self.config_path} is not a configuration ({old}). Correct it, or use another --run folder."
             )
-        return old
+        return current(old, str(self.config_path))
 
     def _refuse_other(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         old = with_defaults(old, to_plain(Config()))  # options newer than the run had their default then
@@ -246,6 +247,7 @@ def refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, 
     """Refuse a set's folder that was begun with another configuration; what it lacks had its default then."""
     note = folder / "config.json"
     old = read_json(note, "set configuration") if note.exists() else asked
+    old = current(old, str(note)) if isinstance(old, Mapping) else old
     found = list(differences(with_defaults(old, defaults or {}) if isinstance(old, Mapping) else old, asked))
     if found:
         shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)

@@ -10,6 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from vldistill.config import ImageTowerConfig, Outer
+from vldistill.config.former import later
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_minibatch, head_spans, inner_loss, inner_steps
@@ -67,7 +68,7 @@ class BilevelOptions:
     rate_per_step: bool = False
     real_batch: int = 2048
     captions_per_image: int = 1
-    outer_dropout: float = 0.0
+    outer_dropout: float = later(0.0, neutral=0.0)
     rank: int = 0
     alpha: float = 1.0
     estimator: str = "adjoint"

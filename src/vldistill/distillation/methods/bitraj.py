@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from vldistill.config.former import later
 from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_minibatch, head_spans, inner_loss, inner_steps
 from vldistill.distillation.metagrad.input_span import Span
@@ -51,8 +52,8 @@ class BitrajOptions:
     expert_epochs: int = 1
     max_start_epoch: int = 2
     minibatch: int = 0
-    own_steps: int = 0
-    walkers: int = 8
+    own_steps: int = later(0, neutral=0)
+    walkers: int = later(8, neutral=8)
     estimator: str = "adjoint"
     reduce: str = "sum_of_ratios"
     student_epochs: int = 100
