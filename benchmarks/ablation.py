@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from vldistill import DistilledSet, commands
+from vldistill import DistilledSet
 from vldistill.cli import main as vldistill
 from vldistill.config import Config
 from vldistill.evaluation.protocol import choose_generic, score_student, train_student
@@ -29,6 +29,7 @@ from vldistill.evaluation.subjects import subject
 from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import read_json, write_json
+from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import environment, to_plain
 
 
@@ -39,7 +40,7 @@ def words(options: dict[str, Any]) -> list[str]:
 
 def val_recalls(config: Config, folder: Path, seeds: int) -> dict[str, Any]:
     """Mean recall on val of ``seeds`` students by the generic recipe."""
-    bench = commands.open_bench(config, Reporter(quiet=True))
+    bench = open_bench(config, Reporter(quiet=True))
     judged = subject(bench, DistilledSet.load(folder))
     recipe, trials = choose_generic(bench, judged, config.evaluate)
     scores = [
