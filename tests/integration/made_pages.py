@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw
 
 from vldistill.drawing.figures import heat_map, inline_svg, scatter
 from vldistill.drawing.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality
+from vldistill.evaluation.measures import MEASURES
 from vldistill.reporting.page import render
-from vldistill.reporting.records import METRICS, read_runs
+from vldistill.reporting.records import read_runs
 from vldistill.reporting.views import BrowserView, Extras, FigureView, Hit, Near, PairView, Query, SetView, StudentView
 
 HARD = (
@@ -49,7 +50,7 @@ def pictures(count: int, side: int, noise: float = 0.0, seed: int = 0) -> np.nda
 
 def figure(mean: float, std: float = 0.5) -> dict[str, Any]:
     """Recalls of one row: the mean recall, and figures around it."""
-    return {name: {"mean": mean + index, "std": std} for index, name in enumerate(METRICS)}
+    return {name: {"mean": mean + index, "std": std} for index, name in enumerate(MEASURES)}
 
 
 def result(name: str, pairs: int, mean: float, own: float | None = None, **more: Any) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def browser_view(run: str, captions: Sequence[str], side: int = 32, queries: int
         found[0] = Query(0, [found[0].answers[0]] * 3, [1, 1, 1])  # one on which the students agree
         return found
 
-    recalls = {name: 10.0 + index for index, name in enumerate(METRICS)}
+    recalls = {name: 10.0 + index for index, name in enumerate(MEASURES)}
     students = [StudentView(name, "generic recipe", recalls) for name in ("bitraj-20-s0", "random:20", "full")]
     return BrowserView(run, students, images, texts, asked(), asked(), (queries, queries))
 

@@ -22,7 +22,7 @@ from vldistill.cli import COMMANDS
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
 from vldistill.distillation.methods.bitraj import BiTrajectoryMatching
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.evaluation.protocol import METRICS
+from vldistill.evaluation.measures import MEASURES
 from vldistill.stages import distill as distilling
 from vldistill.stages import evaluate as judging
 from vldistill.stages import experts as preparing
@@ -365,8 +365,8 @@ def test_evaluate_prints_one_object(vldistill: Any, run: Path) -> None:
     assert shown == {"set": "bitraj-6-s0", "setting": "heads", "protocol": "last", "pairs": 6, "seeds": 3}
     assert result["stored_floats"] == DistilledSet.load(folder).stored_floats
     for recipe in ("own", "generic"):
-        assert set(METRICS) <= result[recipe].keys()
-        assert all({"mean", "std"} == result[recipe][name].keys() for name in METRICS)
+        assert set(MEASURES) <= result[recipe].keys()
+        assert all({"mean", "std"} == result[recipe][name].keys() for name in MEASURES)
     kept = strict_json((run / "results" / "bitraj-6-s0.json").read_text())
     assert {name: kept[name] for name in result} == result and "environment" in kept
 

@@ -172,7 +172,7 @@ def test_rows_of_captions_are_a_sequence():
 @pytest.mark.parametrize("chunk", [1, 2, 100])
 def test_the_fingerprint_of_a_large_split_changes_with_everything(monkeypatch: pytest.MonkeyPatch, chunk: int):
     monkeypatch.setattr("vldistill.data.pairs.LARGE", 2)
-    monkeypatch.setattr("vldistill.data.pairs.CHUNK", chunk)
+    monkeypatch.setattr("vldistill.data.pairs.HASHED_AT_ONCE", chunk)
     store, others = (SceneImages(tuple(draw_splits(seed, {"train": 3})["train"])) for seed in (0, 1))
     same, same_again = tiny(), tiny(source="elsewhere")
     different = [

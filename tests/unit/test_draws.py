@@ -16,7 +16,7 @@ from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
 from vldistill.options.resolve import settled
-from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Processes
 from vldistill.workbench.bench import Workbench
 
 
@@ -64,9 +64,9 @@ def test_one_draw_that_is_not_finite_undoes_the_step(bench: Workbench, tmp_path:
 
 
 def test_draws_are_shared_evenly_or_refused() -> None:
-    check_draws(4, Ranks(0, 2))
+    check_draws(4, Processes(0, 2))
     check_draws(1, ALONE)
     with pytest.raises(ConfigError, match=r"distill\.draws is 6, but torchrun started 4 .*--distill\.draws 8"):
-        check_draws(6, Ranks(0, 4))
+        check_draws(6, Processes(0, 4))
     with pytest.raises(ConfigError, match=r"distill\.draws is 0; expected 1 or more"):
         DistillConfig(method="bitraj", draws=0)

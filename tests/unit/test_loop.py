@@ -24,7 +24,7 @@ from tiny import (
 
 from vldistill.config import DistillConfig
 from vldistill.distillation import loop as loop_module
-from vldistill.distillation.loop import CHECKPOINT, METRICS, PATIENCE, Loop
+from vldistill.distillation.loop import CHECKPOINT, METRICS_FILE, PATIENCE, Loop
 from vldistill.distillation.method import Context, Start, State, Update
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.distilled.distilled_set import DistilledSet
@@ -45,7 +45,7 @@ def warnings_of(bench: Workbench) -> list[str]:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of the metrics, without the times."""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_without_doubled_lines(
     loop.stop_asked = die
     with pytest.raises(KeyboardInterrupt):
         loop.run(start)
-    with (killed / METRICS).open("a") as handle:
+    with (killed / METRICS_FILE).open("a") as handle:
         handle.write('{"iteration": 5, "val')  # killed in the middle of a line
     make_loop(bench, experts, killed).run(start).save(killed)
     assert (straight / "set.safetensors").read_bytes() == (killed / "set.safetensors").read_bytes()
@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_without_doubled_lines(
 def test_a_run_without_a_checkpoint_starts_its_metrics_anew(
     bench: Workbench, experts: list[Trajectory], tmp_path: Path
 ) -> None:
-    (tmp_path / METRICS).write_text('{"iteration": 0, "value": 99.0}\n')
+    (tmp_path / METRICS_FILE).write_text('{"iteration": 0, "value": 99.0}\n')
     make_loop(bench, experts, tmp_path, replace(DISTILL, iterations=2)).run(start_of(bench))
     assert [line["iteration"] for line in metrics(tmp_path)] == [0, 1]
     assert 99.0 not in [line["value"] for line in metrics(tmp_path)]
@@ -259,7 +259,7 @@ def test_figures_without_a_value_stay_json(bench: Workbench, tmp_path: Path) -> 
             return replace(update, logs={"a": math.inf, "b": math.nan, "c": 1.5})
 
     make_loop(bench, [], tmp_path, replace(DISTILL, iterations=1), method=Odd()).run(start_of(bench))
-    text = (tmp_path / METRICS).read_text()
+    text = (tmp_path / METRICS_FILE).read_text()
     line = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert (line["a"], line["b"], line["c"]) == (None, None, 1.5)
 

@@ -18,8 +18,8 @@ from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.evaluation import protocol
+from vldistill.evaluation.measures import MEASURES
 from vldistill.evaluation.protocol import (
-    METRICS,
     choose_generic,
     embed_split,
     evaluate_set,
@@ -272,11 +272,11 @@ def test_the_result_of_a_set(bench: Workbench) -> None:
     for name in ("own", "generic"):
         figures = result[name]
         assert len(figures["students"]) == 3
-        for metric in METRICS:
+        for metric in MEASURES:
             values = [student[metric] for student in figures["students"]]
             assert figures[metric]["mean"] == pytest.approx(statistics.mean(values))
             assert figures[metric]["std"] == pytest.approx(statistics.stdev(values))  # n - 1 beneath
-        six = [figures[metric]["mean"] for metric in METRICS if metric != "mean_recall"]
+        six = [figures[metric]["mean"] for metric in MEASURES if metric != "mean_recall"]
         assert figures["mean_recall"]["mean"] == pytest.approx(statistics.mean(six))
     assert result["own"]["recipe"] == OWN.to_dict()
     assert 50e6 < result["peak_memory_bytes"] < 1e12 and result["seconds"] > 0
@@ -438,7 +438,7 @@ def test_soft_targets_need_a_similarity(bench: Workbench) -> None:
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    figures = {name: {"mean": 12.34, "std": 0.56} for name in METRICS}
+    figures = {name: {"mean": 12.34, "std": 0.56} for name in MEASURES}
     base = {"set": "random:6", "setting": "heads", "protocol": "last", "seeds": 3, "pairs": 6, "stored_floats": 4802}
     return base | {"own": None, "generic": figures, "chance": {"mean_recall": 2.086}} | changes
 

@@ -202,7 +202,7 @@ def test_kmeans_looks_on_when_a_shortlist_is_used_up(monkeypatch: pytest.MonkeyP
     candidates = made(1, images=30)
     wide = chosen("kmeans", candidates, 29, 1)
     monkeypatch.setattr(kmeans, "SHORTLIST", 1)
-    monkeypatch.setattr(kmeans, "CHUNK", 10)
+    monkeypatch.setattr(kmeans, "PAIRS_AT_ONCE", 10)
     assert chosen("kmeans", candidates, 29, 1) == wide
 
 
@@ -249,7 +249,7 @@ def test_the_seed_matters_where_it_is_said_to(name: str) -> None:
 
 
 def test_projections_are_those_of_the_joined_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vldistill.selection.features.CHUNK", 5)
+    monkeypatch.setattr("vldistill.selection.features.ROWS_AT_ONCE", 5)
     features = made(0, dtype=torch.float16).towers
     x, draw = joined(features), torch.Generator().manual_seed(1)
     direction = torch.randn(x.shape[1], generator=draw)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vldistill.distillation.loop import METRICS
+from vldistill.distillation.loop import METRICS_FILE
 from vldistill.distillation.method import METHODS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.drawing.figures import draw_curves
-from vldistill.evaluation.protocol import METRICS as RECALLS
+from vldistill.evaluation.measures import MEASURES, ratio
 from vldistill.evaluation.tables import evaluation_text
 from vldistill.options.resolve import settle
 from vldistill.options.words import parse
@@ -56,10 +56,10 @@ def main(argv: Sequence[str]) -> int:
     write_json(run.folder / "results.json", summary)
     _draw(run, folder, summary)
     print(evaluation_text(results))
-    print(
-        f"gain over random pairs x {summary['gain_over_random']:.1f}, "
-        f"{summary['share_of_full']:.0%} of the full data's mean recall, {summary['seconds']} s"
-    )
+    gain, share = summary["gain_over_random"], summary["share_of_full"]
+    if gain is not None and share is not None:
+        took = summary["seconds"]
+        print(f"gain over random pairs x {gain:.1f}, {share:.0%} of the full data's mean recall, {took} s")
     begin("the report: everything above as one page, with the pairs and what students find")
     page = write_report([run.folder], None, ReportOptions(), reporter)
     for path in (run.folder / "results.json", folder / "preview.png", run.folder / "curve.png", page):
@@ -74,7 +74,7 @@ def _summary(results: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any
         row: dict[str, Any] = {"set": result["set"], "pairs": result["pairs"]}
         for recipe in ("own", "generic"):
             figures = result[recipe]
-            row[recipe] = {name: figures[name] for name in RECALLS} if figures else None
+            row[recipe] = {name: figures[name] for name in MEASURES} if figures else None
         rows.append(row)
     return {
         "rows": rows,
@@ -82,8 +82,8 @@ def _summary(results: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any
         "protocol": results[0]["protocol"],
         "seeds": results[0]["seeds"],
         "chance_mean_recall": results[0]["chance"]["mean_recall"],
-        "gain_over_random": distilled / random,
-        "share_of_full": distilled / full,
+        "gain_over_random": ratio(distilled, random),
+        "share_of_full": ratio(distilled, full),
         "full_over_chance": full / results[0]["chance"]["mean_recall"],
         "seconds": seconds,
         "environment": environment(),
@@ -92,7 +92,7 @@ def _summary(results: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any
 
 def _draw(run: Run, folder: Path, summary: dict[str, Any]) -> None:
     """Mean recall on val over the iterations, with the levels the table gives on test."""
-    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
     looks = [json.loads(line) for line in lines if "val_mean_recall" in line]
     points = [(float(look["iteration"]), float(look["val_mean_recall"])) for look in looks]
     figures = {row["set"].split(":")[0]: row["generic"]["mean_recall"]["mean"] for row in summary["rows"][1:]}

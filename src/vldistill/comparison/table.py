@@ -7,10 +7,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vldistill.evaluation.tables import COLUMNS, LEGACY, TITLES, markdown, spread
+from vldistill.evaluation.measures import RECALLS, TITLES, ratio
+from vldistill.evaluation.tables import LEGACY, markdown, spread
 from vldistill.storage.files import human_bytes
 
-RECALLS, RECALL_TITLES = COLUMNS[1:], TITLES[1:]
+RECALL_TITLES = TITLES[1:]
 NONE = "-"
 TEX = str.maketrans(
     {c: rf"\{c}" for c in "&%_#${}"} | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\textasciitilde{}"}
@@ -57,8 +58,8 @@ def _row(result: Mapping[str, Any], references: Mapping[tuple[Any, ...], float])
         "generic": generic and dict(generic["mean_recall"]),
         "recalls": {name: dict(shown[name]) for name in RECALLS},
         "recalls_by": "generic" if generic else "own",
-        "gain": mean / random if mean is not None and random else None,
-        "share": mean / full if mean is not None and full else None,
+        "gain": ratio(mean, random),
+        "share": ratio(mean, full),
         "seconds": making.get("seconds"),
         "peak_memory_bytes": making.get("peak_memory_bytes") or judged.get("peak_memory_bytes"),
         "trials": len(result.get("trials", [])),
@@ -71,8 +72,7 @@ def _row(result: Mapping[str, Any], references: Mapping[tuple[Any, ...], float])
 
 def published_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A published row as a row of the table. Its students are those of its source: never the generic recipe."""
-    names = [*(f"tr{k}" for k in (1, 5, 10)), *(f"ir{k}" for k in (1, 5, 10))]
-    values = dict(zip(names, [*entry.get("tr", [None] * 3), *entry.get("ir", [None] * 3)]))
+    values = dict(zip(RECALLS, [*entry.get("tr", [None] * 3), *entry.get("ir", [None] * 3)]))
     mean = entry.get("mean_recall")
     if mean is None and all(value is not None for value in values.values()):
         mean = sum(values.values()) / 6

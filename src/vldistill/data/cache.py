@@ -20,7 +20,7 @@ from vldistill.storage.checked_rows import DIGEST_BYTES, CheckedRows, row_digest
 from vldistill.storage.files import atomic, digest, human_bytes, read_json, require_space, storage_errors, write_record
 from vldistill.version import __version__
 
-CHUNK = 256  # images decoded between two writes; bounds the memory
+DECODED_AT_ONCE = 256  # images decoded between two writes; bounds the memory
 BLOCK = 65536  # bytes at the end of the array that the checksum covers
 HEADER_BYTES = 128  # of an .npy file of this kind; numpy pads it, whatever the number of images
 
@@ -188,8 +188,8 @@ def _decoded(pairs: Pairs, size: int, progress: Progress | None) -> Iterator[tup
     count = pairs.count_images
     # Pillow decodes and resizes without the interpreter lock, so threads are enough.
     with ThreadPoolExecutor(max_workers=min(16, max(2, os.cpu_count() or 2))) as pool:
-        for start in range(0, count, CHUNK):
-            indices = range(start, min(start + CHUNK, count))
+        for start in range(0, count, DECODED_AT_ONCE):
+            indices = range(start, min(start + DECODED_AT_ONCE, count))
             for index, row in zip(indices, pool.map(decode, indices), strict=True):
                 yield pairs.images.names[index], row
             if progress is not None:

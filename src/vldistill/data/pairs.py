@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 LARGE = 2**15  # images; fingerprints of larger splits are hashes of hashes
-CHUNK = 4096  # images, or captions, hashed at a time there
+HASHED_AT_ONCE = 4096  # images, or captions, hashed at a time there
 
 
 class ImageStore(Protocol):
@@ -201,12 +201,12 @@ class Pairs:
 
     def _chunk_digests(self) -> Iterator[str]:
         """Hashes of images and captions a few thousand at a time: all signatures at once are 8 GB for a million."""
-        for start in range(0, len(self.images), CHUNK):
-            rows = range(start, min(start + CHUNK, len(self.images)))
+        for start in range(0, len(self.images), HASHED_AT_ONCE):
+            rows = range(start, min(start + HASHED_AT_ONCE, len(self.images)))
             signatures = [self.images.signature(index).hex() for index in rows]
             yield digest(list(self.images.names[rows.start : rows.stop]), signatures)
-        for start in range(0, len(self.captions), CHUNK):
-            yield digest(self.captions[start : start + CHUNK])
+        for start in range(0, len(self.captions), HASHED_AT_ONCE):
+            yield digest(self.captions[start : start + HASHED_AT_ONCE])
 
     @cached_property
     def image_captions(self) -> CaptionRows:

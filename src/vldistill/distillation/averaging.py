@@ -14,10 +14,10 @@ import torch
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
 from vldistill.distillation.method import Context, State, TrainedMethod, Update
 from vldistill.errors import ConfigError
-from vldistill.runtime.processes import Ranks, merged_logs
+from vldistill.runtime.processes import Processes, merged_logs
 
 
-def check_draws(draws: int, ranks: Ranks) -> None:
+def check_draws(draws: int, ranks: Processes) -> None:
     """Refuse draws that cannot be divided among the processes. Raises ConfigError."""
     if draws % ranks.size:
         several = draws + ranks.size - draws % ranks.size
@@ -27,7 +27,7 @@ def check_draws(draws: int, ranks: Ranks) -> None:
         )
 
 
-def averaged_update(method: TrainedMethod[Any], state: State, context: Context[Any], ranks: Ranks) -> Update:
+def averaged_update(method: TrainedMethod[Any], state: State, context: Context[Any], ranks: Processes) -> Update:
     """The mean over all draws of this iteration.
 
     Raises:
@@ -77,7 +77,7 @@ def _means(
     draws: list[dict[str, Any]],
     kind: str,
     like: dict[str, torch.Tensor],
-    ranks: Ranks,
+    ranks: Processes,
 ) -> dict[str, torch.Tensor]:
     """By name the mean over all draws; a draw without a tensor counts as zero."""
     names = dict.fromkeys(name for draw in draws for name in draw[kind])

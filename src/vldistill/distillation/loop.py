@@ -19,7 +19,7 @@ from vldistill.distillation.method import METHODS, Context, Method, Start, State
 from vldistill.distillation.outer_optimiser import OuterOptimiser
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
-from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Processes
 from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.files import append_line, write_text
 
@@ -27,7 +27,7 @@ EXPLOSION = 100.0  # a loss this many times the recent median is a divergence, n
 MEMORY = 50  # recent losses that the median is taken of
 PATIENCE = 5  # bad steps in a row before the run ends
 CHECKPOINT = "checkpoint.safetensors"
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Loop:
     score: Callable[[DistilledSet], float]
     save: Callable[[DistilledSet, int], None]
     stop_asked: Callable[[], bool]
-    ranks: Ranks = ALONE
+    ranks: Processes = ALONE
     start_seconds: float = 0.0
 
     @property
@@ -247,7 +247,7 @@ class Loop:
         if not self.ranks.first:
             return
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        append_line(self.folder / METRICS, json.dumps(plain))
+        append_line(self.folder / METRICS_FILE, json.dumps(plain))
 
     def _moving(self) -> dict[str, torch.Tensor]:
         """Everything that a step changes, by name; the tensors are the live ones."""
@@ -284,7 +284,7 @@ class Loop:
         found = self.checkpoints.read()
         if found is None:
             if self.ranks.first:
-                (self.folder / METRICS).unlink(missing_ok=True)
+                (self.folder / METRICS_FILE).unlink(missing_ok=True)
             return
         tensors, metadata = found
         try:
@@ -318,7 +318,7 @@ class Loop:
 
     def _cut_metrics(self) -> None:
         """Forget lines that were written after the checkpoint: they are about to be written again."""
-        path = self.folder / METRICS
+        path = self.folder / METRICS_FILE
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             write_text(path, "".join(f"{line}\n" for line in lines if _iteration(line) < self.progress.iteration))

@@ -21,6 +21,7 @@ from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import DivergedError
+from vldistill.evaluation.measures import MEASURES
 from vldistill.evaluation.partial_results import Answers
 from vldistill.evaluation.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluation.subjects import Subject, check_target, subject
@@ -33,7 +34,6 @@ from vldistill.training.stepper import embed_in_parts
 from vldistill.workbench.bench import Split, Workbench
 
 GENERIC = Recipe(epochs=100, batch=128, momentum=0.9, weight_decay=5e-4, schedule="cosine", dropout=0.1)
-METRICS = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
 
 
 @torch.no_grad()
@@ -222,7 +222,7 @@ def _students(
                 ) from None
             bar.advance(1, mean_recall=rows[-1]["mean_recall"])
     summary: dict[str, Any] = {}
-    for name in METRICS:
+    for name in MEASURES:
         values = torch.tensor([row[name] for row in rows], dtype=torch.float64)
         std = float(values.std()) if len(rows) > 1 else 0.0
         summary[name] = {"mean": float(values.mean()), "std": std}

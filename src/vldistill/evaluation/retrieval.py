@@ -19,7 +19,7 @@ CUTOFFS = (1, 5, 10)
 """The K of TR@K and IR@K."""
 
 
-class Ranks(NamedTuple):
+class QueryRanks(NamedTuple):
     """The 0-based rank of every query's best match, int64, on the device of the embeddings."""
 
     image_to_text: Tensor
@@ -29,7 +29,9 @@ class Ranks(NamedTuple):
 
 
 @torch.no_grad()
-def retrieval_ranks(images: Tensor, captions: Tensor, caption_image: Tensor, *, chunk_bytes: int = 3 * 2**20) -> Ranks:
+def retrieval_ranks(
+    images: Tensor, captions: Tensor, caption_image: Tensor, *, chunk_bytes: int = 3 * 2**20
+) -> QueryRanks:
     """Rank all captions for every image, and all images for every caption, by inner product.
 
     A tie counts against the match, so a student that maps everything to one point ranks last, not first.
@@ -69,7 +71,7 @@ def retrieval_ranks(images: Tensor, captions: Tensor, caption_image: Tensor, *, 
     return _ranked(*_checked(images, captions, caption_image, chunk_bytes), chunk_bytes)
 
 
-def _ranked(images: Tensor, captions: Tensor, caption_image: Tensor, chunk_bytes: int) -> Ranks:
+def _ranked(images: Tensor, captions: Tensor, caption_image: Tensor, chunk_bytes: int) -> QueryRanks:
     """The ranks of arguments that were checked."""
     image_twin, image_weight = _twins(images)
     caption_twin, caption_weight = _twins(captions)
@@ -107,7 +109,7 @@ def _ranked(images: Tensor, captions: Tensor, caption_image: Tensor, chunk_bytes
         count(*tile)
     matches = torch.zeros_like(above_best)
     matches.scatter_add_(0, caption_image, (own_caption >= best[caption_image]).long())
-    return Ranks(above_best - matches, above_own - 1)
+    return QueryRanks(above_best - matches, above_own - 1)
 
 
 def retrieval_metrics(
@@ -121,7 +123,7 @@ def retrieval_metrics(
     return metrics_of(retrieval_ranks(images, captions, caption_image, chunk_bytes=chunk_bytes))
 
 
-def metrics_of(ranks: Ranks) -> dict[str, float]:
+def metrics_of(ranks: QueryRanks) -> dict[str, float]:
     """:func:`retrieval_metrics` of what is ranked already."""
     return _with_mean(
         {f"tr{k}": _percent_below(ranks.image_to_text, k) for k in CUTOFFS}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vldistill.evaluation.measures import MEASURES, TITLES
+
 LEGACY = "test-best-legacy"
-COLUMNS = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
-TITLES = ("mean recall", "TR@1", "TR@5", "TR@10", "IR@1", "IR@5", "IR@10")
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -35,7 +35,7 @@ def evaluation_rows(results: Iterable[Mapping[str, Any]], extra: Sequence[str] =
         for recipe in ("own", "generic"):
             if figures := result.get(recipe):
                 told = [str(result[key]) for key in extra]
-                shown = [spread(figures[name]) for name in COLUMNS]
+                shown = [spread(figures[name]) for name in MEASURES]
                 rows.append(
                     [result["set"], *told, recipe, f"{result['pairs']:,}", f"{result['stored_floats']:,}", *shown]
                 )

@@ -18,7 +18,7 @@ from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajecto
 from vldistill.experts.unfinished import Unfinished
 from vldistill.runtime.interrupts import deferred_stop
 from vldistill.runtime.log import Mute, Progress, Reporter
-from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Processes
 from vldistill.runtime.randomness import seed_of
 from vldistill.storage.files import human_bytes, require_space
 from vldistill.storage.locks import held
@@ -115,7 +115,7 @@ def record_expert(
     index: int,
     path: Path,
     save_seconds: float = SAVE_SECONDS,
-    ranks: Ranks = ALONE,
+    ranks: Processes = ALONE,
 ) -> Trajectory:
     """Train expert ``index`` or go on with it, and write its snapshots to ``path``.
 
@@ -162,7 +162,7 @@ def _train(
     student: DualEncoder,
     unfinished: Unfinished,
     progress: Progress,
-    ranks: Ranks,
+    ranks: Processes,
 ) -> None:
     """Train the student of an expert; its snapshots and losses go to ``unfinished``."""
     index = unfinished.note["index"]
@@ -201,7 +201,7 @@ def _train(
     )
 
 
-def how_computed(bench: Workbench, config: ExpertsConfig, ranks: Ranks) -> dict[str, Any]:
+def how_computed(bench: Workbench, config: ExpertsConfig, ranks: Processes) -> dict[str, Any]:
     """What made the rounding of an expert, where it is not the usual; experts of different kinds may be mixed."""
     usual = {"precision": "float32", "augment_on": "cpu", "processes": 1}
     drawn = augments(bench, config) and bench.setting != "heads"
@@ -243,7 +243,7 @@ def record_experts(
     folder: Path,
     shard: Shard = WHOLE,
     save_seconds: float = SAVE_SECONDS,
-    ranks: Ranks = ALONE,
+    ranks: Processes = ALONE,
 ) -> list[Trajectory]:
     """Record every expert of ``shard`` that is not there yet; broken ones are redone, finished ones are skipped.
 

@@ -25,7 +25,7 @@ from vldistill.training.data import Inputs
 from vldistill.workbench.bench import Workbench
 
 T = TypeVar("T")
-CHUNK = 16_384  # rows compared at a time
+COMPARED_AT_ONCE = 16_384  # rows compared at a time
 SAMPLE = {"heads": 600}  # real rows on a map; fewer where they have to be encoded first
 SAMPLE_ENCODED = 240
 
@@ -132,8 +132,8 @@ def nearest(inputs: Inputs, queries: torch.Tensor, count: int, device: torch.dev
     unit = F.normalize(queries.to(device), dim=1)
     count = min(count, len(inputs))
     scores, rows = unit.new_empty(len(unit), 0), torch.empty(len(unit), 0, dtype=torch.int64, device=device)
-    for begin in range(0, len(inputs), CHUNK):
-        index = torch.arange(begin, min(begin + CHUNK, len(inputs)))
+    for begin in range(0, len(inputs), COMPARED_AT_ONCE):
+        index = torch.arange(begin, min(begin + COMPARED_AT_ONCE, len(inputs)))
         product = unit @ F.normalize(inputs.rows(index), dim=1).T
         joined = torch.cat([scores, product], dim=1)
         where = torch.cat([rows, (index.to(device)).expand(len(unit), -1)], dim=1)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vldistill.evaluation.measures import MEASURES, ratio
 from vldistill.evaluation.tables import LEGACY, TITLES
-from vldistill.reporting.records import METRICS, OWN, Row, RunRecord
+from vldistill.reporting.records import OWN, Row, RunRecord
 from vldistill.storage.files import human_bytes
 
 WORDS = {
@@ -26,7 +27,7 @@ COLUMN = {"image_tower": "image tower", "text_tower": "text tower", "seeds": "st
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell of a table.
 
     Args:
@@ -51,7 +52,7 @@ class Table:
     """A table: column titles (title, explanation, whether numbers), rows of cells, and what stands beneath."""
 
     columns: Sequence[tuple[str, str, bool]]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
     notes: Sequence[str] = ()
 
 
@@ -78,16 +79,16 @@ def gain(row: Row, rows: Iterable[Row]) -> float | None:
         return None
     for other in rows:
         same = other.kind == "random" and other.told("pairs") == row.told("pairs") and row.comparable(other)
-        if same and other.mean > 0:
-            return row.mean / other.mean
+        if same:
+            return ratio(row.mean, other.mean)
     return None
 
 
 def share_of_full(row: Row, rows: Iterable[Row]) -> float | None:
     """Mean recall over that of the full data; None without such a row."""
     for other in rows:
-        if other.kind == "full" and other.mean > 0 and row.comparable(other):
-            return row.mean / other.mean
+        if other.kind == "full" and row.comparable(other):
+            return ratio(row.mean, other.mean)
     return None
 
 
@@ -185,30 +186,32 @@ def _meaning(title: str) -> str:
 
 def _result_cells(
     row: Row, rows: Sequence[Row], differing: Sequence[str], named: bool, top: float, best: bool
-) -> list[Cell]:
-    cells = [Cell(row.run, row.run)] if named else []
-    cells += [Cell(row.label, row.label, head=True, strong=best), Cell(row.recipe, row.recipe)]
+) -> list[TableCell]:
+    cells = [TableCell(row.run, row.run)] if named else []
+    cells += [TableCell(row.label, row.label, head=True, strong=best), TableCell(row.recipe, row.recipe)]
     for key in differing:
         value = row.told(key)
-        cells.append(Cell(_short(value), value if isinstance(value, int | float) else str(value)))
+        cells.append(TableCell(_short(value), value if isinstance(value, int | float) else str(value)))
     times, share = gain(row, rows), share_of_full(row, rows)
-    shown = [_recall_cell(row, name, top, best) for name in METRICS]
+    shown = [_recall_cell(row, name, top, best) for name in MEASURES]
     cells.append(shown[0])
-    cells.append(Cell("–") if times is None or row.kind == "random" else Cell(f"{times:.1f} ×", times))
-    cells.append(Cell("–") if share is None or row.kind == "full" else Cell(f"{share:.0%}".replace("%", " %"), share))
+    cells.append(TableCell("–") if times is None or row.kind == "random" else TableCell(f"{times:.1f} ×", times))
+    cells.append(
+        TableCell("–") if share is None or row.kind == "full" else TableCell(f"{share:.0%}".replace("%", " %"), share)
+    )
     for key in ("pairs", "stored_floats"):
         value = row.told(key)
-        cells.append(Cell("–") if value is None else Cell(_compact(value), float(value)))
+        cells.append(TableCell("–") if value is None else TableCell(_compact(value), float(value)))
     return cells + shown[1:]
 
 
-def _recall_cell(row: Row, name: str, top: float, best: bool) -> Cell:
+def _recall_cell(row: Row, name: str, top: float, best: bool) -> TableCell:
     figure = row.figures.get(name)
     if figure is None:
-        return Cell("–")
-    main = name == METRICS[0]
+        return TableCell("–")
+    main = name == MEASURES[0]
     share = figure["mean"] / top if main and top > 0 else None
-    return Cell(f"{figure['mean']:.1f}", figure["mean"], f"± {figure['std']:.1f}", share, strong=main and best)
+    return TableCell(f"{figure['mean']:.1f}", figure["mean"], f"± {figure['std']:.1f}", share, strong=main and best)
 
 
 def _compact(value: float) -> str:
@@ -270,14 +273,14 @@ def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
     top = max(row.mean for row in rows)
     body = []
     for (label, origin, recipe), found in table.items():
-        cells = [Cell(label, label, head=True), Cell(origin, origin), Cell(recipe, recipe)]
+        cells = [TableCell(label, label, head=True), TableCell(origin, origin), TableCell(recipe, recipe)]
         for tower in towers:
             figure = found[tower].figures["mean_recall"] if tower in found else None
             if figure is None:
-                cells.append(Cell("–"))
+                cells.append(TableCell("–"))
             else:
                 share = figure["mean"] / top if top > 0 else None
-                cells.append(Cell(f"{figure['mean']:.1f}", figure["mean"], f"± {figure['std']:.1f}", share))
+                cells.append(TableCell(f"{figure['mean']:.1f}", figure["mean"], f"± {figure['std']:.1f}", share))
         body.append(cells)
     columns = [("set", "", False), ("made with", "image tower", False), ("recipe", "", False)]
     columns += [
@@ -290,14 +293,14 @@ def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
 def cost_table(runs: Sequence[RunRecord]) -> Table | None:
     """Time, memory and disk of every step that said so; None where none did."""
     named = len(runs) > 1
-    body: list[list[Cell]] = []
+    body: list[list[TableCell]] = []
     for run in runs:
         for stage, what, seconds, memory, disk in _costs(run):
-            cells = [Cell(run.name, run.name)] if named else []
-            cells += [Cell(stage, stage, head=True), Cell(what, what)]
-            cells.append(Cell("–") if seconds is None else Cell(duration(seconds), seconds))
-            cells.append(Cell("–") if memory is None else Cell(human_bytes(memory), memory))
-            cells.append(Cell("–") if disk is None else Cell(human_bytes(disk), disk))
+            cells = [TableCell(run.name, run.name)] if named else []
+            cells += [TableCell(stage, stage, head=True), TableCell(what, what)]
+            cells.append(TableCell("–") if seconds is None else TableCell(duration(seconds), seconds))
+            cells.append(TableCell("–") if memory is None else TableCell(human_bytes(memory), memory))
+            cells.append(TableCell("–") if disk is None else TableCell(human_bytes(disk), disk))
             body.append(cells)
     if not body:
         return None

@@ -14,10 +14,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from vldistill.evaluation.measures import MEASURES
 from vldistill.evaluation.tables import TITLES
 from vldistill.reporting.charts import budget_chart, training_charts
-from vldistill.reporting.overview import Cell, Table, cost_table, headline, result_table, tower_matrix
-from vldistill.reporting.records import METRICS, RunRecord
+from vldistill.reporting.overview import Table, TableCell, cost_table, headline, result_table, tower_matrix
+from vldistill.reporting.records import RunRecord
 from vldistill.reporting.views import BrowserView, Extras, FigureView
 from vldistill.version import __version__
 
@@ -93,8 +94,8 @@ def _browser(view: BrowserView) -> dict[str, Any]:
     """The browser with its table of students."""
     columns = [("student of", "", False), ("trained by", "", False), *((title, "", True) for title in TITLES)]
     rows = [
-        [Cell(student.name, student.name, head=True), Cell(student.about, student.about)]
-        + [Cell(f"{student.recalls[name]:.1f}", student.recalls[name]) for name in METRICS]
+        [TableCell(student.name, student.name, head=True), TableCell(student.about, student.about)]
+        + [TableCell(f"{student.recalls[name]:.1f}", student.recalls[name]) for name in MEASURES]
         for student in view.students
     ]
     images, captions = view.gallery

@@ -15,9 +15,9 @@ import yaml
 
 from vldistill.config.plain_yaml import parse_yaml
 from vldistill.errors import ConfigError
+from vldistill.evaluation.measures import MEASURES
 
 RECIPES = ("generic", "own")
-METRICS = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
 OWN = "own"  # the towers of a run, where an evaluation names none
 IDENTITY = ("cell", "row", "seed", "set", "setting", "protocol", "towers", "image_tower", "text_tower", "pairs")
 TOLD = ("environment", "making")  # mappings around an evaluation that say something of it
@@ -252,7 +252,7 @@ def _as_written(key: str, value: Any) -> bool:
 def _figures(value: Any) -> dict[str, dict[str, float]] | None:
     """Means and deviations by metric, if ``value`` has a mean recall."""
     figures: dict[str, dict[str, float]] = {}
-    for name in METRICS:
+    for name in MEASURES:
         figure = _mapping(_mapping(value).get(name))
         mean, std = figure.get("mean"), figure.get("std") or 0.0
         if _percent(mean) and _percent(std):

@@ -7,10 +7,10 @@ import torch
 from vldistill.config import RuntimeConfig
 from vldistill.errors import ConfigError
 from vldistill.runtime.passes import Passes
-from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Processes
 
 
-def choose_device(config: RuntimeConfig, ranks: Ranks = ALONE) -> torch.device:
+def choose_device(config: RuntimeConfig, ranks: Processes = ALONE) -> torch.device:
     """The device asked for; of several GPUs each process of a machine takes its own.
 
     Raises:

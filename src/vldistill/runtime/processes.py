@@ -19,7 +19,7 @@ import torch.distributed as dist
 from vldistill.errors import ConfigError
 
 PATIENCE = timedelta(hours=24)  # others wait while rank 0 judges; torchrun ends them all when one fails
-CHUNK = 2**22  # numbers of one variable that are gathered from every draw at a time
+NUMBERS_AT_ONCE = 2**22  # numbers of one variable that are gathered from every draw at a time
 
 
 def launched() -> int:
@@ -28,7 +28,7 @@ def launched() -> int:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """This process among those that work together.
 
     Args:
@@ -102,8 +102,8 @@ class Ranks:
             return own[0]
         flat = [tensor.detach().contiguous().reshape(-1) for tensor in own]
         out = torch.empty_like(flat[0])
-        for start in range(0, len(out), CHUNK):
-            parts = torch.stack([tensor[start : start + CHUNK] for tensor in flat])
+        for start in range(0, len(out), NUMBERS_AT_ONCE):
+            parts = torch.stack([tensor[start : start + NUMBERS_AT_ONCE] for tensor in flat])
             every = [parts]
             if self.size > 1:
                 every = [torch.empty_like(parts) for _ in range(self.size)]
@@ -112,15 +112,15 @@ class Ranks:
             for part in every:
                 for row in part:
                     total += row
-            out[start : start + CHUNK] = total / count
+            out[start : start + NUMBERS_AT_ONCE] = total / count
         return out.reshape(own[0].shape)
 
 
-ALONE = Ranks()
+ALONE = Processes()
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined() -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started; :data:`ALONE` without it.
 
     Raises:
@@ -139,7 +139,7 @@ def joined() -> Iterator[Ranks]:
             f"Start them with torchrun --nproc_per_node N -m vldistill.cli ..., or unset WORLD_SIZE."
         ) from None
     try:
-        yield Ranks(rank, launched(), local)
+        yield Processes(rank, launched(), local)
     finally:
         dist.destroy_process_group()
 

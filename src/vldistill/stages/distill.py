@@ -28,7 +28,7 @@ from vldistill.options.resolve import as_first, first_method, settle
 from vldistill.runtime.interrupts import deferred_stop
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import peak_memory
-from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Processes
 from vldistill.stages.distill_checks import check_asked, check_data, refuse_other_set
 from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.files import write_record
@@ -41,7 +41,7 @@ START = "start"  # folder, in a set's, of the set that was made first
 
 
 def distill(
-    run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None, ranks: Ranks = ALONE
+    run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None, ranks: Processes = ALONE
 ) -> Path:
     """Distil a set, or go on with it; returns its folder.
 
@@ -95,7 +95,7 @@ def distill(
     return folder
 
 
-def _finished(folder: Path, reporter: Reporter, ranks: Ranks) -> Path:
+def _finished(folder: Path, reporter: Reporter, ranks: Processes) -> Path:
     """The folder of a set that is there already. Raises ArtefactError where it is damaged."""
     DistilledSet.load(folder)
     if ranks.first:
@@ -105,7 +105,7 @@ def _finished(folder: Path, reporter: Reporter, ranks: Ranks) -> Path:
 
 
 def _distill(
-    run: Run, config: Config, context: Context, method: Any, begin: Start, made: DistilledSet | None, ranks: Ranks
+    run: Run, config: Config, context: Context, method: Any, begin: Start, made: DistilledSet | None, ranks: Processes
 ) -> None:
     """Run the loop from the pairs of ``begin``, or of the set that was ``made`` of them first, and write the set."""
     bench, folder = context.bench, run.sets / set_name(config.distill)
@@ -143,7 +143,7 @@ def _distill(
     bench.reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
 
 
-def _first(config: Config, context: Context, begin: Start, folder: Path, ranks: Ranks) -> DistilledSet:
+def _first(config: Config, context: Context, begin: Start, folder: Path, ranks: Processes) -> DistilledSet:
     """The set that another starts from: read, or made in ``folder``, which goes on where it was stopped.
 
     The first process makes it alone: its own outer loop has nothing to share.

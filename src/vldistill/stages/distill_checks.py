@@ -16,7 +16,7 @@ from vldistill.distillation.method import METHODS, Context
 from vldistill.distillation.start import check_size, check_start, is_folder
 from vldistill.errors import ConfigError, DataError, unknown
 from vldistill.options.resolve import first_method, settle
-from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Processes
 from vldistill.selection.choose import check_count
 from vldistill.selection.selector import SELECTORS
 from vldistill.workbench.bench import Workbench
@@ -42,7 +42,7 @@ def check_captions(name: str, count: int) -> None:
         )
 
 
-def check_asked(config: Config, experts_from: Path | None = None, ranks: Ranks = ALONE) -> None:
+def check_asked(config: Config, experts_from: Path | None = None, ranks: Processes = ALONE) -> None:
     """Refuse what cannot be, before data or towers are opened. Raises ConfigError.
 
     Args:

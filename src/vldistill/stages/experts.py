@@ -11,14 +11,14 @@ from vldistill.errors import ConfigError, Stopped
 from vldistill.experts.record import record_experts
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import peak_memory
-from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Processes
 from vldistill.stages.spread import spread_experts
 from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import Run
 
 
 def experts(
-    run: Run, config: Config, reporter: Reporter, place: Place | None = None, ranks: Ranks = ALONE
+    run: Run, config: Config, reporter: Reporter, place: Place | None = None, ranks: Processes = ALONE
 ) -> Mapping[str, Exception]:
     """Record the experts that are missing; returns what failed elsewhere, by unit.
 

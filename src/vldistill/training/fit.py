@@ -14,7 +14,7 @@ import torch
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, DivergedError
 from vldistill.runtime.passes import FLOAT32, Passes
-from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Processes
 from vldistill.runtime.randomness import generator, seed_of, seeded
 from vldistill.training.data import TrainingData
 from vldistill.training.head_steps import head_step, two_heads
@@ -50,7 +50,7 @@ def fit(
     on_step: Callable[[float], None] | None = None,
     keeper: Keeper | None = None,
     passes: Passes = FLOAT32,
-    ranks: Ranks = ALONE,
+    ranks: Processes = ALONE,
 ) -> None:
     """Train ``encoder`` in place by SGD.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from vldistill.errors import ArtefactError, DamagedError, InUseError, Stopped, StorageError
 from vldistill.runtime.log import Reporter
-from vldistill.runtime.processes import Ranks
+from vldistill.runtime.processes import Processes
 from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.locks import held
 from vldistill.training.state import Tensors
@@ -115,7 +115,7 @@ class SharedKeeper:
     """
 
     own: FileKeeper
-    ranks: Ranks
+    ranks: Processes
     stopping: bool = False
 
     def __post_init__(self) -> None:

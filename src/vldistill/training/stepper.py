@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import MemoryShortError
 from vldistill.runtime.passes import FLOAT32, Passes, free_memory, heads_too_large, in_parts, is_short_of_memory
-from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Processes
 
 Loss = Callable[[Tensor], Tensor]
 """The loss of logits (B, B)."""
@@ -92,7 +92,11 @@ class Stepper:
     """
 
     def __init__(
-        self, encoder: DualEncoder, passes: Passes = FLOAT32, device: torch.device | None = None, ranks: Ranks = ALONE
+        self,
+        encoder: DualEncoder,
+        passes: Passes = FLOAT32,
+        device: torch.device | None = None,
+        ranks: Processes = ALONE,
     ) -> None:
         self.encoder, self.ranks = encoder, ranks
         self.device = device or torch.device("cpu")
@@ -158,7 +162,7 @@ class Stepper:
         return loss(self.encoder.logits(*embedded))
 
 
-def _gathered(own: Tensor, batch: int, ranks: Ranks) -> Tensor:
+def _gathered(own: Tensor, batch: int, ranks: Processes) -> Tensor:
     """The embeddings of all ranks (batch, D); gradients flow to this rank's own."""
     sizes = [len(part) for part in torch.arange(batch).tensor_split(ranks.size)]
     padded = own.new_zeros(max(sizes), own.shape[1])

@@ -6,12 +6,12 @@ from vldistill.config import Config
 from vldistill.runtime.devices import augments_on, choose_device, choose_passes
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import keep_freed_memory
-from vldistill.runtime.processes import ALONE, Ranks
+from vldistill.runtime.processes import ALONE, Processes
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import Run
 
 
-def open_bench(config: Config, reporter: Reporter, ranks: Ranks = ALONE, run: Run | None = None) -> Workbench:
+def open_bench(config: Config, reporter: Reporter, ranks: Processes = ALONE, run: Run | None = None) -> Workbench:
     """The workbench of a configuration; data that are not those ``run`` was begun with will be refused."""
     keep_freed_memory()
     device = choose_device(config.runtime, ranks)

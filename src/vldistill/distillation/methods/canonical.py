@@ -17,7 +17,7 @@ from vldistill.errors import ConfigError
 from vldistill.training.data import TrainingData
 from vldistill.training.recipe import Recipe
 
-CHUNK = 8192  # images whose features are held in float64 at a time
+IMAGES_AT_ONCE = 8192  # images whose features are held in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def canonical_directions(data: TrainingData, rank: int, ridge: float) -> tuple[t
     order = data.caption_image.argsort(stable=True)
     counts = torch.bincount(data.caption_image, minlength=len(data.images))
     done = 0
-    for rows in torch.arange(len(data.images)).split(CHUNK):
+    for rows in torch.arange(len(data.images)).split(IMAGES_AT_ONCE):
         taken = order[done : (done := done + int(counts[rows].sum()))]
         x = data.images.rows(rows).cpu().double()  # CPU: not all devices have float64
         y = data.texts.rows(taken).cpu().double()

@@ -13,7 +13,7 @@ from vldistill.selection.features import PairFeatures
 from vldistill.selection.selector import Candidates, register
 
 SHORTLIST = 16  # nearest pairs kept for each centre: the next ones stand in where an image is taken
-CHUNK = 4096  # pairs compared with all centres at a time
+PAIRS_AT_ONCE = 4096  # pairs compared with all centres at a time
 
 
 @register("kmeans", drawn=True, reads=("cluster_sample",))
@@ -56,7 +56,7 @@ def _nearest(features: PairFeatures, centres: torch.Tensor) -> torch.Tensor:
     """The rows of the pairs nearest to each centre, nearest first, (K, at most SHORTLIST)."""
     best = torch.empty(len(centres), 0)
     where = torch.empty(len(centres), 0, dtype=torch.int64)
-    for rows in features.chunks(CHUNK):
+    for rows in features.chunks(PAIRS_AT_ONCE):
         part = features.joined(rows)
         # |x - c|^2 - |c|^2, which orders a centre's pairs alike
         distance = torch.addmm(part.square().sum(1)[None], centres, part.T, alpha=-2)
