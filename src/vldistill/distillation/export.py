@@ -12,7 +12,7 @@ from vldistill.config import DistillConfig
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.training.recipe import Recipe
 from vldistill.version import __version__
-from vldistill.workbench.bench import Workbench, describe_towers
+from vldistill.workbench.bench import Workbench
 
 if TYPE_CHECKING:
     from vldistill.distillation.method import Context, State
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def _made_for(bench: Workbench, size: int) -> dict[str, dict[str, Any]]:
     """The towers of a set, with the side of its images where that is not the tower's."""
-    towers = describe_towers(bench)
+    towers = bench.towers
     if size and size != bench.image_tower.size:
         towers["image"]["stored_size"] = size
     return towers

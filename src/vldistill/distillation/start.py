@@ -18,7 +18,7 @@ from vldistill.errors import ConfigError, unknown
 from vldistill.runtime.randomness import generator
 from vldistill.selection.choose import check_ground, choose_pairs
 from vldistill.selection.selector import SELECTORS
-from vldistill.workbench.bench import Workbench, describe_towers
+from vldistill.workbench.bench import Workbench
 
 NOISE_SAMPLE = 1000  # real images whose channel moments shape the noise
 
@@ -130,7 +130,7 @@ def start_from(bench: Workbench, distilled: DistilledSet, count: int, space: str
         raise ConfigError(
             f"distill.start {distilled.name} has no tokens, which setting both needs. Use real or kmeans."
         )
-    distilled.check_fits(describe_towers(bench))
+    distilled.check_fits(bench.towers)
     tower = bench.image_tower
     if space == "features":
         images = distilled.restandardised("image", bench.image_standardisation.mean, bench.image_standardisation.scale)

@@ -15,14 +15,14 @@ import torch
 from torch.utils.data import Dataset
 
 from vldistill.data.transforms import between_towers
+from vldistill.distilled.card import CORESET, card
 from vldistill.distilled.record import check_numbers, check_record
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.storage.files import human_bytes, read_json, read_tensors, write_record, write_tensors, write_text
+from vldistill.storage.files import read_json, read_tensors, write_record, write_tensors, write_text
 from vldistill.training.recipe import Recipe
 
 FORMAT = 1
 SPACES = ("pixels", "features")
-CORESET = "coreset"  # info["kind"] of a set of real pairs that were chosen, not learned
 STANDARDISATION = ("image_mean", "image_scale", "text_mean", "text_scale")
 CAPTION_BREAK = " / "  # between the captions of an image where they are shown as one line
 IMAGE_TOWER = ("name", "width", "fingerprint", "size", "mean", "std")
@@ -231,55 +231,18 @@ class DistilledSet(Dataset):
             "captions": [dict(caption) for caption in self.captions],
             "sha256": hashlib.sha256(tensors.read_bytes()).hexdigest(),
         }
-        write_text(folder / "README.md", self._card(tensors.stat().st_size))
+        size = tensors.stat().st_size
+        write_text(
+            folder / "README.md", card(record, self.recipe, self._described_texts(), size, self.similarity is not None)
+        )
         write_record(folder / "set.json", record)
 
-    def _card(self, size: int) -> str:
-        image, text = self.towers["image"], self.towers["text"]
-        recipe = self.recipe
-        rates = ", ".join(f"{side} {rate[0]:.4g}" for side, rate in recipe.rates.items())
-        similarity = "" if self.similarity is None else ", a similarity matrix among them"
-        lines = [
-            f"# {self.name}",
-            "",
-            f"{len(self)} real image-caption pairs chosen by `vldistill`, images scaled to the tower's size."
-            if self.is_coreset
-            else f"{len(self)} distilled image-caption pairs made by `vldistill`. "
-            "Train on them by the recipe below: texts are vectors, no words.",
-            "",
-            "| | |",
-            "|---|---|",
-            f"| {'selector' if self.is_coreset else 'method'} | {self.info.get('method', 'unknown')}, "
-            f"seed {self.info.get('seed', 'unknown')}"
-            + ("" if self.is_coreset else f", iteration {self.info.get('iteration', 'unknown')}")
-            + " |",
-            f"| made for | setting `{self.setting}`, image tower `{image['name']}` at {image.get('size')} px, "
-            f"text tower `{text['name']}` |",
-            f"| space | {self._described_space()}; texts are {_describe_texts(self)} |",
-            f"| budget | {len(self)} pairs, {self.stored_floats:,} stored floats{similarity}, {human_bytes(size)}; "
-            f"{self.standardisation_floats:,} floats of feature standardisation apart |",
-            f"| {'generic' if self.is_coreset else 'student'} recipe | loss {recipe.loss}, {recipe.epochs} epochs, "
-            f"batch {recipe.batch}, SGD with momentum {recipe.momentum} and weight decay {recipe.weight_decay}, "
-            f"schedule {recipe.schedule}, first rates {rates} |",
-            f"| data | fingerprint {self.info.get('data', 'unknown')}, train split |",
-            "",
-            "```python",
-            "from vldistill import DistilledSet",
-            "",
-            'pairs = DistilledSet.load("this folder")  # a torch Dataset of (image, text)',
-            "image, text = pairs[0]",
-            "```",
-            "",
-            "These are pictures and captions of the real data: its terms apply to them."
-            if self.is_coreset
-            else "Learned pictures are made of the real ones: the terms of the real data apply to them too.",
-            "",
-        ]
-        return "\n".join(lines)
-
-    def _described_space(self) -> str:
-        small = self.towers["image"].get("stored_size")
-        return f"{self.space}, stored at {small} px and enlarged (bicubic) for a tower" if small else self.space
+    def _described_texts(self) -> str:
+        if self.text_mask is not None:
+            _, tokens, width = self.texts.shape
+            return f"up to {tokens} input embeddings of width {width}, with a mask"
+        several = f", {self.captions_per_image} for each image" if self.captions_per_image > 1 else ""
+        return f"standardised sentence vectors of width {self.texts.shape[-1]}{several}"
 
     @staticmethod
     def load(folder: str | Path) -> DistilledSet:
@@ -339,11 +302,3 @@ class DistilledSet(Dataset):
                 f"{self.name} holds features of the image tower {own['image']['name']!r}, which mean nothing to "
                 f"{other['image']['name']!r}. Use the tower it was made with, or distil pixels."
             )
-
-
-def _describe_texts(distilled: DistilledSet) -> str:
-    if distilled.text_mask is None:
-        several = distilled.captions_per_image
-        each = f", {several} for each image" if several > 1 else ""
-        return f"standardised sentence vectors of width {distilled.texts.shape[-1]}{each}"
-    return f"up to {distilled.texts.shape[1]} input embeddings of width {distilled.texts.shape[2]}, with a mask"

@@ -19,7 +19,7 @@ from vldistill.selection.selector import SELECTORS
 from vldistill.training.data import TrainingData
 from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
-from vldistill.workbench.bench import Workbench, describe_towers
+from vldistill.workbench.bench import Workbench
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def check_target(
         ArtefactError: a set of other towers.
     """
     if isinstance(target, DistilledSet):
-        target.check_fits(describe_towers(bench), other_text=config.text_map == "ridge")
+        target.check_fits(bench.towers, other_text=config.text_map == "ridge")
         if target.space == "features" and bench.setting != "heads":
             raise ConfigError(
                 f"{target.name} holds features; they train heads, not setting {bench.setting!r}. Judge it in a run of "
@@ -131,7 +131,7 @@ def _floats_per_caption(bench: Workbench) -> int:
 
 
 def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
-    towers = describe_towers(bench)
+    towers = bench.towers
     if distilled.space == "features":
         standard = bench.image_standardisation
         images = distilled.restandardised("image", standard.mean, standard.scale).to(bench.device)

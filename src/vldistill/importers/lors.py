@@ -20,7 +20,7 @@ from vldistill.errors import ArtefactError, ConfigError
 from vldistill.importers.torchfile import read_torch_file
 from vldistill.training.recipe import Recipe
 from vldistill.version import __version__
-from vldistill.workbench.bench import Workbench, describe_towers
+from vldistill.workbench.bench import Workbench
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 FOUNDING: dict[str, Any] = {"epochs": 50, "batch": 64, "schedule": "constant", "loss": "infonce"}
@@ -81,7 +81,7 @@ def import_lors(
             temperature=bench.encoder_config.temperature,
             **student,
         ),
-        towers=describe_towers(bench),
+        towers=bench.towers,
         setting=bench.setting,
         similarity=similarity,
         standardisation=standardisation,

@@ -19,7 +19,7 @@ from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import write_record
 from vldistill.training.recipe import Recipe
 from vldistill.version import __version__
-from vldistill.workbench.bench import Workbench, describe_towers
+from vldistill.workbench.bench import Workbench
 
 
 def coreset_name(options: SelectConfig, label: str = "") -> str:
@@ -78,7 +78,7 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
         texts=texts,
         text_mask=mask,
         recipe=Recipe(),
-        towers=describe_towers(bench),
+        towers=bench.towers,
         setting=bench.setting,
         standardisation=standard,
         captions=tuple({"start": caption, "nearest": caption} for caption in chosen),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +19,7 @@ from vldistill.data.load import read_collection
 from vldistill.data.pairs import Pairs
 from vldistill.data.photos import PhotoLimits
 from vldistill.encoders.build import build_image_tower, build_text_tower
-from vldistill.encoders.dual import DualEncoder, Head, with_head
+from vldistill.encoders.dual import DualEncoder
 from vldistill.encoders.features import (
     Encoding,
     FeatureTable,
@@ -31,10 +30,11 @@ from vldistill.encoders.features import (
     text_encoding,
 )
 from vldistill.encoders.folding import folded
-from vldistill.encoders.lora import adapter_targets, add_adapters
+from vldistill.encoders.lora import adapter_targets
+from vldistill.encoders.student import build_student
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
 from vldistill.encoders.tower import ImageTower, TextTower
-from vldistill.errors import ConfigError, DataError
+from vldistill.errors import DataError
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.passes import FLOAT32, Passes, in_parts
 from vldistill.runtime.randomness import seeded
@@ -254,21 +254,7 @@ class Workbench:
     def student(self, seed: int, dropout: float = 0.0) -> DualEncoder:
         """A fresh dual encoder: random heads and adapters by ``seed``, trained towers at their starting weights."""
         with seeded(torch.device("cpu"), seed, "student"):
-            text = Head(self.text_tower.width, self.embedding_width, dropout)
-            if self.setting == "heads":
-                image = Head(self.image_tower.width, self.embedding_width, dropout)
-            elif self.setting == "both":
-                head = Head(self.image_tower.width, self.embedding_width, dropout)
-                image = with_head(copy.deepcopy(self.image_tower).requires_grad_(True), head)
-                text = with_head(TokenTower(require_trainable(self.text_tower)), text)
-            elif self.setting == "full":
-                image = copy.deepcopy(self.image_tower).requires_grad_(True)
-            elif self.setting == "lora":
-                lora = self.encoder_config.lora
-                image = add_adapters(copy.deepcopy(self.image_tower), lora.patterns, lora.rank, lora.alpha)
-            else:
-                raise ConfigError(f"setting {self.setting!r} has no student yet.")
-        student = DualEncoder(image, text, 1.0 / self.encoder_config.temperature)
+            student = build_student(self.encoder_config, self.image_tower, self.text_tower, dropout)
         return student.to(self.device).eval()
 
     def unit_features(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -306,23 +292,23 @@ class Workbench:
         tower = TokenTower(require_trainable(self.text_tower)).to(self.device)
         return self.text_standardisation(torch.cat([tower(part.to(self.device)) for part in texts.split(64)]))
 
+    @property
+    def towers(self) -> dict[str, dict[str, Any]]:
+        """Both towers as a set records them."""
+        image, text = self.image_tower, self.text_tower
+        return {
+            "image": {
+                "name": image.name,
+                "width": image.width,
+                "size": image.size,
+                "mean": list(image.mean),
+                "std": list(image.std),
+                "fingerprint": self.image_fingerprint,
+            },
+            "text": {"name": text.name, "width": text.width, "fingerprint": self.text_fingerprint},
+        }
+
     @torch.no_grad()
     def encode_in_batches(self, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
         """:meth:`image_inputs` without gradients, in small batches."""
         return in_parts(lambda part: self.image_inputs(part.to(self.device)), images, batch, self.device)
-
-
-def describe_towers(bench: Workbench) -> dict[str, dict[str, Any]]:
-    """Towers as a set records them."""
-    image, text = bench.image_tower, bench.text_tower
-    return {
-        "image": {
-            "name": image.name,
-            "width": image.width,
-            "size": image.size,
-            "mean": list(image.mean),
-            "std": list(image.std),
-            "fingerprint": bench.image_fingerprint,
-        },
-        "text": {"name": text.name, "width": text.width, "fingerprint": bench.text_fingerprint},
-    }

@@ -1,0 +1,40 @@
+"""A fresh student: the dual encoder that a setting trains."""
+
+from __future__ import annotations
+
+import copy
+
+from vldistill.config import EncoderConfig
+from vldistill.encoders.dual import DualEncoder, Head, with_head
+from vldistill.encoders.lora import add_adapters
+from vldistill.encoders.tokens import TokenTower, require_trainable
+from vldistill.encoders.tower import ImageTower, TextTower
+from vldistill.errors import ConfigError
+
+
+def build_student(config: EncoderConfig, image_tower: ImageTower, text_tower: TextTower, dropout: float) -> DualEncoder:
+    """Random heads and adapters, drawn from torch's generator; trained towers are copies at their starting weights.
+
+    Args:
+        config: setting, embedding width, adapters, temperature.
+        image_tower: frozen or copied, by the setting.
+        text_tower: likewise.
+        dropout: of the heads.
+    """
+    width = config.dim
+    if config.setting in ("full", "lora"):
+        width = image_tower.width  # the tower's features are the embedding
+    text = Head(text_tower.width, width, dropout)
+    if config.setting == "heads":
+        image = Head(image_tower.width, width, dropout)
+    elif config.setting == "both":
+        head = Head(image_tower.width, width, dropout)
+        image = with_head(copy.deepcopy(image_tower).requires_grad_(True), head)
+        text = with_head(TokenTower(require_trainable(text_tower)), text)
+    elif config.setting == "full":
+        image = copy.deepcopy(image_tower).requires_grad_(True)
+    elif config.setting == "lora":
+        image = add_adapters(copy.deepcopy(image_tower), config.lora.patterns, config.lora.rank, config.lora.alpha)
+    else:
+        raise ConfigError(f"setting {config.setting!r} has no student yet.")
+    return DualEncoder(image, text, 1.0 / config.temperature)
