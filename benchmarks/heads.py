@@ -49,9 +49,9 @@ from vldistill.runtime.randomness import generator, seeded
 from vldistill.storage.files import write_json
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
-from vldistill.training.inputs import TensorInputs
 from vldistill.training.losses import infonce
 from vldistill.training.recipe import Recipe
+from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.run_folder import environment
 
 IMAGES, CAPTIONS, IMAGE_WIDTH, TEXT_WIDTH, DIM, BATCH = 6_000, 30_000, 1_280, 384, 512, 128

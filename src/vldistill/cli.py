@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _short_of_memory(error: Exception) -> bool:
     if "torch" not in sys.modules:
         return isinstance(error, MemoryError)
-    from vldistill.runtime.passes import is_short_of_memory
+    from vldistill.runtime.micro_batches import is_short_of_memory
 
     return isinstance(error, MemoryError) or is_short_of_memory(error)
 

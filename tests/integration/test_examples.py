@@ -19,8 +19,8 @@ from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
-from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
+from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "train_on_a_set.py"

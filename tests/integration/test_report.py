@@ -24,8 +24,8 @@ from vldistill.reporting.gallery import view_set
 from vldistill.reporting.neighbours import nearest, principal_plane, starting_pairs
 from vldistill.reporting.records import read_run
 from vldistill.runtime.log import Reporter
-from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
+from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
 VOID = {"meta", "img", "input", "link", "br"}

@@ -25,7 +25,7 @@ from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory
 from vldistill.options.resolve import settled
 from vldistill.runtime.log import Reporter
-from vldistill.training.inputs import TensorInputs
+from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
 PAIRS = 5

@@ -29,8 +29,8 @@ from vldistill.runtime.randomness import generator
 from vldistill.stages.distill_checks import check_captions
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
-from vldistill.training.inputs import TensorInputs
 from vldistill.training.losses import infonce, soft_infonce
+from vldistill.training.side_inputs import TensorInputs
 from vldistill.training.steps import steps_in
 from vldistill.workbench.bench import Workbench
 

@@ -26,7 +26,7 @@ from vldistill.errors import ConfigError
 from vldistill.options.resolve import settled
 from vldistill.runtime.log import Reporter
 from vldistill.training.data import TrainingData
-from vldistill.training.inputs import TensorInputs
+from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
 CONFIG = DistillConfig(method="canonical", pairs=6, iterations=4)

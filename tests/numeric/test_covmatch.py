@@ -22,8 +22,8 @@ from vldistill.options.resolve import settled
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import generator
 from vldistill.stages.distill_checks import check_setting
-from vldistill.training.inputs import PixelInputs
 from vldistill.training.losses import infonce
+from vldistill.training.side_inputs import PixelInputs
 from vldistill.workbench.bench import Workbench
 
 PAIRS = 5

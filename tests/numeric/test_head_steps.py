@@ -10,15 +10,15 @@ from torch import Tensor
 
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.errors import MemoryShortError
-from vldistill.runtime.passes import Passes
+from vldistill.runtime.micro_batches import Passes
 from vldistill.runtime.randomness import generator, seeded
 from vldistill.training import fit as training
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
 from vldistill.training.head_steps import head_step, two_heads
-from vldistill.training.inputs import TensorInputs
 from vldistill.training.losses import infonce
 from vldistill.training.recipe import Recipe
+from vldistill.training.side_inputs import TensorInputs
 
 CPU = torch.device("cpu")
 RATES = {"image": 0.3, "text": 0.7}

@@ -31,8 +31,8 @@ from vldistill.evaluation.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluation.subjects import subject
 from vldistill.evaluation.tables import evaluation_rows, evaluation_text, markdown
 from vldistill.options.resolve import settled
-from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
+from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
 QUICK = EvaluateConfig(

@@ -23,7 +23,7 @@ from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError, Stopped
 from vldistill.evaluation.protocol import evaluate_set
 from vldistill.evaluation.subjects import check_target, subject
-from vldistill.runtime.passes import Passes
+from vldistill.runtime.micro_batches import Passes
 from vldistill.selection import warmup as warming
 from vldistill.selection.candidates import TrainingCandidates
 from vldistill.selection.choose import choose_pairs

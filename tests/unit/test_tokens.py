@@ -23,8 +23,8 @@ from vldistill.evaluation.subjects import check_target
 from vldistill.options.resolve import settled
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
-from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
+from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
 QUICK = EvaluateConfig(seeds=1, generic_epochs=1, subset_epochs=(1,), head_rates=(0.1,), tower_rates=(0.01, 0.001))

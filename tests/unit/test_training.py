@@ -19,9 +19,9 @@ from vldistill.experts.trajectory import clone_groups
 from vldistill.runtime.randomness import generator
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import CHECK_STEPS, fit
-from vldistill.training.inputs import PixelInputs, TensorInputs
 from vldistill.training.losses import infonce, soft_infonce
 from vldistill.training.recipe import Recipe
+from vldistill.training.side_inputs import PixelInputs, TensorInputs
 from vldistill.training.state import Tensors, restore_training, training_state
 from vldistill.training.steps import steps_in
 from vldistill.workbench.bench import Workbench

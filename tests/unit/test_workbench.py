@@ -20,7 +20,7 @@ from vldistill.encoders.tower import ImageTower
 from vldistill.errors import DataError
 from vldistill.experts.record import augments, expert_note, expert_recipe
 from vldistill.training.fit import fit
-from vldistill.training.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
+from vldistill.training.side_inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 from vldistill.workbench import bench as module
 
 if TYPE_CHECKING:

@@ -72,8 +72,8 @@ class Cell:
         return f"{slug}-s{self.seed}-{digest(asked)[:6]}" if self.kind == "method" else f"{slug}-{digest(asked)[:6]}"
 
     @property
-    def judging(self) -> dict[str, Any]:
-        """How its set is judged."""
+    def evaluation_options(self) -> dict[str, Any]:
+        """How its set is evaluated."""
         return to_plain(self.configs[0])["evaluate"]
 
     @property
@@ -196,7 +196,7 @@ def note_failure(cell: Cell, run: Path, why: str) -> None:
 def finished(cell: Cell, run: Path) -> dict[str, Any] | None:
     """The result of a cell, if it has one of the judging that is asked for."""
     result = _kept(run / "cells" / cell.id / "result.json")
-    return result if result and result.get("judging") == cell.judging else None
+    return result if result and result.get("judging") == cell.evaluation_options else None
 
 
 def failure(cell: Cell, run: Path) -> str | None:
@@ -224,7 +224,7 @@ def _description(cell: Cell) -> dict[str, Any]:
         "setting": cell.setting,
         "towers": cell.towers,
         "seed": cell.seed,
-        "judging": cell.judging,
+        "judging": cell.evaluation_options,
     }
 
 
@@ -311,7 +311,7 @@ def _peak(place: Path) -> int | None:
 
 def _judged(cell: Cell, folder: Path, launch: Launch, target: str = "", config: Config | None = None) -> dict[str, Any]:
     """The evaluation of a set or target, in a run folder of its own."""
-    place = folder / f"judged-{digest(cell.judging)[:6]}"
+    place = folder / f"judged-{digest(cell.evaluation_options)[:6]}"
     if not _evaluations(place):
         asked = write_config(place.with_suffix(".yaml"), config or cell.configs[0])
         words = ["evaluate", "--config", str(asked), "--run", str(place), "--set", target or cell.name]

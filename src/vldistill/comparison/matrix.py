@@ -15,7 +15,7 @@ from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.distilled.record import plain_name
 from vldistill.errors import ConfigError, VldistillError
-from vldistill.evaluation.partial_results import Answers, content_of
+from vldistill.evaluation.partial_results import PartialResults, content_of
 from vldistill.evaluation.protocol import evaluate_set
 from vldistill.evaluation.subjects import check_target
 from vldistill.evaluation.tables import markdown, spread
@@ -94,7 +94,7 @@ class Matrix:
             for target in self.targets:
                 name = name_of(target)
                 key = digest(paths[name].name, now)
-                answers = Answers(paths[name].with_suffix(".unfinished"), key, self.reporter)
+                answers = PartialResults(paths[name].with_suffix(".unfinished"), key, self.reporter)
                 result = self._kept(paths[name], now)
                 if result is None:
                     try:

@@ -15,7 +15,7 @@ from vldistill.data.transforms import between_towers
 from vldistill.distillation.augment import make_view
 from vldistill.distillation.method import Context
 from vldistill.runtime.memory import GraphBytes, available_memory
-from vldistill.runtime.passes import halved_where_short
+from vldistill.runtime.micro_batches import halved_where_short
 from vldistill.workbench.bench import Workbench
 
 PART = {"cpu": 64}  # images at a time: what a processor's caches like; elsewhere wide passes are quicker

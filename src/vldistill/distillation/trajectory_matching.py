@@ -129,21 +129,21 @@ def check_segments(section: str, experts: Sequence[Trajectory], starts: range, l
             )
 
 
-def draw_place(context: Context[object], starts: range) -> tuple[int, int]:
+def draw_place(context: Context[MatchingOptions], starts: range) -> tuple[int, int]:
     """The number of a random expert, and one of the epochs ``starts``."""
     draw = context.generator("segment")
     expert = int(torch.randint(len(context.experts), (), generator=draw))
     return expert, starts[int(torch.randint(len(starts), (), generator=draw))]
 
 
-def segment_at(context: Context[object], place: tuple[int, int], length: int) -> Segment:
+def segment_at(context: Context[MatchingOptions], place: tuple[int, int], length: int) -> Segment:
     """The segment of ``length`` epochs of an expert from a start epoch: the snapshots at both ends."""
     expert, start = place
     begin, target = context.experts[expert].segment(start, length)
     return context.on_device(begin), context.on_device(target)
 
 
-def draw_segment(context: Context[object], starts: range, length: int) -> Segment:
+def draw_segment(context: Context[MatchingOptions], starts: range, length: int) -> Segment:
     """A random segment of ``length`` epochs that starts at one of ``starts``."""
     return segment_at(context, draw_place(context, starts), length)
 

@@ -22,7 +22,7 @@ from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import DamagedError, DataError
 from vldistill.runtime.log import Reporter
-from vldistill.runtime.passes import in_parts
+from vldistill.runtime.micro_batches import in_parts
 from vldistill.runtime.randomness import seed_of
 from vldistill.storage.arrays import let_go, open_array, write_array
 from vldistill.storage.files import digest, human_bytes, require_space

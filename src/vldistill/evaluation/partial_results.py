@@ -18,7 +18,7 @@ from vldistill.training.recipe import Recipe
 from vldistill.workbench.bench import Workbench
 
 
-class Answers:
+class PartialResults:
     """The figures of students, each in a file of its own until the evaluation is finished.
 
     Args:

@@ -22,7 +22,7 @@ from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import DivergedError
 from vldistill.evaluation.measures import MEASURES
-from vldistill.evaluation.partial_results import Answers
+from vldistill.evaluation.partial_results import PartialResults
 from vldistill.evaluation.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluation.subjects import Subject, check_target, subject
 from vldistill.runtime.memory import peak_memory
@@ -83,7 +83,7 @@ def _try_recipe(bench: Workbench, data: TrainingData, recipe: Recipe, seed: int)
 
 
 def choose_generic(
-    bench: Workbench, judged: Subject, config: EvaluateConfig, answers: Answers | None = None
+    bench: Workbench, judged: Subject, config: EvaluateConfig, answers: PartialResults | None = None
 ) -> tuple[Recipe, list[dict[str, Any]]]:
     """The generic recipe with rates, and for real pairs epochs, that do best on val; and every trial.
 
@@ -93,7 +93,7 @@ def choose_generic(
     names: tuple[str, str] = ("towers", "heads") if bench.setting == "both" else ("image", "text")
     trials: list[dict[str, Any]] = []
     data = judged.draw(-1)
-    answer = (answers or Answers()).answer
+    answer = (answers or PartialResults()).answer
     epochs = {"distilled": (config.generic_epochs,), "subset": config.subset_epochs, "full": config.full_epochs}
 
     def attempt(pairs: Sequence[tuple[float, float]], epoch_choices: Sequence[int], bar: Any) -> None:
@@ -157,7 +157,7 @@ def evaluate_set(
     target: str | DistilledSet,
     config: EvaluateConfig,
     select: SelectConfig | None = None,
-    answers: Answers | None = None,
+    answers: PartialResults | None = None,
 ) -> dict[str, Any]:
     """Train ``config.seeds`` students on ``target`` by each recipe and test them.
 
@@ -170,7 +170,7 @@ def evaluate_set(
         recall in percent (``own`` is null where the data has no recipe); ``chance``; ``data``, the fingerprints of
         the splits; ``seconds`` and ``peak_memory_bytes`` of this process.
     """
-    answers = answers or Answers()
+    answers = answers or PartialResults()
     check_target(bench, target, config, select)
     judged = subject(bench, target, select)
     if "made_from_data" in judged.details:
@@ -206,7 +206,7 @@ def evaluate_set(
 
 
 def _students(
-    bench: Workbench, judged: Subject, recipe: Recipe, config: EvaluateConfig, label: str, answers: Answers
+    bench: Workbench, judged: Subject, recipe: Recipe, config: EvaluateConfig, label: str, answers: PartialResults
 ) -> dict[str, Any]:
     rows: list[dict[str, float]] = []
     with bench.reporter.progress(f"{judged.name}: students by {label}", config.seeds) as bar:

@@ -17,8 +17,8 @@ from vldistill.runtime.randomness import seed_of
 from vldistill.selection.choose import check_count, check_ground, choose_pairs
 from vldistill.selection.selector import SELECTORS
 from vldistill.training.data import TrainingData
-from vldistill.training.inputs import TensorInputs
 from vldistill.training.recipe import Recipe
+from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
 

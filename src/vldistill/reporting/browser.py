@@ -129,7 +129,7 @@ def _answers(
 
 
 def _kept(path: Path) -> Mapping[str, Any] | None:
-    """Answers of an earlier report; None where there are none, or damaged ones."""
+    """PartialResults of an earlier report; None where there are none, or damaged ones."""
     try:
         kept = read_json(path, "student") if path.exists() else None
     except VldistillError:

@@ -6,7 +6,7 @@ import torch
 
 from vldistill.config import RuntimeConfig
 from vldistill.errors import ConfigError
-from vldistill.runtime.passes import Passes
+from vldistill.runtime.micro_batches import Passes
 from vldistill.runtime.processes import ALONE, Processes
 
 

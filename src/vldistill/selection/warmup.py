@@ -18,7 +18,7 @@ from vldistill.config import SelectConfig
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.interrupts import deferred_stop
-from vldistill.runtime.passes import Passes
+from vldistill.runtime.micro_batches import Passes
 from vldistill.runtime.randomness import generator, seed_of
 from vldistill.selection.features import PairFeatures
 from vldistill.storage.arrays import open_array, write_array

@@ -12,7 +12,7 @@ from vldistill.config import Config
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, Stopped
-from vldistill.evaluation.partial_results import Answers, evaluation_key
+from vldistill.evaluation.partial_results import PartialResults, evaluation_key
 from vldistill.evaluation.protocol import evaluate_set, quick_score
 from vldistill.evaluation.subjects import check_target, chosen_subset
 from vldistill.runtime.log import Reporter
@@ -43,7 +43,7 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     key = evaluation_key(bench, judged, config)
     question = digest(key, asdict(config.evaluate), bench.passes.precision)
     with held(path.with_name(f".{path.stem}.lock"), str(path)):
-        answers = Answers(path.with_name(f"{path.stem}.unfinished"), key, reporter)
+        answers = PartialResults(path.with_name(f"{path.stem}.unfinished"), key, reporter)
         if (kept := _kept(path, reporter)) and kept.get("question") == question:
             answers.remove()  # of a process that was killed right after it wrote the result
             reporter.info(f"{path} is finished already; delete it to judge anew")

@@ -13,7 +13,7 @@ import torch
 
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, DivergedError
-from vldistill.runtime.passes import FLOAT32, Passes
+from vldistill.runtime.micro_batches import FLOAT32, Passes
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.runtime.randomness import generator, seed_of, seeded
 from vldistill.training.data import TrainingData

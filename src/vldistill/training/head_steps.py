@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vldistill.encoders.dual import DualEncoder, Head
-from vldistill.runtime.passes import heads_too_large, is_short_of_memory
+from vldistill.runtime.micro_batches import heads_too_large, is_short_of_memory
 
 EPSILON = 1e-12  # of F.normalize
 

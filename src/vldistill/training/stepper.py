@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import MemoryShortError
-from vldistill.runtime.passes import FLOAT32, Passes, free_memory, heads_too_large, in_parts, is_short_of_memory
+from vldistill.runtime.micro_batches import FLOAT32, Passes, free_memory, heads_too_large, in_parts, is_short_of_memory
 from vldistill.runtime.processes import ALONE, Processes
 
 Loss = Callable[[Tensor], Tensor]

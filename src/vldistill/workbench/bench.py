@@ -36,11 +36,11 @@ from vldistill.encoders.tokens import TokenTower, require_trainable, token_input
 from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import DataError
 from vldistill.runtime.log import Reporter
-from vldistill.runtime.passes import FLOAT32, Passes, in_parts
+from vldistill.runtime.micro_batches import FLOAT32, Passes, in_parts
 from vldistill.runtime.randomness import seeded
 from vldistill.storage.files import digest
 from vldistill.training.data import Inputs, TrainingData
-from vldistill.training.inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
+from vldistill.training.side_inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
 

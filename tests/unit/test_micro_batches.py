@@ -12,13 +12,13 @@ from vldistill.config import RuntimeConfig
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.errors import ConfigError, MemoryShortError
 from vldistill.runtime.devices import augments_on, choose_passes
-from vldistill.runtime.passes import FLOAT32, Passes, is_short_of_memory
+from vldistill.runtime.micro_batches import FLOAT32, Passes, is_short_of_memory
 from vldistill.runtime.processes import ALONE, merged_logs
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
-from vldistill.training.inputs import PixelInputs, TensorInputs
 from vldistill.training.losses import infonce
 from vldistill.training.recipe import Recipe
+from vldistill.training.side_inputs import PixelInputs, TensorInputs
 from vldistill.training.stepper import Stepper, embed_in_parts
 
 CPU = torch.device("cpu")
