@@ -24,9 +24,11 @@ from tiny import (
 
 from vldistill.config import DistillConfig
 from vldistill.distillation import loop as loop_module
-from vldistill.distillation.loop import CHECKPOINT, METRICS_FILE, PATIENCE, Loop
+from vldistill.distillation.guard import PATIENCE
+from vldistill.distillation.loop import Loop
 from vldistill.distillation.method import Context, Start, State, Update
 from vldistill.distillation.methods.bitraj import BitrajOptions
+from vldistill.distillation.resume import CHECKPOINT, METRICS_FILE
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.experts.trajectory import Trajectory

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vldistill.distillation.loop import METRICS_FILE
 from vldistill.distillation.method import METHODS
+from vldistill.distillation.resume import METRICS_FILE
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.drawing.figures import draw_curves
 from vldistill.evaluation.measures import MEASURES, ratio

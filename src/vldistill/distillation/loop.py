@@ -4,47 +4,35 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vldistill.distillation.averaging import averaged_update
+from vldistill.distillation.guard import MEMORY, PATIENCE, not_finite, trouble_of
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
 from vldistill.distillation.method import METHODS, Context, Method, Start, State, TrainedMethod, Update
 from vldistill.distillation.outer_optimiser import OuterOptimiser
+from vldistill.distillation.resume import (
+    CHECKPOINT,
+    METRICS_FILE,
+    Progress,
+    cut_metrics,
+    foreign_checkpoint,
+    part,
+    read_checkpoint,
+    same_experts,
+    write_checkpoint,
+)
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.storage.checkpoints import Checkpoints
-from vldistill.storage.files import append_line, write_text
-
-EXPLOSION = 100.0  # a loss this many times the recent median is a divergence, not noise
-MEMORY = 50  # recent losses that the median is taken of
-PATIENCE = 5  # bad steps in a row before the run ends
-CHECKPOINT = "checkpoint.safetensors"
-METRICS_FILE = "metrics.jsonl"
-
-
-@dataclass
-class Progress:
-    """Where the loop is; everything here is in the checkpoint."""
-
-    iteration: int = 0
-    scale: float = 1.0
-    bad_in_a_row: int = 0
-    undone: int = 0
-    recent: list[float] = field(default_factory=list)
-    phase: str = ""
-    best_score: float = -math.inf
-    best_iteration: int = -1
-    looks: int = 0
-    seconds: float = 0.0
-    experts: list[str] = field(default_factory=list)
+from vldistill.storage.files import append_line
 
 
 @dataclass
@@ -138,7 +126,7 @@ class Loop:
             return {}
         if update.phase != progress.phase:
             progress.phase, progress.recent = update.phase, []
-        if trouble := self._trouble(update) or self._apply(update, context):
+        if trouble := trouble_of(update, progress.recent) or self._apply(update, context):
             self._undo(iteration, trouble)
             return {}
         progress.recent = [*progress.recent[-MEMORY + 1 :], update.value]
@@ -155,17 +143,6 @@ class Loop:
         self._log({"iteration": iteration, "value": update.value, **update.logs, **rates})
         return {"loss": update.value, **rates}
 
-    def _trouble(self, update: Update) -> str:
-        """Why an update must not be applied; empty if it may."""
-        if not math.isfinite(update.value):
-            return f"the loss is {update.value}"
-        recent = self.progress.recent
-        if len(recent) >= 5 and update.value > EXPLOSION * max(statistics.median(recent), 1e-12):
-            return f"the loss exploded to {update.value:.3g} from about {statistics.median(recent):.3g}"
-        return _not_finite("the gradient of {} is not finite", update.gradients) or _not_finite(
-            "{} is not finite after this iteration", update.carried
-        )
-
     def _apply(self, update: Update, context: Context[Any]) -> str:
         """Take the step; why it must be undone, empty if it may stay."""
         self._before = _copies(self._moving())
@@ -173,7 +150,7 @@ class Loop:
         self.optimiser.apply(update.gradients, done, self.progress.scale)
         for name, value in update.carried.items():
             self.state.carried[name].copy_(value)
-        return _not_finite("{} is not finite after the step", self.state.variables) or _not_finite(
+        return not_finite("{} is not finite after the step", self.state.variables) or not_finite(
             "the optimiser's {} is not finite after the step", self.optimiser.state_dict()
         )
 
@@ -259,8 +236,8 @@ class Loop:
 
     def _restore(self, tensors: dict[str, torch.Tensor]) -> None:
         """Copy what :meth:`_moving` gave back."""
-        self.state.load_state_dict(_part(tensors, "state/"))
-        self.optimiser.load_state_dict(_part(tensors, "optimiser/"))
+        self.state.load_state_dict(part(tensors, "state/"))
+        self.optimiser.load_state_dict(part(tensors, "optimiser/"))
         for name, value in (self.average or {}).items():
             value.copy_(tensors[f"average/{name}"])
 
@@ -273,77 +250,26 @@ class Loop:
             **{f"best/{k}": v for k, v in self.best.items()},
             **{f"before/{k}": v for k, v in self._before.items()},
         }
-        if self.progress.best_score == -math.inf:
-            note = {**vars(self.progress), "best_score": None}
-        else:
-            note = vars(self.progress)
-        self.checkpoints.write(tensors, {"progress": json.dumps(note)})
+        write_checkpoint(self.checkpoints, tensors, self.progress)
 
     def _resume(self) -> None:
-        path = self.checkpoints.path
-        found = self.checkpoints.read()
+        found = read_checkpoint(self.checkpoints)
         if found is None:
             if self.ranks.first:
                 (self.folder / METRICS_FILE).unlink(missing_ok=True)
             return
-        tensors, metadata = found
-        try:
-            note = json.loads(metadata["progress"])
-            self.progress = Progress(
-                **{**note, "best_score": -math.inf if note["best_score"] is None else note["best_score"]}
-            )
+        path = self.checkpoints.path
+        tensors, self.progress = found
+        with foreign_checkpoint(path):
             self._restore(tensors)
             for name, value in self.best.items():
                 value.copy_(tensors[f"best/{name}"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ArtefactError(
-                f"{path} is not a checkpoint of this distillation ({error}). Delete it to start anew."
-            ) from None
-        self._before = _part(tensors, "before/")
-        self._keep_to_experts(path)
+        self._before = part(tensors, "before/")
+        self.context = replace(self.context, experts=same_experts(self.context.experts, self.progress.experts, path))
         if self.ranks.first:
-            self._cut_metrics()
+            cut_metrics(self.folder / METRICS_FILE, self.progress.iteration)
         self.context.bench.reporter.info(f"going on at iteration {self.progress.iteration}")
-
-    def _keep_to_experts(self, path: Path) -> None:
-        """Draw from the experts this distillation began with, though more are recorded by now."""
-        there = {expert.path.name: expert for expert in self.context.experts}
-        if missing := [name for name in self.progress.experts if name not in there]:
-            raise ArtefactError(
-                f"{path} was begun with {len(self.progress.experts)} experts, and {', '.join(missing[:3])} "
-                f"{'is' if len(missing) == 1 else 'are'} not among the {len(there)} that are there now. Record them "
-                f"again with `vldistill experts`, or delete this file to start anew."
-            )
-        self.context = replace(self.context, experts=[there[name] for name in self.progress.experts])
-
-    def _cut_metrics(self) -> None:
-        """Forget lines that were written after the checkpoint: they are about to be written again."""
-        path = self.folder / METRICS_FILE
-        if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            write_text(path, "".join(f"{line}\n" for line in lines if _iteration(line) < self.progress.iteration))
 
 
 def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in tensors.items()}
-
-
-def _not_finite(message: str, tensors: dict[str, torch.Tensor]) -> str:
-    """``message`` about the first tensor that holds NaN or infinity; empty if none does."""
-    if not tensors:
-        return ""
-    place = max((tensor.device for tensor in tensors.values()), key=lambda device: device.type != "cpu")
-    fine = torch.stack([torch.isfinite(tensor).all().to(place) for tensor in tensors.values()])
-    return next((message.format(name) for name, one in zip(tensors, fine.tolist()) if not one), "")  # one wait
-
-
-def _iteration(line: str) -> float:
-    """The iteration of a line of metrics; infinite for half a line, left by a crash."""
-    try:
-        return json.loads(line)["iteration"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -12,8 +12,9 @@ import torch
 
 from vldistill.config import Config
 from vldistill.distillation.export import set_name
-from vldistill.distillation.loop import CHECKPOINT, Loop
+from vldistill.distillation.loop import Loop
 from vldistill.distillation.method import METHODS, Context, Start
+from vldistill.distillation.resume import CHECKPOINT
 from vldistill.distillation.start import (
     nearest_by_image,
     start_from,
