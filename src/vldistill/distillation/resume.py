@@ -43,7 +43,7 @@ def write_checkpoint(checkpoints: Checkpoints, tensors: dict[str, torch.Tensor],
     checkpoints.write(tensors, {"progress": json.dumps(note)})
 
 
-def read_checkpoint(checkpoints: Checkpoints) -> tuple[Mapping[str, torch.Tensor], Progress] | None:
+def read_checkpoint(checkpoints: Checkpoints) -> tuple[dict[str, torch.Tensor], Progress] | None:
     """The last checkpoint; None where there is none. Raises ArtefactError for one of something else."""
     found = checkpoints.read()
     if found is None:
