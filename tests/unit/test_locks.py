@@ -70,3 +70,21 @@ def test_a_child_that_outlives_its_parent_still_holds_the_lock(tmp_path: Path) -
         child.kill()
     with held_with_children(path, "it"):
         pass
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from vldistill.storage.locks import held
+count = Path(sys.argv[1]) / "count"
+for _ in range(60):
+    with held(count.with_name(".lock"), "it", wait_seconds=60):
+        count.write_text(str(int(count.read_text()) + 1))
+"""
+
+
+def test_of_many_processes_one_holds_it_at_a_time_though_each_removes_the_file(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    processes = [subprocess.Popen([sys.executable, "-c", COUNT, str(tmp_path)]) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert (tmp_path / "count").read_text() == "180" and len(list(tmp_path.iterdir())) == 1

@@ -7,7 +7,7 @@ file passes them through :func:`current`; ids that were made of options are made
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, field, fields
+from dataclasses import field, fields
 from typing import Any, TypeVar
 
 from vldistill.errors import ConfigError
@@ -29,15 +29,10 @@ def later(default: T, *, neutral: T) -> T:
     return field(default=default, metadata={"neutral": neutral})
 
 
-def omits(option: Field[Any], value: Any) -> bool:
-    """Whether ids omit an option at ``value``."""
-    return "neutral" in option.metadata and option.metadata["neutral"] == value
-
-
 def without_neutral(section: type, plain: Mapping[str, Any]) -> dict[str, Any]:
     """A section's plain values without the options that came later and change nothing."""
-    known = {option.name: option for option in fields(section)}
-    return {name: value for name, value in plain.items() if name not in known or not omits(known[name], value)}
+    neutral = {option.name: option.metadata["neutral"] for option in fields(section) if "neutral" in option.metadata}
+    return {name: value for name, value in plain.items() if name not in neutral or neutral[name] != value}
 
 
 def current(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:

@@ -226,8 +226,8 @@ class BestKnown:
 
     Args:
         setting: of the encoder.
-        why: as the user is told.
-        pairs: from so many distilled pairs on.
+        why: the reason, shown to the user.
+        pairs: from this number of distilled pairs on.
         space: what is learned on the image side; empty is any.
     """
 

@@ -18,7 +18,7 @@ def build_student(config: EncoderConfig, image_tower: ImageTower, text_tower: Te
     Args:
         config: setting, embedding width, adapters, temperature.
         image_tower: frozen or copied, by the setting.
-        text_tower: likewise.
+        text_tower: frozen or wrapped for training, by the setting.
         dropout: of the heads.
     """
     width = config.dim

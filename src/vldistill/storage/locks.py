@@ -97,7 +97,7 @@ def held_with_children(path: Path, what: str) -> Iterator[int | None]:
 
 
 def _note(path: Path) -> Path:
-    """The file that says who holds a lock: the lock file itself is emptied by whoever tries to hold it."""
+    """The file that says who holds a lock: filelock may empty the lock file itself, and Windows shows it to nobody else."""
     return path.with_name(f"{path.name}.holder")
 
 

@@ -76,7 +76,7 @@ class BitrajOptions:
     inner_steps=lambda options: (options.syn_steps, options.minibatch),
     best_known=(
         BestKnown("heads", "100 pairs of its features taught the most; it needs experts", pairs=100, space="features"),
-        BestKnown("heads", "500 pictures of it taught as much as all of Flickr8k; it needs experts", pairs=500),
+        BestKnown("heads", "500 pairs of it taught the most; it needs experts", pairs=500),
         BestKnown("full", "with a trained tower no method did clearly better, by either recipe; it needs experts"),
         BestKnown("lora", "it is the founding paper's for adapters; it needs experts"),
     ),
