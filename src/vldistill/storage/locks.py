@@ -97,7 +97,7 @@ def held_with_children(path: Path, what: str) -> Iterator[int | None]:
 
 
 def _note(path: Path) -> Path:
-    """The file that says who holds a lock: filelock may empty the lock file itself, and Windows shows it to nobody else."""
+    """The file that says who holds a lock: older versions of filelock empty the lock file itself."""
     return path.with_name(f"{path.name}.holder")
 
 
