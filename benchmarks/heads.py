@@ -43,7 +43,7 @@ from vldistill.encoders.build import build_image_tower
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.encoders.features import Standardisation
 from vldistill.encoders.folding import folded
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.memory import keep_freed_memory
 from vldistill.runtime.randomness import generator, seeded
 from vldistill.storage.files import write_json
@@ -134,7 +134,7 @@ def inner_loops(model: str, size: int, pairs: int, steps: int) -> dict[str, Call
         side: {n: p + 1e-2 * torch.randn(p.shape, generator=draw) for n, p in named.items()}
         for side, named in start.items()
     }
-    context: Any = Context(bench, settled(DistillConfig(method="bitraj", pairs=pairs), bench.setting), None)  # pyright: ignore[reportArgumentType]
+    context: Any = Context(bench, resolve_distill(DistillConfig(method="bitraj", pairs=pairs), bench.setting), None)  # pyright: ignore[reportArgumentType]
     images, texts = torch.randn(pairs, 3, size, size, generator=draw), torch.randn(pairs, TEXT_WIDTH, generator=draw)
     state = State({"images": images, "texts": texts})
     rates = {side: torch.tensor(0.1) for side in start}

@@ -19,7 +19,7 @@ from vldistill.distillation.start import starting_pairs
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError, Stopped
 from vldistill.evaluation.protocol import evaluate_set
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.stages.distill_checks import check_setting
 from vldistill.workbench.bench import Workbench
 
@@ -90,7 +90,9 @@ def prepare(ground: Ground, case: Case, **loop: Any) -> tuple[Any, Context[Any],
     method = entry.build()
     experts = ground.experts if METHODS.find(case.name).needs_experts else []
     settings = replace(CONFIG, method=case.name, **case.loop, **loop)
-    context = Context(ground.bench, settled(settings, ground.bench.setting), entry.options(**case.options), experts)
+    context = Context(
+        ground.bench, resolve_distill(settings, ground.bench.setting), entry.options(**case.options), experts
+    )
     check_setting(case.name, ground.bench.setting)
     method.check(context)
     return method, context, method.setup(starting_pairs(method, context), context)

@@ -17,7 +17,7 @@ from vldistill.distillation.method import METHODS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.options.parser import packaged_config
-from vldistill.options.resolve import settle
+from vldistill.options.resolve import resolve
 from vldistill.options.words import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +130,7 @@ def test_packaged_configurations_are_valid_from_anywhere(
         assert read_sweep(Path(packaged_config(f"configs/{name}"))).cells()
         return
     config, _ = parse("experts", ["--config", f"configs/{name}", "--run", "runs/any"])
-    assert config.encoder.setting in SETTINGS and settle(config)[0].distill.method in METHODS
+    assert config.encoder.setting in SETTINGS and resolve(config).distill.method in METHODS
 
 
 def test_a_file_that_is_missing_elsewhere_is_never_taken_from_the_package(

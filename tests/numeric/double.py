@@ -23,7 +23,7 @@ from vldistill.distillation.start import make_start
 from vldistill.encoders.dual import DualEncoder, Groups
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.log import Reporter
 from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
@@ -71,7 +71,7 @@ def prepared(
 ) -> tuple[Any, Context[Any], State]:
     """A checked method in iteration 3, and its state in float64 with every learned tensor moved off its start."""
     settings = DistillConfig(**{"method": name, "pairs": PAIRS, "iterations": 10, "validate_every": 0, **config})
-    context = Context(bench, settled(settings, bench.setting), options, experts, iteration=3)
+    context = Context(bench, resolve_distill(settings, bench.setting), options, experts, iteration=3)
     method: Any = METHODS.find(name).build()
     method.check(context)
     state = method.setup(make_start(bench, "real", settings.pairs, 0), context)

@@ -23,7 +23,7 @@ from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, MemoryShortError
 from vldistill.evaluation.subjects import subject
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import generator
 from vldistill.stages.distill_checks import check_captions
@@ -70,7 +70,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 
 def context_of(bench: Workbench, options: BilevelOptions, **config: Any) -> Context[Any]:
     settings = DistillConfig(method="bilevel", pairs=PAIRS, iterations=10, validate_every=0, **config)
-    return Context(bench, settled(settings, bench.setting), options, iteration=3)
+    return Context(bench, resolve_distill(settings, bench.setting), options, iteration=3)
 
 
 def prepared(bench: Workbench, options: BilevelOptions, **config: Any) -> tuple[Bilevel, Context, State]:

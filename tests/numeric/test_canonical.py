@@ -23,7 +23,7 @@ from vldistill.distillation.methods.canonical import (
 )
 from vldistill.distillation.start import starting_pairs
 from vldistill.errors import ConfigError
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.log import Reporter
 from vldistill.training.data import TrainingData
 from vldistill.training.side_inputs import TensorInputs
@@ -105,7 +105,7 @@ def test_the_rotation_is_the_nearest_and_changes_nothing_that_pairs_teach() -> N
 
 def test_the_gradient_is_that_of_the_distance_to_the_nearest_canonical_pairs(bench: Workbench) -> None:
     config = replace(CONFIG, space="features")
-    context = Context(bench, settled(config, bench.setting), CanonicalOptions(rank=3))
+    context = Context(bench, resolve_distill(config, bench.setting), CanonicalOptions(rank=3))
     method = CanonicalPairs()
     state = method.setup(starting_pairs(method, context), context)
     draw = torch.Generator().manual_seed(0)
@@ -122,7 +122,7 @@ def test_the_gradient_is_that_of_the_distance_to_the_nearest_canonical_pairs(ben
 
 
 def test_images_move_towards_the_directions_and_texts_follow(bench: Workbench) -> None:
-    context = Context(bench, settled(CONFIG, bench.setting), CanonicalOptions())
+    context = Context(bench, resolve_distill(CONFIG, bench.setting), CanonicalOptions())
     method = CanonicalPairs()
     start = starting_pairs(method, context)
     state = method.setup(start, context)
@@ -137,7 +137,9 @@ def test_images_move_towards_the_directions_and_texts_follow(bench: Workbench) -
 
 
 def test_in_feature_space_the_pairs_are_the_directions_at_once(bench: Workbench) -> None:
-    context = Context(bench, settled(replace(CONFIG, space="features"), bench.setting), CanonicalOptions(rank=4))
+    context = Context(
+        bench, resolve_distill(replace(CONFIG, space="features"), bench.setting), CanonicalOptions(rank=4)
+    )
     method = CanonicalPairs()
     state = method.setup(starting_pairs(method, context), context)
     assert method.step(state, context).value < 1e-10
@@ -149,7 +151,9 @@ def test_in_feature_space_the_pairs_are_the_directions_at_once(bench: Workbench)
 
 def test_in_feature_space_nothing_is_trained(bench: Workbench, tmp_path: Path) -> None:
     context = Context(
-        bench, settled(replace(CONFIG, space="features", iterations=12), bench.setting), CanonicalOptions(rank=4)
+        bench,
+        resolve_distill(replace(CONFIG, space="features", iterations=12), bench.setting),
+        CanonicalOptions(rank=4),
     )
     method = CanonicalPairs()
     start = starting_pairs(method, context)
@@ -171,5 +175,5 @@ def test_what_cannot_be() -> None:
 def test_one_side_alone_is_refused(bench: Workbench) -> None:
     with pytest.raises(ConfigError, match=r"learn is image.*both"):
         CanonicalPairs().check(
-            Context(bench, settled(replace(CONFIG, learn="image"), bench.setting), CanonicalOptions())
+            Context(bench, resolve_distill(replace(CONFIG, learn="image"), bench.setting), CanonicalOptions())
         )

@@ -18,7 +18,7 @@ from vldistill.distillation.methods.covmatch import CovmatchOptions, CrossCovari
 from vldistill.distillation.start import make_start
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.randomness import generator
 from vldistill.stages.distill_checks import check_setting
@@ -52,7 +52,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 
 def prepared(bench: Workbench, options: CovmatchOptions, **config: Any) -> tuple[Any, Context[Any], State]:
     settings = DistillConfig(method="covmatch", pairs=PAIRS, iterations=8, validate_every=0, **config)
-    method, context = CrossCovarianceMatching(), Context(bench, settled(settings, bench.setting), options, iteration=3)
+    method, context = (
+        CrossCovarianceMatching(),
+        Context(bench, resolve_distill(settings, bench.setting), options, iteration=3),
+    )
     check_setting("covmatch", bench.setting)
     state = method.setup(make_start(bench, "real", PAIRS, 0), context)
     state.variables = {name: value.double() for name, value in state.variables.items()}

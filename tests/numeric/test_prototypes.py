@@ -20,7 +20,7 @@ from vldistill.distillation.methods.prototypes import (
 )
 from vldistill.distillation.start import starting_pairs
 from vldistill.errors import ConfigError
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.log import Reporter
 from vldistill.workbench.bench import Workbench
 
@@ -71,7 +71,7 @@ def test_the_nearest_pairs_are_nearest_and_have_distinct_images() -> None:
 
 def context_of(bench: Workbench, **config: object) -> Context[Any]:
     settings = {"method": "prototypes", "pairs": 5, "validate_every": 0, **config}
-    return Context(bench, settled(DistillConfig(**settings), bench.setting), PrototypesOptions())
+    return Context(bench, resolve_distill(DistillConfig(**settings), bench.setting), PrototypesOptions())
 
 
 def test_the_set_is_made_of_real_pairs(bench: Workbench) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vldistill.cli import main
-from vldistill.config import SETTINGS, Config, DistillConfig, EncoderConfig, Outer
+from vldistill.config import SETTINGS, Config, DistillConfig, EncoderConfig, Outer, ResolvedDistillConfig, checks
 from vldistill.distillation.method import METHODS
 from vldistill.errors import ConfigError
-from vldistill.options.resolve import settle, settled
+from vldistill.options.parser import SECTIONS
+from vldistill.options.resolve import resolve, resolve_distill
 from vldistill.stages.distill_checks import check_setting
 
 TINY = [
@@ -22,25 +25,28 @@ TINY = [
 ]
 
 
+def own_values(config: ResolvedDistillConfig) -> dict[str, Any]:
+    """What differs by method."""
+    return {name: getattr(config, name) for name in asdict(Outer())}
+
+
 @pytest.mark.parametrize("setting", sorted(SETTINGS))
 def test_every_setting_has_a_method_that_works_in_it(setting: str) -> None:
-    config, said = settle(Config(encoder=EncoderConfig(setting=setting)))
+    config = resolve(Config(encoder=EncoderConfig(setting=setting)))
     name = config.distill.method
-    assert name in said and setting in said
+    assert name in config.why and setting in config.why
     check_setting(name, setting)
-    assert config.distill.outer == METHODS.find(name).outer
+    assert own_values(config.distill) == asdict(METHODS.find(name).outer)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_named_method_brings_its_own_outer_loop_and_given_values_win(name: str) -> None:
     own = METHODS.find(name).outer
     given = DistillConfig(method=name, image_lr=0.123, ema=0.0, iterations=0)
-    outer = settled(given, "heads").outer
-    assert (outer.image_lr, outer.ema, outer.iterations) == (0.123, 0.0, 0), "zeros are values too"
-    assert {n: v for n, v in asdict(outer).items() if n not in ("image_lr", "ema", "iterations")} == {
-        n: v for n, v in asdict(own).items() if n not in ("image_lr", "ema", "iterations")
-    }
-    assert settle(Config(distill=given))[1] == "", "nothing to tell where the user has chosen"
+    resolved = resolve_distill(given, "heads")
+    assert own_values(resolved) == {**asdict(own), "image_lr": 0.123, "ema": 0.0, "iterations": 0}, "zeros are values"
+    assert resolve_distill(resolved, "heads") is resolved
+    assert resolve(Config(distill=given)).why == "", "nothing to tell where the user has chosen"
 
 
 def test_the_page_of_the_methods_says_what_holds() -> None:
@@ -71,22 +77,24 @@ def test_the_choice_depends_on_the_budget() -> None:
             asked = DistillConfig(
                 pairs=max(2, known.pairs), space="features" if known.space == "features" else "pixels"
             )
-            config, said = settle(Config(encoder=EncoderConfig(setting=known.setting), distill=asked))
-            assert config.distill.method == name and known.why in said
-            assert f"{asked.pairs} pairs" in said and ("of features" in said) == (known.space == "features")
-    assert settle(Config(distill=DistillConfig(pairs=499)))[0].distill.method == "bilevel"
-    assert settle(Config(distill=DistillConfig(pairs=500)))[0].distill.method == "bitraj"
+            config = resolve(Config(encoder=EncoderConfig(setting=known.setting), distill=asked))
+            assert config.distill.method == name and known.why in config.why
+            assert f"{asked.pairs} pairs" in config.why and ("of features" in config.why) == (known.space == "features")
+    assert resolve(Config(distill=DistillConfig(pairs=499))).distill.method == "bilevel"
+    assert resolve(Config(distill=DistillConfig(pairs=500))).distill.method == "bitraj"
     for pairs, name in ((20, "bilevel"), (100, "bitraj"), (500, "bitraj")):
-        assert settle(Config(distill=DistillConfig(pairs=pairs, space="features")))[0].distill.method == name
+        assert resolve(Config(distill=DistillConfig(pairs=pairs, space="features"))).distill.method == name
 
 
 def test_values_left_open_are_never_taken_for_values() -> None:
-    with pytest.raises(ConfigError, match=r"distill\.image_lr.*left to the method"):
-        _ = DistillConfig(method="bilevel").outer
-    with pytest.raises(ConfigError, match=r"distill\.method is left"):
-        _ = DistillConfig(**asdict(Outer())).outer  # pyright: ignore[reportArgumentType]
+    given: Any = resolve_distill(DistillConfig("bilevel"), "heads")
+    for name in asdict(Outer()):
+        with pytest.raises(ConfigError, match=f"distill.{name} is None"):
+            replace(given, **{name: None})
+    with pytest.raises(ConfigError, match=r"distill\.method is ''"):
+        ResolvedDistillConfig()
     with pytest.raises(ConfigError, match="Did you mean"):
-        settled(DistillConfig(method="bilevl"), "heads")
+        resolve_distill(DistillConfig(method="bilevl"), "heads")
 
 
 def test_options_of_a_method_that_is_not_taken_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -105,11 +113,11 @@ def test_options_of_a_method_that_is_not_taken_are_refused(tmp_path: Path, capfd
 def test_another_optimiser_needs_rates_of_its_own() -> None:
     """SGD with rates of Adam would hardly move anything, and nobody would see why."""
     with pytest.raises(ConfigError, match=r"optimiser is sgd, but bitraj's own rates are adam's.*distill\.text_lr"):
-        settled(DistillConfig(method="bitraj", optimiser="sgd", image_lr=100), "heads")
-    given = settled(DistillConfig(method="bitraj", optimiser="sgd", image_lr=100, text_lr=100), "heads")
-    assert (given.outer.optimiser, given.outer.text_lr) == ("sgd", 100)
+        resolve_distill(DistillConfig(method="bitraj", optimiser="sgd", image_lr=100), "heads")
+    given = resolve_distill(DistillConfig(method="bitraj", optimiser="sgd", image_lr=100, text_lr=100), "heads")
+    assert (given.optimiser, given.text_lr) == ("sgd", 100)
     with pytest.raises(ConfigError, match=r"lors's own rates are adam's\. Give distill\.similarity_lr too"):
-        settled(DistillConfig(method="lors", optimiser="sgd", image_lr=100, text_lr=100), "heads")
+        resolve_distill(DistillConfig(method="lors", optimiser="sgd", image_lr=100, text_lr=100), "heads")
 
 
 def test_distil_without_a_method_says_which_and_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -125,3 +133,22 @@ def test_distil_without_a_method_says_which_and_why(tmp_path: Path, capfd: pytes
     assert main(["distill", "--run", str(tmp_path), "--method", "prototypes", "--pairs", "6"]) == 0
     note = json.loads((tmp_path / "sets/prototypes-6-s0/set.json").read_text())["info"]["config"]["distill"]
     assert note["text_lr"] == METHODS.find("prototypes").outer.text_lr, "not what suited the other method"
+
+
+def test_a_configuration_is_checked_at_the_door_and_never_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once as it is read and once with nothing left open, however many iterations follow."""
+    counted: Counter[str] = Counter()
+    check = checks.check_fields
+
+    def counting(config: Any, section: str) -> None:
+        counted[section] += 1
+        check(config, section)
+
+    for module in ("config", *(f"config.{section}" for section in SECTIONS)):
+        monkeypatch.setattr(f"vldistill.{module}.check_fields", counting)
+    words = ["--pairs", "6", "--iterations", "4", "--method", "bilevel", "--bilevel.steps", "3"]
+    assert main(["distill", "--run", str(tmp_path), *TINY, *words]) == 0
+    sections = {name: counted[name] for name in (*SECTIONS, "configuration", "bilevel")}
+    assert set(sections.values()) <= {1, 2}, sections

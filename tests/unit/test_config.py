@@ -22,6 +22,7 @@ from vldistill.config import (
 )
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ConfigError
+from vldistill.options.resolve import resolve
 
 IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (RuntimeConfig, {"threads": -1}, "runtime.threads is -1"),
@@ -163,6 +164,6 @@ def test_shipped_sweeps_can_be_read(path: Path) -> None:
             assert (other, section) != (first, sections[0]), f"{cell.row}: rates of students are no trial of a set"
         for config in cell.configs:
             if cell.setting == "both":  # input embeddings: 0.06 is their standard deviation in MiniLM
-                assert config.distill.outer.text_lr <= 0.006, cell.row
+                assert resolve(config).distill.text_lr <= 0.006, cell.row
             if cell.setting in ("full", "both"):
                 assert not config.distill.validate_every, f"{cell.row}: a look at val outlasts a trial"

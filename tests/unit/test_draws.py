@@ -15,13 +15,15 @@ from vldistill.distillation.method import METHODS, Context
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.workbench.bench import Workbench
 
 
 def context(bench: Workbench, experts: list[Trajectory], draws: int) -> Context[Any]:
-    return Context(bench, settled(replace(DISTILL, draws=draws), bench.setting), BitrajOptions(syn_steps=2), experts)
+    return Context(
+        bench, resolve_distill(replace(DISTILL, draws=draws), bench.setting), BitrajOptions(syn_steps=2), experts
+    )
 
 
 def test_the_first_draw_is_what_a_single_one_would_be_and_the_others_differ(bench: Workbench) -> None:

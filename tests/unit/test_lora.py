@@ -21,7 +21,7 @@ from vldistill.encoders.tower import ImageTower
 from vldistill.errors import ConfigError
 from vldistill.evaluation.protocol import evaluate_set
 from vldistill.experts.record import record_experts
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Bench
@@ -176,7 +176,7 @@ def test_from_experts_to_a_judged_set(kind: str, method: str, workbench: Bench, 
     entry = METHODS.find(method)
     small = {"syn_steps": 2, "student_epochs": 2} if method == "bitraj" else {"steps": 2, "real_batch": 8}
     settings = DistillConfig(method=method, pairs=4)
-    context = Context(bench, settled(settings, bench.setting), entry.options(**small), experts)
+    context = Context(bench, resolve_distill(settings, bench.setting), entry.options(**small), experts)
     built: Any = entry.build()
     built.check(context)
     state = built.setup(make_start(bench, "real", 4, 0), context)

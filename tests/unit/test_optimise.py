@@ -8,13 +8,13 @@ import pytest
 import torch
 from tiny import copies, same
 
-from vldistill.config import DistillConfig
+from vldistill.config import DistillConfig, ResolvedDistillConfig
 from vldistill.distillation.method import State
 from vldistill.distillation.outer_optimiser import RATE_BOUNDS, OuterOptimiser, decay_factor
 from vldistill.errors import ConfigError
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 
-CONFIG = settled(
+CONFIG = resolve_distill(
     DistillConfig(
         method="bitraj",
         optimiser="sgd",
@@ -69,7 +69,7 @@ def test_the_first_sgd_step_of_a_learned_rate_is_the_published_one(start: float)
         OuterOptimiser(State(moved), config).apply(
             {"log_rate_image": torch.tensor(slope * start, dtype=torch.float64)}, 0, scale=1.0
         )
-        published = start - config.outer.rate_lr * slope
+        published = start - config.rate_lr * slope
         step = published - start
         assert float(moved["log_rate_image"].exp()) - start == pytest.approx(step, rel=abs(step) / start + 1e-6)
 
@@ -113,7 +113,7 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(size: float) -> None:
     slope = gradients()["texts"]
     slope = slope * (size / slope.norm())
     OuterOptimiser(State(moved), replace(CONFIG, clip=2.0)).apply({"texts": slope}, 0, scale=1.0)
-    step = (before - moved["texts"]) / CONFIG.outer.text_lr
+    step = (before - moved["texts"]) / CONFIG.text_lr
     torch.testing.assert_close(step, slope * min(1.0, 2.0 / size), rtol=1e-4, atol=1e-5)
 
 
@@ -127,18 +127,18 @@ def test_clipping_leaves_a_zero_gradient_alone() -> None:
 
 def test_decay() -> None:
     none, cosine, linear = (replace(CONFIG, decay=decay) for decay in ("none", "cosine", "linear"))
-    assert [decay_factor(none.outer.decay, done) for done in (0, 0.5, 0.9)] == [1.0, 1.0, 1.0]
-    assert [decay_factor(linear.outer.decay, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
-    assert [decay_factor(cosine.outer.decay, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
-    assert decay_factor(cosine.outer.decay, 0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 10)))
+    assert [decay_factor(none.decay, done) for done in (0, 0.5, 0.9)] == [1.0, 1.0, 1.0]
+    assert [decay_factor(linear.decay, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
+    assert [decay_factor(cosine.decay, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
+    assert decay_factor(cosine.decay, 0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 10)))
     moved = variables()
     before, slope = moved["texts"].clone(), gradients()["texts"]
     OuterOptimiser(State(moved), linear).apply({"texts": slope}, 0.5, scale=1.0)
-    torch.testing.assert_close(before - moved["texts"], 0.5 * CONFIG.outer.text_lr * slope)
+    torch.testing.assert_close(before - moved["texts"], 0.5 * CONFIG.text_lr * slope)
 
 
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, momentum=0.9), replace(CONFIG, optimiser="adam")])
-def test_the_state_goes_round_by_name(config: DistillConfig) -> None:
+def test_the_state_goes_round_by_name(config: ResolvedDistillConfig) -> None:
     moved = variables()
     outer = OuterOptimiser(State(moved), config)
     for iteration in range(3):
@@ -170,7 +170,7 @@ def test_only_the_learned_side_moves(learn: Any, fixed: set[str]) -> None:
     variables = {name: torch.ones(3, dtype=torch.float64) for name in names}
     rates = {"images_2": "image_lr", "texts_2": "text_lr"}
     optimiser = OuterOptimiser(
-        State(variables, rates=rates), settled(DistillConfig(method="bitraj", learn=learn), "heads")
+        State(variables, rates=rates), resolve_distill(DistillConfig(method="bitraj", learn=learn), "heads")
     )
     optimiser.apply({name: torch.ones(3, dtype=torch.float64) for name in names}, 0.0, 1.0)
     assert {name for name, variable in variables.items() if bool((variable == 1).all())} == fixed

@@ -20,7 +20,7 @@ from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError
 from vldistill.evaluation.protocol import evaluate_set
 from vldistill.experts.record import record_experts
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.workbench.bench import Workbench
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def main_path(bench: Workbench, folder: Path) -> None:
     method, options = entry.build(), entry.options(syn_steps=2, max_start_epoch=1, student_epochs=1)
     context = Context(
         bench,
-        settled(DistillConfig(method="bitraj", pairs=3, student_rate_image=0.01), bench.setting),
+        resolve_distill(DistillConfig(method="bitraj", pairs=3, student_rate_image=0.01), bench.setting),
         options,
         experts,
     )

@@ -10,7 +10,7 @@ from tiny import DISTILL, ENCODER, EXPERTS, SCENES, make_bench
 from vldistill.config import Config, DataConfig, DistillConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distillation.method import METHODS
 from vldistill.experts.record import expert_path, record_expert
-from vldistill.options.resolve import settle
+from vldistill.options.resolve import resolve
 from vldistill.plan.estimate import Estimate, human_time
 from vldistill.plan.plans import stage_plan
 from vldistill.stages.distill_checks import refuse_other_set
@@ -94,7 +94,7 @@ def test_times_grow_with_the_work(config: Config, setting: str) -> None:
     short, long = (estimate.training_seconds(64, Recipe(epochs=n, batch=32)) for n in (1, 10))
     assert short > 0 and long == pytest.approx(10 * short)
     assert estimate.training_seconds(64, Recipe(epochs=10, batch=32), 1) == pytest.approx(long / 2)
-    slow, _ = settle(replace(config, distill=replace(DISTILL, iterations=10**9)))
+    slow = resolve(replace(config, distill=replace(DISTILL, iterations=10**9)))
     limited = replace(slow, distill=replace(slow.distill, minutes=3.0))
     assert estimate.distill_seconds(slow) > 180 == estimate.distill_seconds(limited)
     assert estimate.judging_seconds(config, None) > 0
@@ -148,8 +148,8 @@ def test_a_plan_looks_at_the_set_that_was_begun_and_at_the_experts(config: Confi
     asked = replace(config, distill=DistillConfig("bitraj", pairs=4, iterations=9))
     _, (problem,) = stage_plan("distill", asked, run.folder)
     assert "expert-000.safetensors has no snapshot of epochs" in problem
-    settled, _ = settle(asked)
-    write_record(run.sets / "bitraj-4-s0" / "config.json", refuse_other_set(run, settled))
+    resolved = resolve(asked)
+    write_record(run.sets / "bitraj-4-s0" / "config.json", refuse_other_set(run, resolved))
     _, problems = stage_plan("distill", replace(asked, distill=replace(asked.distill, iterations=4)), run.folder)
     assert any("begun with another configuration" in text and "iterations" in text for text in problems)
     _, (problem,) = stage_plan(

@@ -30,7 +30,7 @@ from vldistill.evaluation.protocol import (
 from vldistill.evaluation.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluation.subjects import subject
 from vldistill.evaluation.tables import evaluation_rows, evaluation_text, markdown
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.training.recipe import Recipe
 from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
@@ -59,7 +59,7 @@ def bench(cache: Path) -> Workbench:
 
 def make_set(bench: Workbench, **changes: Any) -> DistilledSet:
     """Six real pairs as a set."""
-    context = Context(bench, settled(DISTILL, bench.setting), BitrajOptions())
+    context = Context(bench, resolve_distill(DISTILL, bench.setting), BitrajOptions())
     stub = Stub()
     distilled = stub.export(stub.setup(start_of(bench), context), context)
     return replace(distilled, recipe=OWN, **changes)

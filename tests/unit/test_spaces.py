@@ -18,7 +18,7 @@ from vldistill.evaluation import text_map as spaces
 from vldistill.evaluation.protocol import evaluate_set
 from vldistill.evaluation.subjects import check_target, subject
 from vldistill.evaluation.text_map import fit_ridge, mapped_texts
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.log import Mute
 from vldistill.workbench.bench import Workbench
 
@@ -34,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def distilled(cache: Path) -> DistilledSet:
     """Six real pairs of the 32-dimensional hashing tower."""
     bench = make_bench(cache)
-    context = Context(bench, settled(DISTILL, bench.setting), BitrajOptions())
+    context = Context(bench, resolve_distill(DISTILL, bench.setting), BitrajOptions())
     method = BiTrajectoryMatching()
     return method.export(method.setup(start_of(bench), context), context)
 

@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vldistill.config import DistillConfig, SelectConfig
+from vldistill.config import Config, DistillConfig, Outer, SelectConfig
 from vldistill.distillation.method import METHODS, Context
 from vldistill.distillation.methods.bilevel import Bilevel, BilevelOptions
 from vldistill.distillation.start import check_start, is_folder, make_start, nearest_captions, starting_pairs
 from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.options.resolve import as_first, first_method, settled
+from vldistill.options.resolve import first_method, resolve, resolve_distill
 from vldistill.selection.choose import choose_pairs
 from vldistill.workbench.bench import Workbench
 
@@ -117,8 +117,8 @@ def test_the_nearest_caption_of_a_real_start_is_its_own(bench: Workbench) -> Non
 @pytest.fixture
 def made(bench: Workbench) -> DistilledSet:
     """A set of six real pairs, whose images are half the side of what the tower takes."""
-    config = settled(DistillConfig(method="bilevel", pairs=6, size=bench.image_tower.size // 2), "heads")
-    context = Context(bench, settled(config, bench.setting), BilevelOptions())
+    config = resolve_distill(DistillConfig(method="bilevel", pairs=6, size=bench.image_tower.size // 2), "heads")
+    context = Context(bench, resolve_distill(config, bench.setting), BilevelOptions())
     start = starting_pairs(Bilevel(), context)
     return Bilevel().export(Bilevel().setup(start, context), context)
 
@@ -171,10 +171,10 @@ def test_a_word_wins_over_a_folder_of_its_name(
 def test_a_method_that_is_a_start_is_one_of_both_sides() -> None:
     config = DistillConfig(method="bilevel", start="canonical", minutes=8, ema=0.5, label="mine")
     assert first_method(config) == "canonical" and first_method(replace(config, start="real")) == ""
-    own = as_first(config, "heads")
-    assert (own.method, own.start, own.label, own.minutes, own.outer) == (
-        "canonical", "real", "", 2, METHODS.find("canonical").outer,
-    )  # fmt: skip
+    own = resolve(Config(distill=config)).first
+    assert own and resolve(Config(distill=replace(config, start="real"))).first is None
+    assert (own.method, own.start, own.label, own.minutes) == ("canonical", "real", "", 2)
+    assert {name: getattr(own, name) for name in asdict(Outer())} == asdict(METHODS.find("canonical").outer)
     for change, message in (
         ({"start_text": "noise"}, "makes both sides"),
         ({"start": "bitraj"}, "which is no start"),

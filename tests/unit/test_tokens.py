@@ -20,7 +20,7 @@ from vldistill.encoders.tokens import TokenTower, require_trainable
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.evaluation.protocol import evaluate_set
 from vldistill.evaluation.subjects import check_target
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
 from vldistill.training.recipe import Recipe
@@ -46,7 +46,9 @@ def distilled(bench: Workbench) -> DistilledSet:
     entry = METHODS.find("covmatch")
     method: Any = entry.build()
     context = Context(
-        bench, settled(DistillConfig(method="covmatch", pairs=5, validate_every=0), bench.setting), entry.options()
+        bench,
+        resolve_distill(DistillConfig(method="covmatch", pairs=5, validate_every=0), bench.setting),
+        entry.options(),
     )
     return method.export(method.setup(starting_pairs(method, context), context), context)
 

@@ -20,7 +20,7 @@ from vldistill.distillation.variables import learned_rates, start_variables
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.experts.record import record_experts
 from vldistill.experts.trajectory import Trajectory
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.log import Reporter
 from vldistill.training.recipe import Recipe
 from vldistill.workbench.bench import Workbench
@@ -116,7 +116,7 @@ def make_loop(
         asked += 1
         return asked == stop_after
 
-    context = Context(bench, settled(config, bench.setting), options or BitrajOptions(syn_steps=2), experts)
+    context = Context(bench, resolve_distill(config, bench.setting), options or BitrajOptions(syn_steps=2), experts)
     built: Any = method or BiTrajectoryMatching()
     return Loop(built, context, folder, score=score, save=save, stop_asked=stop_asked)
 

@@ -14,7 +14,7 @@ from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.drawing.figures import draw_curves
 from vldistill.evaluation.measures import MEASURES, ratio
 from vldistill.evaluation.tables import evaluation_text
-from vldistill.options.resolve import settle
+from vldistill.options.resolve import resolve
 from vldistill.options.words import parse
 from vldistill.reporting.write import ReportOptions, write_report
 from vldistill.runtime.log import Reporter
@@ -32,12 +32,12 @@ def main(argv: Sequence[str]) -> int:
         arguments = ["--run", "runs/demo", *arguments]
     if not any(word == "--config" or word.startswith("--config=") for word in arguments):
         arguments = ["--config", "configs/scenes.yaml", *arguments]
-    config, rest = parse("demo", arguments)
+    given, rest = parse("demo", arguments)
+    config = resolve(given)
     run, reporter = Run(Path(rest.run)), Reporter(quiet=rest.quiet)
     began = time.monotonic()
-    config, said = settle(config)
-    if said:
-        reporter.info(said)
+    if config.why:
+        reporter.info(config.why)
     needs_experts = METHODS.find(config.distill.method).needs_experts
     stages = iter(range(1, 5 if needs_experts else 4))
 

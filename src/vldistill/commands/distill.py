@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from vldistill.commands.shared import DONE, add_dry_run, experts_from, opened, show_plan
+from vldistill.options.resolve import resolve
 from vldistill.options.words import parse, refuse_idle_options
 from vldistill.runtime.processes import joined
 from vldistill.stages.distill import distill
@@ -19,7 +20,8 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument("--experts_from", type=str, default=None, help="another run folder, whose experts are used")
         add_dry_run(parser)
 
-    config, rest = parse("distill", argv, extend)
+    given, rest = parse("distill", argv, extend)
+    config = resolve(given)
     refuse_idle_options(argv, config)
     if rest.dry_run:
         return show_plan("distill", config, rest)

@@ -18,10 +18,10 @@ def shrunken(config: Config) -> Config:
     towers they were not chosen for. The numbers mean nothing; that everything runs does. Setting ``both`` keeps its
     text tower, since none that trains comes with the package: from the hub that is no longer offline.
     """
-    from vldistill.options.resolve import settled
+    from vldistill.options.resolve import resolve_distill
 
     encoder, experts = config.encoder, config.experts
-    distill = settled(config.distill, encoder.setting)
+    distill = resolve_distill(config.distill, encoder.setting)
     width = 8 + int(digest(encoder.image.name, encoder.image.weights), 16) % 8
     image = ImageTowerConfig(name="convnet", weights="random", size=16, options={"width": width})
     words = 32 + int(digest(encoder.text.name), 16) % 8
@@ -40,8 +40,8 @@ def shrunken(config: Config) -> Config:
             distill,
             pairs=PAIRS,
             iterations=2,
-            image_lr=min(distill.outer.image_lr, 0.01),
-            text_lr=min(distill.outer.text_lr, 0.01),
+            image_lr=min(distill.image_lr, 0.01),
+            text_lr=min(distill.text_lr, 0.01),
             student_rate_image=min(distill.student_rate_image, 0.01),
             student_rate_text=min(distill.student_rate_text, 0.01),
             keep=(),

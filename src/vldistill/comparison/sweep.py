@@ -107,7 +107,7 @@ class Sweep:
     def _method_cell(
         self, label: str, entry: Mapping[str, Any], setting: str, towers: str, pairs: int, seed: int
     ) -> Cell:
-        from vldistill.options.resolve import settled
+        from vldistill.options.resolve import resolve_distill
 
         method = entry.get("method", label)
         options = merged(self._shared(setting, towers), entry.get("options", {}), entry["by_pairs"].get(pairs, {}))
@@ -115,7 +115,7 @@ class Sweep:
         configs = []
         for trial in self._trials(label, entry):
             config = resolved(merged(options, {"distill": {"method": method}}, trial), f"method {label!r}")
-            distill = settled(replace(config.distill, pairs=pairs, seed=seed, minutes=minutes), setting)
+            distill = resolve_distill(replace(config.distill, pairs=pairs, seed=seed, minutes=minutes), setting)
             configs.append(self._sized(replace(config, distill=distill)))
         short = self.trial_minutes if len(configs) > 1 else 0.0
         return Cell(label, "method", method, pairs, setting, towers, seed, tuple(configs), short)

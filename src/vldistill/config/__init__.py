@@ -11,7 +11,7 @@ from typing import Any
 
 from vldistill.config.checks import check_fields, expand
 from vldistill.config.data import DataConfig
-from vldistill.config.distill import DistillConfig, Outer
+from vldistill.config.distill import DistillConfig, Outer, ResolvedDistillConfig
 from vldistill.config.encoder import SETTINGS, EncoderConfig, ImageTowerConfig, LoraConfig, TextTowerConfig
 from vldistill.config.evaluate import PROTOCOLS, EvaluateConfig
 from vldistill.config.experts import ExpertsConfig
@@ -31,6 +31,7 @@ __all__ = [
     "ImageTowerConfig",
     "LoraConfig",
     "Outer",
+    "ResolvedDistillConfig",
     "RuntimeConfig",
     "SelectConfig",
     "TextTowerConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from vldistill.config.checks import check_fields, check_label, positive, require
@@ -29,12 +29,12 @@ class Outer:
     """
 
     iterations: int = 2000
-    optimiser: str = "adam"
+    optimiser: Literal["adam", "sgd"] = "adam"
     image_lr: float = 0.03
     text_lr: float = 0.03
     rate_lr: float = 0.01
     similarity_lr: float = 0.01
-    decay: str = "none"
+    decay: Literal["none", "cosine", "linear"] = "none"
     ema: float = 0.0
 
 
@@ -144,22 +144,15 @@ class DistillConfig:
         require(not wrong, "distill.keep", wrong, f"iterations from 0 to {last}")
 
     @property
-    def outer(self) -> Outer:
-        """What differs by method, of a settled configuration. Raises ConfigError where something is left open."""
-        values = {option.name: getattr(self, option.name) for option in fields(Outer)}
-        left = [f"distill.{name}" for name, value in values.items() if value is None]
-        if left or not self.method:
-            raise ConfigError(
-                f"{', '.join(left) or 'distill.method'} is left to the method; pass the configuration through "
-                f"vldistill.options.resolve.settled first."
-            )
-        return Outer(**values)
-
-    def with_own(self, own: Outer) -> DistillConfig:
-        """This configuration with the method's ``own`` values where it leaves them open."""
-        return replace(self, **{n: v for n, v in asdict(own).items() if getattr(self, n) is None})
-
-    @property
     def starts(self) -> tuple[str, str]:
         """Where images and texts start."""
         return self.start_image or self.start, self.start_text or self.start
+
+
+@dataclass(frozen=True)
+class ResolvedDistillConfig(Outer, DistillConfig):
+    """An outer loop with nothing left open; :func:`vldistill.options.resolve.resolve_distill` makes it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.method), "distill.method", self.method, "the name of a method")

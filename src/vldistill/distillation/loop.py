@@ -78,7 +78,7 @@ class Loop:
             experts=[expert.path.name for expert in self.context.experts], seconds=self.start_seconds
         )
         self.optimiser = OuterOptimiser(self.state, config)
-        self.average = _copies(self.state.variables) if config.outer.ema else None
+        self.average = _copies(self.state.variables) if config.ema else None
         self.best = _copies(self.state.variables)
         self._before = _copies(self._moving())
         self._resume()
@@ -92,7 +92,7 @@ class Loop:
         self._began = time.monotonic() - self.progress.seconds
         last = 0
         if isinstance(self.method, TrainedMethod) and METHODS.find(config.method).trains(config.space):
-            self._trained, last = self.method, config.outer.iterations
+            self._trained, last = self.method, config.iterations
         what, limit = f"{config.method}, {config.pairs} pairs", 60 * config.minutes - self.progress.seconds
         seconds = max(0.0, limit) if config.minutes else math.inf
         with reporter.progress(what, last, self.progress.iteration, seconds) as bar:
@@ -134,7 +134,7 @@ class Loop:
         progress.iteration += 1
         if self.average is not None:
             for name in update.gradients:  # a variable that rests keeps its average
-                self.average[name].lerp_(self.state.variables[name], 1 - self.context.outer.ema)
+                self.average[name].lerp_(self.state.variables[name], 1 - self.context.config.ema)
         rates = {
             name.removeprefix("log_"): float(value.exp())
             for name, value in self.state.variables.items()

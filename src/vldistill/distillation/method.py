@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import torch
 import torch.nn.functional as F
 
-from vldistill.config import SETTINGS, DistillConfig, Outer
+from vldistill.config import SETTINGS, Outer, ResolvedDistillConfig
 from vldistill.distilled.distilled_set import Caption, DistilledSet
 from vldistill.encoders.dual import Groups
 from vldistill.errors import ConfigError, unknown
@@ -55,7 +55,7 @@ class Context(Generic[OptionsT]):
 
     Args:
         bench: towers, features and splits.
-        config: the outer loop, resolved: nothing of it is left to the method.
+        config: the outer loop.
         options: the method's own options.
         experts: recorded experts, where the method needs them.
         iteration: counted from 0.
@@ -64,7 +64,7 @@ class Context(Generic[OptionsT]):
     """
 
     bench: Workbench
-    config: DistillConfig
+    config: ResolvedDistillConfig
     options: OptionsT
     experts: list[Trajectory] = field(default_factory=list)
     iteration: int = 0
@@ -72,14 +72,9 @@ class Context(Generic[OptionsT]):
     spent: float = 0.0
 
     @property
-    def outer(self) -> Outer:
-        """What of the outer loop differs by method."""
-        return self.config.outer
-
-    @property
     def progress(self) -> float:
         """Part of the distillation that is done, 0 to 1: of the iterations or of the minutes, whichever ends first."""
-        return max(self.iteration / max(self.outer.iterations, 1), self.spent)
+        return max(self.iteration / max(self.config.iterations, 1), self.spent)
 
     def at(self, iteration: int, draw: int = 0) -> Context[OptionsT]:
         """The same context in another iteration, or in another draw of it."""

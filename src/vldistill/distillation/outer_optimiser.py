@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from vldistill.config import DistillConfig
+from vldistill.config import ResolvedDistillConfig
 from vldistill.distillation.method import State
 
 FIXED = {"both": "", "image": "text_lr", "text": "image_lr"}  # by distill.learn, the rate of what stays as it is
@@ -22,13 +22,13 @@ class OuterOptimiser:
         config: rates, optimiser, clipping and decay.
     """
 
-    def __init__(self, state: State, config: DistillConfig) -> None:
-        self.variables, self.config, outer = state.variables, config, config.outer
+    def __init__(self, state: State, config: ResolvedDistillConfig) -> None:
+        self.variables, self.config = state.variables, config
         self.kinds = {name: state.rate_of(name) for name in state.variables}
         self.rates = {name: _rate(name, kind, config) for name, kind in self.kinds.items()}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
         for name, variable in self.variables.items():
-            if outer.optimiser == "sgd":
+            if config.optimiser == "sgd":
                 self.optimisers[name] = torch.optim.SGD([variable], lr=self.rates[name], momentum=config.momentum)
             else:
                 self.optimisers[name] = torch.optim.Adam([variable], lr=self.rates[name])
@@ -40,7 +40,7 @@ class OuterOptimiser:
             progress: part of the iterations that is done, 0 to 1; the rates decay with it.
             scale: multiplies all rates.
         """
-        factor = scale * decay_factor(self.config.outer.decay, progress)
+        factor = scale * decay_factor(self.config.decay, progress)
         for name, gradient in gradients.items():
             if self.kinds[name] == FIXED[self.config.learn]:
                 continue
@@ -85,16 +85,10 @@ def decay_factor(decay: str, progress: float) -> float:
     return 1.0 - progress if decay == "linear" else 1.0
 
 
-def _rate(name: str, rate: str, config: DistillConfig) -> float:
+def _rate(name: str, rate: str, config: ResolvedDistillConfig) -> float:
     """The outer rate of a variable; ``rate`` says which one it takes."""
-    outer = config.outer
-    if rate == "rate_lr" and outer.optimiser == "sgd":
+    if rate == "rate_lr" and config.optimiser == "sgd":
         # Published: eta <- eta - lr d/d eta. On the logarithm, the first such step has this length.
         start = config.student_rate_image if "image" in name else config.student_rate_text
-        return outer.rate_lr / start**2
-    return {
-        "image_lr": outer.image_lr,
-        "text_lr": outer.text_lr,
-        "rate_lr": outer.rate_lr,
-        "similarity_lr": outer.similarity_lr,
-    }[rate]
+        return config.rate_lr / start**2
+    return getattr(config, rate)

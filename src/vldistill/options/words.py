@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from vldistill.config import Config
+    from vldistill.options.resolve import ResolvedConfig
 
 
 ALIASES |= {"demo": ALIASES["distill"] | ALIASES["evaluate"], "cross": ALIASES["evaluate"]}
@@ -161,7 +162,7 @@ def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) ->
         raise ConfigError(f"unknown option {name!r}.{hint} See `vldistill {stage} --help`.")
 
 
-def refuse_idle_options(argv: Sequence[str], config: Config) -> None:
+def refuse_idle_options(argv: Sequence[str], config: ResolvedConfig) -> None:
     """Refuse options of a method that is not the one that is taken: they would be ignored.
 
     Where a method is typed too, a script may set the options of all.
@@ -169,17 +170,16 @@ def refuse_idle_options(argv: Sequence[str], config: Config) -> None:
     Raises:
         ConfigError: with both ways out.
     """
-    from vldistill.options.resolve import first_method, settle
-
     if {word.partition("=")[0] for word in argv} & {"--method", "--distill.method"}:
         return
-    taken, pairs = settle(config)[0].distill, config.distill.pairs
-    why = f"no method is named and {taken.method} is taken for setting {config.encoder.setting} and {pairs} pairs"
-    if config.distill.method:
+    taken, first = config.distill, config.first
+    why = f"no method is named and {taken.method} is taken for setting {config.encoder.setting} and {taken.pairs} pairs"
+    if config.given.distill.method:
         why = f"the method is {taken.method}"
+    used = {taken.method, first.method if first else ""}
     for word in argv:
         section, dot, _ = word.removeprefix("--").partition(".")
-        if word.startswith("--") and dot and section in config.methods.keys() - {taken.method, first_method(taken)}:
+        if word.startswith("--") and dot and section in config.methods.keys() - used:
             raise ConfigError(
                 f"{word.partition('=')[0]} is an option of {section}, but {why}. Add --method {section}, or leave the "
                 f"option out."

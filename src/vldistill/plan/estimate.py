@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from vldistill.config import Config, DistillConfig, expand
+from vldistill.config import Config, ResolvedDistillConfig, expand
 from vldistill.data.pairs import SPLITS
 from vldistill.distillation.method import METHODS
 from vldistill.errors import VldistillError
 from vldistill.experts.record import bytes_per_expert, expert_path, expert_recipe
-from vldistill.options.resolve import as_first, first_method
+from vldistill.options.resolve import ResolvedConfig
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import human_bytes
 from vldistill.training.recipe import Recipe
@@ -132,16 +132,15 @@ class Estimate:
         config = self.config.experts
         return self.training_seconds(self.counts["train"][1], expert_recipe(config), config.steps_per_epoch)
 
-    def distill_seconds(self, config: Config) -> float:
+    def distill_seconds(self, config: ResolvedConfig) -> float:
         """Seconds of one distillation and of the set it starts from, by inner steps; a limit in minutes bounds both."""
-        distill, options = config.distill, config.methods.get(config.distill.method)
-        if first_method(distill):
-            own = as_first(distill, config.encoder.setting)
+        distill = config.distill
+        if config.first:
             rest = replace(distill, start="real", start_image="", start_text="")
-            seconds = sum(self.distill_seconds(replace(config, distill=part)) for part in (own, rest))
+            seconds = sum(self.distill_seconds(replace(config, distill=part)) for part in (config.first, rest))
             return min(seconds, 60 * distill.minutes) if distill.minutes else seconds
         entry = METHODS.find(distill.method)
-        inner, batch = entry.inner_steps(options or entry.options())
+        inner, batch = entry.inner_steps(config.options)
         rows = batch or distill.pairs
         iterations = iterations_of(distill)
         seconds = iterations * distill.draws * inner * ADJOINT * rows * self._row_seconds
@@ -204,9 +203,9 @@ def _best_of(work: Any, times: int = 2) -> float:
     return min(found)
 
 
-def iterations_of(distill: DistillConfig) -> int:
+def iterations_of(distill: ResolvedDistillConfig) -> int:
     """Iterations of a distillation; none of a method that trains nothing."""
-    return distill.outer.iterations if METHODS.find(distill.method).trains(distill.space) else 0
+    return distill.iterations if METHODS.find(distill.method).trains(distill.space) else 0
 
 
 def human_time(seconds: float) -> str:

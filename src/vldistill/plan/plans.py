@@ -22,7 +22,7 @@ from vldistill.experts.record import (
     planned_experts,
 )
 from vldistill.experts.trajectory import Trajectory
-from vldistill.options.resolve import settle
+from vldistill.options.resolve import ResolvedConfig, resolve
 from vldistill.plan.estimate import Estimate, human_time, iterations_of
 from vldistill.selection.choose import check_count
 from vldistill.stages.distill_checks import check_asked, check_data, check_method, refuse_other_set
@@ -35,8 +35,8 @@ CELL_BYTES = 20_000  # a judged cell of a matrix, about
 
 def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None = None) -> tuple[str, list[str]]:
     """The plan of ``experts`` or ``distill`` as text, and what would stop it."""
-    config, said = settle(config)
-    Run(run).check(config)
+    config = resolve(config)
+    Run(run).check(config.given)
     estimate = Estimate(config)
     lines = [f"plan of `vldistill {stage}` in {run}", *estimate.describe()]
     if estimate.ready and stage == "experts":
@@ -47,7 +47,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
         lines.append(estimate.said_time(lambda: missing * estimate.expert_seconds() + estimate.encode_seconds))
     elif estimate.ready:
         distill = config.distill
-        lines += [said] if said else []
+        lines += [config.why] if config.why else []
         image = 3 * (distill.size or estimate.bench.image_tower.size) ** 2
         numbers = distill.pairs * (image + estimate.bench.text_tower.width)
         limit = f", at most {distill.minutes:g} minutes" if distill.minutes else ""
@@ -67,7 +67,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
     return "\n".join(lines), estimate.problems
 
 
-def _experts(folder: Path, config: Config) -> tuple[Sequence[Trajectory | PlannedExpert], list[str]]:
+def _experts(folder: Path, config: ResolvedConfig) -> tuple[Sequence[Trajectory | PlannedExpert], list[str]]:
     """The experts there are; or those to record, and a line that says so: planning ahead is no mistake."""
     try:
         return [Trajectory(path) for path in expert_files(folder, config.distill.experts)], []
@@ -123,8 +123,8 @@ def check_cell(cell: Cell, run: Path, bench: Workbench) -> None:
     if cell.kind != "method":
         return
     for config in cell.configs:
-        config, _ = settle(config)
         try:
+            config = resolve(config)
             check_asked(config)
             folder = run / "experts" / expert_group(cell, config)
             experts = planned_experts(folder, config.experts, config.distill.experts) if cell.needs_experts else []
@@ -179,10 +179,10 @@ def _cell_plan(cell: Cell, run: Path, estimate: Estimate) -> tuple[str, float]:
         return f"to do{failed}", 0.0
     seconds = estimate.judging_seconds(cell.configs[0], cell.pairs)
     if cell.kind == "method":
-        last = cell.configs[0]
-        trials = [c for c in cell.configs if len(cell.configs) > 1]
+        configs = [resolve(config) for config in cell.configs]
+        trials = configs if len(configs) > 1 else []
         if cell.trial_minutes or not trials:
-            seconds += estimate.distill_seconds(last)
+            seconds += estimate.distill_seconds(configs[0])
         for config in trials:
             minutes = cell.trial_minutes or config.distill.minutes
             seconds += estimate.distill_seconds(replace(config, distill=replace(config.distill, minutes=minutes)))

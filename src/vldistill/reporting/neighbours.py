@@ -18,7 +18,7 @@ from vldistill.distilled.distilled_set import CORESET, DistilledSet, one_line
 from vldistill.drawing.figures import inline_svg, scatter
 from vldistill.errors import VldistillError
 from vldistill.evaluation.subjects import subject
-from vldistill.options.resolve import settled
+from vldistill.options.resolve import resolve_distill
 from vldistill.reporting.views import FigureView
 from vldistill.runtime.randomness import generator
 from vldistill.training.data import Inputs
@@ -101,7 +101,7 @@ def starting_pairs(
         config = _rebuilt(DistillConfig, asked)
         entry = METHODS.find(config.method)
         options = _rebuilt(entry.options, recorded.get(config.method, {}))
-        context = Context(bench, settled(config, bench.setting), options)
+        context = Context(bench, resolve_distill(config, bench.setting), options)
         start = starts.starting_pairs(entry.build(), context, select)
     except VldistillError as error:
         return None, f"Its start cannot be made again: {error}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.config import Config
+from vldistill.config import Config, ResolvedDistillConfig
 from vldistill.distillation.export import set_name
 from vldistill.distillation.loop import Loop
 from vldistill.distillation.method import METHODS, Context, Start
@@ -25,7 +25,7 @@ from vldistill.drawing.sheets import draw_pairs
 from vldistill.errors import DivergedError, Stopped
 from vldistill.evaluation.protocol import quick_score
 from vldistill.experts.record import open_experts
-from vldistill.options.resolve import as_first, first_method, settle
+from vldistill.options.resolve import ResolvedConfig, resolve
 from vldistill.runtime.interrupts import deferred_stop
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import peak_memory
@@ -56,41 +56,39 @@ def distill(
         DivergedError: steps keep failing; the best set so far is kept.
         Stopped: by Ctrl-C or SIGTERM, after everything is saved.
     """
-    remembered, (config, said) = config, settle(config)
-    if said:
-        reporter.info(said)
+    config = resolve(config)
+    if config.why:
+        reporter.info(config.why)
     entry = METHODS.find(config.distill.method)
     method = entry.build()
     if entry.own_start and config.distill.starts != ("real", "real"):
         start = config.distill.start_image or config.distill.start_text or config.distill.start
         reporter.warn(f"{config.distill.method} chooses its own starting pairs: distill.start {start} is left aside.")
     check_asked(config, experts_from, ranks)
-    run.check(config)
+    run.check(config.given)
     bench = open_bench(config, reporter, ranks, run)
-    before = first_method(config.distill)
     check_data(config, bench)
     folder = run.sets / set_name(config.distill)
-    options = config.methods.get(config.distill.method) or entry.options()
     asked = refuse_other_set(run, config)
     if (folder / "set.json").exists():
         if ranks.first:
-            run.begin(remembered)  # refuses a contradiction
+            run.begin(config.given)  # refuses a contradiction
         return _finished(folder, reporter, ranks)
     with ranks.first_before_others():
         teachers = (Run(experts_from) if experts_from else run).experts
         recorded = open_experts(bench, teachers, config.distill.experts) if entry.needs_experts else []
-        context = Context(bench, config.distill, options, recorded)
+        context = Context(bench, config.distill, config.options, recorded)
         method.check(context)
-        own = replace(config.distill, start="real", start_image="", start_text="") if before else config.distill
+        own = replace(config.distill, start="real", start_image="", start_text="") if config.first else config.distill
         begin = starting_pairs(method, replace(context, config=own), config.select)
         if ranks.first:
-            run.begin(remembered)
+            run.begin(config.given)
     lock = held(folder / ".lock", str(folder)) if ranks.first else nullcontext()
     with lock:
         if not ranks.of_first((folder / "set.json").exists()):  # else another process has just finished it
             if ranks.first:
                 write_record(folder / "config.json", asked)
-            made = _first(config, context, begin, folder / START, ranks) if before else None
+            made = _first(config, config.first, bench, begin, folder / START, ranks) if config.first else None
             _distill(run, config, context, method, begin, made, ranks)
         ranks.wait()
     return folder
@@ -106,7 +104,13 @@ def _finished(folder: Path, reporter: Reporter, ranks: Processes) -> Path:
 
 
 def _distill(
-    run: Run, config: Config, context: Context, method: Any, begin: Start, made: DistilledSet | None, ranks: Processes
+    run: Run,
+    config: ResolvedConfig,
+    context: Context,
+    method: Any,
+    begin: Start,
+    made: DistilledSet | None,
+    ranks: Processes,
 ) -> None:
     """Run the loop from the pairs of ``begin``, or of the set that was ``made`` of them first, and write the set."""
     bench, folder = context.bench, run.sets / set_name(config.distill)
@@ -144,18 +148,17 @@ def _distill(
     bench.reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
 
 
-def _first(config: Config, context: Context, begin: Start, folder: Path, ranks: Processes) -> DistilledSet:
+def _first(
+    config: ResolvedConfig, own: ResolvedDistillConfig, bench: Workbench, begin: Start, folder: Path, ranks: Processes
+) -> DistilledSet:
     """The set that another starts from: read, or made in ``folder``, which goes on where it was stopped.
 
     The first process makes it alone: its own outer loop has nothing to share.
     """
-    bench = context.bench
-    own = as_first(config.distill, bench.setting)
     with ranks.first_before_others():
         if not (folder / "set.json").exists():
-            entry = METHODS.find(own.method)
-            inner = Context(bench, own, config.methods.get(own.method) or entry.options())
-            method = entry.build()
+            inner = Context(bench, own, config.options_of(own.method))
+            method = METHODS.find(own.method).build()
             method.check(inner)
             with deferred_stop() as stop_asked:
                 loop = Loop(method, inner, folder, lambda _: 0.0, lambda *_: None, stop_asked)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vldistill.config import Config, DistillConfig, SelectConfig
+from vldistill.config import DistillConfig, SelectConfig
 from vldistill.distillation.augment import VIEWS
 from vldistill.distillation.averaging import check_draws
 from vldistill.distillation.export import set_name
 from vldistill.distillation.method import METHODS, Context
 from vldistill.distillation.start import check_size, check_start, is_folder
 from vldistill.errors import ConfigError, DataError, unknown
-from vldistill.options.resolve import first_method, settle
+from vldistill.options.resolve import ResolvedConfig
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.selection.choose import check_count
 from vldistill.selection.selector import SELECTORS
@@ -42,12 +42,8 @@ def check_captions(name: str, count: int) -> None:
         )
 
 
-def check_asked(config: Config, experts_from: Path | None = None, ranks: Processes = ALONE) -> None:
-    """Refuse what cannot be, before data or towers are opened. Raises ConfigError.
-
-    Args:
-        config: whose method is settled.
-    """
+def check_asked(config: ResolvedConfig, experts_from: Path | None = None, ranks: Processes = ALONE) -> None:
+    """Refuse what cannot be, before data or towers are opened. Raises ConfigError."""
     name = config.distill.method
     check_draws(config.distill.draws, ranks)
     if experts_from and not METHODS.find(name).needs_experts:
@@ -61,45 +57,44 @@ def check_asked(config: Config, experts_from: Path | None = None, ranks: Process
     _check_start(config)
 
 
-def check_method(config: Config, bench: Workbench, experts: Sequence[Any]) -> None:
+def check_method(config: ResolvedConfig, bench: Workbench, experts: Sequence[Any]) -> None:
     """Refuse options of the method that cannot work, before anything is decoded. Raises ConfigError.
 
     Args:
-        config: whose method is settled.
+        config: of the distillation.
         bench: whose towers are not built here; other towers that the method takes are left aside.
         experts: recorded or planned ones.
     """
-    entry = METHODS.find(config.distill.method)
-    options = config.methods.get(config.distill.method) or entry.options()
+    options = config.options
     if getattr(options, "towers", ()):
         options = replace(options, towers=())
-    entry.build().check(Context(bench, config.distill, options, list(experts)))
+    METHODS.find(config.distill.method).build().check(Context(bench, config.distill, options, list(experts)))
 
 
-def refuse_other_set(run: Run, config: Config) -> dict[str, Any]:
+def refuse_other_set(run: Run, config: ResolvedConfig) -> dict[str, Any]:
     """What a set's folder is to remember. Raises ConfigError where it was begun with something else."""
-    options = config.methods.get(config.distill.method) or METHODS.find(config.distill.method).options()
-    asked = _asked(config, options) | _asked_of_start(config)
-    usual, _ = settle(Config(distill=DistillConfig(config.distill.method)))
-    refuse_other(run.sets / set_name(config.distill), asked, _asked(usual, type(options)()))
+    name, entry = config.distill.method, METHODS.find(config.distill.method)
+    asked = _plain({"distill": asdict(config.distill), name: asdict(config.options)}) | _asked_of_start(config)
+    usual = {option.name: option.default for option in fields(DistillConfig)} | asdict(entry.outer) | {"method": name}
+    refuse_other(run.sets / set_name(config.distill), asked, _plain({"distill": usual, name: asdict(entry.options())}))
     return asked
 
 
-def _check_start(config: Config) -> None:
+def _check_start(config: ResolvedConfig) -> None:
     """Refuse a start that cannot be."""
-    distill, before = config.distill, first_method(config.distill)
-    for kind in {*distill.starts} - {before}:
+    distill, first = config.distill, config.first
+    for kind in {*distill.starts} - {first.method if first else None}:
         check_start(kind, distill.pairs, config.select, distill.space)
         if is_folder(kind) and distill.captions > 1:
             raise ConfigError(
                 f"distill.start is the set {kind}, which has one text for each image, and distill.captions is "
                 f"{distill.captions}. Use 1, or start from real pairs or a selector's."
             )
-    if before:
-        check_setting(before, config.encoder.setting)
+    if first:
+        check_setting(first.method, config.encoder.setting)
 
 
-def check_data(config: Config, bench: Workbench) -> None:
+def check_data(config: ResolvedConfig, bench: Workbench) -> None:
     """Refuse data with too few images, or without the val split that looks need where anything is trained."""
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     check_size(config.distill.size, bench)
@@ -111,7 +106,7 @@ def check_data(config: Config, bench: Workbench) -> None:
             raise DataError(f"{error} {other}") from None
 
 
-def _check_space(config: Config) -> None:
+def _check_space(config: ResolvedConfig) -> None:
     """Refuse combinations of space, setting and augmentation that have no meaning."""
     for kind in config.distill.augment:
         if kind not in VIEWS:
@@ -126,13 +121,12 @@ def _check_space(config: Config) -> None:
             raise ConfigError("distill.augment changes pictures; with distill.space features there are none.")
 
 
-def _asked(config: Config, options: Any) -> dict[str, Any]:
-    """The configuration of one set, as its folder remembers it."""
-    sections = {"distill": asdict(config.distill), config.distill.method: asdict(options)}
+def _plain(sections: dict[str, Any]) -> dict[str, Any]:
+    """Sections of options as their json holds them."""
     return json.loads(json.dumps(sections))
 
 
-def _asked_of_start(config: Config) -> dict[str, Any]:
+def _asked_of_start(config: ResolvedConfig) -> dict[str, Any]:
     """The selectors' options that shaped the start and differ from the defaults: a set that was begun before an option
     existed is still the same set.
     """
@@ -142,8 +136,8 @@ def _asked_of_start(config: Config) -> dict[str, Any]:
             usual = entry.options(SelectConfig())
             changed |= {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
     asked: dict[str, Any] = {"select": changed} if changed else {}
-    if first := first_method(config.distill):
-        usual = METHODS.find(first).options()
-        given = asdict(config.methods.get(first) or usual)
+    if config.first:
+        usual, first = METHODS.find(config.first.method).options(), config.first.method
+        given = asdict(config.options_of(first))
         asked |= {first: {n: v for n, v in given.items() if v != getattr(usual, n)}}
     return asked

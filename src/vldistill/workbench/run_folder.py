@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from vldistill.config import Config
+from vldistill.config import Config, DataConfig, EncoderConfig, ExpertsConfig
 from vldistill.config.former import current
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import append_line, read_json, write_json, write_record, write_text
@@ -30,7 +30,8 @@ from vldistill.storage.locks import held
 if TYPE_CHECKING:
     from vldistill.data.pairs import Pairs
 
-FIXED = ("data", "encoder", "experts")  # sections that decide what the run's artefacts mean
+# sections that decide what the artefacts of a run mean
+FIXED = {"data": DataConfig, "encoder": EncoderConfig, "experts": ExpertsConfig}
 FREE = ("data.strict", "data.cache", "experts.count")  # may differ from stage to stage
 
 
@@ -149,7 +150,8 @@ class Run:
         return current(old, str(self.config_path))
 
     def _refuse_other(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        old = with_defaults(old, to_plain(Config()))  # options newer than the run had their default then
+        defaults = {name: asdict(section()) for name, section in FIXED.items()}
+        old = with_defaults(old, json.loads(json.dumps(defaults)))  # options newer than the run had their default then
         fixed = {name: old.get(name) for name in FIXED}, {name: new.get(name) for name in FIXED}
         differing = [
             f"  {name}: {before!r} in the run, {after!r} asked for"
