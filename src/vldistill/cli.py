@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from vldistill.commands.shared import BUG, DONE, STOPPED, WRONG, process
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"units to several processes with --workers or --cluster."
             )
         _stop_on_sigterm()
-        return run_command(argv)
+        return find_command(argv[0])(argv[1:])
     except VldistillError as error:
         print(f"error: {process()}{error}", file=sys.stderr)
         return WRONG
@@ -119,11 +119,11 @@ COMMANDS = {
 """The module of every command; each has ``main(argv) -> exit code``."""
 
 
-def run_command(argv: Sequence[str]) -> int:
-    """Run one command and return its exit code; errors are raised."""
-    if argv[0] not in COMMANDS:
-        raise ConfigError(unknown("command", argv[0], COMMANDS))
-    return importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
+def find_command(name: str) -> Callable[[Sequence[str]], int]:
+    """The function of a command: its words in, its exit code out. Raises ConfigError for an unknown name."""
+    if name not in COMMANDS:
+        raise ConfigError(unknown("command", name, COMMANDS))
+    return importlib.import_module(COMMANDS[name]).main
 
 
 def program() -> NoReturn:

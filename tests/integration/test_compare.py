@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vldistill.cli import run_command
+from vldistill.cli import find_command
 from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
 from vldistill.errors import Stopped, VldistillError
@@ -49,7 +49,7 @@ class Here:
         if error := self.broken(words):
             raise error
         try:
-            run_command([*words, "--quiet"])
+            find_command(words[0])([*words[1:], "--quiet"])
         except VldistillError as error:
             raise UnitFailed(str(error), "refused") from None
 

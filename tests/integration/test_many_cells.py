@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vldistill.cli import run_command
+from vldistill.cli import find_command
 from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
 from vldistill.errors import VldistillError
@@ -48,7 +48,7 @@ def test_ten_failures_among_many_cells_are_listed(
                 {71: "`vldistill distill` was ended by signal 9", 72: "`vldistill distill` met a bug"}[asked["seed"]]
             )
         try:
-            run_command([*words, "--quiet"])
+            find_command(words[0])([*words[1:], "--quiet"])
         except VldistillError as error:
             raise UnitFailed(str(error), "refused") from None
         if words[0] == "distill" and asked["seed"] == 73:

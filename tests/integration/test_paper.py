@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vldistill.cli import COMMANDS, run_command
+from vldistill.cli import COMMANDS, find_command
 from vldistill.cluster import UnitFailed
 from vldistill.cluster.commands import Commands
 from vldistill.comparison.matrix import OWN, read_towers
@@ -119,7 +119,7 @@ def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
 
 def in_process(commands: Commands, words: Sequence[str], log: Path) -> None:
     try:
-        run_command([*words, "--quiet"])
+        find_command(words[0])([*words[1:], "--quiet"])
     except VldistillError as error:
         raise UnitFailed(str(error), "refused") from None
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vldistill.cli import run_command
+from vldistill.cli import find_command
 from vldistill.cluster.commands import Commands
 from vldistill.storage.locks import held
 
@@ -61,7 +61,7 @@ def test_a_comparison_in_parts_needs_no_merging_but_its_table(
 
     def here(commands: Commands, words: Sequence[str], log: Path) -> None:
         calls.append(words[0])
-        run_command([*words, "--quiet"])
+        find_command(words[0])([*words[1:], "--quiet"])
 
     monkeypatch.setattr(Commands, "launch", here)
     sweep, board = tmp_path / "sweep.yaml", tmp_path / "board"

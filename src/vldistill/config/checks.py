@@ -44,10 +44,17 @@ def check_label(name: str, label: str) -> None:
 
 
 def positive(config: object, section: str, *names: str) -> None:
-    """Refuse options of ``section`` that are not above 0."""
+    """Refuse options of ``section`` that are not above 0, or not finite."""
     for name in names:
         value = getattr(config, name)
-        require(value > 0, f"{section}.{name}", value, "a number above 0")
+        require(0 < value < math.inf, f"{section}.{name}", value, "a number above 0")
+
+
+def at_least(least: int, config: object, section: str, *names: str) -> None:
+    """Refuse options of ``section`` that are below ``least``, or not finite."""
+    for name in names:
+        value = getattr(config, name)
+        require(least <= value < math.inf, f"{section}.{name}", value, f"{least} or more")
 
 
 def check_fields(config: Any, section: str) -> None:

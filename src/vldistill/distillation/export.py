@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from vldistill.config import DistillConfig
+from vldistill.distillation.method import Context, State
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.training.recipe import Recipe
 from vldistill.version import __version__
 from vldistill.workbench.bench import Workbench
-
-if TYPE_CHECKING:
-    from vldistill.distillation.method import Context, State
 
 
 def _made_for(bench: Workbench, size: int) -> dict[str, dict[str, Any]]:

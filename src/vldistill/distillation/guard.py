@@ -33,3 +33,12 @@ def not_finite(message: str, tensors: dict[str, torch.Tensor]) -> str:
     place = max((tensor.device for tensor in tensors.values()), key=lambda device: device.type != "cpu")
     fine = torch.stack([torch.isfinite(tensor).all().to(place) for tensor in tensors.values()])
     return next((message.format(name) for name, one in zip(tensors, fine.tolist()) if not one), "")  # one wait
+
+
+def diverged(trouble: str) -> str:
+    """What happened, and what to do about it."""
+    return (
+        f"distillation diverged: {PATIENCE} steps in a row failed, the last because {trouble}. "
+        f"Start again in another --run folder or with another --seed, with smaller distill.image_lr and "
+        f"distill.text_lr (a tenth is a good try), smaller distill.student_rate_*, or distill.clip 1."
+    )

@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vldistill.distillation.averaging import averaged_update
-from vldistill.distillation.guard import MEMORY, PATIENCE, not_finite, trouble_of
+from vldistill.distillation.guard import MEMORY, PATIENCE, diverged, not_finite, trouble_of
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
 from vldistill.distillation.method import METHODS, Context, Method, Start, State, TrainedMethod, Update
 from vldistill.distillation.outer_optimiser import OuterOptimiser
@@ -28,6 +29,7 @@ from vldistill.distillation.resume import (
     same_experts,
     write_checkpoint,
 )
+from vldistill.distillation.validation import Validation, selection
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.processes import ALONE, Processes
@@ -66,20 +68,47 @@ class Loop:
         return Checkpoints(self.folder / CHECKPOINT, self.context.bench.reporter)
 
     def run(self, start: Start) -> DistilledSet:
-        """Distil from ``start``, or go on from the checkpoint; the best set on val, or without looks the last one.
+        """Distil from ``start``, or resume from the checkpoint; returns the best set on val, or the last without val.
 
         Raises:
             Stopped: after the checkpoint is written, when the user asked to stop.
             DivergedError: when steps keep failing; :meth:`best_set` gives the best one so far.
         """
-        config, reporter = self.context.config, self.context.bench.reporter
+        config = self.context.config
+        self._begin(start)
+        last = self._iterations()
+        with self.context.bench.reporter.progress(*self._described(last)) as bar:
+            while True:
+                iteration = self.progress.iteration
+                last = min(last, iteration) if self._part_of_time() >= 1 else last
+                self._keep_and_validate(iteration, last)
+                if iteration >= last:
+                    break
+                context = replace(self.context.at(iteration), spent=self._part_of_time())
+                try:
+                    update = self._step(self.state, context)
+                    trouble = self._trouble(update) or self._apply(update, context)
+                except NonFiniteError as error:
+                    update, trouble = None, str(error)
+                logs = self._undo(iteration, trouble) if trouble or not update else self._accept(iteration, update)
+                bar.advance(1, **logs)
+                if self.ranks.any(self.stop_asked()):
+                    self._checkpoint()
+                    raise Stopped(f"stopped after iteration {self.progress.iteration} of {last}; everything is saved")
+                if self.progress.iteration % config.checkpoint_every == 0:
+                    self._checkpoint()
+        return self.best_set()
+
+    def _begin(self, start: Start) -> None:
+        """State, optimiser and averages at their start, or as the checkpoint left them."""
+        config = self.context.config
         self.state = self.method.setup(start, self.context.at(0))
         self.progress = Progress(
             experts=[expert.path.name for expert in self.context.experts], seconds=self.start_seconds
         )
         self.optimiser = OuterOptimiser(self.state, config)
         self.average = _copies(self.state.variables) if config.ema else None
-        self.best = _copies(self.state.variables)
+        self.validation = Validation(self.score, config.validate_every, _copies(self.state.variables))
         self._before = _copies(self._moving())
         self._resume()
         begun = self.ranks.gather(self.progress.iteration)
@@ -90,45 +119,54 @@ class Loop:
             )
         self.ranks.share(self._moving().values())  # a start computed on several GPUs may differ in the last digit
         self._began = time.monotonic() - self.progress.seconds
-        last = 0
-        if isinstance(self.method, TrainedMethod) and METHODS.find(config.method).trains(config.space):
-            self._trained, last = self.method, config.iterations
-        what, limit = f"{config.method}, {config.pairs} pairs", 60 * config.minutes - self.progress.seconds
-        seconds = max(0.0, limit) if config.minutes else math.inf
-        with reporter.progress(what, last, self.progress.iteration, seconds) as bar:
-            while True:
-                iteration = self.progress.iteration
-                if iteration in config.keep and self.ranks.first:
-                    self.save(self._export(self._shown(), iteration), iteration)
-                if self._part_of_time() >= 1:
-                    last = min(last, iteration)
-                if self._due(config.validate_every, iteration, last) and self.ranks.first:
-                    self._validate(iteration)
-                if iteration >= last:
-                    break
-                logs = self._advance(iteration)
-                bar.advance(1, **logs)
-                if self.ranks.any(self.stop_asked()):
-                    self._checkpoint()
-                    raise Stopped(f"stopped after iteration {self.progress.iteration} of {last}; everything is saved")
-                if self.progress.iteration % config.checkpoint_every == 0:
-                    self._checkpoint()
-        return self.best_set()
 
-    def _advance(self, iteration: int) -> dict[str, float]:
-        """One guarded step; a bad one is undone and the rates are halved."""
+    def _iterations(self) -> int:
+        """Outer iterations; none for a method that trains nothing here."""
+        config = self.context.config
+        if not isinstance(self.method, TrainedMethod) or not METHODS.find(config.method).trains(config.space):
+            return 0
+        alone = config.draws == 1 and self.ranks.size == 1
+        self._step = self.method.step if alone else partial(averaged_update, self.method, ranks=self.ranks)
+        return config.iterations
+
+    def _described(self, last: int) -> tuple[str, int, int, float]:
+        """What the progress bar shows: a title, iterations in all and done, and the seconds there are."""
+        config = self.context.config
+        seconds = max(0.0, 60 * config.minutes - self.progress.seconds) if config.minutes else math.inf
+        return f"{config.method}, {config.pairs} pairs", last, self.progress.iteration, seconds
+
+    def _keep_and_validate(self, iteration: int, last: int) -> None:
+        """Write a set that is to be kept, and validate where that is due; the first process does."""
+        if not self.ranks.first:
+            return
+        shown = self.average or self.state.variables
+        if iteration in self.context.config.keep:
+            self.save(self._export(shown, iteration), iteration)
+        if self.validation.due(iteration, last):
+            score = self.validation.validate(self._export(shown, iteration), shown, iteration, self.progress)
+            self._log({"iteration": iteration, "val_mean_recall": score, "seconds": self._seconds()})
+            self.context.bench.reporter.info(f"iteration {iteration}: mean recall on val {score:.2f}")
+
+    def _trouble(self, update: Update) -> str:
+        """Why an update must not be applied; empty if it may. Losses of different phases are not compared."""
+        if update.phase != self.progress.phase:
+            self.progress.phase, self.progress.recent = update.phase, []
+        return trouble_of(update, self.progress.recent)
+
+    def _apply(self, update: Update, context: Context[Any]) -> str:
+        """Take the step; why it must be undone, empty if it may stay."""
+        self._before = _copies(self._moving())
+        done = context.progress if update.progress is None else update.progress
+        self.optimiser.apply(update.gradients, done, self.progress.scale)
+        for name, value in update.carried.items():
+            self.state.carried[name].copy_(value)
+        return not_finite("{} is not finite after the step", self.state.variables) or not_finite(
+            "the optimiser's {} is not finite after the step", self.optimiser.state_dict()
+        )
+
+    def _accept(self, iteration: int, update: Update) -> dict[str, float]:
+        """Count a step that was taken: averages and logs; returns what the progress bar shows."""
         progress = self.progress
-        try:
-            context = replace(self.context.at(iteration), spent=self._part_of_time())
-            update = averaged_update(self._trained, self.state, context, self.ranks)
-        except NonFiniteError as error:
-            self._undo(iteration, str(error))
-            return {}
-        if update.phase != progress.phase:
-            progress.phase, progress.recent = update.phase, []
-        if trouble := trouble_of(update, progress.recent) or self._apply(update, context):
-            self._undo(iteration, trouble)
-            return {}
         progress.recent = [*progress.recent[-MEMORY + 1 :], update.value]
         progress.bad_in_a_row = 0
         progress.iteration += 1
@@ -143,19 +181,8 @@ class Loop:
         self._log({"iteration": iteration, "value": update.value, **update.logs, **rates})
         return {"loss": update.value, **rates}
 
-    def _apply(self, update: Update, context: Context[Any]) -> str:
-        """Take the step; why it must be undone, empty if it may stay."""
-        self._before = _copies(self._moving())
-        done = context.progress if update.progress is None else update.progress
-        self.optimiser.apply(update.gradients, done, self.progress.scale)
-        for name, value in update.carried.items():
-            self.state.carried[name].copy_(value)
-        return not_finite("{} is not finite after the step", self.state.variables) or not_finite(
-            "the optimiser's {} is not finite after the step", self.optimiser.state_dict()
-        )
-
-    def _undo(self, iteration: int, trouble: str) -> None:
-        """Go back to before the last step that was applied: that one led here."""
+    def _undo(self, iteration: int, trouble: str) -> dict[str, float]:
+        """Go back to before the last step that was applied: that one led here. Rates are halved."""
         progress, trouble = self.progress, trouble.rstrip(".")
         self._restore(self._before)
         progress.scale /= 2
@@ -167,50 +194,20 @@ class Loop:
         if progress.bad_in_a_row >= PATIENCE:
             self._checkpoint()
             kept = f"best set on val (iteration {progress.best_iteration})" if progress.looks else "last good set"
-            raise DivergedError(
-                f"distillation diverged: {PATIENCE} steps in a row failed, the last because {trouble}. "
-                f"Start again in another --run folder or with another --seed, with smaller distill.image_lr and "
-                f"distill.text_lr (a tenth is a good try), smaller distill.student_rate_*, or distill.clip 1. "
-                f"The {kept} is kept."
-            )
+            raise DivergedError(f"{diverged(trouble)} The {kept} is kept.")
         progress.iteration += 1
+        return {}
 
     def best_set(self) -> DistilledSet:
         """The best set on val so far; without a look at val the set as it stands."""
         if self.progress.looks:
-            return self._export(self.best, self.progress.best_iteration)
-        return self._export(self._shown(), self.progress.iteration)
-
-    def _validate(self, iteration: int) -> None:
-        progress = self.progress
-        shown = self._shown()
-        score = self.score(self._export(shown, iteration))
-        progress.looks += 1
-        self._log({"iteration": iteration, "val_mean_recall": score, "seconds": self._seconds()})
-        self.context.bench.reporter.info(f"iteration {iteration}: mean recall on val {score:.2f}")
-        if score > progress.best_score:
-            progress.best_score, progress.best_iteration = score, iteration
-            self.best = _copies(shown)
-
-    def _due(self, every: int, iteration: int, last: int) -> bool:
-        return bool(every) and last > 0 and (iteration % every == 0 or iteration == last)
-
-    def _shown(self) -> dict[str, torch.Tensor]:
-        return self.average if self.average is not None else self.state.variables
+            return self._export(self.validation.best, self.progress.best_iteration)
+        return self._export(self.average or self.state.variables, self.progress.iteration)
 
     def _export(self, variables: dict[str, torch.Tensor], iteration: int) -> DistilledSet:
         state = State({name: value.detach() for name, value in variables.items()}, self.state.carried)
         distilled = self.method.export(state, self.context.at(iteration))
-        progress = self.progress
-        selection = {
-            "rule": "best on val" if progress.looks else "last iteration",
-            "looks": progress.looks,
-            "val_mean_recall": progress.best_score if progress.looks else None,
-            "undone_steps": progress.undone,
-            "iterations": progress.iteration,
-            "seconds": round(self._seconds(), 1),
-        }
-        return replace(distilled, info={**distilled.info, "selection": selection})
+        return replace(distilled, info={**distilled.info, "selection": selection(self.progress, self._seconds())})
 
     def _part_of_time(self) -> float:
         """The part of the minutes that is over, looks at val and all; 0 to 1, and 0 without a limit."""
@@ -247,7 +244,7 @@ class Loop:
         self.progress.seconds = self._seconds()
         tensors = {
             **self._moving(),
-            **{f"best/{k}": v for k, v in self.best.items()},
+            **{f"best/{k}": v for k, v in self.validation.best.items()},
             **{f"before/{k}": v for k, v in self._before.items()},
         }
         write_checkpoint(self.checkpoints, tensors, self.progress)
@@ -262,7 +259,7 @@ class Loop:
         tensors, self.progress = found
         with foreign_checkpoint(path):
             self._restore(tensors)
-            for name, value in self.best.items():
+            for name, value in self.validation.best.items():
                 value.copy_(tensors[f"best/{name}"])
         self._before = part(tensors, "before/")
         self.context = replace(self.context, experts=same_experts(self.context.experts, self.progress.experts, path))

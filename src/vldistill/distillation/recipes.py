@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from vldistill.distillation.method import Context, State
 from vldistill.distillation.variables import learned_rates
 from vldistill.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from vldistill.distillation.method import Context, State
 
 
 def published_recipe(state: State, context: Context, schedule: str, loss: str = "infonce") -> Recipe:

@@ -7,15 +7,16 @@ iteration itself is here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
 from vldistill.config import Outer
+from vldistill.config.checks import at_least
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
-from vldistill.distillation.inner_steps import check_walk
+from vldistill.distillation.inner_steps import check_batch
 from vldistill.distillation.metagrad.backward_sweep import hypergradient
 from vldistill.distillation.metagrad.inner import ESTIMATORS, InnerStep
 from vldistill.distillation.metagrad.input_span import Span
@@ -95,7 +96,7 @@ class SoftOptions:
     def check(self, section: str) -> None:
         """Refuse impossible values; ``section`` is the method whose options they are."""
         check_trajectory_options(section, self)
-        check_walk(f"{section}.minibatch", self.minibatch)
+        check_batch(f"{section}.minibatch", self.minibatch)
         if self.similarity not in KINDS:
             raise ConfigError(unknown("similarity", self.similarity, KINDS))
 
@@ -103,13 +104,9 @@ class SoftOptions:
 def check_trajectory_options(section: str, options: Any) -> None:
     """Refuse impossible values of the options that trajectory methods share, where ``options`` has them."""
     known = vars(options)
-    for name in ("syn_steps", "expert_epochs", "max_start_epoch", "student_epochs", "rank"):
-        if name in known and known[name] < 1:
-            raise ConfigError(f"{section}.{name} is {known[name]}; expected 1 or more.")
-    if options.student_batch < 2 and options.student_batch != 0:
-        raise ConfigError(
-            f"{section}.student_batch is {options.student_batch}; expected at least 2, or 0 for an inner step's."
-        )
+    counts = {"syn_steps", "expert_epochs", "max_start_epoch", "student_epochs", "rank"} & known.keys()
+    at_least(1, options, section, *sorted(counts))
+    check_batch(f"{section}.student_batch", options.student_batch)
     choices = {"estimator": ESTIMATORS, "reduce": REDUCTIONS, "loss": SOFT_LOSSES}
     for name, allowed in choices.items():
         if name in known and known[name] not in allowed:
@@ -148,6 +145,13 @@ def draw_segment(context: Context[MatchingOptions], starts: range, length: int) 
     return segment_at(context, draw_place(context, starts), length)
 
 
+@dataclass(frozen=True)
+class MatchingUpdate(Update):
+    """An update, and ``reached``: the student's parameters after its inner steps."""
+
+    reached: Groups = field(default_factory=dict)
+
+
 def matching_update(
     state: State,
     context: Context[MatchingOptions],
@@ -156,31 +160,18 @@ def matching_update(
     steps: Sequence[InnerStep],
     spans: Sequence[Span] = (),
     alpha: float = 1.0,
-) -> Update:
-    """Run the student along ``steps`` from the segment's start and differentiate its distance to the target.
+    begin: Groups | None = None,
+) -> MatchingUpdate:
+    """Run the student along ``steps`` and differentiate its distance to the segment's target.
 
     Uses ``estimator`` and ``reduce`` of the method's options.
 
     Args:
         spans: first layers whose products ``inner`` takes.
         alpha: scale of the low-rank part of a learned similarity.
+        begin: the student's parameters before its steps; None is the start of the segment.
     """
-    return matching_update_from(segment[0], state, context, segment, inner, steps, spans, alpha)[0]
-
-
-def matching_update_from(
-    place: Groups,
-    state: State,
-    context: Context[MatchingOptions],
-    segment: Segment,
-    inner: Inner,
-    steps: Sequence[InnerStep],
-    spans: Sequence[Span] = (),
-    alpha: float = 1.0,
-) -> tuple[Update, Groups]:
-    """:func:`matching_update` of a student that stands at ``place``, and where it stands after its steps."""
-    options = context.options
-    begin, target = segment
+    options, (start, target) = context.options, segment
     encoded = encode_learned(context, state.variables["images"], rows=torch.cat([step.index for step in steps]))
     distilled = {"images": encoded.inputs, "texts": state.variables["texts"]}
     similarity = similarity_matrix(state.variables, alpha)
@@ -188,8 +179,8 @@ def matching_update_from(
         distilled["similarity"] = similarity
     found = hypergradient(
         inner,
-        lambda params: matching_loss(params, begin, target, reduce=options.reduce).value,
-        place,
+        lambda params: matching_loss(params, start, target, reduce=options.reduce).value,
+        start if begin is None else begin,
         distilled,
         learned_rates(state),
         steps,
@@ -203,9 +194,9 @@ def matching_update_from(
     }
     if similarity is not None:
         gradients |= similarity_gradients(state.variables, alpha, found.distilled["similarity"])
-    terms = matching_loss(found.params, begin, target).terms
+    terms = matching_loss(found.params, start, target).terms
     logs = {f"matching_{side}": float(terms[side]) for side in SIDES}
-    return Update(gradients, float(found.value), logs), found.params
+    return MatchingUpdate(gradients, float(found.value), logs, reached=found.params)
 
 
 def start_with_similarity(start: Start, context: Context[SoftOptions]) -> State:

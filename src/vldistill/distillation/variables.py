@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
-from vldistill.distillation.method import Start
+from vldistill.distillation.method import Context, Start, State
 from vldistill.encoders.dual import SIDES
-
-if TYPE_CHECKING:
-    from vldistill.distillation.method import Context, State
 
 
 def start_variables(start: Start, context: Context) -> dict[str, torch.Tensor]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -83,13 +83,35 @@ def distill(
         begin = starting_pairs(method, replace(context, config=own), config.select)
         if ranks.first:
             run.begin(config.given)
-    lock = held(folder / ".lock", str(folder)) if ranks.first else nullcontext()
-    with lock:
+    with held(folder / ".lock", str(folder)) if ranks.first else nullcontext():
         if not ranks.of_first((folder / "set.json").exists()):  # else another process has just finished it
             if ranks.first:
                 write_record(folder / "config.json", asked)
-            made = _first(config, config.first, bench, begin, folder / START, ranks) if config.first else None
-            _distill(run, config, context, method, begin, made, ranks)
+            start, seconds = _start(config, bench, begin, folder / START, ranks)
+            with deferred_stop() as stop_asked, _resumable():
+                loop = Loop(
+                    method,
+                    context,
+                    folder,
+                    score=lambda distilled: quick_score(bench, distilled, config.evaluate),
+                    save=lambda made, iteration: _save(bench, made, begin, folder / f"kept/iteration-{iteration}"),
+                    stop_asked=stop_asked,
+                    ranks=ranks,
+                    start_seconds=seconds,
+                )
+                try:
+                    distilled = loop.run(start)
+                except DivergedError:
+                    if ranks.first:
+                        _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
+                    raise
+            if ranks.first:
+                _save(bench, distilled, begin, folder)
+                loop.checkpoints.remove()
+                run.log(
+                    stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **distilled.info["selection"]
+                )
+                reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
         ranks.wait()
     return folder
 
@@ -103,49 +125,24 @@ def _finished(folder: Path, reporter: Reporter, ranks: Processes) -> Path:
     return folder
 
 
-def _distill(
-    run: Run,
-    config: ResolvedConfig,
-    context: Context,
-    method: Any,
-    begin: Start,
-    made: DistilledSet | None,
-    ranks: Processes,
-) -> None:
-    """Run the loop from the pairs of ``begin``, or of the set that was ``made`` of them first, and write the set."""
-    bench, folder = context.bench, run.sets / set_name(config.distill)
-    start, start_seconds = begin, 0.0
-    if made is not None:
-        start = start_from(bench, made, config.distill.pairs, config.distill.space, config.distill.size)
-        start_seconds = float(made.info["selection"]["seconds"])
-    with deferred_stop() as stop_asked:
-        loop = Loop(
-            method,
-            context,
-            folder,
-            score=lambda distilled: quick_score(bench, distilled, config.evaluate),
-            save=lambda distilled, iteration: _save(
-                bench, distilled, begin, folder / "kept" / f"iteration-{iteration}"
-            ),
-            stop_asked=stop_asked,
-            ranks=ranks,
-            start_seconds=start_seconds,
-        )
-        try:
-            distilled = loop.run(start)
-        except DivergedError:
-            if ranks.first:
-                _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
-            raise
-        except Stopped as stop:
-            raise Stopped(f"{stop}. The same command goes on.") from None
-    if not ranks.first:
-        return
-    _save(bench, distilled, begin, folder)
-    loop.checkpoints.remove()
-    selection = distilled.info["selection"]
-    run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
-    bench.reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say how a run that was stopped is resumed."""
+    try:
+        yield
+    except Stopped as stop:
+        raise Stopped(f"{stop}. The same command goes on.") from None
+
+
+def _start(
+    config: ResolvedConfig, bench: Workbench, begin: Start, folder: Path, ranks: Processes
+) -> tuple[Start, float]:
+    """What the loop starts from, and the seconds it took: ``begin``, or the set that is made of it first."""
+    if config.first is None:
+        return begin, 0.0
+    made, distill = _first(config, config.first, bench, begin, folder, ranks), config.distill
+    start = start_from(bench, made, distill.pairs, distill.space, distill.size)
+    return start, float(made.info["selection"]["seconds"])
 
 
 def _first(
@@ -160,12 +157,9 @@ def _first(
             inner = Context(bench, own, config.options_of(own.method))
             method = METHODS.find(own.method).build()
             method.check(inner)
-            with deferred_stop() as stop_asked:
+            with deferred_stop() as stop_asked, _resumable():
                 loop = Loop(method, inner, folder, lambda _: 0.0, lambda *_: None, stop_asked)
-                try:
-                    made = loop.run(begin)
-                except Stopped as stop:
-                    raise Stopped(f"{stop}. The same command goes on.") from None
+                made = loop.run(begin)
             _save(bench, made, begin, folder)
             loop.checkpoints.remove()
     return DistilledSet.load(folder)

@@ -1,24 +1,4 @@
-"""Gradients through an inner SGD run, with respect to the data and the rates it was run with.
-
-Inner SGD on the distilled set s, for t = 0 .. T-1 and parameter groups k with rates eta_k:
-
-    g_t     = d inner(theta_t, s, t) / d theta                                    (1)
-    v_{t+1} = mu v_t + g_t + wd theta_t,   v_0 = 0                                (2)
-    theta_{t+1} = theta_t - eta v_{t+1}                                           (3)
-
-Wanted: d outer(theta_T) / d s and / d eta. With lambda = d outer / d theta_T and nu = 0, for t = T-1 .. 0:
-
-    nu     <- mu nu - eta lambda             the gradient with respect to v_{t+1}  (4)
-    d eta_t = -<v_{t+1}, lambda>             per group                             (5)
-    h       = <g_t, nu>                      over all groups together              (6)
-    d s    += dh/ds                                                               (7)
-    lambda += wd nu + dh/dtheta              to all groups' parameters             (8)
-
-(4) and (5) read lambda before (8) changes it. `unrolled` leaves all this to autograd, with memory linear in
-T. `adjoint` runs the sweep with the graph of one step at a time. `tesla` (arXiv
-2211.10586) drops (8), so it is exact only for T = 1. `difference` takes dh/ds and dh/dtheta as central
-differences of first-order gradients along nu. The founding use of the first is arXiv 2308.07545.
-"""
+"""The backward sweep: equations (4) to (8) of the package, from the last inner step to the first."""
 
 from __future__ import annotations
 
@@ -111,7 +91,8 @@ def hypergradient(
     copies = tensor_bytes(spanned.rest.start) * (2 if momentum else 1)
     storage = storage or TapeStorage(int(TAPE_SHARE * available_memory(spanned.rest.start[0].device)))
     with Tape(storage, copies, len(steps)) as tape:
-        return _sweep(spanned, outer_loss, rates, tape, estimator)
+        forward = _forward(spanned, tape)
+        return _sweep(spanned, outer_loss, rates, tape, forward, estimator)
 
 
 def advance(
@@ -146,7 +127,7 @@ def advance(
 def _first_order(spanned: SpannedRun, t: int, theta: Sequence[Tensor], products: Sequence[Tensor]) -> list[Tensor]:
     """g_t of the parameters and of the products of spanned layers."""
     leaves, reads = ([leaf(tensor) for tensor in part] for part in (theta, products))
-    loss = spanned.loss(t, leaves, reads, spanned.rest.distilled)
+    loss = spanned.rest.loss(t, leaves, spanned.read(reads, spanned.rest.distilled))
     return filled(torch.autograd.grad(loss, [*leaves, *reads], allow_unused=True), [*theta, *products])
 
 
@@ -201,16 +182,30 @@ class _Graph:
     g: list[Tensor | None]
 
 
+@dataclass
+class _Forward:
+    """What the forward run leaves: theta_T without spanned layers, kept graphs by step, products of every step."""
+
+    theta: list[Tensor]
+    graphs: dict[int, _Graph]
+    products: list[list[Tensor]]
+
+
 def _sweep(
-    spanned: SpannedRun, outer_loss: OuterLoss, rates: Mapping[str, Tensor], tape: Tape, estimator: str
+    spanned: SpannedRun,
+    outer_loss: OuterLoss,
+    rates: Mapping[str, Tensor],
+    tape: Tape,
+    forward: _Forward,
+    estimator: str,
 ) -> Hypergradient:
-    """The forward run, then equations (4) to (8) from the last step to the first.
+    """Equations (4) to (8) from the last step to the first.
 
     Lists over what the steps move begin with the parameters and end with the products of spanned layers, if any.
     """
     run, layers, count = spanned.rest, spanned.layers, len(spanned.rest.start)
-    theta, graphs, products = _forward(spanned, tape)
-    reached = spanned.joined(theta)
+    graphs = forward.graphs
+    reached = spanned.joined(forward.theta)
     value, slope = _outer_gradient(spanned.whole, outer_loss, reached)
     lam = spanned.turn(slope)
     nu = [torch.zeros_like(x) for x in lam]
@@ -226,7 +221,7 @@ def _sweep(
         flows = [layer.back(run.eta[layer.span.group][t], run.momentum) for layer in layers]
         if run.second_order:
             weights = [*nu, *(layer.weights(index) for layer, index in zip(layers, rows))]
-            graph = graphs.pop(t, None) or _graph(spanned, t, theta_t, products[t])
+            graph = graphs.pop(t, None) or _graph(spanned, t, theta_t, forward.products[t])
             # before theta_0 there is nothing to go back to; products of spanned layers lead to distilled rows
             pulled = _pull_exact(graph, weights, first=0 if t > 0 and estimator == "adjoint" else count)
             del graph
@@ -256,8 +251,8 @@ def _sweep(
     return Hypergradient(value, gradients, _rate_gradients(slopes, rates), spanned.whole.named(reached), error)
 
 
-def _forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _Graph], list[list[Tensor]]]:
-    """theta_T, with every theta_t (and with momentum v_{t+1}) on the tape; graphs that are kept; products of each step.
+def _forward(spanned: SpannedRun, tape: Tape) -> _Forward:
+    """Equations (1) to (3), with every theta_t (and with momentum v_{t+1}) on the tape.
 
     First-order gradients, one step's graph at a time. The last step's graph is the first one that the sweep
     needs, so it is built ready for that and kept, which saves one pass. Where layers are spanned, what is left of a
@@ -266,15 +261,16 @@ def _forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _
     """
     run, layers, last = spanned.rest, spanned.layers, len(spanned.rest.steps) - 1
     theta, v, graphs, read = run.start, None, dict[int, _Graph](), list[list[Tensor]]()
-    room = GRAPH_SHARE * available_memory(theta[0].device) if layers else 0
+    room, size = GRAPH_SHARE * available_memory(theta[0].device) if layers else 0, 0
     for t in range(last + 1):
         rows = spanned.rows(t)
         read.append([layer.products(index) for layer, index in zip(layers, rows)])
         if room > 0 or (run.second_order and t == last):
             counted = GraphBytes()
-            with counted if layers else contextlib.nullcontext():
+            with counted if layers and not size else contextlib.nullcontext():  # steps are alike: one is measured
                 graphs[t] = _graph(spanned, t, theta, read[t])
-            room -= counted.count
+            size = size or counted.count
+            room -= size
             kept = graphs[t]
             if room < 0 and t != last:  # more than there is room for: made again when the sweep comes to it
                 del graphs[t]
@@ -289,7 +285,7 @@ def _forward(spanned: SpannedRun, tape: Tape) -> tuple[list[Tensor], dict[int, _
         theta = run.moved(t, theta, v)
         v = v if run.momentum else None
         del g
-    return theta, graphs, read
+    return _Forward(theta, graphs, read)
 
 
 def _outer_gradient(run: InnerRun, outer_loss: OuterLoss, theta: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -304,7 +300,7 @@ def _graph(spanned: SpannedRun, t: int, theta: Sequence[Tensor], products: Seque
     """Step t's graph alone: g_t as a function of theta_t, the products of spanned layers, and s."""
     leaves, reads = ([leaf(tensor) for tensor in part] for part in (theta, products))
     s = {name: leaf(tensor) for name, tensor in spanned.rest.distilled.items()}
-    loss = spanned.loss(t, leaves, reads, s)
+    loss = spanned.rest.loss(t, leaves, spanned.read(reads, s))
     inputs = [*leaves, *reads]
     return _Graph(inputs, s, list(torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)))
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from vldistill.config import ImageTowerConfig, Outer
+from vldistill.config.checks import at_least, require
 from vldistill.config.former import later
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_minibatch, head_spans, inner_loss, inner_steps
 from vldistill.distillation.metagrad.backward_sweep import advance, hypergradient
-from vldistill.distillation.metagrad.inner import ESTIMATORS, InnerStep
+from vldistill.distillation.metagrad.inner import ESTIMATORS
 from vldistill.distillation.method import BestKnown, Context, Start, State, Update, register
 from vldistill.distillation.similarity import similarity_matrix, start_similarity
 from vldistill.distillation.variables import start_variables
@@ -76,22 +77,14 @@ class BilevelOptions:
     towers: tuple[ImageTowerConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "first_steps", "captions_per_image"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"bilevel.{name} is {getattr(self, name)}; expected 1 or more.")
-        if self.real_batch < 2:
-            raise ConfigError(f"bilevel.real_batch is {self.real_batch}; expected at least 2 images.")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"bilevel.momentum is {self.momentum}; expected a number in [0, 1).")
-        for name in ("weight_decay", "student_decay", "rank"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"bilevel.{name} is {getattr(self, name)}; expected 0 or more.")
-        if not 0 <= self.outer_dropout < 1:
-            raise ConfigError(f"bilevel.outer_dropout is {self.outer_dropout}; expected a part in [0, 1).")
-        if not 0 <= self.curriculum <= 1:
-            raise ConfigError(f"bilevel.curriculum is {self.curriculum}; expected a part of the iterations, 0 to 1.")
-        if not 0 <= self.window <= self.steps:
-            raise ConfigError(f"bilevel.window is {self.window}; expected 0 (off) to {self.steps} steps.")
+        at_least(1, self, "bilevel", "steps", "first_steps", "captions_per_image")
+        at_least(2, self, "bilevel", "real_batch")
+        at_least(0, self, "bilevel", "weight_decay", "student_decay", "rank")
+        require(0 <= self.momentum < 1, "bilevel.momentum", self.momentum, "a number in [0, 1)")
+        require(0 <= self.outer_dropout < 1, "bilevel.outer_dropout", self.outer_dropout, "a part in [0, 1)")
+        fine = 0 <= self.curriculum <= 1
+        require(fine, "bilevel.curriculum", self.curriculum, "a part of the iterations, 0 to 1")
+        require(0 <= self.window <= self.steps, "bilevel.window", self.window, f"0 (off) to {self.steps} steps")
         if self.window and self.momentum:
             raise ConfigError(
                 f"bilevel.window needs bilevel.momentum 0, not {self.momentum}: a window starts without a past."
@@ -180,9 +173,7 @@ class Bilevel:
         pairs, captions = context.config.pairs, context.config.captions
         spans = head_spans(student, pairs, captions) if options.estimator == "adjoint" else ()
 
-        def inner(params: Groups, made: Mapping[str, torch.Tensor], step: InnerStep) -> torch.Tensor:
-            return inner_loss(student, params, made, step, spans=spans)
-
+        inner = partial(inner_loss, student, spans=spans)
         before = {side: rate[:first] for side, rate in plain.items()}
         decay = options.weight_decay
         begin = advance(inner, student.trained(), distilled, before, steps[:first], weight_decay=decay, spans=spans)

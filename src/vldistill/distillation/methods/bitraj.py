@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
+from vldistill.config.checks import at_least
 from vldistill.config.former import later
 from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_minibatch, head_spans, inner_loss, inner_steps
@@ -14,13 +16,11 @@ from vldistill.distillation.method import BestKnown, Context, Start, State, Upda
 from vldistill.distillation.recipes import published_recipe
 from vldistill.distillation.trajectory_matching import (
     MATCHING_OUTER,
-    Inner,
     check_segments,
     check_trajectory_options,
     draw_place,
     draw_segment,
     matching_update,
-    matching_update_from,
     segment_at,
 )
 from vldistill.distillation.variables import start_variables
@@ -61,10 +61,8 @@ class BitrajOptions:
 
     def __post_init__(self) -> None:
         check_trajectory_options("bitraj", self)
-        if self.own_steps < 0:
-            raise ConfigError(f"bitraj.own_steps is {self.own_steps}; expected 0 or more.")
-        if self.walkers < 1:
-            raise ConfigError(f"bitraj.walkers is {self.walkers}; expected 1 or more.")
+        at_least(0, self, "bitraj", "own_steps")
+        at_least(1, self, "bitraj", "walkers")
 
 
 @register(
@@ -109,28 +107,28 @@ class BiTrajectoryMatching:
         options = context.options
         starts, length = range(options.max_start_epoch), options.expert_epochs
         steps = inner_steps(context, options.syn_steps, options.minibatch)
+        spans = self._spans(context)
+        inner = partial(inner_loss, context.bench.architecture, spans=spans)
         if not options.own_steps:
-            segment = draw_segment(context, starts, length)
-            return matching_update(state, context, segment, self._inner(context), steps, self._spans(context))
+            return matching_update(state, context, draw_segment(context, starts, length), inner, steps, spans)
         number = context.iteration % options.walkers
         walked, *place = state.carried["walks"][number].tolist()
         stands = walked < options.own_steps
         if not stands:  # it starts anew; walkers that begin together are told apart by how long their first walk is
             place = list(draw_place(context, starts))
             walked = options.own_steps * number // options.walkers if context.iteration < options.walkers else 0
-        segment = segment_at(context, (place[0], place[1]), length)
-        update, there = matching_update_from(
-            unpacked(state.carried, f"walk-{number}/") if stands else segment[0],
+        update = matching_update(
             state,
             context,
-            segment,
-            self._inner(context),
+            segment_at(context, (place[0], place[1]), length),
+            inner,
             [replace(step, t=walked + step.t) for step in steps],  # texts of an image go on in turn
-            self._spans(context),
+            spans,
+            begin=unpacked(state.carried, f"walk-{number}/") if stands else None,
         )
         walks = state.carried["walks"].clone()
         walks[number] = torch.tensor([walked + options.syn_steps, *place])
-        return replace(update, carried={"walks": walks, **packed(there, f"walk-{number}/")})
+        return replace(update, carried={"walks": walks, **packed(update.reached, f"walk-{number}/")})
 
     def _walkers(self, context: Context[BitrajOptions]) -> dict[str, torch.Tensor]:
         """Room for walking students, none of which stands anywhere yet; ``walks`` (walkers, 3) are steps walked, expert
@@ -148,10 +146,6 @@ class BiTrajectoryMatching:
         config = context.config
         adjoint = context.options.estimator == "adjoint"
         return head_spans(context.bench.architecture, config.pairs, config.captions) if adjoint else ()
-
-    def _inner(self, context: Context[BitrajOptions]) -> Inner:
-        student, spans = context.bench.architecture, self._spans(context)
-        return lambda params, distilled, step: inner_loss(student, params, distilled, step, spans=spans)
 
     def export(self, state: State, context: Context[BitrajOptions]) -> DistilledSet:
         """The set and its student: SGD at the learned rates, momentum 0.9, decay 5e-4.

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from vldistill.config import Outer
+from vldistill.config.checks import at_least, positive
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
+from vldistill.distillation.inner_steps import check_batch
 from vldistill.distillation.method import Context, Start, State, Update, register
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
@@ -46,18 +48,10 @@ class CanonicalOptions:
     student_temperature: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.ridge < float("inf"):
-            raise ConfigError(f"canonical.ridge is {self.ridge}; expected a number above 0.")
-        for name in ("rank", "student_epochs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"canonical.{name} is {getattr(self, name)}; expected 1 or more.")
-        if self.student_batch < 2 and self.student_batch != 0:
-            raise ConfigError(f"canonical.student_batch is {self.student_batch}; expected at least 2, or 0 for all.")
-        if not 0 < self.student_rate < float("inf"):
-            raise ConfigError(f"canonical.student_rate is {self.student_rate}; expected a number above 0.")
-        for name in ("student_decay", "student_temperature"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"canonical.{name} is {getattr(self, name)}; expected 0 or more.")
+        positive(self, "canonical", "ridge", "student_rate")
+        at_least(1, self, "canonical", "rank", "student_epochs")
+        at_least(0, self, "canonical", "student_decay", "student_temperature")
+        check_batch("canonical.student_batch", self.student_batch)
 
 
 @register(

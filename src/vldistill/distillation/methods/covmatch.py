@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from vldistill.config import Outer
+from vldistill.config.checks import at_least, positive
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
-from vldistill.distillation.inner_steps import check_walk
+from vldistill.distillation.inner_steps import check_batch
 from vldistill.distillation.method import BestKnown, Context, Start, State, Update, register
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups, packed, unpacked
-from vldistill.errors import ConfigError
 from vldistill.training.losses import infonce
 from vldistill.training.recipe import Recipe
 
@@ -50,18 +50,11 @@ class CovmatchOptions:
     student_batch: int = 128
 
     def __post_init__(self) -> None:
-        check_walk("covmatch.minibatch", self.minibatch)
-        for name in ("reset", "student_epochs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"covmatch.{name} is {getattr(self, name)}; expected 1 or more.")
-        for name in ("real_batch", "student_batch"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"covmatch.{name} is {getattr(self, name)}; expected at least 2.")
-        for name in ("rho", "tower_rate", "head_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"covmatch.{name} is {getattr(self, name)}; expected a number above 0.")
-        if not 0 <= self.matching < float("inf"):
-            raise ConfigError(f"covmatch.matching is {self.matching}; expected 0 or more.")
+        check_batch("covmatch.minibatch", self.minibatch)
+        at_least(1, self, "covmatch", "reset", "student_epochs")
+        at_least(2, self, "covmatch", "real_batch", "student_batch")
+        positive(self, "covmatch", "rho", "tower_rate", "head_rate")
+        at_least(0, self, "covmatch", "matching")
 
 
 # Input embeddings are small numbers: their standard deviation is 0.06 in MiniLM, that of sentence vectors is 1.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from vldistill.distillation.inner_steps import inner_loss, walking_steps
 from vldistill.distillation.method import Context, Start, State, Update, register
@@ -58,12 +59,12 @@ class LowRankSimilarityMining:
 
     def step(self, state: State, context: Context[LorsOptions]) -> Update:
         """Draw a segment, run the student on soft targets, and differentiate the matching loss."""
-        options, student = context.options, context.bench.architecture
+        options = context.options
         return matching_update(
             state,
             context,
             draw_segment(context, range(options.max_start_epoch), options.expert_epochs),
-            lambda params, distilled, step: inner_loss(student, params, distilled, step, options.loss),
+            partial(inner_loss, context.bench.architecture, soft_loss=options.loss),
             walking_steps(context, options.syn_steps, options.minibatch, context.config.pairs),
             alpha=options.alpha,
         )

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from vldistill.config import Outer
+from vldistill.config.checks import at_least, positive
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
-from vldistill.distillation.inner_steps import check_walk
+from vldistill.distillation.inner_steps import check_batch
 from vldistill.distillation.method import Context, Start, State, Update, register
 from vldistill.distillation.recipes import plain_recipe
 from vldistill.distillation.variables import start_variables
@@ -50,16 +51,11 @@ class MdmOptions:
     student_batch: int = 128
 
     def __post_init__(self) -> None:
-        check_walk("mdm.minibatch", self.minibatch)
-        for name in ("real_batch", "student_batch"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"mdm.{name} is {getattr(self, name)}; expected at least 2.")
-        if self.student_epochs < 1:
-            raise ConfigError(f"mdm.student_epochs is {self.student_epochs}; expected 1 or more.")
-        if not 0 < self.sigma < float("inf"):
-            raise ConfigError(f"mdm.sigma is {self.sigma}; expected a number above 0.")
-        if not 0 <= self.matching < float("inf") or not 0 <= self.merge < float("inf"):
-            raise ConfigError("mdm.matching and mdm.merge: expected numbers of 0 or more.")
+        check_batch("mdm.minibatch", self.minibatch)
+        at_least(2, self, "mdm", "real_batch", "student_batch")
+        at_least(1, self, "mdm", "student_epochs")
+        positive(self, "mdm", "sigma")
+        at_least(0, self, "mdm", "matching", "merge")
         if not 0 <= self.first_epoch <= self.last_epoch:
             raise ConfigError(
                 f"mdm.first_epoch {self.first_epoch} and mdm.last_epoch {self.last_epoch}: expected 0 <= first <= last."

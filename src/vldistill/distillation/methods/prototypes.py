@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vldistill.config import Outer
+from vldistill.config.checks import at_least
 from vldistill.data.transforms import to_float
 from vldistill.distillation.export import export_set
 from vldistill.distillation.method import Context, Start, State, register
@@ -34,11 +35,8 @@ class PrototypesOptions:
     student_batch: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("restarts", "student_epochs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"prototypes.{name} is {getattr(self, name)}; expected 1 or more.")
-        if self.student_batch < 2:
-            raise ConfigError(f"prototypes.student_batch is {self.student_batch}; expected at least 2.")
+        at_least(1, self, "prototypes", "restarts", "student_epochs")
+        at_least(2, self, "prototypes", "student_batch")
 
 
 @register("prototypes", PrototypesOptions, Outer(iterations=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -129,7 +130,6 @@ class PhasedTeachers:
     def step(self, state: State, context: Context[PtmOptions]) -> Update:
         """The iteration of ``lors`` on this phase's pairs, against its straightened segment."""
         options = context.options
-        student = context.bench.architecture
         subsets = _subsets(context)
         done = len(subsets) * context.progress
         phase = min(int(done), len(subsets) - 1)
@@ -137,7 +137,7 @@ class PhasedTeachers:
             _part(state, context, phase),
             context,
             self._segment(context, phase),
-            lambda params, distilled, step: inner_loss(student, params, distilled, step, options.loss),
+            partial(inner_loss, context.bench.architecture, soft_loss=options.loss),
             walking_steps(context, options.syn_steps, options.minibatch, subsets[phase]),
             alpha=options.alpha,
         )

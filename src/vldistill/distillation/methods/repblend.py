@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vldistill.config.checks import at_least
 from vldistill.distillation.inner_steps import contrastive, rows_of, walking_steps
 from vldistill.distillation.metagrad.inner import InnerStep
 from vldistill.distillation.method import Context, Start, State, Update, register
@@ -22,7 +23,6 @@ from vldistill.distillation.trajectory_matching import (
 )
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import Groups
-from vldistill.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class RepblendOptions(SoftOptions):
 
     def __post_init__(self) -> None:
         self.check("repblend")
-        if self.beta < 0:
-            raise ConfigError(f"repblend.beta is {self.beta}; expected 0 (off) or more.")
+        at_least(0, self, "repblend", "beta")
 
 
 @register(
