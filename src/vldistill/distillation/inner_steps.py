@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import torch
 
+from vldistill.config.checks import require
 from vldistill.distillation.metagrad.inner import InnerStep
 from vldistill.distillation.metagrad.input_span import Span
 from vldistill.distillation.method import Context
@@ -29,8 +30,8 @@ def inner_loss(
         soft_loss: the loss where there is a similarity; without one it is InfoNCE.
         spans: of heads: the tensors they read are products of the step's rows already.
     """
-    images, texts, similarity = rows_of(distilled, step)
     multiplied = {span.group for span in spans}
+    images, texts, similarity = rows_of(distilled, step, {span.data for span in spans})
     embedded = [
         student.embed(side, inputs, params, multiplied=side in multiplied)
         for side, inputs in (("image", images), ("text", texts))
@@ -49,15 +50,23 @@ def head_spans(student: DualEncoder, pairs: int, captions: int = 1) -> tuple[Spa
 
 
 def rows_of(
-    distilled: Mapping[str, torch.Tensor], step: InnerStep
+    distilled: Mapping[str, torch.Tensor], step: InnerStep, taken: Set[str] = frozenset()
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Images, texts and, if there is one, the similarity of the rows of ``step``; as many rows are those already."""
-    images, texts, similarity = distilled["images"], distilled["texts"], distilled.get("similarity")
-    if texts.ndim == 3:  # several texts for each image: one of them in each step
+    """Images (B, ...), texts (B, ...) and, if there is one, the similarity (B, B) of the rows of ``step``.
+
+    Args:
+        taken: names of tensors that hold the step's rows already.
+    """
+    texts = distilled["texts"]
+    if texts.ndim == 3 and "texts" not in taken:  # several texts for each image: one of them in each step
         texts = texts[:, step.t % texts.shape[1]]
-    images, texts = (side if len(side) == len(step.index) else side[step.index] for side in (images, texts))
-    if similarity is not None and len(similarity) > len(step.index):
-        similarity = similarity[step.index][:, step.index]
+    images, texts = (
+        side if name in taken or (rows := step.rows(len(side))) is None else side[rows]
+        for name, side in (("images", distilled["images"]), ("texts", texts))
+    )
+    similarity = distilled.get("similarity")
+    if similarity is not None and (rows := step.rows(len(similarity))) is not None:
+        similarity = similarity[rows][:, rows]
     return images, texts, similarity
 
 
@@ -95,14 +104,13 @@ def walking_steps(context: Context, count: int, minibatch: int, pairs: int) -> l
     return steps
 
 
-def check_walk(name: str, minibatch: int) -> None:
-    """Refuse a minibatch of :func:`walking_steps` that has no contrast."""
-    if minibatch < 0 or minibatch == 1:
-        raise ConfigError(f"{name} is {minibatch}; expected 0 (all pairs) or at least 2.")
+def check_batch(name: str, batch: int) -> None:
+    """Refuse a number of pairs per step that has no contrast."""
+    require(batch == 0 or batch >= 2, name, batch, "0 (all pairs) or at least 2")
 
 
 def check_minibatch(name: str, minibatch: int, pairs: int) -> None:
     """Refuse a minibatch that is larger than the set or has no contrast."""
-    check_walk(name, minibatch)
+    check_batch(name, minibatch)
     if minibatch > pairs:
         raise ConfigError(f"{name} is {minibatch}, more than the {pairs} pairs; use 0 to take all of them.")

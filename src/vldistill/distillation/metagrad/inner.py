@@ -28,6 +28,11 @@ class InnerStep:
     index: Tensor
     seed: int
 
+    def rows(self, count: int) -> Tensor | None:
+        """The rows (B,) to take of ``count``; None where they are all of them, in order."""
+        whole = len(self.index) == count and bool((self.index == torch.arange(count, device=self.index.device)).all())
+        return None if whole else self.index
+
 
 InnerLoss = Callable[[Params, dict[str, Tensor], InnerStep], Tensor]
 OuterLoss = Callable[[Params], Tensor]

@@ -2,7 +2,7 @@
 
 A head begins with a linear layer p = W x + bias, W (P, D), and its inputs are the rows of X (N, D), the distilled
 features. SGD moves W along sums of outer products with those rows, and all that the steps read of W is their products
-with it. With the symbols of `metagrad`, G and H (N, P), a and b numbers:
+with it. With the symbols of the package, G and H (N, P), a and b numbers:
 
     W_t = a W_0 + G^T X         products X W_t^T = a X W_0^T + K G,   K = X X^T (N, N)
     v_t = b W_0 + H^T X         and with d = d inner / d p (B, P) on the rows of the step:
@@ -47,81 +47,94 @@ class Span:
     def rows(self, step: InnerStep, data: Tensor) -> Tensor | None:
         """Rows (B,) of the step, distinct, in the distilled tensor as (N C, D); None is all of them in order."""
         if data.ndim == 3:
-            index = torch.arange(len(data)) if len(step.index) == len(data) else step.index
-            return (index * data.shape[1] + step.t % data.shape[1]).to(data.device)
-        return None if len(step.index) == len(data) else step.index.to(data.device)
+            return (step.index * data.shape[1] + step.t % data.shape[1]).to(data.device)
+        rows = step.rows(len(data))
+        return None if rows is None else rows.to(data.device)
 
 
 class Layer:
-    """A spanned layer on its way there and back; the names are those of the module's text.
+    """A spanned layer on its way there and back.
 
     Args:
         span: which layer it is.
         weight: W_0 (P, D).
         data: the distilled tensor (N, D) or (N, C, D).
+
+    Attributes:
+        inputs, gram, start_products: X (N, D), K (N, N) and X W_0^T (N, P).
+        start_share, velocity_share: a and b, the parts of W_0 in W_t and v_t.
+        moved, velocity: G and H (N, P); gram_moved, gram_velocity are K G and K H.
+        history: a_t, b_{t+1}, G_t and H_{t+1} of every step.
+        outer_slope, outer_products, outer_along: L (P, D), X L^T (N, P) and <W_0, L>.
+        lambda_share, nu_share: s and c, the parts of L in lambda and nu.
+        lambda_rows, nu_rows: R and M (N, P); gram_lambda, gram_nu are K R and K M.
+        to_start, to_slope, to_rows: A (N, P), C (N, P) and J (N, N) of (7).
     """
 
     def __init__(self, span: Span, weight: Tensor, data: Tensor) -> None:
         self.span, self.weight, self.data = span, weight, data
-        self.x = data.reshape(-1, data.shape[-1])
-        self.gram = self.x @ self.x.T
-        self.first = self.x @ weight.T
-        self.a, self.b = 1.0, 0.0
-        self.g = self.h = self.kg = self.kh = torch.zeros_like(self.first)
-        self.passed: list[tuple[float, float, Tensor, Tensor]] = []  # a_t, b_{t+1}, G_t, H_{t+1}
+        self.inputs = data.reshape(-1, data.shape[-1])
+        self.gram = self.inputs @ self.inputs.T  # (N, N)
+        self.start_products = self.inputs @ weight.T  # (N, P)
+        self.start_share, self.velocity_share = 1.0, 0.0
+        self.moved = self.velocity = self.gram_moved = self.gram_velocity = torch.zeros_like(self.start_products)
+        self.history: list[tuple[float, float, Tensor, Tensor]] = []
 
     def products(self, rows: Tensor | None) -> Tensor:
         """X W_t^T of ``rows``, (B, P)."""
-        return self.a * _rows(self.first, rows) + _rows(self.kg, rows)
+        return self.start_share * _rows(self.start_products, rows) + _rows(self.gram_moved, rows)
 
     def move(self, rows: Tensor | None, slope: Tensor, rate: float, momentum: float, decay: float) -> None:
         """One step by (2) and (3), with the slope d (B, P) of the products."""
-        before = self.a, self.g
-        self.h = _added(momentum * self.h + decay * self.g, rows, slope)
-        self.kh = momentum * self.kh + decay * self.kg + _columns(self.gram, rows) @ slope
-        self.b = momentum * self.b + decay * self.a
-        self.passed.append((before[0], self.b, before[1], self.h))
-        self.g, self.kg = self.g - rate * self.h, self.kg - rate * self.kh
-        self.a -= rate * self.b
+        share, moved = self.start_share, self.moved
+        self.velocity = _added(momentum * self.velocity + decay * self.moved, rows, slope)  # (N, P)
+        self.gram_velocity = momentum * self.gram_velocity + decay * self.gram_moved + _columns(self.gram, rows) @ slope
+        self.velocity_share = momentum * self.velocity_share + decay * self.start_share
+        self.history.append((share, self.velocity_share, moved, self.velocity))
+        self.moved, self.gram_moved = self.moved - rate * self.velocity, self.gram_moved - rate * self.gram_velocity
+        self.start_share -= rate * self.velocity_share
 
     def reached(self) -> Tensor:
         """W_T."""
-        return torch.addmm(self.a * self.weight, self.g.T, self.x)  # as beta, a number beyond float32 is an error
+        # the share scales W_0 before: as addmm's beta, a number beyond float32 is an error
+        return torch.addmm(self.start_share * self.weight, self.moved.T, self.inputs)  # (P, D)
 
     def turn(self, slope: Tensor) -> None:
         """Begin the way back with L, the slope of W_T (P, D)."""
-        self.slope, self.across = slope, self.x @ slope.T
-        self.along = float(inner_product([self.weight], [slope]))
-        self.s, self.c = 1.0, 0.0
-        self.r = self.m = self.kr = self.km = torch.zeros_like(self.first)
-        self.to_weight, self.to_slope = torch.zeros_like(self.first), torch.zeros_like(self.first)
-        self.mixed = torch.zeros_like(self.gram)
+        self.outer_slope, self.outer_products = slope, self.inputs @ slope.T  # (P, D), (N, P)
+        self.outer_along = float(inner_product([self.weight], [slope]))
+        self.lambda_share, self.nu_share = 1.0, 0.0
+        self.lambda_rows = self.nu_rows = self.gram_lambda = self.gram_nu = torch.zeros_like(self.start_products)
+        self.to_start, self.to_slope = torch.zeros_like(self.start_products), torch.zeros_like(self.start_products)
+        self.to_rows = torch.zeros_like(self.gram)
 
     def back(self, rate: float, momentum: float) -> Tensor:
         """Equations (4) and (5): moves nu, and returns the slope of the step's rate, ()."""
-        _, b, _, h = self.passed[-1]
-        flows = inner_product([self.r, h, h], [b * self.first, self.s * self.across, self.kr])
-        self.c = momentum * self.c - rate * self.s
-        self.m, self.km = momentum * self.m - rate * self.r, momentum * self.km - rate * self.kr
-        return -(flows + b * self.s * self.along)
+        _, b, _, h = self.history[-1]
+        of_start, of_outer = b * self.start_products, self.lambda_share * self.outer_products
+        flows = inner_product([self.lambda_rows, h, h], [of_start, of_outer, self.gram_lambda])
+        self.nu_share = momentum * self.nu_share - rate * self.lambda_share
+        self.nu_rows = momentum * self.nu_rows - rate * self.lambda_rows
+        self.gram_nu = momentum * self.gram_nu - rate * self.gram_lambda
+        return -(flows + b * self.lambda_share * self.outer_along)
 
     def weights(self, rows: Tensor | None) -> Tensor:
         """X nu^T of ``rows``, (B, P): what (6) weighs the slopes of the products with."""
-        return self.c * _rows(self.across, rows) + _rows(self.km, rows)
+        return self.nu_share * _rows(self.outer_products, rows) + _rows(self.gram_nu, rows)
 
     def absorb(self, rows: Tensor | None, slope: Tensor, pulled: Tensor, decay: float) -> None:
         """Equations (7) and (8), with d (``slope``) and q (``pulled``) of the step's rows, (B, P)."""
-        a, _, g, _ = self.passed.pop()
-        self.to_weight = _added(self.to_weight, rows, a * pulled)
-        self.to_slope = _added(self.to_slope, rows, self.c * slope)
-        self.mixed = _added(self.mixed, rows, torch.addmm(pulled @ g.T, slope, self.m.T))
-        self.s += decay * self.c
-        self.r = _added(self.r + decay * self.m, rows, pulled)
-        self.kr = self.kr + decay * self.km + _columns(self.gram, rows) @ pulled
+        a, _, g, _ = self.history.pop()
+        self.to_start = _added(self.to_start, rows, a * pulled)
+        self.to_slope = _added(self.to_slope, rows, self.nu_share * slope)
+        self.to_rows = _added(self.to_rows, rows, torch.addmm(pulled @ g.T, slope, self.nu_rows.T))
+        self.lambda_share += decay * self.nu_share
+        self.lambda_rows = _added(self.lambda_rows + decay * self.nu_rows, rows, pulled)
+        self.gram_lambda = self.gram_lambda + decay * self.gram_nu + _columns(self.gram, rows) @ pulled
 
     def gradient(self) -> Tensor:
         """The gradient of the distilled tensor, in its shape."""
-        total = self.to_weight @ self.weight + self.to_slope @ self.slope + self.mixed @ self.x
+        total = self.to_start @ self.weight + self.to_slope @ self.outer_slope + self.to_rows @ self.inputs
         return total.reshape(self.data.shape)
 
 
@@ -152,10 +165,9 @@ class SpannedRun:
         """Rows of step t, by layer."""
         return [layer.span.rows(self.whole.steps[t], layer.data) for layer in self.layers]
 
-    def loss(self, t: int, theta: Sequence[Tensor], products: Sequence[Tensor], others: dict[str, Tensor]) -> Tensor:
-        """inner(theta_t, s, t) of the other parameters and the layers' products."""
-        read = {layer.span.data: product for layer, product in zip(self.layers, products)}
-        return self.rest.loss(t, theta, {**others, **read})
+    def read(self, products: Sequence[Tensor], others: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the inner loss reads: the layers' products and the other distilled tensors."""
+        return {**others, **{layer.span.data: product for layer, product in zip(self.layers, products)}}
 
     def joined(self, theta: Sequence[Tensor]) -> list[Tensor]:
         """theta_T of the whole run, in its order, from that of the rest."""
