@@ -7,19 +7,17 @@ and imported when a store is made.
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits, decode
-from vldistill.data.stores import signature_of
+from vldistill.data.stores import EncodedImages
 from vldistill.errors import DataError, MissingExtraError
 from vldistill.storage.files import human_bytes
 
@@ -60,13 +58,10 @@ def readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read ({reason}). Copy it again, or take it out of the source.") from None
 
 
-def image_bytes(cell: Any, label: str, folder: Path | None = None) -> bytes:
-    """The encoded image in a cell. Raises DataError when there is none.
+def image_bytes(cell: Any, label: str) -> bytes:
+    """The encoded image in a cell: bytes, or an object with ``bytes``, or with the ``path`` of a file.
 
-    Args:
-        cell: bytes, or an object with ``bytes``, or with the ``path`` of a file.
-        label: how messages name the image.
-        folder: of relative paths.
+    Raises DataError when there is none, with ``label``, which names the image.
     """
     path = None
     if isinstance(cell, Mapping):
@@ -75,7 +70,7 @@ def image_bytes(cell: Any, label: str, folder: Path | None = None) -> bytes:
         return cell
     if cell is None and isinstance(path, str) and path:
         try:
-            return (folder / path if folder else Path(path)).read_bytes()
+            return Path(path).read_bytes()
         except OSError as error:
             raise DataError(f"{label}: {path} cannot be read ({error.strerror}).") from None
     found = "empty" if cell is None else type(cell).__name__
@@ -83,37 +78,22 @@ def image_bytes(cell: Any, label: str, folder: Path | None = None) -> bytes:
 
 
 @dataclass(frozen=True)
-class TableImages(ABC):
+class TableImages(EncodedImages):
     """An image store over cells; subclasses say where a cell is.
 
     Attributes:
-        names: of the images.
         rows: int64 (N,), the row of each image.
-        limits: what is too large.
     """
 
-    names: tuple[str, ...]
     rows: np.ndarray
-    limits: PhotoLimits = field(default=PHOTO_LIMITS, kw_only=True)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     @abstractmethod
     def cell(self, row: int) -> Any:
         """The content of the image column in a row."""
 
-    def read(self, index: int, at_least: int = 0) -> Image.Image:
-        """See ImageStore."""
-        return decode(self.encoded(index), f"image {self.names[index]}", at_least, self.limits)
-
-    def signature(self, index: int) -> bytes:
-        """That of a file with the same bytes."""
-        return signature_of(self.encoded(index))
-
     def encoded(self, index: int) -> bytes:
         """The bytes in the cell."""
-        return image_bytes(self.cell(int(self.rows[index])), f"image {self.names[index]}")
+        return image_bytes(self.cell(int(self.rows[index])), self.label(index))
 
 
 @dataclass(frozen=True)
