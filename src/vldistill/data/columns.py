@@ -38,9 +38,13 @@ class Columns:
     split: str = ""
 
     @property
-    def used(self) -> set[str]:
-        """Every column that is read."""
-        return {self.image, *self.captions, self.name, self.split} - {""}
+    def texts(self) -> list[str]:
+        """Every column that is read but the images'."""
+        return [column for column in dict.fromkeys((*self.captions, self.name, self.split)) if column]
+
+    def lacking(self, columns: Iterable[str]) -> str:
+        """Those that are read and are none of ``columns``, joined by commas."""
+        return ", ".join(sorted({self.image, *self.texts} - {*columns}))
 
     def about(self) -> dict[str, str]:
         """For ``inspect``: meaning -> column."""
@@ -131,6 +135,15 @@ class Gathered:
     rows: list[int] = field(default_factory=list)
     _known: dict[str, int] = field(default_factory=dict)
 
+    def add_cells(
+        self, row: int, cells: Mapping[str, Any], columns: Columns, name: str, split: str | None, where: str
+    ) -> None:
+        """One more row, from its cells by column; ``name`` and ``split`` hold where these are empty. As :meth:`add`."""
+        captions = [text for column in columns.captions for text in texts_of(cells[column], where)]
+        own = cells.get(columns.name)
+        name = name if own is None or own == "" else str(own)
+        self.add(row, name, split_of_cell(cells.get(columns.split), split, where), captions, where)
+
     def add(self, row: int, name: str, split: str, captions: list[str], where: str) -> None:
         """One more row. Raises DataError when an image is in two splits."""
         known = self._known.setdefault(name, len(self.names))
@@ -143,11 +156,6 @@ class Gathered:
         if self.splits[known] != split:
             raise DataError(f"{where}: image {name!r} is in split {self.splits[known]} as well; expected it in one.")
         self.captions[known] += captions
-
-
-def name_of_cell(value: object, usual: str) -> str:
-    """The name of a row's image: what the cell says, ``usual`` where it is empty."""
-    return usual if value is None or value == "" else str(value)
 
 
 def split_of_cell(value: object, usual: str | None, where: str) -> str:

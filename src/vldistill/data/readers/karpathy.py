@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.data.collection import Collection
-from vldistill.data.jsonfile import describe, kind, load_json
-from vldistill.data.places import find_images, looked_in, safe_name
+from vldistill.data.jsonfile import describe, identity, kind, load_json
+from vldistill.data.places import find_images, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.readers.blip import is_blip
 from vldistill.data.source import Source
-from vldistill.data.stores import FileImages
 from vldistill.errors import DataError
 
 SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -45,11 +44,9 @@ def read(source: Source) -> Collection:
         captions.append(_captions(entry, where, seen["sentid"], index))
         _unique("filename", names[-1], seen["filename"], index, where)
         if "imgid" in entry:
-            _unique("imgid", _identity(entry["imgid"], "imgid", where), seen["imgid"], index, where)
-    places = find_images(path.parent, [(name,) for name in names])
-    looked = looked_in(path.parent)
-    missing = {index: looked for index, place in enumerate(places) if place is None}
-    return Collection(source.text, FileImages(tuple(names), tuple(places)), captions, splits, missing)
+            _unique("imgid", identity(entry["imgid"], "imgid", where), seen["imgid"], index, where)
+    images, missing = find_images(path.parent, names)
+    return Collection(source.text, images, captions, splits, missing)
 
 
 def _find(path: Path) -> tuple[Path, list[Any]]:
@@ -128,15 +125,9 @@ def _captions(entry: dict[str, Any], where: str, seen: dict[Any, int], index: in
             )
             raise DataError(f"{where}: sentence {number} is {found}; expected an object with a text 'raw'.")
         if "sentid" in sentence:
-            _unique("sentid", _identity(sentence["sentid"], "sentid", where), seen, index, where)
+            _unique("sentid", identity(sentence["sentid"], "sentid", where), seen, index, where)
         captions.append(sentence["raw"])
     return captions
-
-
-def _identity(value: object, key: str, where: str) -> int | str:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise DataError(f"{where}: {key} is {kind(value)}; expected a number.")
-    return value
 
 
 def _unique(key: str, value: object, seen: dict[Any, int], index: int, where: str) -> None:
