@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vldistill.data.pairs import SPLITS, ImageStore, Pairs, choose
+from vldistill.data.pairs import ImageStore, Pairs, choose, in_order
 from vldistill.errors import DataError
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class Collection:
 
     def splits_present(self) -> list[str]:
         """The splits that have an image, in the order train, val, test."""
-        present = set(self.splits)
-        return [split for split in SPLITS if split in present]
+        return in_order(self.splits)
 
     def pairs(self, split: str, *, strict: bool = False) -> Pairs:
         """One split as Pairs; with ``strict`` anything left out is an error. Raises DataError."""

@@ -52,14 +52,7 @@ class Columns:
         return {meaning: column for meaning, column in found.items() if column}
 
 
-def choose_columns(
-    columns: Sequence[str],
-    options: Mapping[str, str],
-    source: str,
-    *,
-    images: Sequence[str] = IMAGES,
-    names: Sequence[str] = NAMES,
-) -> Columns:
+def choose_columns(columns: Sequence[str], options: Mapping[str, str], source: str) -> Columns:
     """The columns asked for by the options ``image``, ``caption`` (several joined by commas), ``name`` and ``split``,
     the others guessed.
 
@@ -67,8 +60,6 @@ def choose_columns(
         columns: of the table.
         options: of the source.
         source: for messages.
-        images: names that an image column may have.
-        names: names that a name column may have; the image's column is none.
 
     Raises:
         DataError: a column that does not exist, or nothing that looks like an image or a caption.
@@ -85,7 +76,7 @@ def choose_columns(
     def guessed(candidates: Iterable[str]) -> list[str]:
         return [lower[name] for name in candidates if name in lower]
 
-    image = asked("image") or guessed(images)[:1]
+    image = asked("image") or guessed(IMAGES)[:1]
     captions = asked("caption") or guessed(CAPTIONS)[:1]
     captions = captions or [column for column in columns if NUMBERED.fullmatch(column.strip().lower())]
     for option, found in (("image", image), ("caption", captions)):
@@ -95,7 +86,7 @@ def choose_columns(
                 f"{source}: no column looks like {'an image' if option == 'image' else 'a caption'}; it has: {have}. "
                 f"Name it: ?{option}=COLUMN."
             )
-    name = asked("name") or [column for column in guessed(names) if column not in (*image, *captions)][:1]
+    name = asked("name") or [column for column in guessed(NAMES) if column not in (*image, *captions)][:1]
     split = asked("split") or guessed(("split",))
     return Columns(image[0], tuple(captions), name[0] if name else "", split[0] if split else "")
 

@@ -46,6 +46,15 @@ def head_of(path: Path) -> bytes:
         return b""
 
 
+def text_in(record: dict[str, Any], key: str, where: str, example: str) -> str:
+    """A text of a record that is not empty. Raises DataError, with an ``example`` of one."""
+    value = record.get(key)
+    if isinstance(value, str) and value:
+        return value
+    found = "empty" if value == "" else kind(value)
+    raise DataError(f"{where}: {key} is {found}; expected a text such as {example!r}.")
+
+
 def identity(value: object, key: str, where: str) -> int | str:
     """The number of an image or a sentence, which some write as a text. Raises DataError."""
     if isinstance(value, bool) or not isinstance(value, int | str):

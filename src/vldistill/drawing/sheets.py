@@ -21,7 +21,7 @@ MARGIN, GAP, PAD, LABEL, LINE = 24, 16, 12, 20, 18
 
 
 def draw_pairs(
-    before: np.ndarray | None,
+    before: np.ndarray,
     after: np.ndarray,
     captions: Sequence[tuple[str, str]],
     path: Path,
@@ -33,7 +33,7 @@ def draw_pairs(
     lines; characters that the DejaVu font lacks appear as boxes.
 
     Args:
-        before: (N, 3, S, S) uint8, the pictures the distillation started from, or None where there are none.
+        before: (N, 3, S, S) uint8, the pictures the distillation started from.
         after: (N, 3, S, S) uint8, the distilled pictures.
         captions: N times the caption before and the nearest real caption after; an empty one is left out.
         path: a name that ends in ``.png``; the file appears complete or not at all.
@@ -43,20 +43,13 @@ def draw_pairs(
         ValueError: a wrong shape, dtype, count or file name.
     """
     check_pictures("after", after, captions)
-    if before is not None:
-        check_pictures("before", before, captions)
-        if before.shape != after.shape:
-            raise ValueError(f"before has shape {before.shape} but after has {after.shape}.")
+    check_pictures("before", before, captions)
+    if before.shape != after.shape:
+        raise ValueError(f"before has shape {before.shape} but after has {after.shape}.")
     cards: list[_Card] = []
-    for index, (text_before, text_after) in enumerate(captions[:MOST_PAIRS]):
-        if before is None:
-            panels = [_Panel(after[index], "nearest caption", text_after)]
-        else:
-            panels = [
-                _Panel(before[index], "before", text_before),
-                _Panel(after[index], "after, nearest caption", text_after),
-            ]
-        cards.append(_Card(f"{index + 1}", panels))
+    for old, new, (start, nearest) in zip(before, after, captions[:MOST_PAIRS]):
+        panels = [_Panel(old, "before", start), _Panel(new, "after, nearest caption", nearest)]
+        cards.append(_Card(f"{len(cards) + 1}", panels))
     _draw_cards(cards, path, title, _count(len(cards), len(after), "pair"))
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from vldistill.data.collection import Collection
 from vldistill.data.columns import Gathered
-from vldistill.data.jsonfile import describe, head_of, kind, load_json
+from vldistill.data.jsonfile import describe, head_of, kind, load_json, text_in
+from vldistill.data.pairs import in_order
 from vldistill.data.patterns import listed
 from vldistill.data.places import find_images, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
-from vldistill.data.splits import in_order
 from vldistill.errors import DataError
 
 NAMED = re.compile(r"(?P<family>.*?)(?:^|(?<=[_.-]))(?P<split>train|val|test)")
@@ -83,11 +83,7 @@ class _Found(Gathered):
         """One more record. Raises DataError when it is malformed or contradicts those before."""
         if not isinstance(record, dict):
             raise DataError(f"{where} is {kind(record)}; expected an object with image and caption.")
-        image = record.get("image")
-        if not isinstance(image, str) or not image:
-            found = "empty" if image == "" else kind(image)
-            raise DataError(f"{where}: image is {found}; expected a text such as 'flickr30k-images/1.jpg'.")
-        path = safe_name(where, image)
+        path = safe_name(where, text_in(record, "image", where, "flickr30k-images/1.jpg"))
         name = _without_place(path)
         captions = _captions(record.get("caption"), where)
         if "image_id" in record:

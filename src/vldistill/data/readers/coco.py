@@ -9,11 +9,12 @@ from typing import Any
 
 from vldistill.data.collection import Collection
 from vldistill.data.jsonfile import describe, head_of, identity, kind, load_json
+from vldistill.data.pairs import in_order
 from vldistill.data.patterns import listed
 from vldistill.data.places import find_images, images_folder, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
-from vldistill.data.splits import in_order, split_in
+from vldistill.data.splits import split_in
 from vldistill.errors import DataError
 
 NAMED = re.compile(r"(?P<before>.*?)(?P<folder>(?P<split>train|val|test)(?P<after>.*))")

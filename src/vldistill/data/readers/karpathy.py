@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.data.collection import Collection
-from vldistill.data.jsonfile import describe, identity, kind, load_json
+from vldistill.data.jsonfile import describe, identity, kind, load_json, text_in
 from vldistill.data.places import find_images, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.readers.blip import is_blip
@@ -95,12 +95,8 @@ def _images(path: Path, value: Any) -> list[Any]:
 
 def _name(entry: dict[str, Any], where: str) -> str:
     """``filepath/filename``, which must stay inside the source's folder."""
-    filename, folder = entry.get("filename"), entry.get("filepath", "")
-    if not isinstance(filename, str) or not filename:
-        found = "empty" if filename == "" else kind(filename)
-        raise DataError(f"{where}: filename is {found}; expected a text such as 'photo.jpg'.")
-    if not isinstance(folder, str):
-        raise DataError(f"{where}: filepath is {kind(folder)}; expected a text such as 'train2014'.")
+    filename = text_in(entry, "filename", where, "photo.jpg")
+    folder = "" if entry.get("filepath", "") == "" else text_in(entry, "filepath", where, "train2014")
     return safe_name(where, folder, filename)
 
 
@@ -118,11 +114,9 @@ def _captions(entry: dict[str, Any], where: str, seen: dict[Any, int], index: in
     captions = []
     for number, sentence in enumerate(sentences):
         if not isinstance(sentence, dict) or not isinstance(sentence.get("raw"), str):
-            found = (
-                kind(sentence)
-                if not isinstance(sentence, dict)
-                else f"an object whose raw is {kind(sentence.get('raw'))}"
-            )
+            found = kind(sentence)
+            if isinstance(sentence, dict):
+                found = f"an object whose raw is {kind(sentence.get('raw'))}"
             raise DataError(f"{where}: sentence {number} is {found}; expected an object with a text 'raw'.")
         if "sentid" in sentence:
             _unique("sentid", identity(sentence["sentid"], "sentid", where), seen, index, where)

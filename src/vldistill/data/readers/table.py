@@ -9,10 +9,11 @@ from typing import Any
 
 from vldistill.data.collection import Collection
 from vldistill.data.columns import CAPTIONS, IMAGES, NUMBERED, Columns, Gathered, choose_columns, split_of_cell
+from vldistill.data.pairs import in_order
 from vldistill.data.places import find_images, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
-from vldistill.data.splits import in_order, split_in, split_of_file
+from vldistill.data.splits import split_in, split_of_file
 from vldistill.errors import DataError
 
 SUFFIXES = (".csv", ".tsv")
