@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.data.collection import Collection
+from vldistill.data.columns import Gathered
 from vldistill.data.jsonfile import describe, head_of, identity, kind, load_json
 from vldistill.data.pairs import in_order
 from vldistill.data.patterns import listed
@@ -35,23 +36,18 @@ def read(source: Source) -> Collection:
     option ``images`` names another folder for all.
     """
     files = _files(source)
-    names: list[str] = []
-    candidates: list[tuple[str, ...]] = []
-    splits: list[str] = []
-    captions: list[list[str]] = []
+    found, sought = Gathered(), []
     for split, path in files.items():
-        own, texts = _read_file(path)
         named = NAMED.fullmatch(path.stem)
         folder = named["folder"] if named else split
-        names += [f"{folder}/{name}" for name in own]
-        candidates += [(f"{folder}/{name}", name) for name in own]
-        splits += [split] * len(own)
-        captions += texts
+        for name, captions in zip(*_read_file(path)):
+            found.add(0, f"{folder}/{name}", split, captions, str(path))
+            sought.append((f"{folder}/{name}", name))
     beside = next(iter(files.values())).parent
     root = images_folder(source, beside.parent if beside.name == "annotations" else beside)
-    images, missing = find_images(root, names, candidates)
+    images, missing = find_images(root, found.names, sought)
     about = {"format": "COCO captions", "files": [str(path) for path in files.values()], "images_in": str(root)}
-    return Collection(source.text, images, captions, splits, missing, about)
+    return Collection(source.text, images, found.captions, found.splits, missing, about)
 
 
 def _files(source: Source) -> dict[str, Path]:

@@ -74,8 +74,8 @@ def _load(source: Source) -> dict[str, Any]:
                 f"state.json. Give that folder, or read other files without hf:."
             )
         else:
-            asked = {name: source.options[name] for name in ("revision",) if name in source.options}
-            found = datasets.load_dataset(source.path, source.options.get("config"), **asked)
+            config, revision = source.options.get("config"), source.options.get("revision")
+            found = datasets.load_dataset(source.path, config, revision=revision)
     except DataError:
         raise
     except Exception as error:  # of the hub, of files, of the network: datasets raises nearly anything
