@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -115,33 +117,34 @@ class ArrowImages(TableImages):
         return self.tables[number][row - int(self.starts[number])][self.column]
 
 
+class RowGroup(NamedTuple):
+    """A row group of a parquet file: its number there, and the first of its rows, counted through all files."""
+
+    path: Path
+    number: int
+    start: int
+
+
 @dataclass(frozen=True)
 class ParquetImages(TableImages):
     """Images in parquet files. Row groups are read whole, the last ones are kept: read images in order.
 
     Attributes:
-        files: the files.
-        group_file: int64 (G,), the file of each row group.
-        group_number: int64 (G,), its number in the file.
-        group_start: int64 (G,), the first of its rows, counted through all files.
+        groups: the row groups of all files, in order.
+        column: the column of images.
     """
 
-    files: tuple[Path, ...]
-    group_file: np.ndarray
-    group_number: np.ndarray
-    group_start: np.ndarray
+    groups: Sequence[RowGroup]
     column: str
 
     def cell(self, row: int) -> Any:
         """See TableImages."""
-        group = int(np.searchsorted(self.group_start, row, side="right")) - 1
-        path = self.files[int(self.group_file[group])]
-        cells = _GROUPS.get(path, int(self.group_number[group]), self.column)
-        place = row - int(self.group_start[group])
-        if place >= len(cells):
+        path, number, start = self.groups[bisect_right(self.groups, row, key=attrgetter("start")) - 1]
+        cells = _GROUPS.get(path, number, self.column)
+        if row - start >= len(cells):
             raise DataError(f"{path}: row {row} is missing, though the file declares it. Copy the file again.")
         with readable(path):
-            return cells[place].as_py()
+            return cells[row - start].as_py()
 
 
 class _Groups:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vldistill.data.collection import Collection
 from vldistill.data.columns import Columns, Gathered, choose_columns
-from vldistill.data.containers import ParquetImages, readable, require_parquet
+from vldistill.data.containers import ParquetImages, RowGroup, readable, require_parquet
 from vldistill.data.patterns import files_of
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
@@ -37,32 +37,20 @@ def read(source: Source) -> Collection:
     parquet = require_parquet()
     files = files_of(source, SUFFIX, inside=("", "data"))
     found, total = Gathered(), 0
-    group_file: list[int] = []
-    group_number: list[int] = []
-    group_start: list[int] = []
+    groups: list[RowGroup] = []
     columns: Columns | None = None
-    for number, path in enumerate(files):
+    for path in files:
         with readable(path), parquet.ParquetFile(path) as file:
             if columns is None:
                 columns = choose_columns(file.schema_arrow.names, source.options, source.text)
             if lacking := columns.lacking(file.schema_arrow.names):
                 raise DataError(f"{path} has no column {lacking}, as the files before it have.")
             for group in range(file.num_row_groups):
-                group_file.append(number)
-                group_number.append(group)
-                group_start.append(total)
+                groups.append(RowGroup(path, group, total))
                 total += _gather(found, file, group, columns, path, total)
     if columns is None or not found.names:
         raise DataError(f"{source.text} holds no rows.")
-    images = ParquetImages(
-        names=tuple(found.names),
-        rows=np.array(found.rows, np.int64),
-        files=tuple(files),
-        group_file=np.array(group_file, np.int64),
-        group_number=np.array(group_number, np.int64),
-        group_start=np.array(group_start, np.int64),
-        column=columns.image,
-    )
+    images = ParquetImages(tuple(found.names), np.array(found.rows, np.int64), groups, columns.image)
     about = {"format": "parquet", "files": len(files), "columns": columns.about(), "rows": total}
     return Collection(source.text, images, found.captions, found.splits, about=about)
 
