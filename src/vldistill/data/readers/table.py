@@ -10,7 +10,7 @@ from typing import Any
 from vldistill.data.collection import Collection
 from vldistill.data.columns import CAPTIONS, IMAGES, NUMBERED, Columns, Gathered, choose_columns, split_of_cell
 from vldistill.data.pairs import in_order
-from vldistill.data.places import find_images, safe_name
+from vldistill.data.places import find_images, images_folder, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
 from vldistill.data.splits import split_in, split_of_file
@@ -36,7 +36,7 @@ def read(source: Source) -> Collection:
     """
     found = Gathered()
     files = _files(source)
-    folder = _folder(source, files[0][1])
+    folder = images_folder(source, files[0][1].parent).absolute()
     about: dict[str, Any] = {"format": "csv", "files": [str(path) for _, path in files]}
     for split, path in files:
         separator = _separator(path, source)
@@ -71,15 +71,6 @@ def _add(found: Gathered, columns: Columns, cells: dict[str, str], split: str | 
         raise DataError(f"{where}: the column {columns.image!r} is empty; expected the path of an image.")
     own = split_of_cell(cells[columns.split] if columns.split else None, split, where)
     found.add(0, safe_name(where, raw), own, [cells[column] for column in columns.captions], where)
-
-
-def _folder(source: Source, first: Path) -> Path:
-    if "images" not in source.options:
-        return first.parent.absolute()
-    folder = Path(source.options["images"]).expanduser().absolute()
-    if not folder.is_dir():
-        raise DataError(f"{source.text}: images is {str(folder)!r}, which is no folder. Give the folder of the images.")
-    return folder
 
 
 def _tables(folder: Path) -> list[Path]:
