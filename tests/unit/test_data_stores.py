@@ -111,7 +111,7 @@ def test_giants_are_refused_before_decoding(limit: int, tmp_path: Path):
     with pytest.raises(DataError, match=f"x has more than {limit:,} pixels: it is 64 x 64. Make it smaller"):
         decode(raw, "x", limits=PhotoLimits(pixels=limit))
     assert decode(raw, "x", limits=PhotoLimits(pixels=64 * 64)).size == (64, 64)
-    store = FileImages(("a.png",), (Place(tmp_path / "a.png"),), PhotoLimits(bytes=len(raw) - 1))
+    store = FileImages(("a.png",), (Place(tmp_path / "a.png"),), limits=PhotoLimits(bytes=len(raw) - 1))
     (tmp_path / "a.png").write_bytes(raw)
     with pytest.raises(DataError, match=r"image a\.png has .* kB; expected .* or less"):
         store.read(0)

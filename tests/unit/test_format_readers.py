@@ -158,6 +158,12 @@ def test_tables_of_pandas(tmp_path: Path, columns: tuple[str, str], sep: str, na
         assert told(pairs) == expected
 
 
+def test_the_index_of_pandas_and_a_column_that_stands_twice(tmp_path: Path):
+    (tmp_path / "0.jpg").write_bytes(photo(0))
+    (tmp_path / "pairs.csv").write_text(",filepath,title,title\n7,0.jpg,first,second\n")
+    assert told(load_pairs(f"{tmp_path / 'pairs.csv'}{ALL}", "train")) == {"0.jpg": (photo(0), ["first"])}
+
+
 def test_a_table_is_what_open_clip_trains_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data = pytest.importorskip("open_clip_train.data")
     path = table(tmp_path / "t", ("filepath", "title"), "\t")

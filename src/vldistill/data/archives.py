@@ -12,8 +12,9 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from vldistill.errors import DataError
 from vldistill.storage.files import human_bytes
@@ -55,10 +56,9 @@ def tar_members(path: Path) -> Iterator[Member]:
     Raises:
         DataError: unreadable, compressed, cut off, or with a member that is refused.
     """
-    with _guarding(path, "an uncompressed, complete tar: decompress it (gunzip, zstd -d), or copy it again"):
-        size = path.stat().st_size
-        with path.open("rb") as handle:
-            yield from _walk(path, _Headers(handle), size)
+    expected = "an uncompressed, complete tar: decompress it (gunzip, zstd -d), or copy it again"
+    with _guarding(path, expected), _Headers(path.open("rb", buffering=0)) as headers:
+        yield from _walk(path, headers, path.stat().st_size)
 
 
 def check_zip(path: Path, what: str, *, ratio: float = RATIO) -> None:
@@ -93,22 +93,13 @@ def _guarding(path: Path, expected: str, what: str = "tar") -> Iterator[None]:
         raise DataError(f"{what} {path} cannot be read ({reason}). Expected {expected}.") from None
 
 
-class _Headers:
+class _Headers(BufferedReader):
     """What tarfile may read of an archive: no header of a size that nobody writes."""
 
-    def __init__(self, handle: IO[bytes]) -> None:
-        self.handle = handle
-
-    def tell(self) -> int:
-        return self.handle.tell()
-
-    def seek(self, position: int) -> int:
-        return self.handle.seek(position)
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= HEADER_BYTES:
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
-        raw = self.handle.read(size)
+        raw = super().read(size)
         if size > BLOCK and DIGITS.search(raw):
             raise tarfile.ReadError("a header of digits")
         return raw
@@ -117,9 +108,9 @@ class _Headers:
 def _walk(path: Path, headers: _Headers, end: int) -> Iterator[Member]:
     """Regular members, judged one by one; ``end`` is where the archive is over."""
     count = at = 0
-    with tarfile.open(fileobj=headers, mode="r:") as archive:  # type: ignore[arg-type]  # it reads, seeks and tells
+    with tarfile.open(fileobj=headers, mode="r:") as archive:
         while (info := archive.next()) is not None:
-            archive.members.clear()  # tarfile would keep them all
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
             count += 1
             if count > MEMBERS:
                 raise DataError(f"tar {path} is refused: more than {MEMBERS:,} members. Split it.")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -178,27 +179,23 @@ def _write_header(handle: IO[bytes], rows: int, size: int) -> None:
 
 def _decoded(pairs: Pairs, size: int, progress: Progress | None) -> Iterator[tuple[str, np.ndarray | str]]:
     """Every image's name with its uint8 (3, size, size) array, or with the reason why there is none, in order."""
-
-    def decode(index: int) -> np.ndarray | str:
-        try:
-            return _decode(pairs, index, size)
-        except DataError as error:
-            return str(error)
-
     count = pairs.count_images
     # Pillow decodes and resizes without the interpreter lock, so threads are enough.
     with ThreadPoolExecutor(max_workers=min(16, max(2, os.cpu_count() or 2))) as pool:
         for start in range(0, count, DECODED_AT_ONCE):
             indices = range(start, min(start + DECODED_AT_ONCE, count))
-            for index, row in zip(indices, pool.map(decode, indices), strict=True):
+            for index, row in zip(indices, pool.map(partial(_decode, pairs, size), indices), strict=True):
                 yield pairs.images.names[index], row
             if progress is not None:
                 progress(indices.stop, count)
 
 
-def _decode(pairs: Pairs, index: int, size: int) -> np.ndarray:
-    """One image as uint8 (3, size, size), contiguous. Raises DataError."""
-    image = pairs.images.read(index, size)
+def _decode(pairs: Pairs, size: int, index: int) -> np.ndarray | str:
+    """One image as uint8 (3, size, size), contiguous, or the reason why there is none."""
+    try:
+        image = pairs.images.read(index, size)
+    except DataError as error:
+        return str(error)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vldistill.data.pairs import SPLITS, ImageStore, Pairs, choose
+from vldistill.data.pairs import ImageStore, Pairs, choose, in_order
 from vldistill.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 WORDS_KEPT = 30  # of a caption, by the field's cleaning
 LONGEST_CAPTION = 10_000  # characters; longer texts are no captions, and some tokenizers take quadratic time on them
+LEFT_OUT = {
+    "endless": ("caption", f"over {LONGEST_CAPTION:,} characters left out"),
+    "empty": ("empty caption", "left out"),
+    "bare": ("image", "without a caption left out"),
+    "lost": ("missing image", "left out"),
+}
+"""What is unusable: its noun, and the rest of the note that counts it."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,7 @@ class Collection:
 
     def splits_present(self) -> list[str]:
         """The splits that have an image, in the order train, val, test."""
-        present = set(self.splits)
-        return [split for split in SPLITS if split in present]
+        return in_order(self.splits)
 
     def pairs(self, split: str, *, strict: bool = False) -> Pairs:
         """One split as Pairs; with ``strict`` anything left out is an error. Raises DataError."""
@@ -65,10 +71,7 @@ class Collection:
         kept: list[int] = []
         captions: list[str] = []
         counts: list[int] = []
-        endless: list[int] = []
-        empty: list[int] = []
-        bare: list[int] = []
-        lost: list[int] = []
+        left: dict[str, list[int]] = {what: [] for what in LEFT_OUT}
         for index in members:
             texts = [text.strip() for text in self.captions[index]]
             _require_encodable(texts, self.source, names[index])
@@ -76,26 +79,19 @@ class Collection:
             if self.clean:
                 short = [clean_caption(text) for text in short]
             full = [text for text in short if text]
-            endless += [index] * (len(texts) - len(short))
-            empty += [index] * (len(short) - len(full))
+            left["endless"] += [index] * (len(texts) - len(short))
+            left["empty"] += [index] * (len(short) - len(full))
             if not full:
-                bare.append(index)
+                left["bare"].append(index)
             if index in self.missing:
-                lost.append(index)
+                left["lost"].append(index)
             elif full:
                 kept.append(index)
                 captions += full
                 counts.append(len(full))
-        notes = [
-            _count(
-                len(endless), "caption", f"over {LONGEST_CAPTION:,} characters left out", [names[i] for i in endless]
-            ),
-            _count(len(empty), "empty caption", "left out", [names[index] for index in empty]),
-            _count(len(bare), "image", "without a caption left out", [names[index] for index in bare]),
-            _count(len(lost), "missing image", "left out", [names[index] for index in lost]),
-        ]
-        notes = tuple(note for note in notes if note)
+        notes = [_note(what, [names[index] for index in those]) for what, those in left.items() if those]
         where = f"{self.source}, split {split!r}"
+        lost = left["lost"]
         looked = f" Looked for {names[lost[0]]} in {self.missing[lost[0]]}." if lost else ""
         if strict and notes:
             raise DataError(
@@ -147,13 +143,12 @@ def clean_caption(caption: str) -> str:
     return " ".join(re.sub(r"[.!\"()*#:;~]", " ", caption.lower()).split()[:WORDS_KEPT])
 
 
-def _count(count: int, noun: str, tail: str, names: Sequence[str]) -> str:
-    """``3 images without a caption left out (a.jpg, b.jpg, c.jpg)``, or nothing for a count of 0."""
-    if count == 0:
-        return ""
+def _note(what: str, names: Sequence[str]) -> str:
+    """``3 images without a caption left out (a.jpg, b.jpg, c.jpg)``."""
+    noun, tail = LEFT_OUT[what]
     distinct = list(dict.fromkeys(names))
     shown = ", ".join(distinct[:3]) + (", ..." if len(distinct) > 3 else "")
-    return f"{count:,} {noun}{'s' if count > 1 else ''} {tail} ({shown})"
+    return f"{len(names):,} {noun}{'s' if len(names) > 1 else ''} {tail} ({shown})"
 
 
 def _require_encodable(texts: Sequence[str], source: str, name: str) -> None:

@@ -38,9 +38,13 @@ class Columns:
     split: str = ""
 
     @property
-    def used(self) -> set[str]:
-        """Every column that is read."""
-        return {self.image, *self.captions, self.name, self.split} - {""}
+    def texts(self) -> list[str]:
+        """Every column that is read but the images'."""
+        return [column for column in dict.fromkeys((*self.captions, self.name, self.split)) if column]
+
+    def lacking(self, columns: Iterable[str]) -> str:
+        """Those that are read and are none of ``columns``, joined by commas."""
+        return ", ".join(sorted({self.image, *self.texts} - {*columns}))
 
     def about(self) -> dict[str, str]:
         """For ``inspect``: meaning -> column."""
@@ -48,14 +52,7 @@ class Columns:
         return {meaning: column for meaning, column in found.items() if column}
 
 
-def choose_columns(
-    columns: Sequence[str],
-    options: Mapping[str, str],
-    source: str,
-    *,
-    images: Sequence[str] = IMAGES,
-    names: Sequence[str] = NAMES,
-) -> Columns:
+def choose_columns(columns: Sequence[str], options: Mapping[str, str], source: str) -> Columns:
     """The columns asked for by the options ``image``, ``caption`` (several joined by commas), ``name`` and ``split``,
     the others guessed.
 
@@ -63,8 +60,6 @@ def choose_columns(
         columns: of the table.
         options: of the source.
         source: for messages.
-        images: names that an image column may have.
-        names: names that a name column may have; the image's column is none.
 
     Raises:
         DataError: a column that does not exist, or nothing that looks like an image or a caption.
@@ -81,7 +76,7 @@ def choose_columns(
     def guessed(candidates: Iterable[str]) -> list[str]:
         return [lower[name] for name in candidates if name in lower]
 
-    image = asked("image") or guessed(images)[:1]
+    image = asked("image") or guessed(IMAGES)[:1]
     captions = asked("caption") or guessed(CAPTIONS)[:1]
     captions = captions or [column for column in columns if NUMBERED.fullmatch(column.strip().lower())]
     for option, found in (("image", image), ("caption", captions)):
@@ -91,7 +86,7 @@ def choose_columns(
                 f"{source}: no column looks like {'an image' if option == 'image' else 'a caption'}; it has: {have}. "
                 f"Name it: ?{option}=COLUMN."
             )
-    name = asked("name") or [column for column in guessed(names) if column not in (*image, *captions)][:1]
+    name = asked("name") or [column for column in guessed(NAMES) if column not in (*image, *captions)][:1]
     split = asked("split") or guessed(("split",))
     return Columns(image[0], tuple(captions), name[0] if name else "", split[0] if split else "")
 
@@ -131,6 +126,15 @@ class Gathered:
     rows: list[int] = field(default_factory=list)
     _known: dict[str, int] = field(default_factory=dict)
 
+    def add_cells(
+        self, row: int, cells: Mapping[str, Any], columns: Columns, name: str, split: str | None, where: str
+    ) -> None:
+        """One more row, from its cells by column; ``name`` and ``split`` hold where these are empty. As :meth:`add`."""
+        captions = [text for column in columns.captions for text in texts_of(cells[column], where)]
+        own = cells.get(columns.name)
+        name = name if own is None or own == "" else str(own)
+        self.add(row, name, split_of_cell(cells.get(columns.split), split, where), captions, where)
+
     def add(self, row: int, name: str, split: str, captions: list[str], where: str) -> None:
         """One more row. Raises DataError when an image is in two splits."""
         known = self._known.setdefault(name, len(self.names))
@@ -143,11 +147,6 @@ class Gathered:
         if self.splits[known] != split:
             raise DataError(f"{where}: image {name!r} is in split {self.splits[known]} as well; expected it in one.")
         self.captions[known] += captions
-
-
-def name_of_cell(value: object, usual: str) -> str:
-    """The name of a row's image: what the cell says, ``usual`` where it is empty."""
-    return usual if value is None or value == "" else str(value)
 
 
 def split_of_cell(value: object, usual: str | None, where: str) -> str:

@@ -7,19 +7,19 @@ and imported when a store is made.
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits, decode
-from vldistill.data.stores import signature_of
+from vldistill.data.stores import EncodedImages
 from vldistill.errors import DataError, MissingExtraError
 from vldistill.storage.files import human_bytes
 
@@ -60,13 +60,10 @@ def readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read ({reason}). Copy it again, or take it out of the source.") from None
 
 
-def image_bytes(cell: Any, label: str, folder: Path | None = None) -> bytes:
-    """The encoded image in a cell. Raises DataError when there is none.
+def image_bytes(cell: Any, label: str) -> bytes:
+    """The encoded image in a cell: bytes, or an object with ``bytes``, or with the ``path`` of a file.
 
-    Args:
-        cell: bytes, or an object with ``bytes``, or with the ``path`` of a file.
-        label: how messages name the image.
-        folder: of relative paths.
+    Raises DataError when there is none, with ``label``, which names the image.
     """
     path = None
     if isinstance(cell, Mapping):
@@ -75,7 +72,7 @@ def image_bytes(cell: Any, label: str, folder: Path | None = None) -> bytes:
         return cell
     if cell is None and isinstance(path, str) and path:
         try:
-            return (folder / path if folder else Path(path)).read_bytes()
+            return Path(path).read_bytes()
         except OSError as error:
             raise DataError(f"{label}: {path} cannot be read ({error.strerror}).") from None
     found = "empty" if cell is None else type(cell).__name__
@@ -83,37 +80,22 @@ def image_bytes(cell: Any, label: str, folder: Path | None = None) -> bytes:
 
 
 @dataclass(frozen=True)
-class TableImages(ABC):
+class TableImages(EncodedImages):
     """An image store over cells; subclasses say where a cell is.
 
     Attributes:
-        names: of the images.
         rows: int64 (N,), the row of each image.
-        limits: what is too large.
     """
 
-    names: tuple[str, ...]
     rows: np.ndarray
-    limits: PhotoLimits = field(default=PHOTO_LIMITS, kw_only=True)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     @abstractmethod
     def cell(self, row: int) -> Any:
         """The content of the image column in a row."""
 
-    def read(self, index: int, at_least: int = 0) -> Image.Image:
-        """See ImageStore."""
-        return decode(self.encoded(index), f"image {self.names[index]}", at_least, self.limits)
-
-    def signature(self, index: int) -> bytes:
-        """That of a file with the same bytes."""
-        return signature_of(self.encoded(index))
-
     def encoded(self, index: int) -> bytes:
         """The bytes in the cell."""
-        return image_bytes(self.cell(int(self.rows[index])), f"image {self.names[index]}")
+        return image_bytes(self.cell(int(self.rows[index])), self.label(index))
 
 
 @dataclass(frozen=True)
@@ -135,33 +117,34 @@ class ArrowImages(TableImages):
         return self.tables[number][row - int(self.starts[number])][self.column]
 
 
+class RowGroup(NamedTuple):
+    """A row group of a parquet file: its number there, and the first of its rows, counted through all files."""
+
+    path: Path
+    number: int
+    start: int
+
+
 @dataclass(frozen=True)
 class ParquetImages(TableImages):
     """Images in parquet files. Row groups are read whole, the last ones are kept: read images in order.
 
     Attributes:
-        files: the files.
-        group_file: int64 (G,), the file of each row group.
-        group_number: int64 (G,), its number in the file.
-        group_start: int64 (G,), the first of its rows, counted through all files.
+        groups: the row groups of all files, in order.
+        column: the column of images.
     """
 
-    files: tuple[Path, ...]
-    group_file: np.ndarray
-    group_number: np.ndarray
-    group_start: np.ndarray
+    groups: Sequence[RowGroup]
     column: str
 
     def cell(self, row: int) -> Any:
         """See TableImages."""
-        group = int(np.searchsorted(self.group_start, row, side="right")) - 1
-        path = self.files[int(self.group_file[group])]
-        cells = _GROUPS.get(path, int(self.group_number[group]), self.column)
-        place = row - int(self.group_start[group])
-        if place >= len(cells):
+        path, number, start = self.groups[bisect_right(self.groups, row, key=attrgetter("start")) - 1]
+        cells = _GROUPS.get(path, number, self.column)
+        if row - start >= len(cells):
             raise DataError(f"{path}: row {row} is missing, though the file declares it. Copy the file again.")
         with readable(path):
-            return cells[place].as_py()
+            return cells[row - start].as_py()
 
 
 class _Groups:

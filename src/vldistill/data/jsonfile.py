@@ -9,6 +9,7 @@ from typing import Any
 from vldistill.errors import DataError
 from vldistill.storage.files import human_bytes
 
+HEAD_BYTES = 65_536
 MOST_BYTES = 1_000_000_000  # parsed, a json takes several times its size in memory
 KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 
@@ -34,6 +35,31 @@ def load_json(path: Path) -> Any:
         raise DataError(f"{path} is nested too deeply to be a caption file. Check that it is the right file.") from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}). Check that it is complete and the right file.") from None
+
+
+def head_of(path: Path) -> bytes:
+    """The beginning of a file, enough to see what a json is without reading it; empty where it cannot be read."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError:
+        return b""
+
+
+def text_in(record: dict[str, Any], key: str, where: str, example: str) -> str:
+    """A text of a record that is not empty. Raises DataError, with an ``example`` of one."""
+    value = record.get(key)
+    if isinstance(value, str) and value:
+        return value
+    found = "empty" if value == "" else kind(value)
+    raise DataError(f"{where}: {key} is {found}; expected a text such as {example!r}.")
+
+
+def identity(value: object, key: str, where: str) -> int | str:
+    """The number of an image or a sentence, which some write as a text. Raises DataError."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise DataError(f"{where}: {key} is {kind(value)}; expected a number.")
+    return value
 
 
 def kind(value: object) -> str:

@@ -35,15 +35,12 @@ def find_reader(source: str | Path) -> Reader:
         raise DataError(f"data source {text[:200]!r} cannot be read ({reason}).") from None
     if len(found) > 1:
         names = ", ".join(one.name for one in found)
+        prefixed = ", ".join(f"{one.name}:{text}" for one in found if one.prefixed)
         raise DataError(
             f"data source {text!r} is recognised by several readers: {names}. Give a more exact path."
-            + (f" Or say which: {prefixes}." if (prefixes := ", ".join(_prefixed(found, text))) else "")
+            + (f" Or say which: {prefixed}." if prefixed else "")
         )
     return found[0]
-
-
-def _prefixed(found: list[Reader], text: str) -> list[str]:
-    return [f"{one.name}:{text}" for one in found if one.prefixed]
 
 
 def _nothing_fits(source: str) -> str:
@@ -56,9 +53,9 @@ def _nothing_fits(source: str) -> str:
     if path.exists():
         return f"the file {source} is no data source. {_kinds()}"
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = [*get_close_matches(source.partition(":")[0], READERS)]
-    near += [str(path.with_name(name)) for name in get_close_matches(path.name, beside)]
     kind = source.partition(":")[0]
+    near = get_close_matches(kind, READERS)
+    near += [str(path.with_name(name)) for name in get_close_matches(path.name, beside)]
     strange = f", and {kind!r} is no kind of source" if re.match(r"\w\w+:", source) and kind not in READERS else ""
     meant = f" (did you mean {' or '.join(near)}?)" if near else ""
     return (

@@ -22,6 +22,12 @@ LARGE = 2**15  # images; fingerprints of larger splits are hashes of hashes
 HASHED_AT_ONCE = 4096  # images, or captions, hashed at a time there
 
 
+def in_order(splits: Iterable[str]) -> list[str]:
+    """Distinct splits in the order train, val, test."""
+    found = set(splits)
+    return [split for split in SPLITS if split in found]
+
+
 class ImageStore(Protocol):
     """Where images come from: files, members of a tar, drawings. Picklable, safe in threads and processes."""
 

@@ -29,8 +29,7 @@ def files_of(source: Source, suffix: str, inside: tuple[str, ...] = ("",)) -> li
     path = source.place
     if path.is_dir():
         for place in inside:
-            found = sorted(file for file in path.glob(f"{place}/*{suffix}".lstrip("/")) if file.is_file())
-            if found:
+            if found := listed(path, f"{place}/*{suffix}".lstrip("/")):
                 return found
         raise DataError(f"the folder {source.path} holds no {suffix} file. Give the folder with them, or a pattern.")
     if path.is_file():
@@ -43,7 +42,7 @@ def files_of(source: Source, suffix: str, inside: tuple[str, ...] = ("",)) -> li
             place, _, below = name.rpartition("/")
             if any(letter in place for letter in "*["):
                 raise DataError(f"{source.text}: * stands in the name of a folder; expected it in that of files only.")
-            files += sorted(file for file in Path(place or ".").glob(below) if file.is_file())
+            files += listed(Path(place or "."), below)
         else:
             raise DataError(f"{source.text}: {name} does not exist. Correct the path or the pattern.")
     if not files:
@@ -51,6 +50,11 @@ def files_of(source: Source, suffix: str, inside: tuple[str, ...] = ("",)) -> li
     if len(set(files)) < len(files):
         raise DataError(f"{source.text}: a file fits the pattern twice. Correct it.")
     return files
+
+
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder whose names fit a pattern, sorted."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file())
 
 
 def expanded(pattern: str) -> Iterator[str]:

@@ -10,7 +10,6 @@ from hashlib import blake2b
 from pathlib import Path
 
 from vldistill.data.collection import Collection
-from vldistill.data.pairs import SPLITS
 from vldistill.errors import DataError
 
 SHARE = 0.05  # of the images, for each split that has to be made
@@ -105,9 +104,3 @@ def _places(names: Sequence[str], splits: Sequence[str]) -> Iterable[tuple[int, 
         if split == "train":
             raw = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
             yield index, int.from_bytes(raw, "little") / 2**64
-
-
-def in_order(splits: Iterable[str]) -> list[str]:
-    """Distinct splits in the order train, val, test."""
-    found = set(splits)
-    return [split for split in SPLITS if split in found]

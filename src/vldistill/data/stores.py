@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, overload
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,6 +17,9 @@ from PIL import Image
 from vldistill.data.archives import tar_members
 from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits, decode
 from vldistill.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsGetItem
 
 TAIL_BYTES = 4096  # PNG and JPEG both end differently when their picture differs
 
@@ -27,7 +32,7 @@ class Place(NamedTuple):
     size: int | None = None
 
 
-class TarPlaces(Sequence[Place]):
+class TarPlaces:
     """Places in a few tars, 20 bytes each: as objects those of ten million photos would take 2 GB.
 
     Args:
@@ -42,83 +47,85 @@ class TarPlaces(Sequence[Place]):
         self.number = np.array(number, np.int32)
         self.offset, self.size = np.array(offset, np.int64), np.array(size, np.int64)
 
-    def __len__(self) -> int:
-        return len(self.number)
-
-    @overload
-    def __getitem__(self, index: int) -> Place: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Place]: ...
-
-    def __getitem__(self, index: int | slice) -> Place | list[Place]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> Place:
         return Place(self.tars[self.number[index]], int(self.offset[index]), int(self.size[index]))
 
 
 @dataclass(frozen=True)
-class FileImages:
+class EncodedImages(ABC):
+    """An image store over the bytes of image files; subclasses say where these are.
+
+    Attributes:
+        names: of the images.
+        limits: what is too large.
+    """
+
+    names: tuple[str, ...]
+    limits: PhotoLimits = field(default=PHOTO_LIMITS, kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """See ImageStore."""
+
+    def read(self, index: int, at_least: int = 0) -> Image.Image:
+        """See ImageStore."""
+        return decode(self.encoded(index), self.label(index), at_least, self.limits)
+
+    def signature(self, index: int) -> bytes:
+        """That of a file with the same bytes."""
+        return signature_of(self.encoded(index))
+
+    def label(self, index: int) -> str:
+        """How messages name an image."""
+        return f"image {self.names[index]}"
+
+
+@dataclass(frozen=True)
+class FileImages(EncodedImages):
     """An image store over files and tar members.
 
     A file is opened for each read and closed at once: nothing is shared between threads or processes, and an
     open costs little beside decoding. ``places[i]`` is None for an image that was not found.
     """
 
-    names: tuple[str, ...]
-    places: Sequence[Place | None]
-    limits: PhotoLimits = PHOTO_LIMITS
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, index: int, at_least: int = 0) -> Image.Image:
-        """See ImageStore."""
-        return decode(self._bytes(index), self._label(index), at_least, self.limits)
+    places: SupportsGetItem[int, Place | None]
 
     def signature(self, index: int) -> bytes:
         """The byte size and the last 4 KB. Raises DataError when missing."""
-        size, tail = self._bytes_at_end(index)
-        return size.to_bytes(8, "little") + tail
+        with self._opened(index) as (handle, place, size):
+            length = min(size, TAIL_BYTES)
+            handle.seek(place.offset + size - length)
+            return size.to_bytes(8, "little") + handle.read(length)
 
     def encoded(self, index: int) -> bytes:
         """The file, or the member of the tar, as it is."""
-        return self._bytes(index)
-
-    def _label(self, index: int) -> str:
-        place = self.places[index]
-        return f"image {self.names[index]}" + (f" in {place.path}" if place and place.size is not None else "")
-
-    def _bytes(self, index: int) -> bytes:
-        place = self._place(index)
-        try:
-            with place.path.open("rb") as handle:
-                size = handle.seek(0, 2) if place.size is None else place.size
-                self.limits.check_bytes(size, self._label(index))
-                handle.seek(place.offset)
-                raw = handle.read(size)
-        except OSError as error:
-            raise DataError(f"{self._label(index)}: {place.path} cannot be read ({error.strerror}).") from None
-        if place.size is not None and len(raw) < place.size:
-            raise DataError(f"{self._label(index)}: the tar has become shorter than it was. Make it again.")
+        with self._opened(index) as (handle, place, size):
+            self.limits.check_bytes(size, self.label(index))
+            handle.seek(place.offset)
+            raw = handle.read(size)
+        if place.size is not None and len(raw) < size:
+            raise DataError(f"{self.label(index)}: the tar has become shorter than it was. Make it again.")
         return raw
 
-    def _bytes_at_end(self, index: int) -> tuple[int, bytes]:
-        place = self._place(index)
-        try:
-            with place.path.open("rb") as handle:
-                size = handle.seek(0, 2) if place.size is None else place.size
-                length = min(size, TAIL_BYTES)
-                handle.seek(place.offset + size - length)
-                return size, handle.read(length)
-        except OSError as error:
-            raise DataError(f"{self._label(index)}: {place.path} cannot be read ({error.strerror}).") from None
+    def label(self, index: int) -> str:
+        """How messages name an image."""
+        place = self.places[index]
+        return super().label(index) + (f" in {place.path}" if place and place.size is not None else "")
 
-    def _place(self, index: int) -> Place:
+    @contextmanager
+    def _opened(self, index: int) -> Iterator[tuple[IO[bytes], Place, int]]:
+        """The file that an image is in, its place there and its bytes. Raises DataError."""
         place = self.places[index]
         if place is None:
             raise DataError(f"image {self.names[index]} is missing. Restore it, or take it out of the source.")
-        return place
+        try:
+            with place.path.open("rb") as handle:
+                yield handle, place, handle.seek(0, 2) if place.size is None else place.size
+        except OSError as error:
+            raise DataError(f"{self.label(index)}: {place.path} cannot be read ({error.strerror}).") from None
 
 
 def signature_of(raw: bytes) -> bytes:
@@ -160,10 +167,7 @@ def tar_index(path: Path) -> TarIndex:
 
 @lru_cache(maxsize=64)
 def _tar_index(path: Path, size: int, changed: int) -> TarIndex:
-    members: dict[str, tuple[int, int]] = {}
-    for member in tar_members(path):
-        members[member.name] = (member.offset, member.size)
-    return TarIndex(path, members)
+    return TarIndex(path, {member.name: (member.offset, member.size) for member in tar_members(path)})
 
 
 def find_in_tars(name: str, tars: Sequence[TarIndex]) -> Place | None:

@@ -22,8 +22,9 @@ def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     Returns:
         float32 (B, 3, S, S), ``(images / 255 - mean) / std``, on the same device.
     """
-    scale, shift = _affine(mean, std, images.device)
-    return images.to(torch.float32).mul_(scale).add_(shift)
+    centre, spread = (torch.tensor(list(values), dtype=torch.float64).view(1, 3, 1, 1) for values in (mean, std))
+    scale, shift = (1 / (255 * spread)).float(), (-centre / spread).float()
+    return images.to(torch.float32).mul_(scale.to(images.device)).add_(shift.to(images.device))
 
 
 Normalisation = tuple[Sequence[float], Sequence[float]]
@@ -49,12 +50,6 @@ def between_towers(images: Tensor, old: Normalisation, new: Normalisation, size:
     if pixels.shape[-1] != size:
         pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
     return (pixels - new_mean) / new_std
-
-
-def _affine(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Scale and shift, each (1, 3, 1, 1), that take 0..255 to normalised values."""
-    centre, spread = (torch.tensor(list(values), dtype=torch.float64).view(1, 3, 1, 1) for values in (mean, std))
-    return (1 / (255 * spread)).float().to(device), (-centre / spread).float().to(device)
 
 
 def augment(images: Tensor, seed: int) -> Tensor:

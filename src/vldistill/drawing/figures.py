@@ -37,27 +37,21 @@ def draw_curves(
     title: str | None = None,
     levels: Mapping[str, float] | None = None,
 ) -> None:
-    """Write a line chart as PNG or SVG, by the end of ``path``; it appears complete or not at all.
+    """Write a line chart as PNG; it appears complete or not at all.
 
     Args:
         series: (x, y) points by the name of their line; a value that is not finite leaves a gap.
-        path: a name that ends in ``.png`` or ``.svg``.
+        path: of the file.
         xlabel: what x is, with its unit.
         ylabel: what y is, with its unit.
         title: a heading; by default none.
         levels: horizontal reference lines by name (such as full data, random, chance), in the unit of y;
             one that is not finite is left out.
-
-    Raises:
-        ValueError: a file name that ends otherwise.
     """
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in ("png", "svg"):
-        raise ValueError(f"{path} must end in .png or .svg.")
     figure = curves(series, xlabel=xlabel, ylabel=ylabel, title=title, levels=levels)
     with atomic(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(temporary, format="png")
 
 
 def curves(

@@ -33,10 +33,9 @@ def wrapped(text: str, width: int, *, lines: int = CAPTION_LINES, size: int = 13
         wider = f"{line} {word}" if line else word
         if letters.getlength(wider) <= width:
             line = wider
-            continue
-        if len(done) == lines - 1:
+        elif len(done) == lines - 1:
             return [*done, _shorten(wider, width, letters)]
-        if line:
+        elif line:
             done.append(line)
             line = ""
             words.insert(0, word)

@@ -15,79 +15,59 @@ from vldistill.drawing.palette import CARD, FAINT, INK, PAPER, RULE
 from vldistill.drawing.pictures import check_pictures, enlarged, whole_side
 from vldistill.storage.files import atomic
 
+MOST_PAIRS, MOST_PICTURES = 20, 40  # on a sheet, from the first
+MARGIN, GAP, PAD, LABEL, LINE = 24, 16, 12, 20, 18
+"""Of a sheet, in pixels: edge, between cards, inside a card, the label's and the caption line's height."""
+
 
 def draw_pairs(
-    before: np.ndarray | None,
+    before: np.ndarray,
     after: np.ndarray,
     captions: Sequence[tuple[str, str]],
     path: Path,
-    *,
-    columns: int | None = None,
-    limit: int = 20,
-    title: str | None = None,
+    title: str,
 ) -> None:
-    """Write a preview PNG of a distilled set: every pair before and after, each picture over its caption.
+    """Write a preview PNG of a distilled set: its first pairs before and after, each picture over its caption.
 
     Small pictures are enlarged without smoothing. Captions are wrapped, and cut with an ellipsis after five
     lines; characters that the DejaVu font lacks appear as boxes.
 
     Args:
-        before: (N, 3, S, S) uint8, the pictures the distillation started from, or None where there are none.
+        before: (N, 3, S, S) uint8, the pictures the distillation started from.
         after: (N, 3, S, S) uint8, the distilled pictures.
         captions: N times the caption before and the nearest real caption after; an empty one is left out.
         path: a name that ends in ``.png``; the file appears complete or not at all.
-        columns: pairs beside each other; by default as many as make a sheet of about screen shape.
-        limit: the most pairs to draw, from the first.
-        title: a heading; by default none.
+        title: a heading.
 
     Raises:
-        ValueError: a wrong shape, dtype, count, limit or file name.
+        ValueError: a wrong shape, dtype, count or file name.
     """
     check_pictures("after", after, captions)
-    if before is not None:
-        check_pictures("before", before, captions)
-        if before.shape != after.shape:
-            raise ValueError(f"before has shape {before.shape} but after has {after.shape}.")
+    check_pictures("before", before, captions)
+    if before.shape != after.shape:
+        raise ValueError(f"before has shape {before.shape} but after has {after.shape}.")
     cards: list[_Card] = []
-    for index in range(_shown(len(after), limit)):
-        text_before, text_after = captions[index]
-        if before is None:
-            panels = [_Panel(after[index], "nearest caption", text_after)]
-        else:
-            panels = [
-                _Panel(before[index], "before", text_before),
-                _Panel(after[index], "after, nearest caption", text_after),
-            ]
-        cards.append(_Card(f"{index + 1}", panels))
-    _draw_cards(cards, path, columns, title, _count(len(cards), len(after), "pair"))
+    for old, new, (start, nearest) in zip(before, after, captions[:MOST_PAIRS]):
+        panels = [_Panel(old, "before", start), _Panel(new, "after, nearest caption", nearest)]
+        cards.append(_Card(f"{len(cards) + 1}", panels))
+    _draw_cards(cards, path, title, _count(len(cards), len(after), "pair"))
 
 
-def draw_contact_sheet(
-    images: np.ndarray,
-    captions: Sequence[str],
-    path: Path,
-    *,
-    columns: int | None = None,
-    limit: int = 40,
-    title: str | None = None,
-) -> None:
-    """Write a PNG of pictures, each over its caption, as ``draw_pairs`` does.
+def draw_contact_sheet(images: np.ndarray, captions: Sequence[str], path: Path, title: str) -> None:
+    """Write a PNG of the first pictures, each over its caption, as ``draw_pairs`` does.
 
     Args:
         images: (N, 3, S, S) uint8.
         captions: N texts; an empty one is left out.
         path: a name that ends in ``.png``; the file appears complete or not at all.
-        columns: pictures beside each other; by default as many as make a sheet of about screen shape.
-        limit: the most pictures to draw, from the first.
-        title: a heading; by default none.
+        title: a heading.
 
     Raises:
-        ValueError: a wrong shape, dtype, count, limit or file name.
+        ValueError: a wrong shape, dtype, count or file name.
     """
     check_pictures("images", images, captions)
-    shown = _shown(len(images), limit)
-    cards = [_Card("", [_Panel(images[i], "", captions[i])]) for i in range(shown)]
-    _draw_cards(cards, path, columns, title, _count(shown, len(images), "picture"))
+    cards = [_Card("", [_Panel(picture, "", text)]) for picture, text in zip(images, captions[:MOST_PICTURES])]
+    _draw_cards(cards, path, title, _count(len(cards), len(images), "picture"))
 
 
 class _Panel(NamedTuple):
@@ -101,35 +81,28 @@ class _Card(NamedTuple):
     panels: list[_Panel]
 
 
-MARGIN, GAP, PAD, LABEL, LINE = 24, 16, 12, 20, 18
-"""Of a sheet, in pixels: edge, between cards, inside a card, the label's and the caption line's height."""
-
-
-def _draw_cards(cards: Sequence[_Card], path: Path, columns: int | None, title: str | None, subtitle: str) -> None:
+def _draw_cards(cards: Sequence[_Card], path: Path, title: str, subtitle: str) -> None:
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path} must end in .png.")
     side = whole_side(cards[0].panels[0].picture.shape[-1])
     panels = len(cards[0].panels)
     labelled = any(panel.label for panel in cards[0].panels)
     card_width = 2 * PAD + panels * side + (panels - 1) * GAP
-    if columns is None:
-        # Wide enough for a screen's 3:2, with cards about 1.4 pictures tall.
-        columns = max(1, round(math.sqrt(1.5 * len(cards) * (1.45 * side) / card_width)))
-        columns = math.ceil(len(cards) / math.ceil(len(cards) / columns))  # as full a last row as can be
-    columns = min(max(1, columns), len(cards))
+    # Wide enough for a screen's 3:2, with cards about 1.4 pictures tall.
+    columns = max(1, round(math.sqrt(1.5 * len(cards) * (1.45 * side) / card_width)))
+    columns = math.ceil(len(cards) / math.ceil(len(cards) / columns))  # as full a last row as can be
     rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
     texts = [[[wrapped(panel.caption, side) for panel in card.panels] for card in row] for row in rows]
     heights = [
         2 * PAD + LABEL * labelled + side + 6 + LINE * max(len(lines) for card in row for lines in card)
         for row in texts
     ]
-    head = MARGIN + (30 if title else 0) + 28
+    head = MARGIN + 58
     width = 2 * MARGIN + columns * card_width + (columns - 1) * GAP
     sheet = Image.new("RGB", (width, head + sum(heights) + GAP * (len(rows) - 1) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    if title:
-        heading = wrapped(title, width - 2 * MARGIN, lines=1, size=20, bold=True)
-        draw.text((MARGIN, MARGIN - 4), heading[0] if heading else "", INK, font(20, bold=True))
+    heading = wrapped(title, width - 2 * MARGIN, lines=1, size=20, bold=True)
+    draw.text((MARGIN, MARGIN - 4), heading[0] if heading else "", INK, font(20, bold=True))
     draw.text((MARGIN, head - 30), subtitle, FAINT, font(13))
     top = head
     for row, lines, height in zip(rows, texts, heights):
@@ -159,12 +132,6 @@ def _draw_card(
             draw.text((left, y), line, INK, font(13))
             y += LINE
         left += side + GAP
-
-
-def _shown(count: int, limit: int) -> int:
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit}.")
-    return min(count, limit)
 
 
 def _count(shown: int, of: int, noun: str) -> str:

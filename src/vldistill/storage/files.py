@@ -67,11 +67,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             remedy = f"Make its folder writable, or {other}. What was written before is kept: the same command goes on."
         else:
             remedy = "Choose another path."
-        raise StorageError(
-            f"{path} cannot be written: {reason}. {remedy}",
-            error.errno,
-            reason,
-        ) from None
+        raise StorageError(f"{path} cannot be written: {reason}. {remedy}", error.errno, reason) from None
 
 
 @contextmanager
@@ -105,18 +101,13 @@ def _host() -> str:
 
 def _remove_stale(path: Path) -> None:
     """Remove what killed processes of this machine left of ``path``."""
+    import psutil
+
     pattern = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_host())}\.(\d+)(?:-\d+)?\.tmp")
     for entry in os.scandir(path.parent):
         found = pattern.fullmatch(entry.name)
-        if found and not alive(int(found[1])):
+        if found and not psutil.pid_exists(int(found[1])):
             Path(entry.path).unlink(missing_ok=True)
-
-
-def alive(process: int) -> bool:
-    """Whether a process with this number runs on this machine."""
-    import psutil
-
-    return psutil.pid_exists(process)
 
 
 def sync_folder(folder: Path) -> None:

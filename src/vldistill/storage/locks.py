@@ -47,14 +47,12 @@ def held(path: Path, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
-    note = _note(path)
-    with suppress(OSError):  # who holds it is written where the disk has room for that
-        note.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+    _say_who(path)
     try:
         yield
     finally:
         with suppress(OSError):
-            note.unlink()
+            _note(path).unlink()
         if os.name == "posix" and lock.is_locked:
             with suppress(OSError):
                 path.unlink()  # while it is held: who waits for this file sees that it is gone, and makes a new one
@@ -89,8 +87,7 @@ def held_with_children(path: Path, what: str) -> Iterator[int | None]:
         except OSError:  # a file system without locks
             yield None
             return
-        with suppress(OSError):
-            _note(path).write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+        _say_who(path)
         yield handle
     finally:
         os.close(handle)
@@ -99,6 +96,11 @@ def held_with_children(path: Path, what: str) -> Iterator[int | None]:
 def _note(path: Path) -> Path:
     """The file that says who holds a lock: older versions of filelock empty the lock file itself."""
     return path.with_name(f"{path.name}.holder")
+
+
+def _say_who(path: Path) -> None:
+    with suppress(OSError):  # where the disk has room for that
+        _note(path).write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
 
 
 def _in_use(path: Path, what: str) -> InUseError:

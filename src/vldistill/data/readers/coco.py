@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.data.collection import Collection
-from vldistill.data.jsonfile import describe, kind, load_json
-from vldistill.data.places import find_images, looked_in, safe_name
+from vldistill.data.columns import Gathered
+from vldistill.data.jsonfile import describe, head_of, identity, kind, load_json
+from vldistill.data.pairs import in_order
+from vldistill.data.patterns import listed
+from vldistill.data.places import find_images, images_folder, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
-from vldistill.data.splits import in_order, split_in
-from vldistill.data.stores import FileImages
+from vldistill.data.splits import split_in
 from vldistill.errors import DataError
 
-HEAD_BYTES = 65_536
 NAMED = re.compile(r"(?P<before>.*?)(?P<folder>(?P<split>train|val|test)(?P<after>.*))")
 
 
@@ -35,24 +36,18 @@ def read(source: Source) -> Collection:
     option ``images`` names another folder for all.
     """
     files = _files(source)
-    names: list[str] = []
-    candidates: list[tuple[str, ...]] = []
-    splits: list[str] = []
-    captions: list[list[str]] = []
+    found, sought = Gathered(), []
     for split, path in files.items():
-        own, texts = _read_file(path)
         named = NAMED.fullmatch(path.stem)
         folder = named["folder"] if named else split
-        names += [f"{folder}/{name}" for name in own]
-        candidates += [(f"{folder}/{name}", name) for name in own]
-        splits += [split] * len(own)
-        captions += texts
-    root = _root(source, next(iter(files.values())))
-    places = find_images(root, candidates)
-    looked = looked_in(root)
-    missing = {index: looked for index, place in enumerate(places) if place is None}
+        for name, captions in zip(*_read_file(path)):
+            found.add(0, f"{folder}/{name}", split, captions, str(path))
+            sought.append((f"{folder}/{name}", name))
+    beside = next(iter(files.values())).parent
+    root = images_folder(source, beside.parent if beside.name == "annotations" else beside)
+    images, missing = find_images(root, found.names, sought)
     about = {"format": "COCO captions", "files": [str(path) for path in files.values()], "images_in": str(root)}
-    return Collection(source.text, FileImages(tuple(names), tuple(places)), captions, splits, missing, about)
+    return Collection(source.text, images, found.captions, found.splits, missing, about)
 
 
 def _files(source: Source) -> dict[str, Path]:
@@ -74,8 +69,8 @@ def _caption_files(folder: Path) -> list[Path]:
     return [
         file
         for place in (folder, folder / "annotations")
-        for file in sorted(place.glob("*.json"))
-        if "instances" not in file.name and "keypoints" not in file.name and file.is_file() and _looks_coco(file)
+        for file in listed(place, "*.json")
+        if "instances" not in file.name and "keypoints" not in file.name and _looks_coco(file)
     ]
 
 
@@ -83,28 +78,13 @@ def _siblings(path: Path) -> list[Path]:
     """The files of other splits beside one, of the same data set and year."""
     if not NAMED.fullmatch(path.stem) or not path.is_file():
         return []
-    return [
-        file
-        for file in sorted(path.parent.glob("*.json"))
-        if file != path and _family(file) == _family(path) and file.is_file() and _looks_coco(file)
-    ]
+    others = (file for file in listed(path.parent, "*.json") if file != path and _family(file) == _family(path))
+    return [file for file in others if _looks_coco(file)]
 
 
 def _family(path: Path) -> tuple[str, str]:
     named = NAMED.fullmatch(path.stem)
     return (named["before"], named["after"]) if named else (path.stem, "")
-
-
-def _root(source: Source, file: Path) -> Path:
-    """The folder that images are looked for in."""
-    if "images" in source.options:
-        root = Path(source.options["images"]).expanduser()
-        if not root.is_dir():
-            raise DataError(
-                f"{source.text}: images is {str(root)!r}, which is no folder. Give the folder of the images."
-            )
-        return root
-    return file.parent.parent if file.parent.name == "annotations" else file.parent
 
 
 def _read_file(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -125,10 +105,10 @@ def _read_file(path: Path) -> tuple[list[str], list[list[str]]]:
         where = f"{path}: image {number}"
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or not image["file_name"]:
             raise DataError(f"{where} is {kind(image)} without a file_name; expected an object with id and file_name.")
-        identity = _identity(image.get("id"), "id", where)
-        if identity in index:
-            raise DataError(f"{where}: id {identity!r} was used before, by image {index[identity]}; expected it once.")
-        index[identity] = len(names)
+        key = identity(image.get("id"), "id", where)
+        if key in index:
+            raise DataError(f"{where}: id {key!r} was used before, by image {index[key]}; expected it once.")
+        index[key] = len(names)
         names.append(safe_name(where, image["file_name"]))
     name, times = max(Counter(names).items(), key=lambda item: item[1], default=("", 0))
     if times > 1:
@@ -139,26 +119,16 @@ def _read_file(path: Path) -> tuple[list[str], list[list[str]]]:
         text = annotation.get("caption") if isinstance(annotation, dict) else None
         if not isinstance(text, str):
             raise DataError(f"{where} has no text 'caption'; expected an object with image_id and caption.")
-        image = index.get(_identity(annotation.get("image_id"), "image_id", where))
+        image = index.get(identity(annotation.get("image_id"), "image_id", where))
         if image is None:
             raise DataError(f"{where}: image_id {annotation['image_id']!r} is none of the images. Correct the json.")
         captions[image].append(text)
     return names, captions
 
 
-def _identity(value: object, key: str, where: str) -> int | str:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise DataError(f"{where}: {key} is {kind(value)}; expected a number.")
-    return value
-
-
 def _looks_coco(path: Path) -> bool:
     """An object with images that have a file_name, or with annotations that have an image_id and a caption."""
-    try:
-        with path.open("rb") as handle:
-            head = handle.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except OSError:
-        return False
+    head = head_of(path)
     if not head.startswith(b"{") or b'"sentences"' in head:
         return False
     images = b'"images"' in head and b'"file_name"' in head

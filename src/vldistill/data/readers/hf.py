@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vldistill.data.collection import Collection
-from vldistill.data.columns import Columns, Gathered, choose_columns, name_of_cell, split_of_cell, texts_of
+from vldistill.data.columns import Columns, Gathered, choose_columns
 from vldistill.data.containers import ArrowImages, require_datasets
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
@@ -42,10 +42,10 @@ def read(source: Source) -> Collection:
     found, starts, stores = Gathered(), [], []
     total = 0
     for name, table in tables.items():
-        if lacking := columns.used - set(table.column_names):
+        if lacking := columns.lacking(table.column_names):
             raise DataError(
-                f"{source.text}: split {name!r} has no column {', '.join(sorted(lacking))}, as {next(iter(tables))!r} "
-                f"has. Name columns that all have: ?image=COLUMN&caption=COLUMN."
+                f"{source.text}: split {name!r} has no column {lacking}, as {next(iter(tables))!r} has. Name columns "
+                f"that all have: ?image=COLUMN&caption=COLUMN."
             )
         _gather(found, table, columns, name, total, source.text)
         starts.append(total)
@@ -56,11 +56,8 @@ def read(source: Source) -> Collection:
     images = ArrowImages(
         tuple(found.names), np.array(found.rows, np.int64), tuple(stores), np.array(starts, np.int64), columns.image
     )
-    about = {
-        "format": "Hugging Face dataset",
-        "columns": columns.about(),
-        "rows": {n: len(t) for n, t in tables.items()},
-    }
+    rows = {name: len(table) for name, table in tables.items()}
+    about = {"format": "Hugging Face dataset", "columns": columns.about(), "rows": rows}
     return Collection(source.text, images, found.captions, found.splits, about=about)
 
 
@@ -77,8 +74,8 @@ def _load(source: Source) -> dict[str, Any]:
                 f"state.json. Give that folder, or read other files without hf:."
             )
         else:
-            asked = {name: source.options[name] for name in ("revision",) if name in source.options}
-            found = datasets.load_dataset(source.path, source.options.get("config"), **asked)
+            config, revision = source.options.get("config"), source.options.get("revision")
+            found = datasets.load_dataset(source.path, config, revision=revision)
     except DataError:
         raise
     except Exception as error:  # of the hub, of files, of the network: datasets raises nearly anything
@@ -105,15 +102,10 @@ def _pictures_only(table: Any, column: str, where: str) -> Any:
 
 def _gather(found: Gathered, table: Any, columns: Columns, split: str, start: int, source: str) -> None:
     """Names, splits and captions of a table's rows, without its images."""
-    wanted = [*columns.captions, columns.name, columns.split]
-    texts = table.select_columns([column for column in dict.fromkeys(wanted) if column])
+    texts = table.select_columns(columns.texts)
     usual = split_in(split)
     for first in range(0, len(table), BATCH):
         rows = texts[first : first + BATCH]
-        for offset in range(len(rows[columns.captions[0]])):
-            row = first + offset
+        for row, cells in enumerate(zip(*rows.values()), first):
             where = f"{source}: row {row} of {split}"
-            captions = [text for column in columns.captions for text in texts_of(rows[column][offset], where)]
-            name = name_of_cell(rows[columns.name][offset] if columns.name else None, f"{split}-{row:08d}")
-            own = split_of_cell(rows[columns.split][offset] if columns.split else None, usual, where)
-            found.add(start + row, name, own, captions, where)
+            found.add_cells(start + row, dict(zip(rows, cells)), columns, f"{split}-{row:08d}", usual, where)

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.data.collection import Collection
-from vldistill.data.jsonfile import describe, kind, load_json
-from vldistill.data.places import find_images, looked_in, safe_name
+from vldistill.data.jsonfile import describe, identity, kind, load_json, text_in
+from vldistill.data.places import find_images, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.readers.blip import is_blip
 from vldistill.data.source import Source
-from vldistill.data.stores import FileImages
 from vldistill.errors import DataError
 
 SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -45,11 +44,9 @@ def read(source: Source) -> Collection:
         captions.append(_captions(entry, where, seen["sentid"], index))
         _unique("filename", names[-1], seen["filename"], index, where)
         if "imgid" in entry:
-            _unique("imgid", _identity(entry["imgid"], "imgid", where), seen["imgid"], index, where)
-    places = find_images(path.parent, [(name,) for name in names])
-    looked = looked_in(path.parent)
-    missing = {index: looked for index, place in enumerate(places) if place is None}
-    return Collection(source.text, FileImages(tuple(names), tuple(places)), captions, splits, missing)
+            _unique("imgid", identity(entry["imgid"], "imgid", where), seen["imgid"], index, where)
+    images, missing = find_images(path.parent, names)
+    return Collection(source.text, images, captions, splits, missing)
 
 
 def _find(path: Path) -> tuple[Path, list[Any]]:
@@ -98,12 +95,8 @@ def _images(path: Path, value: Any) -> list[Any]:
 
 def _name(entry: dict[str, Any], where: str) -> str:
     """``filepath/filename``, which must stay inside the source's folder."""
-    filename, folder = entry.get("filename"), entry.get("filepath", "")
-    if not isinstance(filename, str) or not filename:
-        found = "empty" if filename == "" else kind(filename)
-        raise DataError(f"{where}: filename is {found}; expected a text such as 'photo.jpg'.")
-    if not isinstance(folder, str):
-        raise DataError(f"{where}: filepath is {kind(folder)}; expected a text such as 'train2014'.")
+    filename = text_in(entry, "filename", where, "photo.jpg")
+    folder = "" if entry.get("filepath", "") == "" else text_in(entry, "filepath", where, "train2014")
     return safe_name(where, folder, filename)
 
 
@@ -121,22 +114,14 @@ def _captions(entry: dict[str, Any], where: str, seen: dict[Any, int], index: in
     captions = []
     for number, sentence in enumerate(sentences):
         if not isinstance(sentence, dict) or not isinstance(sentence.get("raw"), str):
-            found = (
-                kind(sentence)
-                if not isinstance(sentence, dict)
-                else f"an object whose raw is {kind(sentence.get('raw'))}"
-            )
+            found = kind(sentence)
+            if isinstance(sentence, dict):
+                found = f"an object whose raw is {kind(sentence.get('raw'))}"
             raise DataError(f"{where}: sentence {number} is {found}; expected an object with a text 'raw'.")
         if "sentid" in sentence:
-            _unique("sentid", _identity(sentence["sentid"], "sentid", where), seen, index, where)
+            _unique("sentid", identity(sentence["sentid"], "sentid", where), seen, index, where)
         captions.append(sentence["raw"])
     return captions
-
-
-def _identity(value: object, key: str, where: str) -> int | str:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise DataError(f"{where}: {key} is {kind(value)}; expected a number.")
-    return value
 
 
 def _unique(key: str, value: object, seen: dict[Any, int], index: int, where: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from vldistill.data.collection import Collection
-from vldistill.data.columns import Columns, Gathered, choose_columns, name_of_cell, split_of_cell, texts_of
-from vldistill.data.containers import ParquetImages, readable, require_parquet
+from vldistill.data.columns import Columns, Gathered, choose_columns
+from vldistill.data.containers import ParquetImages, RowGroup, readable, require_parquet
 from vldistill.data.patterns import files_of
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
@@ -37,49 +37,32 @@ def read(source: Source) -> Collection:
     parquet = require_parquet()
     files = files_of(source, SUFFIX, inside=("", "data"))
     found, total = Gathered(), 0
-    group_file: list[int] = []
-    group_number: list[int] = []
-    group_start: list[int] = []
+    groups: list[RowGroup] = []
     columns: Columns | None = None
-    for number, path in enumerate(files):
+    for path in files:
         with readable(path), parquet.ParquetFile(path) as file:
             if columns is None:
                 columns = choose_columns(file.schema_arrow.names, source.options, source.text)
-            lacking = columns.used - set(file.schema_arrow.names)
-            if lacking:
-                raise DataError(f"{path} has no column {', '.join(sorted(lacking))}, as the files before it have.")
+            if lacking := columns.lacking(file.schema_arrow.names):
+                raise DataError(f"{path} has no column {lacking}, as the files before it have.")
             for group in range(file.num_row_groups):
-                group_file.append(number)
-                group_number.append(group)
-                group_start.append(total)
+                groups.append(RowGroup(path, group, total))
                 total += _gather(found, file, group, columns, path, total)
     if columns is None or not found.names:
         raise DataError(f"{source.text} holds no rows.")
-    images = ParquetImages(
-        names=tuple(found.names),
-        rows=np.array(found.rows, np.int64),
-        files=tuple(files),
-        group_file=np.array(group_file, np.int64),
-        group_number=np.array(group_number, np.int64),
-        group_start=np.array(group_start, np.int64),
-        column=columns.image,
-    )
+    images = ParquetImages(tuple(found.names), np.array(found.rows, np.int64), groups, columns.image)
     about = {"format": "parquet", "files": len(files), "columns": columns.about(), "rows": total}
     return Collection(source.text, images, found.captions, found.splits, about=about)
 
 
 def _gather(found: Gathered, file: Any, group: int, columns: Columns, path: Path, start: int) -> int:
     """Names, splits and captions of a row group's rows, without its images; the number of rows."""
-    wanted = [column for column in dict.fromkeys((*columns.captions, columns.name, columns.split)) if column]
-    rows = file.read_row_group(group, columns=wanted).to_pydict()
+    rows = file.read_row_group(group, columns=columns.texts).to_pydict()
     usual = split_of_file(path)
     count = file.metadata.row_group(group).num_rows
     if any(len(cells) != count for cells in rows.values()):
         raise DataError(f"{path}: row group {group} does not hold the {count:,} rows it declares. Copy it again.")
-    for row in range(count):
-        where = f"{path}: row group {group}, row {row}"
-        captions = [text for column in columns.captions for text in texts_of(rows[column][row], where)]
-        name = name_of_cell(rows[columns.name][row] if columns.name else None, f"{usual or 'row'}-{start + row:08d}")
-        own = split_of_cell(rows[columns.split][row] if columns.split else None, usual, where)
-        found.add(start + row, name, own, captions, where)
+    for row, cells in enumerate(zip(*rows.values())):
+        name, where = f"{usual or 'row'}-{start + row:08d}", f"{path}: row group {group}, row {row}"
+        found.add_cells(start + row, dict(zip(rows, cells)), columns, name, usual, where)
     return count

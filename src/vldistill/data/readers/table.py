@@ -9,11 +9,11 @@ from typing import Any
 
 from vldistill.data.collection import Collection
 from vldistill.data.columns import CAPTIONS, IMAGES, NUMBERED, Columns, Gathered, choose_columns, split_of_cell
-from vldistill.data.places import find_images, looked_in, safe_name
+from vldistill.data.pairs import in_order
+from vldistill.data.places import find_images, images_folder, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
-from vldistill.data.splits import in_order, split_in, split_of_file
-from vldistill.data.stores import FileImages
+from vldistill.data.splits import split_in, split_of_file
 from vldistill.errors import DataError
 
 SUFFIXES = (".csv", ".tsv")
@@ -36,39 +36,29 @@ def read(source: Source) -> Collection:
     """
     found = Gathered()
     files = _files(source)
-    folder = _folder(source, files[0][1])
+    folder = images_folder(source, files[0][1].parent).absolute()
     about: dict[str, Any] = {"format": "csv", "files": [str(path) for _, path in files]}
     for split, path in files:
-        rows = _rows(path, source)
+        separator = _separator(path, source)
+        rows = _rows(path, separator)
         _, header = next(rows)
         columns = choose_columns(header, source.options, str(path))
-        about |= {"columns": columns.about(), "separator": _separator(path, source)}
-        places = {column: header.index(column) for column in header}
+        about |= {"columns": columns.about(), "separator": separator}
         for line, cells in rows:
             if len(cells) != len(header):
                 raise DataError(
                     f"{path}: line {line} has {len(cells)} cells, the header {len(header)}. Quote texts that hold the "
-                    f"separator {about['separator']!r}, or name another: ?sep=tab."
+                    f"separator {separator!r}, or name another: ?sep=tab."
                 )
-            _add(found, columns, places, cells, split, folder, f"{path}: line {line}")
-    images = find_images(folder, ((name,) for name in found.names))
-    looked = looked_in(folder)
-    missing = {index: looked for index, place in enumerate(images) if place is None}
+            row = dict(zip(reversed(header), reversed(cells)))  # of two columns with one name the first counts
+            _add(found, columns, row, split, folder, f"{path}: line {line}")
+    images, missing = find_images(folder, found.names)
     about["images_in"] = str(folder)
-    store = FileImages(tuple(found.names), tuple(images))
-    return Collection(source.text, store, found.captions, found.splits, missing, about)
+    return Collection(source.text, images, found.captions, found.splits, missing, about)
 
 
-def _add(
-    found: Gathered,
-    columns: Columns,
-    places: dict[str, int],
-    cells: list[str],
-    split: str | None,
-    folder: Path,
-    where: str,
-) -> None:
-    raw = cells[places[columns.image]].strip()
+def _add(found: Gathered, columns: Columns, cells: dict[str, str], split: str | None, folder: Path, where: str) -> None:
+    raw = cells[columns.image].strip()
     path = Path(raw)
     if path.is_absolute() and path.is_relative_to(folder):
         raw = path.relative_to(folder).as_posix()
@@ -79,18 +69,8 @@ def _add(
         )
     if not raw:
         raise DataError(f"{where}: the column {columns.image!r} is empty; expected the path of an image.")
-    own = split_of_cell(cells[places[columns.split]] if columns.split else None, split, where)
-    texts = [cells[places[column]] for column in columns.captions]
-    found.add(0, safe_name(where, raw), own, texts, where)
-
-
-def _folder(source: Source, first: Path) -> Path:
-    if "images" not in source.options:
-        return first.parent.absolute()
-    folder = Path(source.options["images"]).expanduser().absolute()
-    if not folder.is_dir():
-        raise DataError(f"{source.text}: images is {str(folder)!r}, which is no folder. Give the folder of the images.")
-    return folder
+    own = split_of_cell(cells[columns.split] if columns.split else None, split, where)
+    found.add(0, safe_name(where, raw), own, [cells[column] for column in columns.captions], where)
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -100,9 +80,7 @@ def _tables(folder: Path) -> list[Path]:
 def _files(source: Source) -> list[tuple[str | None, Path]]:
     """The tables of a source with the split that their names speak of. Raises DataError."""
     path = source.place
-    if not path.is_dir():
-        return [(split_of_file(path), path)]
-    tables = _tables(path)
+    tables = _tables(path) if path.is_dir() else [path]
     if not tables:
         raise DataError(f"the folder {path} holds no .csv and no .tsv file. Give the file.")
     if len(tables) == 1:
@@ -141,9 +119,8 @@ def _separator(path: Path, source: Source) -> str:
     return fitting[0] if fitting else usual
 
 
-def _rows(path: Path, source: Source) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     """The line number and the cells of every row, the header first. Raises DataError."""
-    separator = _separator(path, source)
     number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
