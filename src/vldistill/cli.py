@@ -72,17 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}. Free some space or choose a folder that can be written.", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where files are complete.", file=sys.stderr)
+        print("Stopped. Run the same command to resume; complete files are kept.", file=sys.stderr)
         return STOPPED
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else WRONG
     except Exception as error:
         if _short_of_memory(error):
-            said = str(error).partition("\n")[0][:200] or type(error).__name__
+            reason = str(error).partition("\n")[0][:200] or type(error).__name__
             print(
-                f"error: {process()}there is too little memory ({said}). Use fewer pairs, a smaller "
-                f"encoder.image.size, smaller batches, or another runtime.device. What was saved is kept: the same "
-                f"command goes on.",
+                f"error: {process()}there is too little memory ({reason}). Use fewer pairs, a smaller "
+                f"encoder.image.size, smaller batches, or another runtime.device. What was saved is kept: run the "
+                f"same command to resume.",
                 file=sys.stderr,
             )
             return WRONG
@@ -127,7 +127,7 @@ def find_command(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def program() -> NoReturn:
-    """Run the command and end the process at once: taking torch's modules apart would take seconds more."""
+    """Run the command and end the process at once: unloading torch's modules would take seconds more."""
     code = main()
     atexit._run_exitfuncs()
     for stream in filter(None, (sys.stdout, sys.stderr)):  # there may be none, in a daemon

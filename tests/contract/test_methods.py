@@ -27,7 +27,7 @@ CONFIG = DistillConfig(method="bitraj", pairs=6, iterations=3, validate_every=0,
 QUICK = EvaluateConfig(seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
 SMALL = {
     "straighten": (3, 3),
-    "walkers": 2,
+    "persistent_students": 2,
     "syn_steps": 2,
     "steps": 3,
     "first_steps": 2,
@@ -36,7 +36,7 @@ SMALL = {
 }
 VARIANTS: dict[str, Any] = {
     "minibatch": 3,
-    "own_steps": 4,
+    "persistent_steps": 4,
     "rank": 2,
     "rate_per_step": True,
     "momentum": 0.0,

@@ -57,7 +57,7 @@ def test_an_ablation_is_for_the_options_that_it_was_made_with(
     assert go(QUICK) == rows and rows[0]["students"] == 2
     with pytest.raises(SystemExit, match="2"):
         go({**QUICK, "bilevel.steps": 3})
-    assert re.search(r"steps: 2 there, 3 asked for", capsys.readouterr().err)
+    assert re.search(r"steps: 2 there, 3 requested", capsys.readouterr().err)
     assert json.loads(out.read_text())["rows"] == rows
     (row,) = go(QUICK, "--seeds", 3)
     assert row["students"] == 3 and row["val"] != rows[0]["val"], "judged anew"

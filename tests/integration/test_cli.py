@@ -245,8 +245,8 @@ def test_a_different_configuration_is_refused_with_the_difference(vldistill: Any
     for stage, more in (("experts", []), ("distill", []), ("evaluate", ["--set", "full"])):
         done = vldistill(stage, "--run", run, *more, "--encoder.dim", "24", "--experts.text_rate", "0.2")
         assert done.code == 2
-        assert "encoder.dim: 16 in the run, 24 asked for" in done.err
-        assert "experts.text_rate: 0.1 in the run, 0.2 asked for" in done.err
+        assert "encoder.dim: 16 in the run, 24 requested" in done.err
+        assert "experts.text_rate: 0.1 in the run, 0.2 requested" in done.err
         assert "decoded" not in done.err
 
 
@@ -348,8 +348,8 @@ def test_a_finished_set_is_left_alone_and_other_settings_are_refused(vldistill: 
     assert "nothing to do" in again.err and files(folder) == before
     other = vldistill("distill", "--run", run, "--bitraj.syn_steps", "3", "--distill.text_lr", "0.5")
     assert other.code == 2 and files(folder) == before
-    assert "bitraj.syn_steps: 2 there, 3 asked for" in other.err
-    assert "distill.text_lr: 0.1 there, 0.5 asked for" in other.err
+    assert "bitraj.syn_steps: 2 there, 3 requested" in other.err
+    assert "distill.text_lr: 0.1 there, 0.5 requested" in other.err
     assert vldistill("distill", "--run", run, "--bitraj.syn_steps", "3", "--seed", "1", "--quiet").code == 0
 
 
@@ -414,7 +414,7 @@ def test_a_set_of_another_run_does_not_take_the_place_of_our_own(vldistill: Any,
     (other / "sets" / "begun").mkdir(parents=True)
     (other / "sets" / "begun" / "config.json").write_text("{}")
     done = vldistill("evaluate", "--run", other, "--set", "begun")  # by its name, too
-    assert done.code == 2 and "is not finished. The command that began it goes on" in done.err
+    assert done.code == 2 and "is not finished. Run the command that began it to resume" in done.err
     for place, seed in ((run, "0.1"), (other, "0.2")):
         assert vldistill("distill", "--run", place, "--distill.image_lr", seed, "--quiet").code == 0
         assert vldistill("evaluate", "--run", run, "--set", place / "sets" / "bitraj-6-s0", "--quiet").code == 0
@@ -500,14 +500,14 @@ def test_a_real_signal_stops_a_real_process_and_the_same_command_finishes(
         out, err = process.communicate(timeout=300)
     assert process.returncode == 3, err
     assert out == "" and "Traceback" not in err
-    assert "everything is saved" in err and "The same command goes on" in err
+    assert "everything is saved" in err and "Run the same command to resume" in err
     folder = run / "sets" / "bitraj-6-s0"
     assert (folder / "checkpoint.safetensors").is_file() and not (folder / "set.json").exists()
     assert not list(run.rglob("*.tmp"))
     unfinished = vldistill("inspect", folder)
     assert unfinished.code == 2 and "not finished" in unfinished.err
     done = vldistill(*words)
-    assert done.code == 0 and "going on at iteration" in done.err
+    assert done.code == 0 and "resuming at iteration" in done.err
     assert not (folder / "checkpoint.safetensors").exists()
     iterations = [json.loads(line)["iteration"] for line in metrics.read_text().splitlines() if '"value"' in line]
     assert iterations == list(range(80))
@@ -538,7 +538,7 @@ def test_stopping_experts_keeps_the_finished_ones(
     with monkeypatch.context() as patch:
         patch.setattr(record, "record_expert", second_is_stopped)
         done = vldistill("experts", "--config", config, "--run", run)
-    assert done.code == 3 and "1 finished experts are kept" in done.err and "The same command goes on" in done.err
+    assert done.code == 3 and "1 finished experts are kept" in done.err and "Run the same command to resume" in done.err
     again = vldistill("experts", "--run", run)
     assert again.code == 0 and "1 done; 1 to train" in again.err
 
@@ -586,7 +586,7 @@ def test_pairs_are_counted_without_broken_photos(
     (karpathy.folder / "2.jpg").write_bytes(b"not a photo")
     words = ["--config", config, "--data.source", karpathy.folder, "--method", method, "--run", tmp_path / "run"]
     done = vldistill("distill", *words, "--pairs", "6")
-    assert done.code == 2 and "6 pairs were asked for" in done.err and "Ask for 5 or fewer" in done.err
+    assert done.code == 2 and "6 prototypes are configured" in done.err and "Ask for 5 or fewer" in done.err
 
 
 def test_what_a_kill_right_after_the_result_left_is_cleared(vldistill: Any, run: Path) -> None:

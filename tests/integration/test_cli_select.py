@@ -28,7 +28,7 @@ def test_a_coreset_is_chosen_kept_shown_and_judged(vldistill: Any, config: Path,
     assert again.code == 0 and "nothing to do" in again.err
     assert (folder / "set.safetensors").stat().st_mtime_ns == before
     other = vldistill("select", "--run", run, "--method", "kcenter", "--pairs", "6", "--select.warmup_epochs", "2")
-    assert other.code == 2 and "select.warmup_epochs: 5 there, 2 asked for" in other.err
+    assert other.code == 2 and "select.warmup_epochs: 5 there, 2 requested" in other.err
     assert "Use another --seed, --label or --run" in other.err
     shown = json.loads(vldistill("inspect", folder, "--json").out)
     assert shown["kind"] == "coreset"
@@ -88,7 +88,7 @@ def test_a_distillation_starts_from_a_selector(vldistill: Any, run: Path) -> Non
     made, chosen = (DistilledSet.load(run / "sets" / name) for name in ("bitraj-6-s0", "similarity-6-s0"))
     assert [pair["start"] for pair in made.captions] == [pair["start"] for pair in chosen.captions]
     other = vldistill("distill", "--run", run, "--start", "similarity", "--select.warmup_epochs", "2")
-    assert other.code == 2 and "{'warmup_epochs': 2} asked for" in other.err
+    assert other.code == 2 and "{'warmup_epochs': 2} requested" in other.err
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_stopping_keeps_what_is_done_and_the_same_command_goes_on(
 
     here.broken = stop
     done = vldistill(*asked)
-    assert done.code == 3 and "The same command goes on" in done.err and "Traceback" not in done.err
+    assert done.code == 3 and "Run the same command to resume" in done.err and "Traceback" not in done.err
     table = json.loads((tmp_path / "board" / "table.json").read_text())
     assert [row["row"] for row in table["rows"]] == ["random:6", "full"] and len(table["missing"]) == 1
     here.broken = lambda words: None
@@ -215,7 +215,7 @@ def test_real_processes_stop_on_a_ctrl_c_and_go_on(config: Path, sweep: Any, tmp
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=500)
     assert process.returncode == 3 and out == "" and "Traceback" not in err, err
-    assert "The same command goes on" in err
+    assert "Run the same command to resume" in err
     assert list(run.glob("cells/*/made/sets/*/checkpoint.safetensors"))
     log = next(iter(run.glob("cells/*/log.txt"))).read_text()
     assert "everything is saved" in log and "going on" not in log

@@ -105,7 +105,7 @@ def test_stopping_keeps_finished_cells(
     monkeypatch.setattr(cross, "evaluate_set", second_stops)
     asked = ["cross", "--run", run, "--set", made_set, "--towers", towers, "--also", "random"]
     done = vldistill(*asked)
-    assert done.code == 3 and "The same command goes on" in done.err
+    assert done.code == 3 and "Run the same command to resume" in done.err
     calls.clear()
     left = next((run / "cross").rglob("*.json")).with_suffix(".unfinished")  # a kill before it was removed
     left.mkdir(exist_ok=True)

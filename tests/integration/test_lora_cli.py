@@ -53,7 +53,7 @@ def test_experts_distil_evaluate_with_adapters(vldistill: Any, tmp_path: Path) -
     note.write_text(json.dumps(old))
     assert "finished already" in vldistill("distill", "--run", run, "--method", "bitraj").err
     differing = vldistill("distill", "--run", run, "--method", "bitraj", "--learn", "text")
-    assert differing.code == 2 and "distill.learn: 'both' there, 'text' asked for" in differing.err
+    assert differing.code == 2 and "distill.learn: 'both' there, 'text' requested" in differing.err
     names = sorted(path.name for path in (run / "sets").iterdir())
     assert names == ["bilevel-3-s0", "bitraj-3-s0", "bitraj-3-s0-image-only"]
     made = DistilledSet.load(run / "sets" / "bitraj-3-s0-image-only")
@@ -62,7 +62,7 @@ def test_experts_distil_evaluate_with_adapters(vldistill: Any, tmp_path: Path) -
     assert done.code == 0, done.err
     assert json.loads(done.out)["setting"] == "lora"
     other = vldistill("evaluate", "--run", run, "--set", "random:3", "--encoder.lora.rank", "4")
-    assert other.code == 2 and "encoder.lora.rank: 2 in the run, 4 asked for" in other.err
+    assert other.code == 2 and "encoder.lora.rank: 2 in the run, 4 requested" in other.err
 
 
 def test_patterns_can_be_typed_with_commas_and_wrong_ones_stop_before_a_run_is_made(

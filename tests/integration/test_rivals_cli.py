@@ -52,7 +52,7 @@ def test_every_rival_distils_and_is_judged_in_one_run(
         capsys.readouterr()
         assert main(["distill", "--run", run, *words, "--evaluate.head_rates=[0.1]", "--quiet"]) == 0, name
         said = capsys.readouterr()
-        assert ("own starting pairs: distill.start kmeans is left aside" in said.err) == (name == "prototypes")
+        assert ("own starting pairs: distill.start kmeans is ignored" in said.err) == (name == "prototypes")
         folder = said.out.strip()
         assert main(["evaluate", "--run", run, "--set", folder, *QUICK]) == 0, name
         result = json.loads(capsys.readouterr().out)
@@ -91,4 +91,4 @@ def test_a_set_that_is_made_first_is_stopped_goes_on_and_is_the_start(
         assert torch.equal(found.images, one.images) and torch.equal(found.texts, one.texts)
     assert all(caption["start"] for caption in one.captions), "the real captions that all began with"
     assert main(["distill", "--run", whole, *begun, "--start=canonical", "--canonical.ridge=4"]) == 2
-    assert "canonical.ridge: 2.0 there, 4.0 asked for" in capsys.readouterr().err
+    assert "canonical.ridge: 2.0 there, 4.0 requested" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_a_disk_that_fills_up_loses_nothing(
     filler = fill(disk, leave)
     done = vldistill("distill", "--run", run, *LONG)
     assert done.code == 2 and "the disk is full" in done.err and "Traceback" not in done.err
-    assert "same command goes on" in done.err or "cannot be used" in done.err
+    assert "same command to resume" in done.err or "cannot be used" in done.err
     assert not (run / SET / "set.json").exists()
     filler.unlink()
     assert vldistill("distill", "--run", run, *LONG).code == 0
@@ -123,7 +123,7 @@ def test_a_run_that_moves_goes_on(straight: Path, run: Path, vldistill: Any, cra
     (tmp_path / "deep").mkdir()
     moved = Path(shutil.move(run, tmp_path / "deep" / "moved"))
     done = vldistill("distill", "--run", moved, *LONG)
-    assert done.code == 0 and "going on at iteration 7" in done.err
+    assert done.code == 0 and "resuming at iteration 7" in done.err
     assert sums(moved) == sums(straight)
     assert vldistill("evaluate", "--run", moved, "--set", moved / SET).code == 0
 
@@ -134,7 +134,7 @@ def test_a_damaged_checkpoint_costs_one_checkpoint(straight: Path, run: Path, vl
     raw = path.read_bytes()
     path.write_bytes(raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 1]) + raw[len(raw) // 2 + 1 :])
     done = vldistill("distill", "--run", run, *LONG)
-    assert done.code == 0 and "is damaged" in done.err and "going on at iteration 6" in done.err
+    assert done.code == 0 and "is damaged" in done.err and "resuming at iteration 6" in done.err
     assert sums(run) == sums(straight)
     lines = [(json.loads(line)["iteration"]) for line in (run / SET / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(range(12))
@@ -162,7 +162,11 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_student(
     with monkeypatch.context() as patch:
         patch.setattr(protocol, "train_student", stopped)
         done = vldistill(*words)
-        assert done.code == 3 and "3 trained students are kept" in done.err and "The same command goes on" in done.err
+        assert (
+            done.code == 3
+            and "3 trained students are kept" in done.err
+            and "Run the same command to resume" in done.err
+        )
     (kept, *rest) = sorted((other / "results").glob("*.unfinished/*.json"))
     assert len(rest) == 2
     kept.write_text(kept.read_text().replace('"seconds": ', '"seconds": 1'))  # damaged: trained again

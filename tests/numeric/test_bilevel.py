@@ -339,7 +339,7 @@ def test_views_are_differentiable_and_drawn_from_the_generator() -> None:
     ("values", "message"),
     [
         ({"steps": 0}, "bilevel.steps is 0"),
-        ({"real_batch": 1}, "at least 2 images"),
+        ({"real_batch": 1}, "real_batch is 1; expected 2 or more"),
         ({"momentum": 1.0}, r"\[0, 1\)"),
         ({"window": 50}, "bilevel.window is 50"),
         ({"window": 5}, "needs bilevel.momentum 0"),

@@ -96,7 +96,7 @@ def test_the_update_is_the_gradient_of_the_matching_loss(ground: Ground, options
 
 @pytest.mark.parametrize("captions", [1, 2])
 def test_walking_students_are_matched_from_where_the_set_led_them(ground: Ground, captions: int) -> None:
-    options = BitrajOptions(syn_steps=2, own_steps=4, walkers=2, minibatch=4, max_start_epoch=1)
+    options = BitrajOptions(syn_steps=2, persistent_steps=4, persistent_students=2, minibatch=4, max_start_epoch=1)
     method, context, state = prepared(*ground, "bitraj", options, captions=captions)
     walks: dict[int, tuple[Any, dict[str, torch.Tensor], int]] = {}
     restarts: list[int] = []
@@ -119,13 +119,13 @@ def test_walking_students_are_matched_from_where_the_set_led_them(ground: Ground
 
 
 def test_walking_students_are_one_to_an_iteration(ground: Ground) -> None:
-    method, context, _ = prepared(*ground, "bitraj", BitrajOptions(own_steps=4))
-    with pytest.raises(ConfigError, match=r"own_steps is 4 and distill\.draws 2"):
+    method, context, _ = prepared(*ground, "bitraj", BitrajOptions(persistent_steps=4))
+    with pytest.raises(ConfigError, match=r"persistent_steps is 4 and distill\.draws 2"):
         method.check(replace(context, config=replace(context.config, draws=2)))
-    with pytest.raises(ConfigError, match=r"bitraj\.own_steps is -1"):
-        BitrajOptions(own_steps=-1)
-    with pytest.raises(ConfigError, match=r"bitraj\.walkers is 0"):
-        BitrajOptions(walkers=0)
+    with pytest.raises(ConfigError, match=r"bitraj\.persistent_steps is -1"):
+        BitrajOptions(persistent_steps=-1)
+    with pytest.raises(ConfigError, match=r"bitraj\.persistent_students is 0"):
+        BitrajOptions(persistent_students=0)
 
 
 def test_the_sets_own_student_is_the_published_one_at_the_learned_rates(ground: Ground) -> None:
@@ -136,5 +136,5 @@ def test_the_sets_own_student_is_the_published_one_at_the_learned_rates(ground: 
     assert (recipe.epochs, recipe.batch, recipe.schedule, recipe.loss) == (50, 64, "constant", "infonce")
     assert (recipe.momentum, recipe.weight_decay, recipe.dropout) == (0.9, 5e-4, 0.1)
     assert recipe.temperature == context.bench.encoder_config.temperature
-    method, context, state = prepared(*ground, "bitraj", replace(published, own_steps=4))
+    method, context, state = prepared(*ground, "bitraj", replace(published, persistent_steps=4))
     assert method.export(state, context).recipe == replace(recipe, schedule="cosine")

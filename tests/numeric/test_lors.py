@@ -9,7 +9,7 @@ import pytest
 import torch
 from double import PAIRS, assert_update, embed, flat, make_bench, prepared, tesla, walk
 
-from vldistill.distillation.inner_steps import walking_steps
+from vldistill.distillation.inner_steps import permuted_steps
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.distillation.methods.lors import LorsOptions
 from vldistill.distillation.methods.repblend import RepblendOptions
@@ -147,11 +147,11 @@ def test_the_similarity_starts_as_the_identity_and_pulls_back(kind: str) -> None
 
 def test_steps_walk_through_a_permutation(ground: Ground) -> None:
     _, context, _ = prepared(*ground, "lors", LorsOptions())
-    steps = [step.index.tolist() for step in walking_steps(context, 4, 3, 10)]
+    steps = [step.index.tolist() for step in permuted_steps(context, 4, 3, 10)]
     assert all(len(set(step)) == 3 for step in steps)
     assert len({row for step in steps[:3] for row in step}) == 9  # the tenth is left over: the next permutation begins
-    assert [s.index.tolist() for s in walking_steps(context, 2, 20, PAIRS)] == [list(range(PAIRS))] * 2
-    assert [s.index.tolist() for s in walking_steps(context, 1, 0, PAIRS)] == [list(range(PAIRS))]
+    assert [s.index.tolist() for s in permuted_steps(context, 2, 20, PAIRS)] == [list(range(PAIRS))] * 2
+    assert [s.index.tolist() for s in permuted_steps(context, 1, 0, PAIRS)] == [list(range(PAIRS))]
 
 
 def test_the_sets_recipe_is_the_published_student(ground: Ground) -> None:

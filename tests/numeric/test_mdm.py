@@ -166,7 +166,7 @@ def test_descending_the_update_brings_the_distributions_together(ground: Ground)
         ({"real_batch": 1}, "mdm.real_batch is 1"),
         ({"minibatch": 1}, "mdm.minibatch is 1"),
         ({"first_epoch": 4, "last_epoch": 3}, "0 <= first <= last"),
-        ({"matching": -1.0}, "numbers of 0 or more"),
+        ({"matching": -1.0}, "expected 0 or more"),
     ],
 )
 def test_impossible_options_are_refused(values: dict[str, Any], message: str) -> None:

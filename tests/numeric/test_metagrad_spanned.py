@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vldistill.distillation.inner_steps import head_spans, inner_loss
+from vldistill.distillation.inner_steps import head_spans, inner_loss, rows_of
 from vldistill.distillation.metagrad import backward_sweep as metagrad
 from vldistill.distillation.metagrad.backward_sweep import hypergradient
 from vldistill.distillation.metagrad.inner import InnerStep
@@ -69,8 +69,12 @@ def gradient(spans: tuple[Span, ...], *, minibatch: int = 0, captions: int = 0, 
         {"captions": 3, "weight_decay": 0.05},
         {"minibatch": PAIRS, "captions": 2},
         {"minibatch": 4, "soft": True, "momentum": 0.9, "weight_decay": 0.05},
+        {"minibatch": PAIRS, "soft": True, "momentum": 0.9},
     ],
-    ids=["plain", "momentum", "minibatches", "several captions", "captions and decay", "all at once", "similarity"],
+    ids=[
+        *("plain", "momentum", "minibatches", "several captions", "captions and decay", "all at once", "similarity"),
+        "all at once in another order",
+    ],
 )
 def test_the_gradient_is_that_of_the_whole_run(
     case: dict[str, Any], spans: tuple[Span, ...], monkeypatch: pytest.MonkeyPatch
@@ -94,7 +98,7 @@ def test_a_graph_that_is_larger_than_the_room_is_let_go(
 
     def spied(*given: Any, real: Any = metagrad._forward) -> Any:
         found = real(*given)
-        seen.append(sorted(found[1]))
+        seen.append(sorted(found.graphs))
         return found
 
     monkeypatch.setattr(metagrad, "available_memory", lambda device: memory)
@@ -115,3 +119,19 @@ def test_spans_are_where_they_save_something() -> None:
 def test_spans_are_of_exact_gradients() -> None:
     with pytest.raises(ConfigError, match="not 'tesla'"):
         gradient(BOTH, estimator="tesla")
+
+
+def test_the_rows_of_a_step_are_taken_as_given_also_where_they_are_all() -> None:
+    order = torch.tensor([2, 0, 1])
+    step = InnerStep(1, order, 0)
+    images, texts, similarity = normal(3, 4, name="a"), normal(3, 2, 4, name="b"), normal(3, 3, name="c")
+    found = rows_of({"images": images, "texts": texts, "similarity": similarity}, step)
+    for tensor, expected in zip(found, (images[order], texts[order, 1], similarity[order][:, order])):
+        assert tensor is not None and torch.equal(tensor, expected)
+    taken = rows_of({"images": images, "texts": texts[:, 0]}, step, {"images"})
+    assert taken[0] is images and torch.equal(taken[1], texts[order, 0]) and taken[2] is None
+    rows = BOTH[0].rows(step, images)
+    assert rows is not None and torch.equal(rows, order)
+    rows = BOTH[1].rows(step, texts)
+    assert rows is not None and torch.equal(texts.reshape(6, 4)[rows], texts[order, 1])
+    assert step.rows(4) is order and InnerStep(0, torch.arange(3), 0).rows(3) is None

@@ -60,7 +60,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (EvaluateConfig, {"recipes": ()}, "own, generic, or both"),
     (EvaluateConfig, {"recipes": ("own", "ours")}, "own, generic, or both"),
     (EvaluateConfig, {"seeds": 0}, "evaluate.seeds"),
-    (EvaluateConfig, {"looks": 0}, "evaluate.looks"),
+    (EvaluateConfig, {"max_validations": 0}, "evaluate.max_validations"),
     (EvaluateConfig, {"head_rates": ()}, "evaluate.head_rates"),
     (EvaluateConfig, {"full_epochs": (10, 0)}, "evaluate.full_epochs"),
     (BitrajOptions, {"syn_steps": 0}, "bitraj.syn_steps is 0"),

@@ -290,12 +290,12 @@ def test_damaged_experts_are_redone_alone(kind: str, bench: Workbench, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_rate": 0.2}, r"recipe\.rates\.image: \[0\.1\] there, \[0\.2\] asked for"),
-        ({"epochs": 4}, r"recipe\.epochs: 3 there, 4 asked for"),
-        ({"snapshots": (0, 3)}, r"snapshots: \[0, 1, 2, 3\] there, \[0, 3\] asked for"),
-        ({"dtype": "bfloat16"}, "dtype: 'float32' there, 'bfloat16' asked for"),
-        ({"seed": 1}, "seed: 0 there, 1 asked for"),
-        ({"steps_per_epoch": 2}, "steps_per_epoch: 0 there, 2 asked for"),
+        ({"image_rate": 0.2}, r"recipe\.rates\.image: \[0\.1\] there, \[0\.2\] requested"),
+        ({"epochs": 4}, r"recipe\.epochs: 3 there, 4 requested"),
+        ({"snapshots": (0, 3)}, r"snapshots: \[0, 1, 2, 3\] there, \[0, 3\] requested"),
+        ({"dtype": "bfloat16"}, "dtype: 'float32' there, 'bfloat16' requested"),
+        ({"seed": 1}, "seed: 0 there, 1 requested"),
+        ({"steps_per_epoch": 2}, "steps_per_epoch: 0 there, 2 requested"),
     ],
 )
 def test_another_configuration_is_refused_with_the_difference(

@@ -73,7 +73,11 @@ def test_ids_omit_a_later_option_at_its_neutral_value_and_not_at_its_default() -
 def test_a_changed_default_changes_the_id_and_a_neutral_value_does_not() -> None:
     config = Config(distill=DistillConfig("bitraj"), methods={"bitraj": BitrajOptions()})
     plain = cell(config).id
-    assert cell(replace(config, methods={"bitraj": BitrajOptions(walkers=8, own_steps=0)})).id == plain
-    assert cell(replace(config, methods={"bitraj": BitrajOptions(walkers=4)})).id != plain, "as another default would"
+    assert (
+        cell(replace(config, methods={"bitraj": BitrajOptions(persistent_students=8, persistent_steps=0)})).id == plain
+    )
+    assert cell(replace(config, methods={"bitraj": BitrajOptions(persistent_students=4)})).id != plain, (
+        "as another default would"
+    )
     noisy = replace(config, experts=ExpertsConfig(noise=0.5))
     assert expert_group(cell(noisy), noisy) != expert_group(cell(config), config)

@@ -42,7 +42,7 @@ QUICK = EvaluateConfig(
     full_epochs=(1,),
     head_rates=(0.03, 0.3),
     tower_rates=(0.01,),
-    looks=4,
+    max_validations=4,
 )
 OWN = Recipe(rates={"image": (0.1,), "text": (0.2,)}, epochs=4, batch=4, schedule="constant")
 
@@ -228,7 +228,7 @@ def test_the_legacy_protocol_chooses_on_test_and_says_so(bench: Workbench, monke
 def test_the_protocols_differ_as_they_should(bench: Workbench) -> None:
     recipe = replace(OWN, epochs=12, rates={"image": (0.3,), "text": (0.3,)})
     distilled = replace(make_set(bench), recipe=recipe)
-    config = replace(QUICK, seeds=4, recipes=("own",), looks=12)
+    config = replace(QUICK, seeds=4, recipes=("own",), max_validations=12)
     found = {
         name: [
             student["mean_recall"]
@@ -247,7 +247,9 @@ def test_there_are_no_more_looks_than_asked_for_and_the_last_epoch_is_one(
 ) -> None:
     watch = Looks(monkeypatch)
     distilled = replace(make_set(bench), recipe=replace(OWN, epochs=5))
-    evaluate_set(bench, distilled, replace(QUICK, protocol="val-best", seeds=1, recipes=("own",), looks=looks))
+    evaluate_set(
+        bench, distilled, replace(QUICK, protocol="val-best", seeds=1, recipes=("own",), max_validations=looks)
+    )
     assert watch.splits() == ["val"] * len(expected) + ["test"]
 
 

@@ -62,9 +62,9 @@ def test_another_configuration_is_refused_and_the_difference_shown(tmp_path: Pat
     with pytest.raises(ConfigError) as caught:
         run.begin(other)
     message = str(caught.value)
-    assert "data.source: 'scenes:train=40' in the run, 'scenes:train=50' asked for" in message
-    assert "encoder.dim: 512 in the run, 64 asked for" in message
-    assert "experts.snapshots: [] in the run, [0, 2] asked for" in message
+    assert "data.source: 'scenes:train=40' in the run, 'scenes:train=50' requested" in message
+    assert "encoder.dim: 512 in the run, 64 requested" in message
+    assert "experts.snapshots: [] in the run, [0, 2] requested" in message
     assert "another --run folder" in message and str(run.config_path) in message
     assert yaml.safe_load(run.config_path.read_text()) == to_plain(CONFIG)
 
@@ -151,7 +151,7 @@ def test_a_run_from_before_an_option_existed_goes_on(tmp_path: Path) -> None:
     del old["encoder"]["lora"], old["encoder"]["text"]["options"], old["experts"]["snapshots"]
     run.config_path.write_text(yaml.safe_dump(old))
     run.begin(CONFIG)
-    with pytest.raises(ConfigError, match=r"encoder\.lora\.rank: 8 in the run, 4 asked for"):
+    with pytest.raises(ConfigError, match=r"encoder\.lora\.rank: 8 in the run, 4 requested"):
         run.begin(replace(CONFIG, encoder=EncoderConfig(lora=LoraConfig(rank=4))))
 
 

@@ -119,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
                 return SOME_FAILED if broken else DONE
         except Stopped as stop:
             _write_tables(asked)
-            raise Stopped(f"{stop} The same command goes on.") from None
+            raise Stopped(f"{stop} Run the same command to resume.") from None
         failed = _write_tables(asked)
     print((asked.run / "table.md").read_text(encoding="utf-8"), end="")
     failed = {cell.id: failed[cell.id] for cell in asked.cells if cell.id in failed}

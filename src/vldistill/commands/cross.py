@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         with held(matrix.folder / ".lock", str(matrix.folder)):
             matrix.fill()
     except KeyboardInterrupt:
-        raise Stopped("stopped; finished cells of the matrix are kept. The same command goes on.") from None
+        raise Stopped("stopped; finished cells of the matrix are kept. Run the same command to resume.") from None
     name = f"{distilled.name}-on-{Path(given.towers).stem}"
     print(matrix.write(name), end="")
     reporter.info(f"written: {matrix.folder / name}.md, .csv and .json")

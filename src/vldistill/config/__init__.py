@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run can be told; ``methods`` holds each method's own options by name."""
+    """All options of a run; ``methods`` holds each method's own options by name."""
 
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -22,7 +22,7 @@ class DataConfig:
         features: how features are stored on disk.
         clean_captions: clean captions as published works do: lower case, ``.!"()*#:;~`` removed, at most 30 words.
         max_pixels: width times height that a photo may have; a larger one counts as broken, and is not decoded.
-        max_bytes: size that a photo's file may have, likewise.
+        max_bytes: size that a photo's file may have; a larger one is left out too.
     """
 
     source: str = "scenes"

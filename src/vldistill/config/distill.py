@@ -43,14 +43,15 @@ class DistillConfig:
     """The outer loop. What is ``null`` is the method's own (``vldistill ls methods`` shows it).
 
     Args:
-        method: see ``vldistill ls methods``; empty is the best one known for the setting, which is said and why.
+        method: see ``vldistill ls methods``; empty is the best one known for the setting; it is printed with
+            the reason.
         pairs: number of distilled pairs.
         seed: seed of the start and of every draw.
         iterations: outer iterations.
         draws: segments, students or real batches that are drawn in each iteration, their gradients averaged. Under
             ``torchrun`` the processes share them; the set is the same with any number of processes.
-        minutes: end after so many minutes of distilling, if the iterations are not done by then; rates decay, and
-            phases and curricula pass, over whichever is nearer its end. Looks at val count. 0 is no limit. Such a
+        minutes: minutes of distilling after which to end, if the iterations are not done by then; rates decay, and
+            phases and curricula pass, over whichever is nearer its end. Validation counts. 0 is no limit. Such a
             set depends on the machine's speed.
         captions: text vectors learned for each image; inner steps take them in turn. All count as stored floats.
         label: added to the set's name, to keep variants side by side in one run.
@@ -61,14 +62,14 @@ class DistillConfig:
             set of that method, which is made first (setting ``heads``).
         start_image: start of the images; empty is ``start``. Where both sides are real, they stay pairs: ``real`` then
             means a photo of the chosen caption, or a caption drawn for the chosen photo.
-        start_text: start of the texts likewise.
+        start_text: start of the texts; empty is ``start``.
         experts: number of recorded experts to draw from, the first ones; 0 is all.
         space: what is learned on the image side: ``pixels``, or ``features`` of the frozen image tower (setting
             ``heads`` only; such a set fits that tower alone).
         size: side of the learned images in pixels; 0 is what the tower takes. Smaller ones are enlarged (bicubic)
-            wherever a tower takes them, also by the students that are judged: half the side is a quarter of the
+            wherever a tower takes them, also by the students of an evaluation: half the side is a quarter of the
             stored floats.
-        augment: differentiable augmentation of the learned images, drawn anew in every iteration: any of
+        augment: differentiable augmentation of the learned images, a fresh draw in every iteration: any of
             ``flip``, ``shift``, ``colour``.
         optimiser: ``adam``, or ``sgd`` as published.
         image_lr: outer rate of the images (in units of the normalised input).
@@ -81,7 +82,7 @@ class DistillConfig:
         clip: largest L2 norm of a variable's gradient; 0 is no limit.
         decay: outer rates over the iterations: ``none``, ``cosine``, or ``linear`` (both to 0).
         ema: weight of the past in the averaged set that is saved; 0 saves the set itself.
-        validate_every: iterations between looks at val; 0 never looks and keeps the last set.
+        validate_every: iterations between validations; 0 never validates and keeps the last set.
         checkpoint_every: iterations between checkpoints.
         keep: iterations whose set is kept beside the final one, e.g. ``[0, 2000, 7000]``.
     """

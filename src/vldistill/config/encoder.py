@@ -26,7 +26,7 @@ class ImageTowerConfig:
         size: input side in pixels; 0 means the tower's own.
         options: keyword arguments for the constructor, e.g. ``{pad_type: same}``.
         mean: channel means of the input in [0, 1]; empty means the tower's own.
-        std: channel standard deviations likewise.
+        std: channel standard deviations; empty is the tower's own.
         seed: seed of random weights.
     """
 

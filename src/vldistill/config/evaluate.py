@@ -18,7 +18,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How a set is judged: fresh students, trained on it and tested on real pairs.
+    """How a set is evaluated: fresh students, trained on it and tested on real pairs.
 
     Args:
         protocol: when a student is tested: ``last`` (after its last epoch), ``val-best`` (at the epoch that did best on
@@ -30,9 +30,9 @@ class EvaluateConfig:
         full_epochs: epochs to choose from, on val, for the full data.
         head_rates: rates to choose from, on val, for heads.
         tower_rates: rates to choose from, on val, for trained towers.
-        looks: checks of ``val-best`` and ``test-best-legacy`` in one training.
+        max_validations: at most, in one training, for ``val-best`` and ``test-best-legacy``.
         text_map: for a set made with another text tower: ``none`` refuses it, ``ridge`` maps its sentence vectors by a
-            ridge regression fitted on training captions, and the result says so.
+            ridge regression fitted on training captions, which the result records.
     """
 
     protocol: str = "last"
@@ -43,7 +43,7 @@ class EvaluateConfig:
     full_epochs: tuple[int, ...] = (3, 5, 10)
     head_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     tower_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
-    looks: int = 10
+    max_validations: int = 10
     text_map: Literal["none", "ridge"] = "none"
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class EvaluateConfig:
             raise ConfigError(unknown("protocol", self.protocol, PROTOCOLS))
         wrong = [name for name in self.recipes if name not in ("own", "generic")]
         require(bool(self.recipes) and not wrong, "evaluate.recipes", self.recipes, "own, generic, or both")
-        positive(self, "evaluate", "seeds", "generic_epochs", "looks")
+        positive(self, "evaluate", "seeds", "generic_epochs", "max_validations")
         for name in ("subset_epochs", "full_epochs", "head_rates", "tower_rates"):
             values: Sequence[float] = getattr(self, name)
             require(bool(values) and min(values) > 0, f"evaluate.{name}", values, "one or more numbers above 0")

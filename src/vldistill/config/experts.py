@@ -25,7 +25,7 @@ class ExpertsConfig:
         augment: random resized crop, flip and RandAugment on the images; with frozen towers (setting ``heads``) only
             where ``data.views`` has encoded augmented views.
         noise: standard deviation of the normal noise that is added to the features of both sides in every step, in
-            those of the features; in setting ``heads``, against learning the training pairs by heart.
+            those of the features; in setting ``heads``, to reduce overfitting.
         snapshots: epochs to keep, 0 being the start; empty keeps all.
         steps_per_epoch: cut every epoch to this many steps; 0 means the whole epoch.
         dtype: how snapshots are stored.

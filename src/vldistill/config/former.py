@@ -14,7 +14,11 @@ from vldistill.errors import ConfigError
 
 T = TypeVar("T")
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "bitraj.own_steps": "bitraj.persistent_steps",
+    "bitraj.walkers": "bitraj.persistent_students",
+    "evaluate.looks": "evaluate.max_validations",
+}
 """Former dotted names, and today's."""
 
 GONE: dict[str, Any] = {"select.warmup_batch": 128, "select.warmup_seed": 0, "select.gallery": 128}

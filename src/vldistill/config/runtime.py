@@ -17,7 +17,7 @@ class RuntimeConfig:
         threads: CPU threads of torch; 0 leaves torch's own choice.
         precision: of the passes of experts and students: ``float32``, ``bfloat16`` (weights, logits and losses stay
             float32), or ``auto``: bfloat16 on GPUs that have it. Gradients through inner steps are always float32,
-            whose convolutions use TF32 on GPUs that have it, unless ``float32`` is asked for.
+            whose convolutions use TF32 on GPUs that have it, unless this is ``float32``.
         compile: put trained towers through ``torch.compile`` where experts and students are trained: a minute at the
             start of each training, for faster steps.
         micro_batch: images that pass a trained tower at a time, for experts and students; 0 is the whole batch, or as

@@ -18,7 +18,7 @@ class SelectConfig:
         warmup_epochs: passes over all captions of the student whose space, or whose forgetting, is used.
         warmup_image_rate: SGD rate of its image side (constant, without momentum, decay and augmentation). Lower it
             where a trained tower diverges in the warm-up.
-        warmup_text_rate: SGD rate of its text side, likewise.
+        warmup_text_rate: SGD rate of its text side.
         ground_set: pairs of distinct images that ``facility`` draws, to cover them and to choose among them.
         cluster_sample: most pairs that the centres of ``kmeans`` are fitted to.
     """

@@ -1,4 +1,4 @@
-"""One outer iteration over several draws: segments, real batches or students drawn anew, their gradients averaged.
+"""One outer iteration over several draws: segments, fresh real batches or students, their gradients averaged.
 
 The draws are divided among the processes that ``torchrun`` started. Every draw has its own randomness, made from
 (seed, iteration, draw), and gradients are added up in the order of the draws: any number of processes gives the set
@@ -44,11 +44,11 @@ def averaged_update(method: TrainedMethod[Any], state: State, context: Context[A
         except NonFiniteError as error:
             trouble = f"draw {draw}: {error}"
             break
-    told = ranks.gather({"trouble": trouble, "draws": [] if trouble else [_told(update) for update in own]})
-    for other in told:
+    gathered = ranks.gather({"trouble": trouble, "draws": [] if trouble else [_plain(update) for update in own]})
+    for other in gathered:
         if other["trouble"]:
             raise NonFiniteError(other["trouble"])
-    draws: list[dict[str, Any]] = [draw for other in told for draw in other["draws"]]
+    draws: list[dict[str, Any]] = [draw for other in gathered for draw in other["draws"]]
     values = [float(draw["value"]) for draw in draws]
     return Update(
         gradients=_means([update.gradients for update in own], draws, "gradients", state.variables, ranks),
@@ -60,8 +60,8 @@ def averaged_update(method: TrainedMethod[Any], state: State, context: Context[A
     )
 
 
-def _told(update: Update) -> dict[str, Any]:
-    """What the other ranks need to know of an update, as JSON; NaN and infinity travel as text."""
+def _plain(update: Update) -> dict[str, Any]:
+    """What the other processes need of an update, as JSON; NaN and infinity are sent as text."""
     return {
         "value": str(update.value),
         "logs": {name: str(value) for name, value in update.logs.items()},

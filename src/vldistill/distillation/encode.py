@@ -20,7 +20,7 @@ from vldistill.workbench.bench import Workbench
 
 PART = {"cpu": 64}  # images at a time: what a processor's caches like; elsewhere wide passes are quicker
 WIDE_PART = 256
-KEPT_SHARE = 0.3  # of the memory left on the device: graphs of so many parts are kept, the others are made again
+KEPT_SHARE = 0.3  # of the memory left on the device: share for autograd graphs; the others are recomputed
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def encode_learned(
     part: int = 0,
     keep_bytes: int | None = None,
 ) -> Encoded:
-    """Encode learned ``images`` (N, 3, S, S), in the tower's size, after one draw of the augmentation asked for.
+    """Encode learned ``images`` (N, 3, S, S), in the tower's size, after one draw of the configured augmentation.
 
     Learned features are given back as they are. Images pass the tower ``part`` at a time. Graphs of as many parts as
-    ``keep_bytes`` have room for are kept between the two passes, those of the others are made again on the way back:
+    ``keep_bytes`` have room for are kept between the two passes, those of the others are recomputed on the way back:
     the same result for one more forward pass, in bounded memory. Images that stay as they started (``distill.learn
     text``) have a gradient of zeros, without a way back through the tower.
 

@@ -76,7 +76,7 @@ def contrastive(logits: torch.Tensor, similarity: torch.Tensor | None, soft_loss
 
 
 def inner_steps(context: Context, count: int, minibatch: int) -> list[InnerStep]:
-    """``count`` inner steps: all pairs each time, or ``minibatch`` rows drawn anew, without repetition in a step."""
+    """``count`` inner steps: all pairs each time, or ``minibatch`` fresh random rows, without repetition in a step."""
     pairs = context.config.pairs
     draw = context.generator("rows")
     steps = []
@@ -87,8 +87,8 @@ def inner_steps(context: Context, count: int, minibatch: int) -> list[InnerStep]
     return steps
 
 
-def walking_steps(context: Context, count: int, minibatch: int, pairs: int) -> list[InnerStep]:
-    """``count`` inner steps that walk through a permutation of ``pairs`` rows; a new one where the rest is too small.
+def permuted_steps(context: Context, count: int, minibatch: int, pairs: int) -> list[InnerStep]:
+    """``count`` inner steps that go through a permutation of ``pairs`` rows; a new one where the rest is too small.
 
     A minibatch of 0, or one larger than the set, takes all pairs in every step (LoRS, arXiv 2406.03793).
     """

@@ -45,11 +45,11 @@ class Loop:
         method: what gives the gradients.
         context: what it works with.
         folder: the set's folder; checkpoint and metrics are written here.
-        score: judges a set on val, higher is better.
+        score: evaluates a set on val, higher is better.
         save: writes a kept set; called with the set and its iteration.
         stop_asked: true once the user wants to stop; asked after every step.
         ranks: the processes that share the draws of each iteration. All go through the same steps and decisions; the
-            first alone judges and writes.
+            first alone validates and writes.
         start_seconds: what making the start took, which counts.
     """
 
@@ -199,7 +199,7 @@ class Loop:
         return {}
 
     def best_set(self) -> DistilledSet:
-        """The best set on val so far; without a look at val the set as it stands."""
+        """The best set on val so far; without validation the current set."""
         if self.progress.looks:
             return self._export(self.validation.best, self.progress.best_iteration)
         return self._export(self.average or self.state.variables, self.progress.iteration)
@@ -210,7 +210,7 @@ class Loop:
         return replace(distilled, info={**distilled.info, "selection": selection(self.progress, self._seconds())})
 
     def _part_of_time(self) -> float:
-        """The part of the minutes that is over, looks at val and all; 0 to 1, and 0 without a limit."""
+        """The part of the minutes that is over, validation included; 0 to 1, and 0 without a limit."""
         minutes = self.context.config.minutes
         return self.ranks.of_first(min(self._seconds() / (60 * minutes), 1.0)) if minutes else 0.0
 
@@ -265,7 +265,7 @@ class Loop:
         self.context = replace(self.context, experts=same_experts(self.context.experts, self.progress.experts, path))
         if self.ranks.first:
             cut_metrics(self.folder / METRICS_FILE, self.progress.iteration)
-        self.context.bench.reporter.info(f"going on at iteration {self.progress.iteration}")
+        self.context.bench.reporter.info(f"resuming at iteration {self.progress.iteration}")
 
 
 def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -97,7 +97,7 @@ class Context(Generic[OptionsT]):
         return generator(*self._place, *names)
 
     def seed_of(self, *names: object) -> int:
-        """A seed likewise."""
+        """A seed that depends on the same."""
         return seed_of(*self._place, *names)
 
 
@@ -130,11 +130,11 @@ class State:
     rates: dict[str, str] = field(default_factory=dict)
 
     def rate_of(self, name: str) -> str:
-        """The outer rate that a variable takes. Raises ConfigError where nothing says it."""
+        """The outer rate that a variable takes. Raises ConfigError where none is known."""
         rate = self.rates.get(name) or USUAL_RATES.get(name)
         if rate is None:
             raise ConfigError(
-                f"the method learns {name!r} but does not say which outer rate it takes. Give State its name in rates, "
+                f"the method learns {name!r} but names no outer rate for it. Give State its name in rates, "
                 f"e.g. rates={{{name!r}: 'text_lr'}}."
             )
         return rate
@@ -175,9 +175,9 @@ class Update:
 
 
 class Method(Protocol[OptionsIn]):
-    """A distillation method . One that takes outer iterations is a :class:`TrainedMethod`.
+    """A distillation method. One that takes outer iterations is a :class:`TrainedMethod`.
 
-    What else it says of itself is said at registration, see :class:`Entry`.
+    Its other properties are declared at registration, see :class:`Entry`.
     """
 
     def check(self, context: Context[OptionsIn]) -> None:
@@ -208,7 +208,7 @@ class TrainedMethod(Method[OptionsIn], Protocol[OptionsIn]):
 
 @runtime_checkable
 class ChoosesStart(Method[OptionsIn], Protocol[OptionsIn]):
-    """A method that chooses its own starting pairs: ``distill.start`` is left aside."""
+    """A method that chooses its own starting pairs: ``distill.start`` is ignored."""
 
     def begin(self, context: Context[OptionsIn]) -> Start:
         """The starting pairs."""
@@ -234,7 +234,7 @@ class BestKnown:
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """A registered method, and all that it says of itself.
+    """A registered method, and all that it declares.
 
     Args:
         build: makes the method.

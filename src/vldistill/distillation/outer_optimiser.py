@@ -86,7 +86,7 @@ def decay_factor(decay: str, progress: float) -> float:
 
 
 def _rate(name: str, rate: str, config: ResolvedDistillConfig) -> float:
-    """The outer rate of a variable; ``rate`` says which one it takes."""
+    """The outer rate of a variable; ``rate`` names it."""
     if rate == "rate_lr" and config.optimiser == "sgd":
         # Published: eta <- eta - lr d/d eta. On the logarithm, the first such step has this length.
         start = config.student_rate_image if "image" in name else config.student_rate_text

@@ -1,4 +1,4 @@
-"""Where a distillation is: what its checkpoint holds, and how it goes on from there."""
+"""The state of a distillation: what its checkpoint holds, and how it is resumed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def foreign_checkpoint(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtefactError(
-            f"{path} is not a checkpoint of this distillation ({error}). Delete it to start anew."
+            f"{path} is not a checkpoint of this distillation ({error}). Delete it to start again."
         ) from None
 
 
@@ -73,7 +73,7 @@ def same_experts(experts: Sequence[Trajectory], names: Sequence[str], path: Path
         raise ArtefactError(
             f"{path} was begun with {len(names)} experts, and {', '.join(missing[:3])} "
             f"{'is' if len(missing) == 1 else 'are'} not among the {len(there)} that are there now. Record them "
-            f"again with `vldistill experts`, or delete this file to start anew."
+            f"again with `vldistill experts`, or delete this file to start again."
         )
     return [there[name] for name in names]
 

@@ -27,7 +27,7 @@ def check_start(kind: str, count: int, select: SelectConfig, space: str = "pixel
     """Refuse a start that does not exist, a selector that cannot give ``count`` pairs, or a set of another size.
 
     Raises:
-        ConfigError: as said.
+        ConfigError: see above.
         ArtefactError: a folder that is no set, or a damaged one.
     """
     if kind in ("real", "noise"):

@@ -74,7 +74,7 @@ class SoftOptions:
         loss: of the inner student and of the set's own recipe: soft_infonce (eNCE), bce or wbce.
         syn_steps: inner SGD steps of the student on the distilled set.
         expert_epochs: length of the expert's segment to match, in epochs.
-        minibatch: distilled pairs per inner step, at most; the steps walk through a permutation. 0 takes all.
+        minibatch: distilled pairs per inner step, at most; the steps go through a permutation. 0 takes all.
         estimator: of the gradient: tesla (published), adjoint (exact), unrolled or difference.
         reduce: sum_of_ratios, or ratio_of_sums of both sides' distances (published on COCO).
         student_epochs: of the set's own recipe.

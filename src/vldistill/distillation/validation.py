@@ -1,4 +1,4 @@
-"""Validation during a distillation: when it is due, which set is the best on val, and what the set says about it."""
+"""Validation during a distillation: when it is due, which set is the best on val, and what its record holds."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
         f"text tower `{text['name']}` |",
         f"| space | {space}; texts are {texts} |",
         f"| budget | {record['pairs']} pairs, {record['stored_floats']:,} stored floats{among}, "
-        f"{human_bytes(size)}; {record['standardisation_floats']:,} floats of feature standardisation apart |",
+        f"{human_bytes(size)}; {record['standardisation_floats']:,} floats of feature standardisation not counted |",
         f"| {'generic' if coreset else 'student'} recipe | loss {recipe.loss}, {recipe.epochs} epochs, "
         f"batch {recipe.batch}, SGD with momentum {recipe.momentum} and weight decay {recipe.weight_decay}, "
         f"schedule {recipe.schedule}, first rates {rates} |",

@@ -79,7 +79,9 @@ class DistilledSet(Dataset):
         missing = [f"towers.image.{key}" for key in IMAGE_TOWER if key not in image]
         missing += [f"towers.text.{key}" for key in TEXT_TOWER if key not in text]
         if missing:
-            raise ArtefactError(f"distilled set: {', '.join(missing)} missing; a set has to say what it was made for.")
+            raise ArtefactError(
+                f"distilled set: {', '.join(missing)} missing; a set records the towers it was made for."
+            )
         count = len(self.images) if self.images.ndim else 0
         side = image.get("stored_size", image["size"])
         row = (3, side, side) if self.space == "pixels" else (image["width"],)
@@ -157,7 +159,7 @@ class DistilledSet(Dataset):
 
     @property
     def standardisation_floats(self) -> int:
-        """Numbers that say how real features are standardised: knowledge about the data that every row shares."""
+        """Floats of the standardisation of real features: knowledge about the data that every row shares."""
         return sum(tensor.numel() for tensor in self.standardisation.values())
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -184,7 +186,7 @@ class DistilledSet(Dataset):
 
         Args:
             mean: (width,) of the other data's features.
-            scale: (width,) likewise.
+            scale: (width,), its standard deviations.
         """
         own = self.images if side == "image" else self.texts
         old_mean, old_scale = (self.standardisation.get(f"{side}_{key}") for key in ("mean", "scale"))
@@ -200,15 +202,15 @@ class DistilledSet(Dataset):
     def captions_of(self, kind: str) -> list[list[str]]:
         """The captions of every image, one for each of its texts; ``kind`` is ``start`` or ``nearest``.
 
-        Older sets hold those of an image as one line. Where it cannot be told how to part it, because a caption holds
+        Older sets hold those of an image as one line. Where it cannot be split without doubt, because a caption holds
         the break too, it is left whole: one caption.
         """
         found = []
-        for told in (pair.get(kind, "") for pair in self.captions):
-            if isinstance(told, str):
-                parts = told.split(CAPTION_BREAK)
-                told = parts if len(parts) == self.captions_per_image else [told]
-            found.append(list(told))
+        for texts in (pair.get(kind, "") for pair in self.captions):
+            if isinstance(texts, str):
+                parts = texts.split(CAPTION_BREAK)
+                texts = parts if len(parts) == self.captions_per_image else [texts]
+            found.append(list(texts))
         return found
 
     def save(self, folder: Path) -> None:
@@ -253,7 +255,7 @@ class DistilledSet(Dataset):
             if not folder.exists():
                 why = "there is no such folder."
             elif (folder / "config.json").is_file():
-                why, remedy = "it is not finished.", "The command that began it goes on."
+                why, remedy = "it is not finished.", "Run the command that began it to resume."
             raise ArtefactError(f"{folder} is not a distilled set: {why} {remedy}")
         record = read_json(folder / "set.json", "distilled set")
         if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -284,7 +286,7 @@ class DistilledSet(Dataset):
     def check_fits(self, towers: Mapping[str, Mapping[str, Any]], *, other_text: bool = False) -> None:
         """Refuse towers this set cannot be used with.
 
-        The text tower has to be the very same, because texts are vectors of its output, unless ``other_text`` says
+        The text tower has to be the very same, because texts are vectors of its output, unless ``other_text`` allows
         that they will be mapped. Another image tower is fine for pixels (that is the cross-architecture question), not
         for features.
         """

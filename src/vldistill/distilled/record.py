@@ -1,4 +1,4 @@
-"""``set.json`` of a distilled set as it should be: types and ranges, judged before anything is built from them."""
+"""``set.json`` of a distilled set as it should be: types and ranges, checked before anything is built from them."""
 
 from __future__ import annotations
 

@@ -83,7 +83,11 @@ def evaluation_key(bench: Workbench, judged: str | DistilledSet, config: Config)
     """A hash of what students' figures depend on: data, towers, pairs, protocol."""
     content = content_of(judged) if isinstance(judged, DistilledSet) else digest(judged, asdict(config.select))
     fingerprints = [bench.pairs(split).fingerprint for split in ("train", "val", "test")]
-    judging = {"protocol": config.evaluate.protocol, "looks": config.evaluate.looks, "map": config.evaluate.text_map}
+    judging = {
+        "protocol": config.evaluate.protocol,
+        "looks": config.evaluate.max_validations,
+        "map": config.evaluate.text_map,
+    }
     precision = [] if bench.passes.precision == "float32" else [bench.passes.precision]
     views, kind = bench.data_config.views, bench.data_config.features
     return digest(content, bench.fingerprint, fingerprints, judging, views, kind, *precision)

@@ -236,7 +236,7 @@ def _one_student(
     data = judged.draw(seed)
     if config.protocol == "last":
         return score_student(bench, train_student(bench, data, recipe, seed), "test")
-    every = math.ceil(recipe.all_epochs / config.looks)
+    every = math.ceil(recipe.all_epochs / config.max_validations)
     split = "val" if config.protocol == "val-best" else "test"
     best_score, best_state = -1.0, dict[str, torch.Tensor]()
 

@@ -57,7 +57,7 @@ def write_report(folders: Sequence[Path], out: str | None, options: ReportOption
             for number, run in enumerate(runs)
         }
     except KeyboardInterrupt:
-        raise Stopped("stopped; students that were trained are kept. The same command goes on.") from None
+        raise Stopped("stopped; students that were trained are kept. Run the same command to resume.") from None
     from vldistill.reporting.page import render
 
     text = render(runs, extras)

@@ -118,7 +118,7 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
             except DivergedError as error:
                 raise DivergedError(f"warm-up: {error} They are select.warmup_image_rate and _text_rate.") from None
             except Stopped as stop:
-                raise Stopped(f"{stop}. The same command goes on.") from None
+                raise Stopped(f"{stop}. Run the same command to resume.") from None
     return WarmUp(folder)
 
 

@@ -44,10 +44,10 @@ START = "start"  # folder, in a set's, of the set that was made first
 def distill(
     run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None, ranks: Processes = ALONE
 ) -> Path:
-    """Distil a set, or go on with it; returns its folder.
+    """Distil a set, or resume it; returns its folder.
 
     Args:
-        experts_from: another run that has the experts; here too ``distill.experts`` says how many are used.
+        experts_from: another run that has the experts; here too ``distill.experts`` is how many are used.
         ranks: the processes that share the work; the first one writes.
 
     Raises:
@@ -63,7 +63,7 @@ def distill(
     method = entry.build()
     if entry.own_start and config.distill.starts != ("real", "real"):
         start = config.distill.start_image or config.distill.start_text or config.distill.start
-        reporter.warn(f"{config.distill.method} chooses its own starting pairs: distill.start {start} is left aside.")
+        reporter.warn(f"{config.distill.method} chooses its own starting pairs: distill.start {start} is ignored.")
     check_asked(config, experts_from, ranks)
     run.check(config.given)
     bench = open_bench(config, reporter, ranks, run)
@@ -127,11 +127,11 @@ def _finished(folder: Path, reporter: Reporter, ranks: Processes) -> Path:
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Say how a run that was stopped is resumed."""
+    """Name the way to resume a run that was stopped."""
     try:
         yield
     except Stopped as stop:
-        raise Stopped(f"{stop}. The same command goes on.") from None
+        raise Stopped(f"{stop}. Run the same command to resume.") from None
 
 
 def _start(
@@ -148,7 +148,7 @@ def _start(
 def _first(
     config: ResolvedConfig, own: ResolvedDistillConfig, bench: Workbench, begin: Start, folder: Path, ranks: Processes
 ) -> DistilledSet:
-    """The set that another starts from: read, or made in ``folder``, which goes on where it was stopped.
+    """The set that another starts from: read, or made in ``folder``, where it is resumed if it was stopped.
 
     The first process makes it alone: its own outer loop has nothing to share.
     """

@@ -62,7 +62,7 @@ def check_method(config: ResolvedConfig, bench: Workbench, experts: Sequence[Any
 
     Args:
         config: of the distillation.
-        bench: whose towers are not built here; other towers that the method takes are left aside.
+        bench: whose towers are not built here; other towers that the method takes are ignored.
         experts: recorded or planned ones.
     """
     options = config.options
@@ -95,7 +95,7 @@ def _check_start(config: ResolvedConfig) -> None:
 
 
 def check_data(config: ResolvedConfig, bench: Workbench) -> None:
-    """Refuse data with too few images, or without the val split that looks need where anything is trained."""
+    """Refuse data with too few images, or without the val split that validation needs where anything is trained."""
     check_count(bench.pairs("train").count_images, config.distill.pairs)
     check_size(config.distill.size, bench)
     if config.distill.validate_every and METHODS.find(config.distill.method).trains(config.distill.space):

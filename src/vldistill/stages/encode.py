@@ -46,6 +46,6 @@ def encode(
             for split in SPLITS:
                 bench.split(split)
     except KeyboardInterrupt:
-        raise Stopped("stopped; finished shards are kept. The same command goes on.") from None
+        raise Stopped("stopped; finished shards are kept. Run the same command to resume.") from None
     reporter.info(f"decoded images and features are in {bench.cache}")
     return failed

@@ -1,4 +1,4 @@
-"""Stages of sets that are there: choose real pairs, judge by fresh students."""
+"""Evaluate sets, subsets and the full data by fresh students."""
 
 from __future__ import annotations
 
@@ -24,36 +24,40 @@ from vldistill.workbench.run_folder import Run, environment
 
 
 def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
-    """Judge a set, ``SELECTOR:N`` or ``full``; the result is written to the run's results and returned."""
+    """Evaluate a set, ``SELECTOR:N`` or ``full``; the result is written to the run's results and returned."""
     run.check(config)
     bench = open_bench(config, reporter, run=run)
     # SELECTOR:N; one letter before the colon is a drive of Windows, and a folder may be named so
     named = target == "full" or (re.fullmatch(r"\w\w+:[^/\\]*", target) and not Path(target).exists())
     if not named:
         target = set_folder(run, target)
-    judged = target if named else DistilledSet.load(target)
-    if isinstance(judged, str) and judged != "full":
-        chosen_subset(judged)
+    target_set = target if named else DistilledSet.load(target)
+    if isinstance(target_set, str) and target_set != "full":
+        chosen_subset(target_set)
     for split in SPLITS:
         bench.pairs(split)
     bench.check_towers()
-    check_target(bench, judged, config.evaluate, config.select)
+    check_target(bench, target_set, config.evaluate, config.select)
     run.begin(config)
-    path = run.results / _result_name(run, judged, target, config.evaluate.protocol)
-    key = evaluation_key(bench, judged, config)
+    path = run.results / _result_name(run, target_set, target, config.evaluate.protocol)
+    key = evaluation_key(bench, target_set, config)
     question = digest(key, asdict(config.evaluate), bench.passes.precision)
     with held(path.with_name(f".{path.stem}.lock"), str(path)):
         answers = PartialResults(path.with_name(f"{path.stem}.unfinished"), key, reporter)
         if (kept := _kept(path, reporter)) and kept.get("question") == question:
             answers.remove()  # of a process that was killed right after it wrote the result
-            reporter.info(f"{path} is finished already; delete it to judge anew")
+            reporter.info(f"{path} is finished already; delete it to evaluate again")
             return {name: value for name, value in kept.items() if name not in ("question", "environment", CHECKSUM)}
         try:
-            result = evaluate_set(bench, judged, config.evaluate, config.select, answers)
+            result = evaluate_set(bench, target_set, config.evaluate, config.select, answers)
         except KeyboardInterrupt:
-            raise Stopped(f"stopped; {answers.count} trained students are kept. The same command goes on.") from None
+            raise Stopped(
+                f"stopped; {answers.count} trained students are kept. Run the same command to resume."
+            ) from None
         if kept:
-            reporter.warn(f"{path} held {_told(kept)}, judged otherwise; it is replaced by {_told(result)}.")
+            reporter.warn(
+                f"{path} held {_headline(kept)}, evaluated with other options; it is replaced by {_headline(result)}."
+            )
         write_record(path, result | {"question": question, "environment": environment()})
         answers.remove()
     run.log(stage="evaluate", set=result["set"], protocol=result["protocol"], seconds=result["seconds"])
@@ -69,17 +73,17 @@ def set_folder(run: Run, target: str) -> str:
         return str(own)
     if target.partition(":")[0].lower() in ("", "full", *SELECTORS):
         raise ConfigError(
-            f"--set is {target!r}; expected the folder of a set (RUN/sets/NAME), or to judge real pairs, without "
+            f"--set is {target!r}; expected the folder of a set (RUN/sets/NAME), or for real pairs, without "
             f"--val_only, SELECTOR:N (random:100) or full."
         )
     return target
 
 
-def _result_name(run: Run, judged: str | DistilledSet, target: str, protocol: str = "last") -> str:
+def _result_name(run: Run, target_set: str | DistilledSet, target: str, protocol: str = "last") -> str:
     """The file of an evaluation in the run's results: another run's set does not take the place of the run's own."""
-    name = judged if isinstance(judged, str) else judged.name
+    name = target_set if isinstance(target_set, str) else target_set.name
     own = run.sets / name
-    if isinstance(judged, DistilledSet) and own.exists() and not own.samefile(target):
+    if isinstance(target_set, DistilledSet) and own.exists() and not own.samefile(target):
         name = f"{name}-from-{Path(target).resolve().parent.parent.name}"
     return f"{name.replace(':', '-')}{'' if protocol == 'last' else f'-{protocol}'}.json"
 
@@ -89,18 +93,18 @@ def _kept(path: Path, reporter: Reporter) -> dict[str, Any] | None:
     try:
         return read_json(path, "evaluation") if path.exists() else None
     except ArtefactError as error:
-        reporter.warn(f"{error} It is made again.")
+        reporter.warn(f"{error} It is recomputed.")
         return None
 
 
-def _told(result: dict[str, Any]) -> str:
+def _headline(result: dict[str, Any]) -> str:
     """An evaluation in words."""
     recipes = " and ".join(recipe for recipe in ("own", "generic") if result.get(recipe))
     return f"{result.get('seeds')} students by {recipes} recipe"
 
 
 def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
-    """Mean recall on val of a set, as the outer loop looks at it (:func:`quick_score`); test stays closed."""
+    """Mean recall on val of a set, as the outer loop validates (:func:`quick_score`); test stays closed."""
     run.check(config)
     bench = open_bench(config, reporter, run=run)
     target = set_folder(run, target)
@@ -108,15 +112,15 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
     check_target(bench, distilled, config.evaluate)
     if distilled.is_coreset and bench.setting != "heads":
         raise ConfigError(
-            f"{target} is a coreset: it has no recipe of its own, by which a look at val trains students of setting "
-            f"{bench.setting}. Leave out --val_only, or look at val in setting heads."
+            f"{target} is a coreset: it has no recipe of its own, by which validation trains students of setting "
+            f"{bench.setting}. Leave out --val_only, or validate in setting heads."
         )
     run.begin(config)
     began = time.monotonic()
     try:
         value = quick_score(bench, distilled, config.evaluate)
     except KeyboardInterrupt:
-        raise Stopped("stopped; a look at val is short and starts anew. The same command does it.") from None
+        raise Stopped("stopped; a validation is short and starts again with the same command.") from None
     seconds = round(time.monotonic() - began, 2)
     result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
     path = run.results / "val" / _result_name(run, distilled, target)

@@ -52,7 +52,7 @@ def experts(
     except (KeyboardInterrupt, Stopped) as stop:
         done = len(list(run.experts.glob("expert-*.safetensors")))
         where = str(stop) or "stopped"
-        raise Stopped(f"{where}; {done} finished experts are kept. The same command goes on.") from None
+        raise Stopped(f"{where}; {done} finished experts are kept. Run the same command to resume.") from None
     if not ranks.first:
         return {}
     seconds = round(time.monotonic() - began, 2)

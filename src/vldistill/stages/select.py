@@ -53,7 +53,7 @@ def select(run: Run, config: Config, reporter: Reporter, label: str = "") -> Pat
             write_record(folder / "config.json", note)
             coreset.save(folder)
     except KeyboardInterrupt:
-        raise Stopped("stopped; a finished warm-up is kept. The same command goes on.") from None
+        raise Stopped("stopped; a finished warm-up is kept. Run the same command to resume.") from None
     seconds = round(time.monotonic() - began, 2)
     run.log(stage="select", set=folder.name, seconds=seconds, peak_memory_bytes=peak_memory())
     reporter.info(f"{len(coreset.pairs)} pairs, {coreset.pairs.stored_floats:,} stored floats in {folder}")

@@ -76,7 +76,7 @@ def _command(name: str, words: Sequence[str], log: Path) -> Unit:
 
 
 def give_out(what: str, units: Sequence[Unit], place: Place, reporter: Reporter) -> dict[str, UnitFailed]:
-    """Run ``units`` where ``place`` says, with one progress bar; returns and tells the failures by unit."""
+    """Run ``units`` at ``place``, with one progress bar; returns and reports the failures by unit."""
     if not units:
         return {}
     failed: Mapping[str, UnitFailed]

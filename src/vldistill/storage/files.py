@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 OWN = "vldistill"  # the one key of a safetensors header of ours: several would stand in random order
 WRITTEN = itertools.count()  # threads of one process may write the same file at the same time
 CHECKSUM = "blake2b"  # the key of the checksum in a header or a record
+RESUME = "What was written before is kept: run the same command to resume."
 REFUSALS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -62,9 +63,9 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise
         reason, other = REFUSALS[error.errno], "choose another folder"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = f"Free some space, or {other}. What was written before is kept: the same command goes on."
+            remedy = f"Free some space, or {other}. {RESUME}"
         elif error.errno in WRITABLE:
-            remedy = f"Make its folder writable, or {other}. What was written before is kept: the same command goes on."
+            remedy = f"Make its folder writable, or {other}. {RESUME}"
         else:
             remedy = "Choose another path."
         raise StorageError(f"{path} cannot be written: {reason}. {remedy}", error.errno, reason) from None

@@ -1,4 +1,4 @@
-"""The workbench: towers, features and splits of one configuration, each built once and only when asked for."""
+"""The workbench: towers, features and splits of one configuration, each built once and only when needed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Workbench:
         reporter: where progress goes.
         passes: how first-order passes of experts and students are computed.
         augment_on: where experts' images are augmented: ``cpu`` or ``device``.
-        on_pixels: hears of the readable pairs of each split that is decoded, and may refuse them.
+        on_pixels: called with the readable pairs of each split that is decoded; may refuse them.
     """
 
     def __init__(

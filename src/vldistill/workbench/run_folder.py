@@ -1,8 +1,8 @@
-"""The run folder: what was asked for, what it ran on, and what came out.
+"""The run folder: configuration, data fingerprints, environment, and artefacts.
 
-``config.yaml`` is written by the first stage and read by the later ones, ``data.json`` says what data the splits had
-then; ``env.json`` says what it ran on;
-``metrics.jsonl`` has one line per event of a stage; ``experts/``, ``sets/`` and ``results/`` hold the artefacts.
+``config.yaml`` is written by the first stage and read by the later ones; ``data.json`` holds what the splits had then;
+``env.json`` is the environment; ``metrics.jsonl`` has one line per event of a stage; ``experts/``, ``sets/`` and
+``results/`` hold the artefacts.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Run:
                 f"the {pairs.split} split of {pairs.source} is not what {self.folder} was begun with: "
                 f"{_counted(before)} then, {_counted(seen)} now"
                 + (", other ones" if _counted(before) == _counted(seen) else "")
-                + f". Put the data back, use another --run folder, or delete {self.data_path} to go on with what is "
+                + f". Put the data back, use another --run folder, or delete {self.data_path} to continue with what is "
                 f"there now."
             )
         self._data[pairs.split] = seen
@@ -154,7 +154,7 @@ class Run:
         old = with_defaults(old, json.loads(json.dumps(defaults)))  # options newer than the run had their default then
         fixed = {name: old.get(name) for name in FIXED}, {name: new.get(name) for name in FIXED}
         differing = [
-            f"  {name}: {before!r} in the run, {after!r} asked for"
+            f"  {name}: {before!r} in the run, {after!r} requested"
             for name, before, after in differences(*fixed)
             if name not in FREE
         ]
@@ -252,7 +252,7 @@ def refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, 
     old = current(old, str(note)) if isinstance(old, Mapping) else old
     found = list(differences(with_defaults(old, defaults or {}) if isinstance(old, Mapping) else old, asked))
     if found:
-        shown = "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in found)
+        shown = "\n".join(f"  {name}: {old!r} there, {new!r} requested" for name, old, new in found)
         raise ConfigError(
             f"{folder} was begun with another configuration:\n{shown}\n"
             f"Use another --seed, --label or --run, give the settings it was begun with, or delete the folder."

@@ -27,7 +27,7 @@ from vldistill.errors import ConfigError, MatchingError
 from vldistill.runtime.memory import GraphBytes, available_memory
 
 TAPE_SHARE = 0.25  # of the memory left on the device: for parameter copies, the others go to a temporary file
-GRAPH_SHARE = 0.1  # of the memory left on the device: graphs of spanned steps are kept, the others are made again
+GRAPH_SHARE = 0.1  # of the memory left on the device: share for graphs of spanned steps; the others are recomputed
 
 
 class NonFiniteError(MatchingError):
@@ -70,7 +70,7 @@ def hypergradient(
     ``outer_loss(params)`` -> scalar. ``start`` {group: {name: tensor}}: the trained parameters only.
     ``distilled`` {name: tensor}: a tensor that the inner loss does not use gets a zero gradient. ``rates``
     {group: () or (T,)}: above zero, one for each group of ``start``. ``steps``: T of them.
-    ``storage``: where the copies theta_0 .. theta_T are kept; `tape_bytes` tells how much they take. Without it, a
+    ``storage``: where the copies theta_0 .. theta_T are kept; `tape_bytes` computes their size. Without it, a
     part of the memory that the device has left, then a temporary file.
     ``spans``: linear layers that read distilled rows and nothing else; with `adjoint` they are never written out, and
     the inner loss gets their products (:class:`~vldistill.distillation.metagrad.input_span.Span`).
@@ -256,7 +256,7 @@ def _forward(spanned: SpannedRun, tape: Tape) -> _Forward:
 
     First-order gradients, one step's graph at a time. The last step's graph is the first one that the sweep
     needs, so it is built ready for that and kept, which saves one pass. Where layers are spanned, what is left of a
-    step is small: graphs of the first steps are kept too while there is room, and the others are made again from the
+    step is small: graphs of the first steps are kept too while there is room, and the others are recomputed from the
     same numbers.
     """
     run, layers, last = spanned.rest, spanned.layers, len(spanned.rest.steps) - 1
@@ -272,7 +272,7 @@ def _forward(spanned: SpannedRun, tape: Tape) -> _Forward:
             size = size or counted.count
             room -= size
             kept = graphs[t]
-            if room < 0 and t != last:  # more than there is room for: made again when the sweep comes to it
+            if room < 0 and t != last:  # no room: recomputed when the sweep reaches it
                 del graphs[t]
             g = filled([None if x is None else x.detach() for x in kept.g], kept.theta)
             del kept

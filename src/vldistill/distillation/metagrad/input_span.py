@@ -143,7 +143,7 @@ class SpannedRun:
     """An inner run as two parts: spanned layers, which may be none, and a run of all other parameters.
 
     Args:
-        whole: the run as it was asked for.
+        whole: the run with all parameters.
         rest: without the layers and what they read.
         layers: one for each span.
     """

@@ -1,1 +1,1 @@
-"""The methods, one file each: a class registered with what it says of itself. The registry imports every file here."""
+"""The methods, one file each: a class and its registration. The registry imports every file here."""

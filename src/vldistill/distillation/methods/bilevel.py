@@ -48,7 +48,7 @@ class BilevelOptions:
         real_batch: real images per outer batch; all of them where there are fewer.
         captions_per_image: captions of each of them.
         outer_dropout: part of the real batch's features set to 0 at random, the rest scaled up, in setting heads:
-            against learning the training images by heart, which sets of many pairs do.
+            to reduce overfitting to the training images, which sets of many pairs show.
         rank: of a learned soft similarity; 0 learns none.
         alpha: scale of the low-rank part of the similarity.
         estimator: of the gradient: adjoint, unrolled, tesla or difference.

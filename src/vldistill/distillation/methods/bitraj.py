@@ -38,10 +38,10 @@ class BitrajOptions:
         expert_epochs: length of the expert's segment to match, in epochs.
         max_start_epoch: segments start at an epoch drawn from 0 up to this one, which is left out.
         minibatch: distilled pairs per inner step; 0 takes all.
-        own_steps: students walk on the set for so many steps before they start anew at an expert's start: in each
-            iteration one of them takes ``syn_steps`` from where it stands, and is matched to its expert's target from
-            there. 0 starts every iteration where an expert stood.
-        walkers: students that walk, in turn.
+        persistent_steps: SGD steps that a persistent student trains on the set before it is reset to an expert's
+            start. In each iteration one of them takes ``syn_steps`` from its current parameters, and is matched to its
+            expert's target from there. 0 starts every iteration at an expert's snapshot.
+        persistent_students: number of persistent students; they take turns.
         estimator: of the gradient: adjoint, unrolled, tesla or difference.
         reduce: sum_of_ratios, or ratio_of_sums of both sides' distances.
         student_epochs: of the set's own recipe (published: 50).
@@ -52,8 +52,8 @@ class BitrajOptions:
     expert_epochs: int = 1
     max_start_epoch: int = 2
     minibatch: int = 0
-    own_steps: int = later(0, neutral=0)
-    walkers: int = later(8, neutral=8)
+    persistent_steps: int = later(0, neutral=0)
+    persistent_students: int = later(8, neutral=8)
     estimator: str = "adjoint"
     reduce: str = "sum_of_ratios"
     student_epochs: int = 100
@@ -61,8 +61,8 @@ class BitrajOptions:
 
     def __post_init__(self) -> None:
         check_trajectory_options("bitraj", self)
-        at_least(0, self, "bitraj", "own_steps")
-        at_least(1, self, "bitraj", "walkers")
+        at_least(0, self, "bitraj", "persistent_steps")
+        at_least(1, self, "bitraj", "persistent_students")
 
 
 @register(
@@ -91,16 +91,18 @@ class BiTrajectoryMatching:
         options = context.options
         check_segments("bitraj", context.experts, range(options.max_start_epoch), options.expert_epochs)
         check_minibatch("bitraj.minibatch", options.minibatch, context.config.pairs)
-        if options.own_steps and context.config.draws > 1:
+        if options.persistent_steps and context.config.draws > 1:
             raise ConfigError(
-                f"bitraj.own_steps is {options.own_steps} and distill.draws {context.config.draws}: an iteration takes "
-                f"one walking student on, not several. Use draws 1 or own_steps 0."
+                f"bitraj.persistent_steps is {options.persistent_steps} and distill.draws {context.config.draws}: "
+                f"an iteration moves one persistent student on, not several. Use draws 1 or persistent_steps 0."
             )
 
     def setup(self, start: Start, context: Context[BitrajOptions]) -> State:
-        """Learned tensors at their start; students that walk on the set are carried on."""
+        """Learned tensors at their start; persistent students are carried."""
         options = context.options
-        return State(start_variables(start, context), self._walkers(context) if options.own_steps else {})
+        return State(
+            start_variables(start, context), self._persistent_students(context) if options.persistent_steps else {}
+        )
 
     def step(self, state: State, context: Context[BitrajOptions]) -> Update:
         """Draw a segment, run the student, and differentiate the matching loss."""
@@ -109,36 +111,38 @@ class BiTrajectoryMatching:
         steps = inner_steps(context, options.syn_steps, options.minibatch)
         spans = self._spans(context)
         inner = partial(inner_loss, context.bench.architecture, spans=spans)
-        if not options.own_steps:
+        if not options.persistent_steps:
             return matching_update(state, context, draw_segment(context, starts, length), inner, steps, spans)
-        number = context.iteration % options.walkers
-        walked, *place = state.carried["walks"][number].tolist()
-        stands = walked < options.own_steps
-        if not stands:  # it starts anew; walkers that begin together are told apart by how long their first walk is
+        count = options.persistent_students
+        number = context.iteration % count
+        taken, *place = state.carried["walks"][number].tolist()
+        continues = taken < options.persistent_steps
+        if not continues:  # reset; students that begin together are staggered by their first number of steps
             place = list(draw_place(context, starts))
-            walked = options.own_steps * number // options.walkers if context.iteration < options.walkers else 0
+            taken = options.persistent_steps * number // count if context.iteration < count else 0
         update = matching_update(
             state,
             context,
             segment_at(context, (place[0], place[1]), length),
             inner,
-            [replace(step, t=walked + step.t) for step in steps],  # texts of an image go on in turn
+            [replace(step, t=taken + step.t) for step in steps],  # texts of an image continue in turn
             spans,
-            begin=unpacked(state.carried, f"walk-{number}/") if stands else None,
+            begin=unpacked(state.carried, f"walk-{number}/") if continues else None,
         )
-        walks = state.carried["walks"].clone()
-        walks[number] = torch.tensor([walked + options.syn_steps, *place])
-        return replace(update, carried={"walks": walks, **packed(update.reached, f"walk-{number}/")})
+        places = state.carried["walks"].clone()
+        places[number] = torch.tensor([taken + options.syn_steps, *place])
+        return replace(update, carried={"walks": places, **packed(update.reached, f"walk-{number}/")})
 
-    def _walkers(self, context: Context[BitrajOptions]) -> dict[str, torch.Tensor]:
-        """Room for walking students, none of which stands anywhere yet; ``walks`` (walkers, 3) are steps walked, expert
-        and start epoch of each.
+    def _persistent_students(self, context: Context[BitrajOptions]) -> dict[str, torch.Tensor]:
+        """Room for persistent students, under the names that checkpoints have always had.
+
+        ``walks`` (persistent_students, 3): steps taken, expert and start epoch of each; all are to be reset at first.
         """
         options = context.options
         trained = context.bench.architecture.trained()
         room = {side: {n: torch.zeros_like(p) for n, p in named.items()} for side, named in trained.items()}
-        carried = {"walks": torch.tensor([[options.own_steps, 0, 0]]).repeat(options.walkers, 1)}
-        for number in range(options.walkers):
+        carried = {"walks": torch.tensor([[options.persistent_steps, 0, 0]]).repeat(options.persistent_students, 1)}
+        for number in range(options.persistent_students):
             carried |= {name: tensor.clone() for name, tensor in packed(room, f"walk-{number}/").items()}
         return carried
 
@@ -150,7 +154,7 @@ class BiTrajectoryMatching:
     def export(self, state: State, context: Context[BitrajOptions]) -> DistilledSet:
         """The set and its student: SGD at the learned rates, momentum 0.9, decay 5e-4.
 
-        Rates that were learned on walks are higher: kept constant they are too much for a student with momentum.
+        Rates learned with persistent students are higher: kept constant they are too high for a student with momentum.
         """
-        schedule = "cosine" if context.options.own_steps else "constant"
+        schedule = "cosine" if context.options.persistent_steps else "constant"
         return export_set(state, context, published_recipe(state, context, schedule))

@@ -35,8 +35,8 @@ class CanonicalOptions:
         student_rate: of the set's own recipe, both sides.
         student_decay: of its weights: what heads do to directions that no pair shows is left from their random start,
             and decays.
-        student_temperature: of its logits: at a higher one than is usual, pairs go on teaching once they are told
-            apart. 0 is the encoder's.
+        student_temperature: of its logits: at a higher one than usual, pairs still teach once they are
+            separated. 0 is the encoder's.
     """
 
     ridge: float = 3.0
@@ -66,12 +66,12 @@ class CanonicalPairs:
     """Closed form: pairs that carry the regularised canonical correlations of the data; their images are fitted to it.
 
     A student that aligns pairs (x_i, y_i) learns a similarity like x^T M y with M the sum of x_i y_i^T. Canonical
-    correlation analysis says which M of rank r is best, and any rotation of the pairs has the same M: the one nearest
+    correlation analysis gives the best M of rank r, and any rotation of the pairs has the same M: the one nearest
     to the images is taken in every iteration, and the images move towards it through the tower. Texts are exact.
     """
 
     def check(self, context: Context[CanonicalOptions]) -> None:
-        """Refuse a side that shall stay real: texts follow from images, and images from both."""
+        """Refuse a side that must stay real: texts follow from images, and images from both."""
         if context.config.learn != "both":
             raise ConfigError(
                 f"distill.learn is {context.config.learn}, but canonical pairs are learned on both sides. "

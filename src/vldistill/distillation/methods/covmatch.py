@@ -29,7 +29,7 @@ class CovmatchOptions:
     Args:
         rho: factor of the real cross-covariance.
         matching: weight lambda of the distances between mean head outputs.
-        reset: iterations after which the online towers start anew.
+        reset: iterations after which the online towers are reset.
         minibatch: distilled pairs per iteration, at most; 0 takes all.
         real_batch: real pairs per iteration.
         tower_rate: SGD rate of the towers, online and in the set's own recipe (published: 0.01, where small towers
@@ -70,7 +70,7 @@ class CrossCovarianceMatching:
     """Match the cross-covariance of real and distilled features in towers that are trained on the way (CovMatch).
 
     Works in setting ``both``, without experts: after each step of the set the online towers and heads take one
-    contrastive step on the real batch, and start anew now and then.
+    contrastive step on the real batch; they are reset now and then.
     """
 
     def check(self, context: Context[CovmatchOptions]) -> None:

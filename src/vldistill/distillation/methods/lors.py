@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from vldistill.distillation.inner_steps import inner_loss, walking_steps
+from vldistill.distillation.inner_steps import inner_loss, permuted_steps
 from vldistill.distillation.method import Context, Start, State, Update, register
 from vldistill.distillation.trajectory_matching import (
     MATCHING_OUTER,
@@ -65,7 +65,7 @@ class LowRankSimilarityMining:
             context,
             draw_segment(context, range(options.max_start_epoch), options.expert_epochs),
             partial(inner_loss, context.bench.architecture, soft_loss=options.loss),
-            walking_steps(context, options.syn_steps, options.minibatch, context.config.pairs),
+            permuted_steps(context, options.syn_steps, options.minibatch, context.config.pairs),
             alpha=options.alpha,
         )
 

@@ -75,7 +75,7 @@ class MatchedPrototypes:
         filled = sum(len(rows) > 0 for rows in image_members), sum(len(rows) > 0 for rows in text_members)
         if min(filled) < context.config.pairs:
             raise ConfigError(
-                f"{context.config.pairs} pairs of prototypes were asked for, but the data have {filled[0]} clusters of "
+                f"{context.config.pairs} prototypes are configured, but the data have {filled[0]} clusters of "
                 f"distinct images and {filled[1]} of distinct captions. Ask for {min(filled)} pairs or fewer."
             )
         data = bench.split("train").data

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from vldistill.distillation.export import export_set
-from vldistill.distillation.inner_steps import inner_loss, walking_steps
+from vldistill.distillation.inner_steps import inner_loss, permuted_steps
 from vldistill.distillation.method import USUAL_RATES, Context, Start, State, Update, register
 from vldistill.distillation.recipes import soft_recipe
 from vldistill.distillation.similarity import similarity_matrix, start_similarity
@@ -38,7 +38,7 @@ class PtmOptions(SoftOptions):
         first_starts: for each phase the first epoch that its segments start at.
         last_starts: for each phase the epoch that its segments start before.
         straighten: for each phase the epoch T that the experts' way from epoch 0 is straightened to; 0 leaves it.
-        separate_starts: draw the start epoch for images and for texts apart (AMD).
+        separate_starts: draw the start epoch for images and for texts separately (AMD).
         syn_steps: inner SGD steps of the student on the phase's pairs.
         student_epochs: of the set's own recipe, for each phase.
     """
@@ -138,7 +138,7 @@ class PhasedTeachers:
             context,
             self._segment(context, phase),
             partial(inner_loss, context.bench.architecture, soft_loss=options.loss),
-            walking_steps(context, options.syn_steps, options.minibatch, subsets[phase]),
+            permuted_steps(context, options.syn_steps, options.minibatch, subsets[phase]),
             alpha=options.alpha,
         )
         renamed = {_name(context, name, phase): slope for name, slope in update.gradients.items()}

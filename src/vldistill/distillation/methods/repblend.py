@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vldistill.config.checks import at_least
-from vldistill.distillation.inner_steps import contrastive, rows_of, walking_steps
+from vldistill.distillation.inner_steps import contrastive, permuted_steps, rows_of
 from vldistill.distillation.metagrad.inner import InnerStep
 from vldistill.distillation.method import Context, Start, State, Update, register
 from vldistill.distillation.trajectory_matching import (
@@ -80,7 +80,7 @@ class RepresentationBlending:
             context,
             draw_segment(context, range(options.max_start_epoch), options.expert_epochs),
             inner,
-            walking_steps(context, options.syn_steps, options.minibatch, context.config.pairs),
+            permuted_steps(context, options.syn_steps, options.minibatch, context.config.pairs),
             alpha=options.alpha,
         )
 
