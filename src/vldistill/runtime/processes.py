@@ -147,8 +147,5 @@ def joined() -> Iterator[Processes]:
 def merged_logs(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of every figure over the draws that have it."""
     names = dict.fromkeys(name for log in logs for name in log)
-    return {name: _mean([log[name] for log in logs if name in log]) for name in names}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    having = {name: [log[name] for log in logs if name in log] for name in names}
+    return {name: sum(values) / len(values) for name, values in having.items()}
