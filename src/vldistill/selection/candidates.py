@@ -41,9 +41,9 @@ class TrainingCandidates:
     @property
     def student(self) -> PairFeatures:
         """Normalised embeddings of a student after the warm-up."""
-        return PairFeatures(self._warm.images, self._warm.texts, self.caption_image)
+        return PairFeatures(self._warm.rows("images"), self._warm.rows("texts"), self.caption_image)
 
     @property
     def forgotten(self) -> torch.Tensor:
         """How often each pair was forgotten in the warm-up."""
-        return self._warm.forgotten
+        return self._warm.rows("forgotten")
