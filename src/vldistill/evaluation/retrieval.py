@@ -125,9 +125,9 @@ def retrieval_metrics(
 
 def metrics_of(ranks: QueryRanks) -> dict[str, float]:
     """:func:`retrieval_metrics` of what is ranked already."""
+    ways = {"tr": ranks.image_to_text, "ir": ranks.text_to_image}
     return _with_mean(
-        {f"tr{k}": _percent_below(ranks.image_to_text, k) for k in CUTOFFS}
-        | {f"ir{k}": _percent_below(ranks.text_to_image, k) for k in CUTOFFS}
+        {f"{way}{k}": 100.0 * int((found < k).sum()) / len(found) for way, found in ways.items() for k in CUTOFFS}
     )
 
 
@@ -156,10 +156,6 @@ def chance_level(caption_image: Tensor, n_images: int) -> dict[str, float]:
         recalls[f"tr{k}"] = 100 * hits / (n_images * draws)  # exact integers up to this division
     recalls |= {f"ir{k}": 100.0 * min(k, n_images) / n_images for k in CUTOFFS}
     return _with_mean(recalls)
-
-
-def _percent_below(ranks: Tensor, k: int) -> float:
-    return 100.0 * int((ranks < k).sum()) / len(ranks)
 
 
 def _with_mean(recalls: dict[str, float]) -> dict[str, float]:
