@@ -68,11 +68,7 @@ def retrieval_ranks(
         DataError: a caption of no image, or an image without a caption.
         DivergedError: embeddings that are not finite, or so large that a score could overflow.
     """
-    return _ranked(*_checked(images, captions, caption_image, chunk_bytes), chunk_bytes)
-
-
-def _ranked(images: Tensor, captions: Tensor, caption_image: Tensor, chunk_bytes: int) -> QueryRanks:
-    """The ranks of arguments that were checked."""
+    images, captions, caption_image = _checked(images, captions, caption_image, chunk_bytes)
     image_twin, image_weight = _twins(images)
     caption_twin, caption_weight = _twins(captions)
     # Equal embeddings are one gallery item that weighs as much as they are many: ties do not hang on rounding.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
 from vldistill.selection.features import PairFeatures
-from vldistill.selection.warmup import WarmUp, warm_up
+from vldistill.selection.warmup import open_rows, warm_up
 from vldistill.workbench.bench import Workbench
 
 
@@ -31,19 +32,21 @@ class TrainingCandidates:
     @property
     def towers(self) -> PairFeatures:
         """Standardised features of the frozen towers, each side L2-normalised, in float16."""
-        images, texts = self.bench.unit_features()
-        return PairFeatures(images, texts, self.caption_image)
+        return PairFeatures(*self.bench.unit_features(), self.caption_image)
 
     @cached_property
-    def _warm(self) -> WarmUp:
+    def _warm_up(self) -> Path:
         return warm_up(self.bench, self.image_captions, self.options)
+
+    def _rows(self, name: str) -> torch.Tensor:
+        return open_rows(self._warm_up / f"{name}.npy")
 
     @property
     def student(self) -> PairFeatures:
         """Normalised embeddings of a student after the warm-up."""
-        return PairFeatures(self._warm.rows("images"), self._warm.rows("texts"), self.caption_image)
+        return PairFeatures(self._rows("images"), self._rows("texts"), self.caption_image)
 
     @property
     def forgotten(self) -> torch.Tensor:
         """How often each pair was forgotten in the warm-up."""
-        return self._warm.rows("forgotten")
+        return self._rows("forgotten")

@@ -44,21 +44,6 @@ SEED = 0  # of its weights, order and galleries: one warm-up serves all seeds an
 GALLERY = 128  # pairs among which a pair has to be found to count as learned
 
 
-@dataclass(frozen=True, eq=False)
-class WarmUp:
-    """What is left of a warm-up, opened when asked for.
-
-    Args:
-        folder: where it is kept.
-    """
-
-    folder: Path
-
-    def rows(self, name: str) -> torch.Tensor:
-        """Of :data:`MADE`, memory-mapped. Raises ArtefactError when it is damaged."""
-        return open_rows(self.folder / f"{name}.npy")
-
-
 def warmup_recipe(options: SelectConfig) -> Recipe:
     """As experts are trained: plain SGD at a constant rate."""
     return Recipe(
@@ -72,8 +57,8 @@ def warmup_recipe(options: SelectConfig) -> Recipe:
     )
 
 
-def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: SelectConfig) -> WarmUp:
-    """The warm-up of this data, encoder and options: from the cache, or trained now.
+def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: SelectConfig) -> Path:
+    """The folder with :data:`MADE` by the warm-up of this data, encoder and options: from the cache, or trained now.
 
     Raises:
         DivergedError: the student's loss is not finite.
@@ -94,7 +79,7 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
     place, lock = folder / "unfinished", folder / ".lock"
     if _whole(folder, bench):
         clear_leftovers(place, lock)
-        return WarmUp(folder)
+        return folder
     count = len(image_captions) + sum(map(len, image_captions))
     require_space(bench.cache, count * bench.embedding_width * 2, "the warm-up's embeddings")
     bench.split("train")
@@ -107,7 +92,7 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
                 raise DivergedError(f"warm-up: {error} They are select.warmup_image_rate and _text_rate.") from None
             except Stopped as stop:
                 raise Stopped(f"{stop}. The same command goes on.") from None
-    return WarmUp(folder)
+    return folder
 
 
 def _whole(folder: Path, bench: Workbench) -> bool:
@@ -116,7 +101,7 @@ def _whole(folder: Path, bench: Workbench) -> bool:
         return False
     try:
         for name in MADE:
-            WarmUp(folder).rows(name)
+            open_rows(folder / f"{name}.npy")
     except ArtefactError as error:
         bench.reporter.warn(f"{error} It is made again now.")
         return False
