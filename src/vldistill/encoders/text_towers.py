@@ -91,6 +91,11 @@ class TransformersTextTower:
             self.width = int(self.model.config.hidden_size)
             self.encode(["a", "a " * self.max_tokens])
 
+    def tokens(self, captions: Sequence[str]) -> Any:
+        """``input_ids`` and ``attention_mask`` (B, L) of captions, cut and padded to the longest."""
+        limits: dict[str, Any] = {"padding": True, "truncation": True, "max_length": self.max_tokens}
+        return self.tokenizer(list(captions), return_tensors="pt", **limits)
+
     @torch.no_grad()
     def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
         """Sentence vectors (M, width). Captions are sorted by length inside, so that padding is short."""
@@ -98,13 +103,7 @@ class TransformersTextTower:
         order = np.argsort([len(caption) for caption in captions], kind="stable")
         for start in range(0, len(captions), self.batch):
             index = order[start : start + self.batch]
-            tokens = self.tokenizer(
-                [captions[i] for i in index],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            ).to(self.device)
+            tokens = self.tokens([captions[int(row)] for row in index]).to(self.device)
             hidden = self.model(**tokens).last_hidden_state
             out[index] = self.pool(hidden, tokens["attention_mask"]).float().cpu()
             if progress:

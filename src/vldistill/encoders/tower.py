@@ -106,10 +106,8 @@ def read_weights(path: Path, what: str) -> dict[str, torch.Tensor]:
 
 def load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
     """Load a safetensors file strictly, leaving out the classifier that pooled features do not need."""
-    weights = read_weights(path, "image tower weights")
-    weights = {
-        name: value for name, value in weights.items() if not name.startswith(tuple(f"{c}." for c in classifier))
-    }
+    left_out, found = tuple(f"{part}." for part in classifier), read_weights(path, "image tower weights")
+    weights = {name: value for name, value in found.items() if not name.startswith(left_out)}
     own = model.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]

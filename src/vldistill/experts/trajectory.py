@@ -61,12 +61,11 @@ class Trajectory:
             if self.note["format"] != FORMAT:
                 raise ValueError(f"format {self.note['format']!r}; expected {FORMAT}")
             self._shapes = self._read_shapes()
-        except DamagedError as error:
-            raise self._damaged(error.reason) from None
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise self._damaged(str(error)) from None
+        except (DamagedError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self._damaged(error) from None
 
-    def _damaged(self, reason: str) -> DamagedError:
+    def _damaged(self, error: Exception) -> DamagedError:
+        reason = error.reason if isinstance(error, DamagedError) else error
         return DamagedError(
             f"expert {self.path} is damaged or not a trajectory ({reason}). "
             f"Run `vldistill experts` again: it redoes broken experts and keeps the others."
@@ -110,7 +109,7 @@ class Trajectory:
         try:
             stored = {name: self._file.read(f"{epoch}/{name}") for name in self._shapes[epoch]}
         except DamagedError as error:
-            raise self._damaged(error.reason) from None
+            raise self._damaged(error) from None
         # copies: `stored` is the mapped file, shared by all draws
         return unpacked({name: tensor.to(torch.float32, copy=True) for name, tensor in stored.items()})
 
