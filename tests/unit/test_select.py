@@ -25,8 +25,7 @@ from vldistill.evaluation.protocol import evaluate_set
 from vldistill.evaluation.subjects import check_target, subject
 from vldistill.runtime.micro_batches import Passes
 from vldistill.selection import warmup as warming
-from vldistill.selection.candidates import TrainingCandidates
-from vldistill.selection.choose import choose_pairs
+from vldistill.selection.choose import TrainingCandidates, choose_pairs
 from vldistill.selection.coreset import choose_coreset
 from vldistill.selection.features import PairFeatures, first_of_each_image
 from vldistill.selection.selector import SELECTORS, WARMUP, register
