@@ -17,13 +17,8 @@ from vldistill.selection.warmup import open_rows, warm_up
 from vldistill.workbench.bench import Workbench
 
 
-class TrainingCandidates:
-    """See :class:`vldistill.selection.selector.Candidates`.
-
-    Args:
-        bench: towers, features and splits.
-        options: of the warm-up.
-    """
+class _TrainingCandidates:
+    """The :class:`Candidates` of a workbench, by a warm-up with ``options``."""
 
     def __init__(self, bench: Workbench, options: SelectConfig) -> None:
         self.bench, self.options = bench, options
@@ -33,7 +28,6 @@ class TrainingCandidates:
 
     @property
     def towers(self) -> PairFeatures:
-        """Standardised features of the frozen towers, each side L2-normalised, in float16."""
         return PairFeatures(*self.bench.unit_features(), self.caption_image)
 
     @cached_property
@@ -45,12 +39,10 @@ class TrainingCandidates:
 
     @property
     def student(self) -> PairFeatures:
-        """Normalised embeddings of a student after the warm-up."""
         return PairFeatures(self._rows("images"), self._rows("texts"), self.caption_image)
 
     @property
     def forgotten(self) -> torch.Tensor:
-        """How often each pair was forgotten in the warm-up."""
         return self._rows("forgotten")
 
 
@@ -96,6 +88,6 @@ def choose_pairs(
     entry = SELECTORS.find(name)
     check_ground(name, count, options)
     check_readable(bench, count)
-    candidates = TrainingCandidates(bench, options)
+    candidates = _TrainingCandidates(bench, options)
     captions = entry.choose(candidates, count, seed, options)
     return candidates.caption_image[captions], captions
