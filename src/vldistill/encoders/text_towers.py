@@ -93,8 +93,9 @@ class TransformersTextTower:
 
     def tokens(self, captions: Sequence[str]) -> Any:
         """``input_ids`` and ``attention_mask`` (B, L) of captions, cut and padded to the longest."""
-        limits: dict[str, Any] = {"padding": True, "truncation": True, "max_length": self.max_tokens}
-        return self.tokenizer(list(captions), return_tensors="pt", **limits)
+        return self.tokenizer(
+            list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
