@@ -25,8 +25,7 @@ from vldistill.evaluation.protocol import evaluate_set
 from vldistill.evaluation.subjects import check_target, subject
 from vldistill.runtime.micro_batches import Passes
 from vldistill.selection import warmup as warming
-from vldistill.selection.candidates import TrainingCandidates
-from vldistill.selection.choose import choose_pairs
+from vldistill.selection.choose import _TrainingCandidates, choose_pairs
 from vldistill.selection.coreset import choose_coreset
 from vldistill.selection.features import PairFeatures, first_of_each_image
 from vldistill.selection.selector import SELECTORS, WARMUP, register
@@ -304,7 +303,7 @@ def watched_fit(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_warm_up_is_the_embeddings_of_a_trained_student(bench: Workbench) -> None:
-    student = TrainingCandidates(bench, OPTIONS).student
+    student = _TrainingCandidates(bench, OPTIONS).student
     assert student.images.shape == (40, 16) and student.texts.shape == (200, 16)
     assert student.images.dtype == student.texts.dtype == torch.float16
     torch.testing.assert_close(student.square_norms(), torch.full((200,), 2.0), rtol=0, atol=2e-3)
@@ -409,7 +408,7 @@ def test_a_diverged_warm_up_names_its_rates(tmp_path: Path) -> None:
 
 
 def test_the_towers_features_are_standardised_unit_rows(bench: Workbench) -> None:
-    towers = TrainingCandidates(bench, OPTIONS).towers
+    towers = _TrainingCandidates(bench, OPTIONS).towers
     data = bench.split("train").data
     for found_rows, inputs in ((towers.images, data.images), (towers.texts, data.texts)):
         raw = inputs.rows(torch.arange(len(inputs)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 
 from vldistill.cluster.commands import Commands
@@ -14,7 +14,7 @@ from vldistill.cluster.units import Unit, UnitFailed
 from vldistill.errors import VldistillError
 
 
-class LocalProcesses:
+class LocalProcesses(AbstractContextManager["LocalProcesses"]):
     """``slots`` units at a time.
 
     Args:
@@ -31,9 +31,6 @@ class LocalProcesses:
         for slot in range(slots):
             self._free.put(devices[slot % len(devices)] if devices else None)
 
-    def __enter__(self) -> LocalProcesses:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown()
 
@@ -43,19 +40,15 @@ class LocalProcesses:
 
     def _perform(self, unit: Unit) -> None:
         device = self._free.get()
-        seen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+        launch = self.commands.launch
+        if device is not None:
+            launch = partial(launch, environment={"CUDA_VISIBLE_DEVICES": device})
         try:
-            unit.work(partial(self._launch, environment=seen), **unit.arguments)
+            unit.work(launch, **unit.arguments)
         except VldistillError as error:
             raise UnitFailed(str(error), "refused") from None
         finally:
             self._free.put(device)
-
-    def _launch(self, words: Sequence[str], log: Path, environment: dict[str, str]) -> None:
-        if environment:
-            self.commands.launch(words, log, environment)
-        else:
-            self.commands.launch(words, log)
 
     def stop(self) -> None:
         """Ask every process to stop."""
@@ -81,6 +74,3 @@ def visible_devices() -> tuple[str, ...]:
     import torch
 
     return tuple(str(number) for number in range(torch.cuda.device_count()))
-
-
-__all__ = ["LocalProcesses", "cores", "visible_devices"]

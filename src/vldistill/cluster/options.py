@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,19 +78,15 @@ class Place:
         part = "" if self.shard == WHOLE else f", shard {self.shard} of what is left"
         return f"{slots} at a time, {self.threads} threads each{part}"
 
-    @contextmanager
-    def backend(self, reporter: Reporter, lock: int | None = None) -> Iterator[LocalProcesses | RayCluster]:
-        """What runs the units."""
+    def backend(self, reporter: Reporter, lock: int | None = None) -> LocalProcesses | RayCluster:
+        """What runs the units, within its context."""
         if self.cluster != "local":
             from vldistill.cluster.rays import RayCluster
 
-            with RayCluster(self.cluster, self.cpus, self.gpus, reporter) as rays:
-                yield rays
-            return
+            return RayCluster(self.cluster, self.cpus, self.gpus, reporter)
         devices = visible_devices() if self.workers > 1 else ()
         devices = devices if self.gpus else ("",)  # no GPU for anybody
-        with LocalProcesses(self.workers, self.threads, lock, devices) as processes:
-            yield processes
+        return LocalProcesses(self.workers, self.threads, lock, devices)
 
 
 def add_place(parser: Any) -> None:

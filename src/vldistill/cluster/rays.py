@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def perform(unit: Unit, folder: str, environment: dict[str, str], threads: int) 
     return "done", ""
 
 
-class RayCluster:
+class RayCluster(AbstractContextManager["RayCluster"]):
     """A Ray cluster that is running already.
 
     Args:
@@ -82,9 +83,6 @@ class RayCluster:
         self.slots += 1  # one in line, so that a free core never waits for this process
         self._task = self.ray.remote(perform)
         self._live: dict[Future[None], Any] = {}
-
-    def __enter__(self) -> RayCluster:
-        return self
 
     def __exit__(self, *error: object) -> None:
         if self._ours:

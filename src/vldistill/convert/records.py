@@ -72,7 +72,7 @@ def files_to_write(
         try:
             raw = pairs.images.encoded(index)
             decode(raw, f"image {name}", CHECKED_AT, limits)  # a file that is cut off has a good header
-            kind = _format(raw, name)
+            kind = format_of(raw, f"image {name}")
         except DataError as error:
             if strict:
                 raise
@@ -82,14 +82,8 @@ def files_to_write(
         counts["images"] += 1
         counts["captions"] += len(captions)
         own = f"{pairs.split}/{name}" if name in elsewhere else name
-        yield Record(own, _file_name(name, kind, index, taken), raw, captions)
+        yield Record(own, _file_name(name, SUFFIX_OF.get(kind, f".{kind.lower()}"), index, taken), raw, captions)
     elsewhere |= set(pairs.images.names)
-
-
-def _format(raw: bytes, name: str) -> str:
-    """The suffix of an encoded image, from its first bytes. Raises DataError for what is no image."""
-    kind = format_of(raw, f"image {name}")
-    return SUFFIX_OF.get(kind, f".{kind.lower()}")
 
 
 def _file_name(name: str, suffix: str, index: int, taken: set[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -61,7 +60,7 @@ def export_set(folder: Path, origin: str = "", limits: PhotoLimits = PHOTO_LIMIT
         captions=[caption for group in groups for caption in group],
         caption_image=np.repeat(np.arange(len(groups)), [len(group) for group in groups]),
     )
-    about["towers"] = _towers(distilled)
+    about["towers"] = {side: str(tower["name"]) for side, tower in distilled.towers.items()}
     return Export(str(folder), {"train": pairs}, LOSSY, about, _joined(groups, distilled.captions_per_image))
 
 
@@ -75,10 +74,6 @@ def _joined(groups: Sequence[Sequence[str]], several: int) -> tuple[str, ...]:
         f"the {several} captions of {whole:,} {images} are left as one: older sets have them in one line, and one "
         f"of them holds {CAPTION_BREAK!r} itself. Distil anew to have them apart",
     )
-
-
-def _towers(distilled: DistilledSet) -> dict[str, Any]:
-    return {side: str(tower["name"]) for side, tower in distilled.towers.items()}
 
 
 def _chosen(folder: Path, distilled: DistilledSet, origin: str, limits: PhotoLimits) -> Pairs:

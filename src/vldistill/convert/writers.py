@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,17 +36,12 @@ def write_wds(folder: Path, records: Records, shard: int) -> None:
         while first := list(islice(own, 1)):
             with tarfile.open(folder / f"{split}-{number:05d}.tar", "w", format=tarfile.PAX_FORMAT) as archive:
                 rest = islice(own, shard - 1)
-                for place, record in enumerate(_chained(first, rest), start=number * shard):
+                for place, record in enumerate(chain(first, rest), start=number * shard):
                     about = {"captions": record.captions, NAME_KEY: record.name}
                     _add(archive, f"{place:09d}{PurePosixPath(record.file).suffix.lower()}", record.raw)
                     _add(archive, f"{place:09d}.txt", record.captions[0].encode())
                     _add(archive, f"{place:09d}.json", json.dumps(about, ensure_ascii=False).encode())
             number += 1
-
-
-def _chained(first: list[Record], rest: Iterator[Record]) -> Iterator[Record]:
-    yield from first
-    yield from rest
 
 
 def _add(archive: tarfile.TarFile, name: str, raw: bytes) -> None:

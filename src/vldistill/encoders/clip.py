@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vldistill.config import ImageTowerConfig, TextTowerConfig, expand
-from vldistill.encoders.tower import BUILD_ERRORS, ImageTower, ProgressHook, first_line, read_weights, weights_digest
+from vldistill.encoders.tower import ImageTower, ProgressHook, read_weights, refused_as, weights_digest
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError, unknown
 from vldistill.storage.files import digest
 
@@ -53,13 +53,11 @@ class ClipTextTower:
                 f"that text tower {config.name!r} can read."
             )
         self.device = torch.device("cpu")
-        try:
+        with refused_as(
+            f"text tower {config.name!r} with encoder.text.options {config.options} cannot encode captions",
+            "Its vocab_size has to hold its tokenizer's words.",
+        ):
             self.width = self._forward(["a", "a " * self.max_tokens]).shape[1]
-        except BUILD_ERRORS as error:
-            raise ConfigError(
-                f"text tower {config.name!r} with encoder.text.options {config.options} cannot encode captions: "
-                f"{first_line(error)} Its vocab_size has to hold its tokenizer's words."
-            ) from error
         self.device = device
         self.model.to(device)
 
@@ -116,7 +114,11 @@ def _build(name: str, weights: str, options: Mapping[str, Any], size: int, side:
         if chosen not in tags:
             raise ConfigError(f"{side} tower {name!r}: " + unknown(f"weights of {model_name}", chosen, tags))
         quick = bool(library.get_pretrained_cfg(model_name, chosen).get("quick_gelu"))
-    try:
+    with refused_as(
+        f"{side} tower {name!r} could not be built with weights={weights!r} and options={dict(options)}",
+        f"Check the options, or set encoder.{side}.weights to a .safetensors file or to 'random' when the hub cannot "
+        f"be reached.",
+    ):
         model = library.create_model(
             model_name,
             pretrained=chosen if weights == "hub" else None,
@@ -126,12 +128,6 @@ def _build(name: str, weights: str, options: Mapping[str, Any], size: int, side:
             device=torch.get_default_device(),
             **_merged(library.get_model_config(model_name), options, size),
         )
-    except BUILD_ERRORS as error:
-        raise ConfigError(
-            f"{side} tower {name!r} could not be built with weights={weights!r} and options={dict(options)}: "
-            f"{first_line(error)} Check the options, or set encoder.{side}.weights to a .safetensors file or to "
-            f"'random' when the hub cannot be reached."
-        ) from error
     if weights not in ("hub", "random"):
         path = Path(expand(weights))
         found = read_weights(path, f"{side} tower weights")

@@ -19,11 +19,6 @@ Groups = dict[str, dict[str, torch.Tensor]]
 SIDES = ("image", "text")
 
 
-def shapes_of(params: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor by ``side/name``."""
-    return {f"{side}/{name}": tuple(t.shape) for side, named in params.items() for name, t in named.items()}
-
-
 def packed(groups: Mapping[str, Mapping[str, torch.Tensor]], prefix: str = "") -> dict[str, torch.Tensor]:
     """Tensors by ``side/name`` behind a prefix, as they lie."""
     return {f"{prefix}{side}/{name}": tensor for side, named in groups.items() for name, tensor in named.items()}

@@ -90,8 +90,7 @@ class Standardisation:
     @staticmethod
     def fit(table: FeatureTable) -> Standardisation:
         """Fit on every row of ``table``, shard by shard, in float64."""
-        total = np.zeros(table.width)
-        squares = np.zeros(table.width)
+        total, squares = np.zeros(table.width), np.zeros(table.width)
         for shard in table.shards:
             for start in range(0, len(shard), 4096):
                 rows = np.asarray(shard[start : start + 4096], np.float64)
@@ -100,10 +99,8 @@ class Standardisation:
             let_go(shard)
         mean = total / len(table)
         std = np.sqrt(np.maximum(squares / len(table) - mean**2, 0))
-        floor = max(1e-2 * float(std.mean()), 1e-6)
-        return Standardisation(
-            torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(np.maximum(std, floor).astype(np.float32))
-        )
+        scale = np.maximum(std, max(1e-2 * float(std.mean()), 1e-6))
+        return Standardisation(*(torch.from_numpy(values.astype(np.float32)) for values in (mean, scale)))
 
 
 @dataclass(frozen=True)
@@ -135,8 +132,27 @@ class Encoding:
         return self.folder / f"shard-{shard:05d}.npy"
 
     def _open(self, shard: int, reporter: Reporter) -> np.ndarray | None:
-        start, stop = self.spans[shard]
-        return _open_shard(self._path(shard), (stop - start, self.width), self.dtype, self.what, reporter)
+        """A finished shard, memory-mapped; None when it is missing or damaged and has to be made."""
+        path, (start, stop) = self._path(shard), self.spans[shard]
+        if not path.exists():
+            return None
+        try:
+            found = open_array(path, self.what)
+        except DamagedError as error:
+            reporter.warn(f"{error} It is made again now.")
+            return None
+        return found if found.shape == (stop - start, self.width) and found.dtype == self.dtype else None
+
+    def _write(self, shard: int, rows: np.ndarray) -> None:
+        with np.errstate(over="ignore"):  # becomes infinity, which is refused below
+            stored = rows.astype(self.dtype)
+        if not np.isfinite(stored).all():
+            kind, remedy = ("", "") if self.dtype == "float32" else (f" in {self.dtype}", ", or store float32")
+            raise DataError(
+                f"{self.what}: the tower gave features that are not finite{kind}. "
+                f"Check its weights and normalisation{remedy}."
+            )
+        write_array(self._path(shard), stored)
 
     def missing(self, reporter: Reporter) -> list[int]:
         """The shards that have to be made; damaged ones are told."""
@@ -152,9 +168,7 @@ class Encoding:
         require_space(self.folder, needed, self.what)
         with reporter.progress(self.what, self.count, self.count - count) as progress:
             for shard in shards:
-                _write_shard(
-                    self._path(shard), self.encode(*self.spans[shard], progress.advance), self.dtype, self.what
-                )
+                self._write(shard, self.encode(*self.spans[shard], progress.advance))
 
     def table(self, reporter: Reporter) -> FeatureTable:
         """The whole table; what is missing of it is made."""
@@ -224,26 +238,3 @@ def encode_texts(
 ) -> FeatureTable:
     """:func:`text_encoding`, from disk or computed and kept there."""
     return text_encoding(tower, pairs, folder, dtype=dtype).table(reporter)
-
-
-def _write_shard(path: Path, rows: np.ndarray, dtype: str, what: str) -> None:
-    with np.errstate(over="ignore"):  # becomes infinity, which is refused below
-        stored = rows.astype(dtype)
-    if not np.isfinite(stored).all():
-        raise DataError(
-            f"{what}: the tower gave features that are not finite{' in ' + dtype if dtype != 'float32' else ''}. "
-            f"Check its weights and normalisation{'' if dtype == 'float32' else ', or store float32'}."
-        )
-    write_array(path, stored)
-
-
-def _open_shard(path: Path, shape: tuple[int, int], dtype: str, what: str, reporter: Reporter) -> np.ndarray | None:
-    """A finished shard, memory-mapped; None when it is missing or damaged and has to be made."""
-    if not path.exists():
-        return None
-    try:
-        shard = open_array(path, what)
-    except DamagedError as error:
-        reporter.warn(f"{error} It is made again now.")
-        return None
-    return shard if shard.shape == shape and shard.dtype == np.dtype(dtype) else None

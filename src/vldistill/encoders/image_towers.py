@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vldistill.config import ImageTowerConfig, expand
-from vldistill.encoders.tower import BUILD_ERRORS, ImageTower, first_line, load_weights, output_width
+from vldistill.encoders.tower import ImageTower, load_weights, output_width, refused_as
 from vldistill.errors import ConfigError, unknown
 
 OFFLINE_IMAGE_TOWERS = {"convnet": "3 blocks of convolution, instance norm, ReLU and pooling; needs no download"}
@@ -49,14 +49,12 @@ class ConvNet(nn.Module):
 def convnet_tower(config: ImageTowerConfig) -> ImageTower:
     """The small offline network. Raises ConfigError or ArtefactError with the remedy."""
     size = config.size or 32
-    try:
+    with refused_as(
+        f"image tower 'convnet' could not be built at {size} px with encoder.image.options {config.options}",
+        "It takes width and depth, and 2**depth pixels or more.",
+    ):
         model = ConvNet(**config.options)
         width = output_width(model, size)
-    except BUILD_ERRORS as error:
-        raise ConfigError(
-            f"image tower 'convnet' could not be built at {size} px with encoder.image.options {config.options}: "
-            f"{first_line(error)} It takes width and depth, and 2**depth pixels or more."
-        ) from error
     if config.weights not in ("hub", "random"):
         load_weights(model, Path(expand(config.weights)), ())
     return ImageTower(
@@ -74,14 +72,12 @@ def timm_tower(config: ImageTowerConfig) -> ImageTower:
         return _named(config)
     if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
         raise ConfigError(unknown_tower(name))
-    try:
+    with refused_as(
+        f"image tower {name!r} could not be built with weights={config.weights!r} and options={options}",
+        "Check the options, or set encoder.image.weights to a .safetensors file or to 'random' when the hub cannot be "
+        "reached.",
+    ):
         model = timm.create_model(name, pretrained=config.weights == "hub", num_classes=0, **options)
-    except BUILD_ERRORS as error:
-        raise ConfigError(
-            f"image tower {name!r} could not be built with weights={config.weights!r} and options={options}: "
-            f"{first_line(error)} Check the options, or set encoder.image.weights to a .safetensors file "
-            f"or to 'random' when the hub cannot be reached."
-        ) from error
     if config.weights not in ("hub", "random"):
         pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
         classifier = pretrained.get("classifier") or ()
@@ -91,17 +87,15 @@ def timm_tower(config: ImageTowerConfig) -> ImageTower:
     native = int(options.get("img_size") or own["input_size"][-1])
     size = config.size or native
     model.eval()
-    try:
+    with refused_as(
+        f"image tower {name!r} does not take images of {size} px with options={options}",
+        f"Its own size is {native} px: set encoder.image.size to 0 or, where the network has that option, add "
+        f"img_size: {size} to encoder.image.options.",
+    ):
         resize: Any = getattr(model, "set_input_size", None)  # where position embeddings are made for one size
         if size != native and resize:
             resize(img_size=size)
         width = output_width(model, size)
-    except BUILD_ERRORS as error:
-        raise ConfigError(
-            f"image tower {name!r} does not take images of {size} px with options={options}: {first_line(error)} "
-            f"Its own size is {native} px: set encoder.image.size to 0 or, where the network has that option, "
-            f"add img_size: {size} to encoder.image.options."
-        ) from error
     return ImageTower(model, name, width, size, config.mean or own["mean"], config.std or own["std"], options)
 
 

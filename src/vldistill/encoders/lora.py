@@ -150,21 +150,14 @@ def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
     if type(layer) in (nn.Conv2d, Conv2dSame):
         return layer
     shape = (1, layer.in_channels, *layer.kernel_size)
-    probe = torch.linspace(-1, 1, math.prod(shape), device=layer.weight.device, dtype=layer.weight.dtype).view(shape)
+    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    probe = torch.linspace(-1, 1, math.prod(shape), **like).view(shape)
     with _Spy() as spy:
         expected = layer(probe)
     same = getattr(layer, "same_pad", False)
     kind: Any = Conv2dSame if same else nn.Conv2d
-    plain: nn.Conv2d = kind(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,  # pyright: ignore[reportArgumentType]
-        layer.stride,  # pyright: ignore[reportArgumentType]
-        0 if same else layer.padding,  # pyright: ignore[reportArgumentType]
-        bias=layer.bias is not None,
-        device=layer.weight.device,
-        dtype=layer.weight.dtype,
-    )
+    sizes = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, 0 if same else layer.padding
+    plain: nn.Conv2d = kind(*sizes, bias=layer.bias is not None, **like)
     plain.weight.copy_(layer.weight if spy.weight is None else spy.weight)
     if layer.bias is not None and plain.bias is not None:
         plain.bias.copy_(layer.bias)

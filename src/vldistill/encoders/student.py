@@ -9,7 +9,6 @@ from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.encoders.lora import add_adapters
 from vldistill.encoders.tokens import TokenTower, require_trainable
 from vldistill.encoders.tower import ImageTower, TextTower
-from vldistill.errors import ConfigError
 
 
 def build_student(config: EncoderConfig, image_tower: ImageTower, text_tower: TextTower, dropout: float) -> DualEncoder:
@@ -21,9 +20,8 @@ def build_student(config: EncoderConfig, image_tower: ImageTower, text_tower: Te
         text_tower: frozen or wrapped for training, by the setting.
         dropout: of the heads.
     """
-    width = config.dim
-    if config.setting in ("full", "lora"):
-        width = image_tower.width  # the tower's features are the embedding
+    # without a head the tower's features are the embedding
+    width = image_tower.width if config.setting in ("full", "lora") else config.dim
     text = Head(text_tower.width, width, dropout)
     if config.setting == "heads":
         image = Head(image_tower.width, width, dropout)
@@ -33,8 +31,6 @@ def build_student(config: EncoderConfig, image_tower: ImageTower, text_tower: Te
         text = with_head(TokenTower(require_trainable(text_tower)), text)
     elif config.setting == "full":
         image = copy.deepcopy(image_tower).requires_grad_(True)
-    elif config.setting == "lora":
-        image = add_adapters(copy.deepcopy(image_tower), config.lora.patterns, config.lora.rank, config.lora.alpha)
     else:
-        raise ConfigError(f"setting {config.setting!r} has no student yet.")
+        image = add_adapters(copy.deepcopy(image_tower), config.lora.patterns, config.lora.rank, config.lora.alpha)
     return DualEncoder(image, text, 1.0 / config.temperature)

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from vldistill.config import TextTowerConfig, expand
-from vldistill.encoders.tower import BUILD_ERRORS, ProgressHook, first_line, read_weights, weights_digest
+from vldistill.encoders.tower import ProgressHook, read_weights, refused_as, weights_digest
 from vldistill.errors import ConfigError
 from vldistill.storage.files import digest
 
@@ -56,17 +55,14 @@ class TransformersTextTower:
         where = expand(config.name)
         if (where.startswith((".", "/")) or where.count("/") > 1) and not Path(where).is_dir():
             raise ConfigError(f"text tower {where!r}: no such folder. Give a local folder or a hub name.")
-        try:
-            with torch.random.fork_rng(devices=[]):
-                # Random weights, and a pooler that the file lacks, are the same in every process: they are hashed.
-                torch.default_generator.manual_seed(config.seed)
-                self.tokenizer, self.model, missing = _load_transformer(where, config.weights, config.options)
-        except (*BUILD_ERRORS, SafetensorError) as error:
-            raise ConfigError(
-                f"text tower {where!r} could not be loaded: {first_line(error)} "
-                f"Give a hub name that can be reached, a folder with config.json, tokenizer and "
-                f"model.safetensors, or 'hashing', which needs no download."
-            ) from error
+        remedy = (
+            "Give a hub name that can be reached, a folder with config.json, tokenizer and model.safetensors, or "
+            "'hashing', which needs no download."
+        )
+        with refused_as(f"text tower {where!r} could not be loaded", remedy), torch.random.fork_rng(devices=[]):
+            # Random weights, and a pooler that the file lacks, are the same in every process: they are hashed.
+            torch.default_generator.manual_seed(config.seed)
+            self.tokenizer, self.model, missing = _load_transformer(where, config.weights, config.options)
         if missing:
             raise ConfigError(
                 f"text tower {where!r}: its weights lack {len(missing)} tensors {missing[:2]}, which would stay "
@@ -74,12 +70,12 @@ class TransformersTextTower:
                 f"check encoder.text.weights and encoder.text.options."
             )
         self.device = torch.device("cpu")
-        self.width = self._check(where)
+        self._check(where)
         self.device = device
         self.model.to(device)
 
-    def _check(self, where: str) -> int:
-        """Encode a short and an over-long caption, on the CPU: what cannot work fails here. Returns the width."""
+    def _check(self, where: str) -> None:
+        """Encode a short and an over-long caption, on the CPU: what cannot work fails here."""
         limits = (self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None))
         limit = min(limit for limit in (*limits, self.max_tokens) if limit and limit > 0)
         if limit < self.max_tokens:
@@ -87,16 +83,19 @@ class TransformersTextTower:
                 f"encoder.text.max_tokens is {self.max_tokens}; expected {limit} or less, "
                 f"the longest text that text tower {where!r} can read."
             )
-        try:
+        with refused_as(
+            f"text tower {where!r} cannot encode captions of {self.max_tokens} tokens",
+            "Expected an encoder of transformers such as BERT, with a padding token and room for "
+            "encoder.text.max_tokens.",
+        ):
             self.width = int(self.model.config.hidden_size)
             self.encode(["a", "a " * self.max_tokens])
-        except BUILD_ERRORS as error:
-            raise ConfigError(
-                f"text tower {where!r} cannot encode captions of {self.max_tokens} tokens: {first_line(error)} "
-                f"Expected an encoder of transformers such as BERT, with a padding token and room for "
-                f"encoder.text.max_tokens."
-            ) from error
-        return self.width
+
+    def tokens(self, captions: Sequence[str]) -> Any:
+        """``input_ids`` and ``attention_mask`` (B, L) of captions, cut and padded to the longest."""
+        return self.tokenizer(
+            list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
@@ -105,13 +104,7 @@ class TransformersTextTower:
         order = np.argsort([len(caption) for caption in captions], kind="stable")
         for start in range(0, len(captions), self.batch):
             index = order[start : start + self.batch]
-            tokens = self.tokenizer(
-                [captions[i] for i in index],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            ).to(self.device)
+            tokens = self.tokens([captions[int(row)] for row in index]).to(self.device)
             hidden = self.model(**tokens).last_hidden_state
             out[index] = self.pool(hidden, tokens["attention_mask"]).float().cpu()
             if progress:

@@ -83,9 +83,7 @@ def require_trainable(tower: TextTower) -> TransformersTextTower:
 def token_inputs(tower: TextTower, captions: Sequence[str], device: torch.device) -> TokenInputs:
     """Text inputs of ``captions`` for ``tower``. Raises ConfigError when it cannot be trained."""
     model = require_trainable(tower)
-    tokens = model.tokenizer(
-        list(captions), padding=True, truncation=True, max_length=model.max_tokens, return_tensors="pt"
-    )
+    tokens = model.tokens(captions)
     table = model.model.get_input_embeddings().weight.detach().to(device)
     if model.tokenizer.padding_side != "right":
         raise ConfigError(f"text tower {tower.name!r} pads on the left; setting both needs padding on the right.")

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from vldistill.errors import ArtefactError
+from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import digest, read_tensors
 
-BUILD_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
-"""What timm, transformers and torch raise for a name, an option or an input that cannot work."""
+BUILD_ERRORS = (
+    OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, SafetensorError
+)  # fmt: skip
+
+
+@contextmanager
+def refused_as(what: str, remedy: str) -> Iterator[None]:
+    """Turn what timm, transformers and torch raise for what cannot work into ConfigError, between these words."""
+    try:
+        yield
+    except BUILD_ERRORS as error:
+        text = str(error).strip().splitlines()
+        reason = (text[0] if text else type(error).__name__).rstrip(".")
+        raise ConfigError(f"{what}: {reason}. {remedy}") from error
 
 
 class ImageTower(nn.Module):
@@ -55,13 +69,9 @@ class ImageTower(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of the network's kind, options and weights, the input size and the normalisation."""
-        network = architecture(self.model), self.options, weights_digest(self.model)
-        return digest(*network, self.size, self.mean, self.std)
-
-
-def architecture(model: nn.Module) -> str:
-    """The kind of network: timm's name for it, or the class."""
-    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
+        known = getattr(self.model, "pretrained_cfg", None) or {}
+        kind = known.get("architecture") or type(self.model).__name__  # timm's name for it, or the class
+        return digest(kind, self.options, weights_digest(self.model), self.size, self.mean, self.std)
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -96,10 +106,8 @@ def read_weights(path: Path, what: str) -> dict[str, torch.Tensor]:
 
 def load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
     """Load a safetensors file strictly, leaving out the classifier that pooled features do not need."""
-    weights = read_weights(path, "image tower weights")
-    weights = {
-        name: value for name, value in weights.items() if not name.startswith(tuple(f"{c}." for c in classifier))
-    }
+    left_out, found = tuple(f"{part}." for part in classifier), read_weights(path, "image tower weights")
+    weights = {name: value for name, value in found.items() if not name.startswith(left_out)}
     own = model.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
@@ -110,12 +118,6 @@ def load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> N
             f"Check encoder.image.name and encoder.image.options (img_size, if they were made for another size)."
         )
     model.load_state_dict(weights)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, as a sentence."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__).rstrip(".") + "."
 
 
 ProgressHook = Callable[[int], None]

@@ -27,7 +27,7 @@ from vldistill.evaluation.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluation.subjects import Subject, check_target, subject
 from vldistill.runtime.memory import peak_memory
 from vldistill.runtime.randomness import seed_of
-from vldistill.training.data import TrainingData
+from vldistill.training.data import Inputs, TrainingData
 from vldistill.training.fit import fit
 from vldistill.training.recipe import Recipe
 from vldistill.training.stepper import embed_in_parts
@@ -40,14 +40,9 @@ GENERIC = Recipe(epochs=100, batch=128, momentum=0.9, weight_decay=5e-4, schedul
 def embed_split(bench: Workbench, student: DualEncoder, split: Split, batch: int = 256) -> tuple[torch.Tensor, ...]:
     """Embeddings of a split: images (N, D) and captions (M, D)."""
 
-    def embed(side: str, inputs: Any) -> torch.Tensor:
-        starts = range(0, len(inputs), batch)
-        return torch.cat(
-            [
-                embed_in_parts(student, side, inputs.rows(torch.arange(s, min(s + batch, len(inputs)))), bench.passes)
-                for s in starts
-            ]
-        )
+    def embed(side: str, inputs: Inputs) -> torch.Tensor:
+        parts = torch.arange(len(inputs)).split(batch)
+        return torch.cat([embed_in_parts(student, side, inputs.rows(rows), bench.passes) for rows in parts])
 
     student.eval()
     return embed("image", split.data.images), embed("text", split.data.texts)
@@ -143,11 +138,8 @@ def quick_score(bench: Workbench, distilled: DistilledSet, config: EvaluateConfi
     """
     judged = subject(bench, distilled)
     if bench.setting == "heads":
-        quiet = [
-            replace(GENERIC, rates={"image": (r,), "text": (r,)}, epochs=config.generic_epochs)
-            for r in config.head_rates
-        ]
-        return max(_try_recipe(bench, judged.draw(0), recipe, -1) for recipe in quiet)
+        grid = [_generic({"image": rate, "text": rate}, config.generic_epochs) for rate in config.head_rates]
+        return max(_try_recipe(bench, judged.draw(0), recipe, -1) for recipe in grid)
     assert judged.own is not None
     return _try_recipe(bench, judged.draw(0), judged.own, -1)
 

@@ -68,11 +68,7 @@ def retrieval_ranks(
         DataError: a caption of no image, or an image without a caption.
         DivergedError: embeddings that are not finite, or so large that a score could overflow.
     """
-    return _ranked(*_checked(images, captions, caption_image, chunk_bytes), chunk_bytes)
-
-
-def _ranked(images: Tensor, captions: Tensor, caption_image: Tensor, chunk_bytes: int) -> QueryRanks:
-    """The ranks of arguments that were checked."""
+    images, captions, caption_image = _checked(images, captions, caption_image, chunk_bytes)
     image_twin, image_weight = _twins(images)
     caption_twin, caption_weight = _twins(captions)
     # Equal embeddings are one gallery item that weighs as much as they are many: ties do not hang on rounding.
@@ -125,9 +121,9 @@ def retrieval_metrics(
 
 def metrics_of(ranks: QueryRanks) -> dict[str, float]:
     """:func:`retrieval_metrics` of what is ranked already."""
+    ways = {"tr": ranks.image_to_text, "ir": ranks.text_to_image}
     return _with_mean(
-        {f"tr{k}": _percent_below(ranks.image_to_text, k) for k in CUTOFFS}
-        | {f"ir{k}": _percent_below(ranks.text_to_image, k) for k in CUTOFFS}
+        {f"{way}{k}": 100.0 * int((found < k).sum()) / len(found) for way, found in ways.items() for k in CUTOFFS}
     )
 
 
@@ -156,10 +152,6 @@ def chance_level(caption_image: Tensor, n_images: int) -> dict[str, float]:
         recalls[f"tr{k}"] = 100 * hits / (n_images * draws)  # exact integers up to this division
     recalls |= {f"ir{k}": 100.0 * min(k, n_images) / n_images for k in CUTOFFS}
     return _with_mean(recalls)
-
-
-def _percent_below(ranks: Tensor, k: int) -> float:
-    return 100.0 * int((ranks < k).sum()) / len(ranks)
 
 
 def _with_mean(recalls: dict[str, float]) -> dict[str, float]:

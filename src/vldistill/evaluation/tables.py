@@ -35,10 +35,9 @@ def evaluation_rows(results: Iterable[Mapping[str, Any]], extra: Sequence[str] =
         for recipe in ("own", "generic"):
             if figures := result.get(recipe):
                 told = [str(result[key]) for key in extra]
+                sizes = [f"{result[key]:,}" for key in ("pairs", "stored_floats")]
                 shown = [spread(figures[name]) for name in MEASURES]
-                rows.append(
-                    [result["set"], *told, recipe, f"{result['pairs']:,}", f"{result['stored_floats']:,}", *shown]
-                )
+                rows.append([result["set"], *told, recipe, *sizes, *shown])
     return rows
 
 

@@ -8,6 +8,7 @@ but the strength of the regularisation, on val.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,12 @@ def fit_ridge(
     from sklearn.linear_model import Ridge
     from sklearn.metrics import r2_score
 
-    best: tuple[Any, float, float] | None = None
-    for alpha in ALPHAS:
+    def fitted(alpha: float) -> tuple[Any, float, float]:
         ridge = Ridge(alpha=alpha).fit(source, target)
-        score = float(r2_score(val_target, ridge.predict(val_source), multioutput="variance_weighted"))
-        if best is None or score > best[2]:
-            best = ridge, alpha, score
-    assert best is not None
-    return best
+        score = r2_score(val_target, ridge.predict(val_source), multioutput="variance_weighted")
+        return ridge, alpha, float(score)
+
+    return max(map(fitted, ALPHAS), key=itemgetter(2))
 
 
 def own_text_tower(distilled: DistilledSet, bench: Workbench) -> TextTower:

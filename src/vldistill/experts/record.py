@@ -12,7 +12,7 @@ import torch
 
 from vldistill.cluster.shards import WHOLE, Shard
 from vldistill.config import ExpertsConfig
-from vldistill.encoders.dual import DualEncoder, Groups
+from vldistill.encoders.dual import DualEncoder, Groups, packed
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
 from vldistill.experts.unfinished import Unfinished
@@ -79,7 +79,7 @@ def planned_experts(folder: Path, config: ExpertsConfig, count: int = 0) -> list
 
 def bytes_per_expert(bench: Workbench, config: ExpertsConfig) -> int:
     """Disk of one expert."""
-    numbers = sum(t.numel() for named in bench.student(0).trained().values() for t in named.values())
+    numbers = sum(tensor.numel() for tensor in packed(bench.student(0).trained()).values())
     return numbers * len(kept_epochs(config)) * (2 if config.dtype == "bfloat16" else 4)
 
 
@@ -215,7 +215,7 @@ def how_computed(bench: Workbench, config: ExpertsConfig, ranks: Processes) -> d
 
 def _require_finite(snapshot: Groups, config: ExpertsConfig, index: int, epoch: int) -> None:
     """Refuse weights that are NaN or infinite. Raises DivergedError."""
-    if not all(bool(t.isfinite().all()) for named in snapshot.values() for t in named.values()):
+    if not all(bool(tensor.isfinite().all()) for tensor in packed(snapshot).values()):
         raise DivergedError(
             f"expert {index}: weights are not finite after epoch {epoch}. Lower experts.image_rate "
             f"({config.image_rate}) or experts.text_rate ({config.text_rate})."

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vldistill.encoders.dual import SIDES, Groups, shapes_of
+from vldistill.encoders.dual import SIDES, Groups, packed, unpacked
 from vldistill.errors import ArtefactError, DamagedError, MatchingError
 from vldistill.storage.files import TensorFile, write_tensors
 
@@ -32,12 +32,9 @@ def clone_groups(params: Mapping[str, Mapping[str, torch.Tensor]], dtype: torch.
 def save_trajectory(path: Path, snapshots: Mapping[int, Groups], note: Mapping[str, Any], dtype: str) -> None:
     """Write ``snapshots`` by epoch, with the provenance ``note``, atomically."""
     target = getattr(torch, dtype)
-    tensors = {
-        f"{epoch}/{group}/{name}": tensor.to(target)
-        for epoch, groups in snapshots.items()
-        for group, named in groups.items()
-        for name, tensor in named.items()
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    for epoch, groups in snapshots.items():
+        tensors |= {name: tensor.to(target) for name, tensor in packed(groups, f"{epoch}/").items()}
     write_tensors(path, tensors, {"vldistill.trajectory": json.dumps({"format": FORMAT, **note})})
 
 
@@ -64,12 +61,11 @@ class Trajectory:
             if self.note["format"] != FORMAT:
                 raise ValueError(f"format {self.note['format']!r}; expected {FORMAT}")
             self._shapes = self._read_shapes()
-        except DamagedError as error:
-            raise self._damaged(error.reason) from None
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise self._damaged(str(error)) from None
+        except (DamagedError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self._damaged(error) from None
 
-    def _damaged(self, reason: str) -> DamagedError:
+    def _damaged(self, error: Exception) -> DamagedError:
+        reason = error.reason if isinstance(error, DamagedError) else error
         return DamagedError(
             f"expert {self.path} is damaged or not a trajectory ({reason}). "
             f"Run `vldistill experts` again: it redoes broken experts and keeps the others."
@@ -110,17 +106,12 @@ class Trajectory:
                 f"expert {self.path.name} has no snapshot of epoch {epoch}; it keeps {self.epochs}. "
                 f"Lower max_start_epoch or expert_epochs, or train longer experts."
             )
-        groups: Groups = {side: {} for side in SIDES}
-        for full in self._shapes[epoch]:
-            group, _, name = full.partition("/")
-            try:
-                stored = self._file.read(f"{epoch}/{full}")
-            except DamagedError as error:
-                raise self._damaged(error.reason) from None
-            groups[group][name] = stored.to(
-                torch.float32, copy=True
-            )  # `stored` is the mapped file, shared by all draws
-        return groups
+        try:
+            stored = {name: self._file.read(f"{epoch}/{name}") for name in self._shapes[epoch]}
+        except DamagedError as error:
+            raise self._damaged(error) from None
+        # copies: `stored` is the mapped file, shared by all draws
+        return unpacked({name: tensor.to(torch.float32, copy=True) for name, tensor in stored.items()})
 
     def segment(self, start: int, length: int) -> tuple[Groups, Groups]:
         """The snapshots at epochs ``start`` and ``start + length``."""
@@ -128,7 +119,8 @@ class Trajectory:
 
     def check_fits(self, params: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         """Refuse a trajectory whose names or shapes differ from the trained parameters ``params``."""
-        differing = sorted(self._shapes[self.epochs[0]].items() ^ shapes_of(params).items())
+        wanted = {name: tuple(tensor.shape) for name, tensor in packed(params).items()}
+        differing = sorted(self._shapes[self.epochs[0]].items() ^ wanted.items())
         if differing:
             raise ArtefactError(
                 f"expert {self.path} was trained with other towers or another setting: {differing[:3]} differ. "

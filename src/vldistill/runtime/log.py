@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 PLAIN_SECONDS = 10.0  # between two plain progress lines: enough for a log file to stay readable
 
 
-class Progress(Protocol):
-    """One running task."""
+class Progress:
+    """One running task, shown nowhere unless a subclass shows it."""
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         """Count ``steps`` more as done and show ``figures`` (loss, rate, ...) beside them."""
-        ...
 
 
 class Reporter:
@@ -43,7 +42,7 @@ class Reporter:
     def progress(self, description: str, total: int, done: int = 0, seconds: float = math.inf) -> Iterator[Progress]:
         """Show ``description`` while ``total`` steps are done, ``done`` of them already, or what ``seconds`` allow."""
         if self.quiet:
-            yield _Silent()
+            yield Progress()
         elif self._bars is not None:
             task = _Bar(self._bars, description, total, done, seconds)
             yield task
@@ -86,17 +85,17 @@ class Mute(Reporter):
         """Say nothing."""
 
 
-class _Silent:
-    def advance(self, steps: int = 1, **figures: float) -> None:
-        """Show nothing."""
-
-
-class _Pace:
+class _Paced(Progress):
     """How far work is, how fast it goes, and how many steps there will be before its time is over."""
 
     def __init__(self, total: int, done: int, seconds: float) -> None:
         self.total, self.done, self.first, self.limit = total, done, done, seconds
         self.started = time.monotonic()
+        self.figures: dict[str, float] = {}
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.done += steps
+        self.figures = figures or self.figures
 
     def rate(self) -> float:
         """Steps per second."""
@@ -110,64 +109,52 @@ class _Pace:
         return min(self.total, self.done + math.ceil(left * self.rate()))
 
 
-class _Plain:
+class _Plain(_Paced):
     def __init__(self, description: str, total: int, done: int, seconds: float) -> None:
-        self.description, self.pace = description, _Pace(total, done, seconds)
-        self.shown = self.pace.started
-        self.figures: dict[str, float] = {}
+        super().__init__(total, done, seconds)
+        self.description, self.shown = description, self.started
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        self.pace.done += steps
-        self.figures = figures or self.figures
+        super().advance(steps, **figures)
         if time.monotonic() - self.shown >= PLAIN_SECONDS:
             self.line()
 
     def line(self) -> None:
         self.shown = time.monotonic()
-        done, total, rate = self.pace.done, self.pace.expected(), self.pace.rate()
+        done, total, rate = self.done, self.expected(), self.rate()
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-        print(
-            f"{self.description}: {done}/{total}, {rate:.3g}/s{left}{_text(self.figures)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        words = f"{self.description}: {done}/{total}, {rate:.3g}/s{left}{_text(self.figures)}"
+        print(words, file=sys.stderr, flush=True)
 
 
-class _Bar:
+class _Bar(_Paced):
     """One line of a rich display."""
 
     def __init__(self, bars: RichProgress, description: str, total: int, done: int, seconds: float) -> None:
-        self.bars, self.pace, self.figures = bars, _Pace(total, done, seconds), dict[str, float]()
+        super().__init__(total, done, seconds)
+        self.bars = bars
         self.task = bars.add_task(description, total=total, completed=done, figures="")
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        self.pace.done += steps
-        self.figures = figures or self.figures
-        shown = f"{self.pace.rate():.3g}/s{_text(self.figures)}"
-        self.bars.update(self.task, advance=steps, total=self.pace.expected(), figures=shown)
+        super().advance(steps, **figures)
+        shown = f"{self.rate():.3g}/s{_text(self.figures)}"
+        self.bars.update(self.task, advance=steps, total=self.expected(), figures=shown)
 
     def remove(self) -> None:
         self.bars.remove_task(self.task)
 
 
 def _rich_bars() -> RichProgress:
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[figures]}", markup=False),
         console=Console(stderr=True),
     )
 

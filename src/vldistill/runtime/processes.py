@@ -51,14 +51,18 @@ class Processes:
         if self.size == 1:
             return [value]
         raw = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor([len(raw)]))
-        longest = max(int(length) for length in lengths)
-        padded = torch.zeros(longest, dtype=torch.uint8)
-        padded[: len(raw)] = raw
-        found = [torch.empty_like(padded) for _ in range(self.size)]
+        lengths = self.gather_rows(torch.tensor([len(raw)]), [1] * self.size)
+        return [json.loads(bytes(part.tolist())) for part in self.gather_rows(raw, [int(n) for n in lengths])]
+
+    def gather_rows(self, own: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
+        """The tensors of all ranks, ``counts`` rows each, without gradients."""
+        if self.size == 1:
+            return [own]
+        padded = own.new_zeros(max(counts), *own.shape[1:])
+        padded[: len(own)] = own.detach()
+        found = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(found, padded)
-        return [json.loads(bytes(part[: int(length)].tolist())) for part, length in zip(found, lengths)]
+        return [part[:count] for part, count in zip(found, counts)]
 
     def any(self, flag: bool) -> bool:
         """Whether it is true on any rank."""
@@ -104,12 +108,8 @@ class Processes:
         out = torch.empty_like(flat[0])
         for start in range(0, len(out), NUMBERS_AT_ONCE):
             parts = torch.stack([tensor[start : start + NUMBERS_AT_ONCE] for tensor in flat])
-            every = [parts]
-            if self.size > 1:
-                every = [torch.empty_like(parts) for _ in range(self.size)]
-                dist.all_gather(every, parts)
             total = torch.zeros_like(parts[0])
-            for part in every:
+            for part in self.gather_rows(parts, [len(own)] * self.size):
                 for row in part:
                     total += row
             out[start : start + NUMBERS_AT_ONCE] = total / count
@@ -147,8 +147,5 @@ def joined() -> Iterator[Processes]:
 def merged_logs(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of every figure over the draws that have it."""
     names = dict.fromkeys(name for log in logs for name in log)
-    return {name: _mean([log[name] for log in logs if name in log]) for name in names}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    having = {name: [log[name] for log in logs if name in log] for name in names}
+    return {name: sum(values) / len(values) for name, values in having.items()}

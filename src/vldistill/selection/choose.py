@@ -1,14 +1,49 @@
-"""A choice of real pairs by a selector's name."""
+"""A choice of real pairs by a selector's name, among the training pairs of a workbench."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
 from vldistill.errors import ConfigError
-from vldistill.selection.candidates import TrainingCandidates
+from vldistill.selection.features import PairFeatures
 from vldistill.selection.selector import SELECTORS
+from vldistill.selection.warmup import open_rows, warm_up
 from vldistill.workbench.bench import Workbench
+
+
+class _TrainingCandidates:
+    """The :class:`Candidates` of a workbench, by a warm-up with ``options``."""
+
+    def __init__(self, bench: Workbench, options: SelectConfig) -> None:
+        self.bench, self.options = bench, options
+        pairs = bench.pixels("train").pairs
+        self.caption_image = torch.from_numpy(np.array(pairs.caption_image, np.int64))
+        self.image_captions: Sequence[np.ndarray] = pairs.image_captions
+
+    @property
+    def towers(self) -> PairFeatures:
+        return PairFeatures(*self.bench.unit_features(), self.caption_image)
+
+    @cached_property
+    def _warm_up(self) -> Path:
+        return warm_up(self.bench, self.image_captions, self.options)
+
+    def _rows(self, name: str) -> torch.Tensor:
+        return open_rows(self._warm_up / f"{name}.npy")
+
+    @property
+    def student(self) -> PairFeatures:
+        return PairFeatures(self._rows("images"), self._rows("texts"), self.caption_image)
+
+    @property
+    def forgotten(self) -> torch.Tensor:
+        return self._rows("forgotten")
 
 
 def check_count(images: int, pairs: int) -> None:
@@ -53,6 +88,6 @@ def choose_pairs(
     entry = SELECTORS.find(name)
     check_ground(name, count, options)
     check_readable(bench, count)
-    candidates = TrainingCandidates(bench, options)
+    candidates = _TrainingCandidates(bench, options)
     captions = entry.choose(candidates, count, seed, options)
     return candidates.caption_image[captions], captions

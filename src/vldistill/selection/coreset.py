@@ -71,8 +71,8 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
     else:
         standard |= {"text_mean": bench.text_standardisation.mean, "text_scale": bench.text_standardisation.scale}
     if bench.setting == "heads":
-        standard["image_mean"] = bench.image_standardisation.mean
-        standard["image_scale"] = bench.image_standardisation.scale
+        standard |= {"image_mean": bench.image_standardisation.mean, "image_scale": bench.image_standardisation.scale}
+    versions = {"vldistill": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
     coreset = DistilledSet(
         images=to_float(torch.from_numpy(pixels), tower.mean, tower.std),
         texts=texts,
@@ -91,11 +91,7 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
             "data": split.pairs.fingerprint,
             "source": bench.data_config.source,
             "config": {"encoder": asdict(bench.encoder_config), "select": entry.options(options)},
-            "versions": {
-                "vldistill": __version__,
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
+            "versions": versions,
         },
     )
     rows = [

@@ -6,7 +6,7 @@ It is the costly part of most selectors, so it is kept in the cache: ``herding:1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,40 +35,13 @@ from vldistill.version import __version__
 from vldistill.workbench.bench import Workbench
 
 FORMAT = 1
+MADE = ("images", "texts", "forgotten")
+"""Normalised embeddings (N, D) and (M, D) float16, and how often each pair was forgotten, (M,) int64."""
 NOTE = "note.json"  # written last: a folder without it is not finished
 BATCH = 256  # rows embedded at a time
 STEP = 128  # pairs of a step of the warm-up
 SEED = 0  # of its weights, order and galleries: one warm-up serves all seeds and selectors
 GALLERY = 128  # pairs among which a pair has to be found to count as learned
-
-
-@dataclass(frozen=True, eq=False)
-class WarmUp:
-    """What is left of a warm-up, opened when asked for.
-
-    Args:
-        folder: where it is kept.
-    """
-
-    folder: Path
-
-    def _rows(self, name: str) -> torch.Tensor:
-        return open_rows(self.folder / f"{name}.npy")
-
-    @property
-    def images(self) -> torch.Tensor:
-        """Normalised embeddings of the images, (N, D) float16, memory-mapped."""
-        return self._rows("images")
-
-    @property
-    def texts(self) -> torch.Tensor:
-        """Normalised embeddings of the captions, (M, D) float16, memory-mapped."""
-        return self._rows("texts")
-
-    @property
-    def forgotten(self) -> torch.Tensor:
-        """How often each pair was forgotten, (M,) int64."""
-        return self._rows("forgotten")
 
 
 def warmup_recipe(options: SelectConfig) -> Recipe:
@@ -84,8 +57,8 @@ def warmup_recipe(options: SelectConfig) -> Recipe:
     )
 
 
-def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: SelectConfig) -> WarmUp:
-    """The warm-up of this data, encoder and options: from the cache, or trained now.
+def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: SelectConfig) -> Path:
+    """The folder with :data:`MADE` by the warm-up of this data, encoder and options: from the cache, or trained now.
 
     Raises:
         DivergedError: the student's loss is not finite.
@@ -106,7 +79,7 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
     place, lock = folder / "unfinished", folder / ".lock"
     if _whole(folder, bench):
         clear_leftovers(place, lock)
-        return WarmUp(folder)
+        return folder
     count = len(image_captions) + sum(map(len, image_captions))
     require_space(bench.cache, count * bench.embedding_width * 2, "the warm-up's embeddings")
     bench.split("train")
@@ -119,7 +92,7 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
                 raise DivergedError(f"warm-up: {error} They are select.warmup_image_rate and _text_rate.") from None
             except Stopped as stop:
                 raise Stopped(f"{stop}. Run the same command to resume.") from None
-    return WarmUp(folder)
+    return folder
 
 
 def _whole(folder: Path, bench: Workbench) -> bool:
@@ -127,7 +100,7 @@ def _whole(folder: Path, bench: Workbench) -> bool:
     if not (folder / NOTE).exists():
         return False
     try:
-        for name in ("images", "texts", "forgotten"):
+        for name in MADE:
             open_rows(folder / f"{name}.npy")
     except ArtefactError as error:
         bench.reporter.warn(f"{error} It is made again now.")
@@ -178,8 +151,7 @@ def _train(
         fit(student, data, recipe, seed=seed, device=device, on_epoch=after_epoch, keeper=keeper, passes=passes)
     if not embedded:  # an earlier process stopped after the last step
         embed_into(student, data, images, texts, bench.passes)
-    made = {"images": images, "texts": texts, "forgotten": count_forgotten(torch.stack(keeper.seen))}
-    for name, values in made.items():
+    for name, values in zip(MADE, (images, texts, count_forgotten(torch.stack(keeper.seen)))):
         write_array(folder / f"{name}.npy", values.numpy())
     versions = {"vldistill": __version__, "torch": str(torch.__version__)}
     write_record(folder / NOTE, {**key, "versions": versions})
@@ -192,9 +164,8 @@ def embed_into(
 ) -> None:
     """Fill ``images`` (N, D) and ``texts`` (M, D) with the student's normalised embeddings."""
     for side, inputs, out in (("image", data.images, images), ("text", data.texts, texts)):
-        rows: Callable[..., torch.Tensor] = inputs.rows
-        for part in torch.arange(len(out)).split(BATCH):
-            out[part] = embed_in_parts(student, side, rows(part), passes).to("cpu", torch.float16)
+        for rows in torch.arange(len(out)).split(BATCH):
+            out[rows] = embed_in_parts(student, side, inputs.rows(rows), passes).to("cpu", torch.float16)
 
 
 def galleries(image_captions: Sequence[np.ndarray], size: int, seed: int) -> list[torch.Tensor]:

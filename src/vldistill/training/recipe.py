@@ -17,6 +17,8 @@ SCHEDULES = {
     "half": lambda progress: 1.0 if progress < 0.5 else 0.1,
 }
 
+YOUNGER = {"head_factor": 1, "phases": []}  # fields that are left out of records where they say nothing
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -74,13 +76,9 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plain = {**asdict(self), "rates": {side: list(rate) for side, rate in self.rates.items()}}
-        if self.head_factor == 1:
-            del plain["head_factor"]
-        if self.phases:
-            return plain | {"phases": list(self.phases)}
-        del plain["phases"]
-        return plain
+        rates = {side: list(rate) for side, rate in self.rates.items()}
+        plain = asdict(self) | {"rates": rates, "phases": list(self.phases)}
+        return {name: value for name, value in plain.items() if value != YOUNGER.get(name)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Recipe:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -44,14 +43,13 @@ class Sides(nn.Module):
             return self._embed("image", images), self._embed("text", texts)
 
     def _embed(self, side: str, inputs: Tensor) -> Tensor:
-        plain = self.passes.precision == "float32"
+        module = self.encoder.side(side)
         if side not in self.towers:
-            out = self.encoder.side(side)(inputs)
+            out = module(inputs)
         else:
-            module = self.encoder.side(side)
             out = self._features(self.towers[side], inputs)
             out = module.get_submodule("head")(out) if _has_head(module) else out
-        return F.normalize(out if plain else out.float(), dim=-1)
+        return F.normalize(out if self.passes.precision == "float32" else out.float(), dim=-1)
 
     def _features(self, tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """What a tower makes of ``inputs``; in parts, whose activations are made again when they are needed."""
@@ -165,11 +163,7 @@ class Stepper:
 def _gathered(own: Tensor, batch: int, ranks: Processes) -> Tensor:
     """The embeddings of all ranks (batch, D); gradients flow to this rank's own."""
     sizes = [len(part) for part in torch.arange(batch).tensor_split(ranks.size)]
-    padded = own.new_zeros(max(sizes), own.shape[1])
-    padded[: len(own)] = own.detach()
-    found = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(found, padded)
-    parts = [part[:size] for part, size in zip(found, sizes)]
+    parts = ranks.gather_rows(own, sizes)
     parts[ranks.rank] = own
     return torch.cat(parts)
 
