@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, fields
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from vldistill.config.plain import Plain, Record
 from vldistill.errors import ConfigError
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ RENAMED: dict[str, str] = {
 }
 """Former dotted names, and today's."""
 
-GONE: dict[str, Any] = {"select.warmup_batch": 128, "select.warmup_seed": 0, "select.gallery": 128}
+GONE: dict[str, Plain] = {"select.warmup_batch": 128, "select.warmup_seed": 0, "select.gallery": 128}
 """Options that are no more, and the value that is built in."""
 
 
@@ -33,13 +34,13 @@ def later(default: T, *, neutral: T) -> T:
     return field(default=default, metadata={"neutral": neutral})
 
 
-def without_neutral(section: type, plain: Mapping[str, Any]) -> dict[str, Any]:
+def without_neutral(section: type, plain: Record) -> dict[str, Plain]:
     """A section's plain values without the options that came later and change nothing."""
     neutral = {option.name: option.metadata["neutral"] for option in fields(section) if "neutral" in option.metadata}
     return {name: value for name, value in plain.items() if name not in neutral or neutral[name] != value}
 
 
-def current(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def current(options: Record, where: str = "") -> dict[str, Plain]:
     """Options by section, read from a file, under today's names.
 
     Args:
@@ -49,24 +50,39 @@ def current(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     Raises:
         ConfigError: an option that is no more had another value than what is built in.
     """
-    out: dict[str, Any] = {}
+    renamed = _Sections()
     for section, part in options.items():
         if not isinstance(part, Mapping):
-            out[section] = part
+            renamed.options[section] = part
             continue
         for name, value in part.items():
             dotted = f"{section}.{name}"
             if dotted in GONE:
                 _refuse_gone(dotted, value, where)
-                out.setdefault(section, {})
-                continue
-            new_section, _, new_name = RENAMED.get(dotted, dotted).partition(".")
-            out.setdefault(new_section, {})[new_name] = value
-        out.setdefault(section, {})
-    return out
+            else:
+                renamed.put(RENAMED.get(dotted, dotted), value)
+        renamed.section(section)
+    return renamed.options
 
 
-def _refuse_gone(name: str, value: Any, where: str) -> None:
+class _Sections:
+    """Options by section, put by dotted name, in that order."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Plain] = {}
+        self._sections: dict[str, dict[str, Plain]] = {}
+
+    def section(self, name: str) -> dict[str, Plain]:
+        if name not in self._sections:
+            self.options[name] = self._sections[name] = {}
+        return self._sections[name]
+
+    def put(self, dotted: str, value: Plain) -> None:
+        section, _, name = dotted.partition(".")
+        self.section(section)[name] = value
+
+
+def _refuse_gone(name: str, value: Plain, where: str) -> None:
     if value != GONE[name]:
         raise ConfigError(
             f"{where + ': ' if where else ''}{name} is {value!r}, but it is no option any more: it is always "
@@ -74,23 +90,21 @@ def _refuse_gone(name: str, value: Any, where: str) -> None:
         )
 
 
-def as_before(options: Mapping[str, Any]) -> dict[str, Any]:
+def as_before(options: Record) -> dict[str, Plain]:
     """The opposite of :func:`current`, for ids: former names, and options that are gone at their value."""
     former = {new: old for old, new in RENAMED.items()}
-    out: dict[str, Any] = {}
+    renamed = _Sections()
     for section, part in options.items():
         if not isinstance(part, Mapping):
-            out[section] = part
+            renamed.options[section] = part
             continue
-        out.setdefault(section, {})
+        renamed.section(section)
         for name, value in part.items():
-            old_section, _, old_name = former.get(f"{section}.{name}", f"{section}.{name}").partition(".")
-            out.setdefault(old_section, {})[old_name] = value
+            renamed.put(former.get(f"{section}.{name}", f"{section}.{name}"), value)
     for name, value in GONE.items():
-        section, _, option = name.partition(".")
-        if section in out:
-            out[section][option] = value
-    return out
+        if name.partition(".")[0] in renamed.options:
+            renamed.put(name, value)
+    return renamed.options
 
 
 def successor(name: str) -> str:

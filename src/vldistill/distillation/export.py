@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
 from vldistill.config import DistillConfig
+from vldistill.config.plain import Plain
 from vldistill.distillation.method import Context, State
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.training.recipe import Recipe
@@ -16,7 +16,7 @@ from vldistill.version import __version__
 from vldistill.workbench.bench import Workbench
 
 
-def _made_for(bench: Workbench, size: int) -> dict[str, dict[str, Any]]:
+def _made_for(bench: Workbench, size: int) -> dict[str, dict[str, Plain]]:
     """The towers of a set, with the side of its images where that is not the tower's."""
     towers = bench.towers
     if size and size != bench.image_tower.size:

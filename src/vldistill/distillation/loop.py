@@ -9,14 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Generic
 
 import torch
 
+from vldistill.config.plain import Plain
 from vldistill.distillation.averaging import averaged_update
 from vldistill.distillation.guard import MEMORY, PATIENCE, diverged, not_finite, trouble_of
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
-from vldistill.distillation.method import METHODS, Context, Method, Start, State, TrainedMethod, Update
+from vldistill.distillation.method import METHODS, Context, Method, Start, State, T, TrainedMethod, Update
 from vldistill.distillation.outer_optimiser import OuterOptimiser
 from vldistill.distillation.resume import (
     CHECKPOINT,
@@ -38,7 +39,7 @@ from vldistill.storage.files import append_line
 
 
 @dataclass
-class Loop:
+class Loop(Generic[T]):
     """One distillation.
 
     Args:
@@ -53,8 +54,8 @@ class Loop:
         start_seconds: what making the start took, which counts.
     """
 
-    method: Method[Any]
-    context: Context[Any]
+    method: Method[T]
+    context: Context[T]
     folder: Path
     score: Callable[[DistilledSet], float]
     save: Callable[[DistilledSet, int], None]
@@ -153,7 +154,7 @@ class Loop:
             self.progress.phase, self.progress.recent = update.phase, []
         return trouble_of(update, self.progress.recent)
 
-    def _apply(self, update: Update, context: Context[Any]) -> str:
+    def _apply(self, update: Update, context: Context[T]) -> str:
         """Take the step; why it must be undone, empty if it may stay."""
         self._before = _copies(self._moving())
         done = context.progress if update.progress is None else update.progress
@@ -217,7 +218,7 @@ class Loop:
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
-    def _log(self, record: dict[str, Any]) -> None:
+    def _log(self, record: dict[str, Plain]) -> None:
         if not self.ranks.first:
             return
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from vldistill.config.plain import Plain
 from vldistill.distillation.resume import Progress
 from vldistill.distilled.distilled_set import DistilledSet
 
@@ -42,7 +42,7 @@ class Validation:
         return score
 
 
-def selection(progress: Progress, seconds: float) -> dict[str, Any]:
+def selection(progress: Progress, seconds: float) -> dict[str, Plain]:
     """How a set was chosen, for its ``info``."""
     return {
         "rule": "best on val" if progress.looks else "last iteration",

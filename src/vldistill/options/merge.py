@@ -10,15 +10,16 @@ from typing import Any
 
 from vldistill.config import Config
 from vldistill.config.former import current
+from vldistill.config.plain import Plain, Record
 from vldistill.config.plain_yaml import check_plain
 from vldistill.errors import ConfigError
 from vldistill.options.parser import SECTIONS
 from vldistill.storage.files import digest
 
 
-def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+def nested(options: Record) -> dict[str, Plain]:
     """``{"distill.image_lr": 1}`` as ``{"distill": {"image_lr": 1}}``; nested ones stay as they are."""
-    out: dict[str, Any] = {}
+    out: dict[str, Plain] = {}
     for name, value in options.items():
         head, _, tail = str(name).partition(".")
         part = nested({tail: value}) if tail else nested(value) if isinstance(value, Mapping) else value
@@ -26,9 +27,9 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+def merged(*parts: Record) -> dict[str, Plain]:
     """Nested options over each other; the later wins."""
-    out: dict[str, Any] = {}
+    out: dict[str, Plain] = {}
     for part in parts:
         for name, value in part.items():
             old = out.get(name)
@@ -47,7 +48,7 @@ def _parser() -> tuple[Any, list[str]]:
 _RESOLVED: dict[str, Config] = {}
 
 
-def resolved(options: Mapping[str, Any], where: str) -> Config:
+def resolved(options: Record, where: str) -> Config:
     """The configuration that nested ``options`` give. Raises ConfigError naming ``where`` they stand."""
     try:
         check_plain(options)

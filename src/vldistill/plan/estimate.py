@@ -12,7 +12,6 @@ from collections.abc import Callable, Container
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -191,7 +190,7 @@ class Estimate:
         return bytes_per_expert(self.bench, self.config.experts), missing, count
 
 
-def _best_of(work: Any, times: int = 2) -> float:
+def _best_of(work: Callable[[], object], times: int = 2) -> float:
     """Seconds of ``work``, the shortest of some; the first also warms up."""
     found = []
     for _ in range(times):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vldistill.config import DistillConfig, SelectConfig
+from vldistill.config.plain import Plain
 from vldistill.distillation.augment import VIEWS
 from vldistill.distillation.averaging import check_draws
 from vldistill.distillation.export import set_name
@@ -71,7 +72,7 @@ def check_method(config: ResolvedConfig, bench: Workbench, experts: Sequence[Any
     METHODS.find(config.distill.method).build().check(Context(bench, config.distill, options, list(experts)))
 
 
-def refuse_other_set(run: Run, config: ResolvedConfig) -> dict[str, Any]:
+def refuse_other_set(run: Run, config: ResolvedConfig) -> dict[str, Plain]:
     """What a set's folder is to remember. Raises ConfigError where it was begun with something else."""
     name, entry = config.distill.method, METHODS.find(config.distill.method)
     asked = _plain({"distill": asdict(config.distill), name: asdict(config.options)}) | _asked_of_start(config)
@@ -121,21 +122,21 @@ def _check_space(config: ResolvedConfig) -> None:
             raise ConfigError("distill.augment changes pictures; with distill.space features there are none.")
 
 
-def _plain(sections: dict[str, Any]) -> dict[str, Any]:
+def _plain(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Plain]:
     """Sections of options as their json holds them."""
     return json.loads(json.dumps(sections))
 
 
-def _asked_of_start(config: ResolvedConfig) -> dict[str, Any]:
+def _asked_of_start(config: ResolvedConfig) -> dict[str, Plain]:
     """The selectors' options that shaped the start and differ from the defaults: a set that was begun before an option
     existed is still the same set.
     """
-    changed: dict[str, Any] = {}
+    changed: dict[str, Plain] = {}
     for entry in (SELECTORS.get(kind) for kind in config.distill.starts):
         if entry is not None:
             usual = entry.options(SelectConfig())
             changed |= {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
-    asked: dict[str, Any] = {"select": changed} if changed else {}
+    asked: dict[str, Plain] = {"select": changed} if changed else {}
     if config.first:
         usual, first = METHODS.find(config.first.method).options(), config.first.method
         given = asdict(config.options_of(first))

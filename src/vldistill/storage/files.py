@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vldistill.config.plain import Plain, Record
 from vldistill.errors import ArtefactError, DamagedError, StorageError, VldistillError
 
 if TYPE_CHECKING:
@@ -142,12 +143,12 @@ def append_line(path: Path, line: str) -> None:
 # --- JSON ----------------------------------------------------------------------------------------------------------
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Plain) -> None:
     """Write ``value`` as readable JSON, atomically. NaN and infinity are refused: they are not JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_record(path: Path, value: Mapping[str, Any]) -> None:
+def write_record(path: Path, value: Record) -> None:
     """Write a JSON object with a checksum, which :func:`read_json` verifies and takes out."""
     plain = json.loads(json.dumps(value, allow_nan=False))
     write_json(path, {**plain, CHECKSUM: digest(plain)})

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
+from vldistill.config.plain import Plain
 from vldistill.data.cache import DecodedImages, open_images
 from vldistill.data.collection import Collection
 from vldistill.data.load import read_collection
@@ -293,7 +294,7 @@ class Workbench:
         return self.text_standardisation(torch.cat([tower(part.to(self.device)) for part in texts.split(64)]))
 
     @property
-    def towers(self) -> dict[str, dict[str, Any]]:
+    def towers(self) -> dict[str, dict[str, Plain]]:
         """Both towers as a set records them."""
         image, text = self.image_tower, self.text_tower
         return {

@@ -17,12 +17,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from vldistill.config import Config, DataConfig, EncoderConfig, ExpertsConfig
 from vldistill.config.former import current
+from vldistill.config.plain import Plain, Record
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import append_line, read_json, write_json, write_record, write_text
 from vldistill.storage.locks import held
@@ -44,7 +45,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._data: dict[str, dict[str, Any]] = {}
+        self._data: dict[str, Record] = {}
 
     @property
     def experts(self) -> Path:
@@ -125,7 +126,7 @@ class Run:
             with held(self.folder / ".begin.lock", str(self.folder), wait_seconds=60):
                 self._keep_data()
 
-    def data(self) -> dict[str, dict[str, Any]]:
+    def data(self) -> dict[str, Record]:
         """What the splits held, by split: ``images``, ``captions`` and ``fingerprint``; those seen so far."""
         if not self.data_path.exists():
             return {}
@@ -137,7 +138,7 @@ class Run:
         if not known.keys() >= self._data.keys():
             write_record(self.data_path, {**self._data, **known})
 
-    def remembered(self) -> dict[str, Any]:
+    def remembered(self) -> dict[str, Plain]:
         """The configuration that this run was made with. Raises ArtefactError when it cannot be read."""
         try:
             old = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
@@ -149,7 +150,7 @@ class Run:
             )
         return current(old, str(self.config_path))
 
-    def _refuse_other(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    def _refuse_other(self, old: Record, new: Record) -> None:
         defaults = {name: asdict(section()) for name, section in FIXED.items()}
         old = with_defaults(old, json.loads(json.dumps(defaults)))  # options newer than the run had their default then
         fixed = {name: old.get(name) for name in FIXED}, {name: new.get(name) for name in FIXED}
@@ -166,33 +167,33 @@ class Run:
                 f"({self.config_path}). If the same data only moved, edit data.source there."
             )
 
-    def log(self, **event: Any) -> None:
+    def log(self, **event: Plain) -> None:
         """Append one event to ``metrics.jsonl``, with the time and the command."""
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command(), **event})
         append_line(self.folder / "metrics.jsonl", line)
 
 
-def _counted(seen: Mapping[str, Any]) -> str:
+def _counted(seen: Record) -> str:
     return f"{seen.get('images')} images and {seen.get('captions')} captions"
 
 
-def to_plain(config: Config) -> dict[str, Any]:
+def to_plain(config: Config) -> dict[str, dict[str, Plain]]:
     """The configuration as plain values, methods' options as sections of their own."""
     plain = asdict(config)
     methods = plain.pop("methods")
     return json.loads(json.dumps({**plain, **methods}))
 
 
-def with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(given: Record, defaults: Record) -> dict[str, Plain]:
     """``given`` with what it lacks, on any level, taken from ``defaults``."""
     filled = dict(defaults) | dict(given)
     for name, value in given.items():
-        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping):
-            filled[name] = with_defaults(value, defaults[name])
+        if isinstance(value, Mapping) and isinstance(default := defaults.get(name), Mapping):
+            filled[name] = with_defaults(value, default)
     return filled
 
 
-def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Plain, new: Plain, name: str = "") -> Iterator[tuple[str, Plain, Plain]]:
     """Every leaf that differs: its dotted name, the old value and the new one."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}, key=str):
@@ -201,7 +202,7 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, 
         yield name, old, new
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, Plain]:
     """What this process runs on: versions, platform, threads, commit of the checkout if it is one, command."""
     names = ("vldistill", "torch", "torchvision", "timm", "transformers", "numpy", "safetensors")
     versions = {}
@@ -245,7 +246,7 @@ def commit() -> str | None:
         return None
 
 
-def refuse_other(folder: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+def refuse_other(folder: Path, asked: Record, defaults: Record | None = None) -> None:
     """Refuse a set's folder that was begun with another configuration; what it lacks had its default then."""
     note = folder / "config.json"
     old = read_json(note, "set configuration") if note.exists() else asked
