@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     place = place_of(given)
     sweep = read_sweep(Path(packaged_config(given.config)), options, given.base, other_pairs=bool(given.pairs))
     if given.pairs:
-        sweep = _with_pairs(sweep, given.pairs)
+        sweep = sweep.with_pairs(_budgets(given.pairs))
     every = (sweep.shrunk() if given.smoke else sweep).cells()
     cells = [cell for cell in every if fnmatch(cell.id, given.only)]
     if not cells:
@@ -187,17 +187,14 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     return asked, Reporter(quiet=given.quiet)
 
 
-def _with_pairs(sweep: Sweep, text: str) -> Sweep:
-    """The sweep with other budgets, also where a row has its own."""
+def _budgets(text: str) -> tuple[int, ...]:
     try:
         pairs = tuple(int(word) for word in text.split(","))
     except ValueError:
         raise ConfigError(f"--pairs is {text!r}; expected numbers, e.g. 20,50.") from None
     if min(pairs) < 2:
         raise ConfigError(f"--pairs is {text!r}; expected at least 2 pairs (one alone has no contrast).")
-    methods = {label: {**entry, "pairs": pairs} for label, entry in sweep.methods.items()}
-    targets = {name: {**limits, "pairs": pairs} for name, limits in sweep.targets.items()}
-    return replace(sweep, pairs=pairs, methods=methods, targets=targets)
+    return pairs
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

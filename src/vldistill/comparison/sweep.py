@@ -14,11 +14,10 @@ from vldistill.comparison.cells import Cell
 from vldistill.comparison.smoke import PAIRS, shrunken
 from vldistill.config import Config
 from vldistill.errors import ConfigError
-from vldistill.options.merge import merged, nested, resolved
+from vldistill.options.merge import merged, nested, on_towers, resolved
 from vldistill.runtime.randomness import generator
 
 MOST_POINTS = 100_000  # options of one grid
-WHOLE = ("image", "text")  # sections of `encoder` that an entry of `towers` replaces: options of one tower fit no other
 
 
 @dataclass(frozen=True)
@@ -81,22 +80,22 @@ class Sweep:
 
     def _shared(self, setting: str, towers: str) -> dict[str, Any]:
         options = merged(self.base, {"encoder": {"setting": setting}}, self.settings[setting])
-        encoder = {**options["encoder"], **{n: v for n, v in self.towers[towers].items() if n in WHOLE}}
-        rest = {name: value for name, value in self.towers[towers].items() if name not in WHOLE}
-        return {**options, "encoder": merged(encoder, rest)}
+        return {**options, "encoder": on_towers(options["encoder"], self.towers[towers])}
 
     def _sized(self, config: Config) -> Config:
         return shrunken(config) if self.smoke else config
 
     def shrunk(self) -> Sweep:
         """The smoke test of this sweep: one small budget, every method, setting and towers."""
-        targets = {
-            re.sub(r":\d+$", f":{PAIRS}", target): {**limits, "pairs": (PAIRS,)}
-            for target, limits in self.targets.items()
-        }
-        methods = {label: {**entry, "pairs": (PAIRS,)} for label, entry in self.methods.items()}
-        small = replace(self, pairs=(PAIRS,), seeds=self.seeds[:1], targets=targets)
-        return replace(small, methods=methods, minutes={}, trial_minutes=0.0, smoke=True)
+        small = self.with_pairs((PAIRS,))
+        targets = {re.sub(r":\d+$", f":{PAIRS}", target): limits for target, limits in small.targets.items()}
+        return replace(small, seeds=self.seeds[:1], targets=targets, minutes={}, trial_minutes=0.0, smoke=True)
+
+    def with_pairs(self, pairs: tuple[int, ...]) -> Sweep:
+        """The sweep with other budgets, also where a row has its own."""
+        methods = {label: {**entry, "pairs": pairs} for label, entry in self.methods.items()}
+        targets = {name: {**limits, "pairs": pairs} for name, limits in self.targets.items()}
+        return replace(self, pairs=pairs, methods=methods, targets=targets)
 
     def _target_cell(self, target: str, setting: str, towers: str) -> Cell:
         config = self._sized(resolved(self._shared(setting, towers), f"target {target}"))

@@ -15,6 +15,8 @@ from vldistill.errors import ConfigError
 from vldistill.options.parser import SECTIONS
 from vldistill.storage.files import digest
 
+WHOLE = ("image", "text")  # sections of ``encoder`` that stand for one tower
+
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     """``{"distill.image_lr": 1}`` as ``{"distill": {"image_lr": 1}}``; nested ones stay as they are."""
@@ -34,6 +36,11 @@ def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
             old = out.get(name)
             out[name] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return out
+
+
+def on_towers(encoder: Mapping[str, Any], towers: Mapping[str, Any]) -> dict[str, Any]:
+    """Section ``encoder`` with other ``towers``: each is replaced whole, because options of one fit no other."""
+    return merged({name: part for name, part in encoder.items() if name not in WHOLE or name not in towers}, towers)
 
 
 @cache
