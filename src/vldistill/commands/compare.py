@@ -23,6 +23,7 @@ from vldistill.cluster.options import Place, add_place, place_of
 from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.units import Backend
 from vldistill.commands.helptext import KeptLines
+from vldistill.commands.shared import DONE, SOME_FAILED
 from vldistill.comparison.cells import Cell, failure, finished, note_failure
 from vldistill.comparison.data_versions import known_data, refuse_mixed
 from vldistill.comparison.published import data_of, published
@@ -47,8 +48,6 @@ from vldistill.storage.files import storage_errors, write_record, write_text
 from vldistill.storage.locks import held_with_children
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import environment
-
-DONE, SOME_FAILED = 0, 4
 
 
 @dataclass(frozen=True)

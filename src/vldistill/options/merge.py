@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -12,7 +11,7 @@ from vldistill.config import Config
 from vldistill.config.former import current
 from vldistill.config.plain_yaml import check_plain
 from vldistill.errors import ConfigError
-from vldistill.options.parser import SECTIONS
+from vldistill.options.parser import build_parser, built
 from vldistill.storage.files import digest
 
 WHOLE = ("image", "text")  # sections of ``encoder`` that stand for one tower
@@ -45,8 +44,6 @@ def on_towers(encoder: Mapping[str, Any], towers: Mapping[str, Any]) -> dict[str
 
 @cache
 def _parser() -> tuple[Any, list[str]]:
-    from vldistill.options.parser import build_parser
-
     parser, names, _ = build_parser("distill", None)
     return parser, names
 
@@ -65,13 +62,7 @@ def resolved(options: Mapping[str, Any], where: str) -> Config:
     if key not in _RESOLVED:
         parser, names = _parser()
         try:
-            read = parser.parse_object(dict(options))
-            for name in options:
-                if name in (*SECTIONS, *names) and not hasattr(read[name], "items"):
-                    raise ConfigError(f"{name} is {str(read[name])[:80]!r}; expected options by name.")
-            built = parser.instantiate(read)
+            _RESOLVED[key] = built(parser, parser.parse_object(dict(options)), names)
         except (ArgumentError, ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{where}: {error}") from None
-        sections = {field.name: built[field.name] for field in fields(Config) if field.name != "methods"}
-        _RESOLVED[key] = Config(**sections, methods={name: built[name] for name in names})
     return _RESOLVED[key]

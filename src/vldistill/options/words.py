@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from vldistill.config.former import successor
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.options.parser import ALIASES, SECTIONS, build_parser, packaged_config
+from vldistill.options.parser import ALIASES, build_parser, built, packaged_config
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -96,13 +96,12 @@ def parse(
     """
     from argparse import ArgumentError
 
-    from vldistill.config import Config
     from vldistill.config.plain_yaml import read_yaml
 
     run_config = _run_config(argv)
     if run_config:
         read_yaml(Path(run_config), "the run's own configuration", ArtefactError)
-    parser, method_names, kinds = build_parser(stage, run_config)
+    parser, methods, kinds = build_parser(stage, run_config)
     if extend:
         extend(parser)
     words = _files_first(rewrite(stage, argv, kinds))
@@ -112,19 +111,15 @@ def parse(
     except (ArgumentError, ValueError, TypeError, RecursionError, OverflowError) as error:
         read = f" The run's own configuration is {run_config}." if run_config else ""
         raise ConfigError(f"{_plain(str(error), kinds)}{read} See `vldistill {stage} --help`.") from None
-    for name in (*SECTIONS, *method_names):
-        if not hasattr(namespace[name], "items"):
-            raise ConfigError(f"{name} is {str(namespace[name])[:80]!r}; expected options by name.")
     if not namespace.run:
         raise ConfigError(f"vldistill {stage} needs --run FOLDER, e.g. --run runs/first.")
-    built = parser.instantiate(namespace)
+    config = built(parser, namespace, methods)
     if run_config is None and not {word.partition("=")[0] for word in words} & {"--config", "--data", "--data.source"}:
         raise ConfigError(
             f"{namespace.run} holds no config.yaml, and no data are named. Correct --run, or begin a run there with "
             f"--config FILE or --data.source PATH (scenes are drawn ones)."
         )
-    sections = {name: built[name] for name in SECTIONS}
-    return Config(**sections, methods={name: built[name] for name in method_names}), namespace
+    return config, namespace
 
 
 def _plain(message: str, kinds: Mapping[str, Any]) -> str:
