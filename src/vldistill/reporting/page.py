@@ -94,8 +94,8 @@ def _browser(view: BrowserView) -> dict[str, Any]:
     """The browser with its table of students."""
     columns = [("student of", "", False), ("trained by", "", False), *((title, "", True) for title in TITLES)]
     rows = [
-        [TableCell(student.name, student.name, head=True), TableCell(student.about, student.about)]
-        + [TableCell(f"{student.recalls[name]:.1f}", student.recalls[name]) for name in MEASURES]
+        [TableCell.of(student.name, head=True), TableCell.of(student.about)]
+        + [TableCell.of(student.recalls[name], "{:.1f}".format) for name in MEASURES]
         for student in view.students
     ]
     images, captions = view.gallery

@@ -68,9 +68,7 @@ class Row:
     @property
     def val(self) -> float | None:
         """Mean recall on val by which the set was chosen, percent; None where its making did not look at val."""
-        details = self.told("details")
-        selection = details.get("selection") if isinstance(details, Mapping) else None
-        value = selection.get("val_mean_recall") if isinstance(selection, Mapping) else None
+        value = _mapping(_mapping(self.told("details")).get("selection")).get("val_mean_recall")
         return float(value) if _percent(value) else None
 
     def told(self, key: str) -> Any:
