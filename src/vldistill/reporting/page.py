@@ -14,12 +14,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from vldistill.evaluation.measures import MEASURES
-from vldistill.evaluation.tables import TITLES
 from vldistill.reporting.charts import budget_chart, training_charts
-from vldistill.reporting.overview import Table, TableCell, cost_table, headline, result_table, tower_matrix
+from vldistill.reporting.overview import cost_table, headline, result_table, tower_matrix
 from vldistill.reporting.records import RunRecord
-from vldistill.reporting.views import BrowserView, Extras, FigureView
+from vldistill.reporting.views import Extras, FigureView
 from vldistill.version import __version__
 
 HERE = Path(__file__).parent
@@ -59,7 +57,7 @@ def render(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> str:
 def _context(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> dict[str, Any]:
     known = [extras[run.name] for run in runs if run.name in extras]
     sets = [view for extra in known for view in extra.sets]
-    browsers = [_browser(extra.browser) for extra in known if extra.browser]
+    browsers = [extra.browser for extra in known if extra.browser]
     many = len(runs) > 1
     maps = [
         FigureView(f"{view.run + ': ' if many else ''}{view.name}: {figure.title}", figure.svg, figure.note)
@@ -87,25 +85,6 @@ def _context(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> dict[st
         "runs": [_how(run) for run in runs],
         "version": __version__,
         "made": time.strftime("%Y-%m-%d %H:%M"),
-    }
-
-
-def _browser(view: BrowserView) -> dict[str, Any]:
-    """The browser with its table of students."""
-    columns = [("student of", "", False), ("trained by", "", False), *((title, "", True) for title in TITLES)]
-    rows = [
-        [TableCell.of(student.name, head=True), TableCell.of(student.about)]
-        + [TableCell.of(student.recalls[name], "{:.1f}".format) for name in MEASURES]
-        for student in view.students
-    ]
-    images, captions = view.gallery
-    notes = [f"One student each, on {images:,} photos and {captions:,} captions of the test split; percent."]
-    return {
-        "run": view.run,
-        "note": view.note,
-        "students": view.students,
-        "table": Table(columns, rows, notes),
-        "data": view.data,
     }
 
 
