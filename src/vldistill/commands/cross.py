@@ -23,16 +23,17 @@ from vldistill.comparison.matrix import OWN, Matrix, name_of, pairs_of, read_tow
 from vldistill.config import Config
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError
+from vldistill.options.parser import packaged_config
+from vldistill.options.words import parse
+from vldistill.plan.plans import cross_plan
 from vldistill.runtime.log import Reporter
+from vldistill.stages.evaluate import set_folder
 from vldistill.storage.locks import held
 from vldistill.workbench.run_folder import Run
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns 0, or 4 when a tower failed."""
-    from vldistill.options.parser import packaged_config
-    from vldistill.options.words import parse
-    from vldistill.stages.evaluate import set_folder
 
     def extend(parser: Any) -> None:
         parser.description, parser.formatter_class = __doc__, KeptLines
@@ -77,8 +78,6 @@ def _rows(also: list[str] | None, config: Config) -> list[str]:
 
 def _planned(run: Run, towers: Mapping[str, Config], folder: str, also: Sequence[str], reporter: Reporter) -> int:
     """``--dry_run``; a set that is not made yet stops the real command, and its plan is shown all the same."""
-    from vldistill.plan.plans import cross_plan
-
     missing: list[str] = []
     subject, pairs = Path(folder).name, towers[OWN].distill.pairs
     try:

@@ -25,6 +25,7 @@ from typing import Any
 from vldistill.cluster import Launch, UnitFailed
 from vldistill.config import Config, DataConfig, EvaluateConfig
 from vldistill.config.former import as_before, without_neutral
+from vldistill.distillation.method import METHODS
 from vldistill.errors import ArtefactError
 from vldistill.storage.files import digest, read_json, write_record
 from vldistill.workbench.run_folder import differences, environment, to_plain, write_config
@@ -79,8 +80,6 @@ class Cell:
     @property
     def needs_experts(self) -> bool:
         """Whether its method matches trajectories."""
-        from vldistill.distillation.method import METHODS
-
         return self.kind == "method" and METHODS.find(self.name).needs_experts
 
     @property

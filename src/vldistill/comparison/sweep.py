@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vldistill.comparison.cells import Cell
 from vldistill.comparison.smoke import PAIRS, shrunken
 from vldistill.config import Config
 from vldistill.errors import ConfigError
 from vldistill.options.merge import merged, nested, on_towers, resolved
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.randomness import generator
 
 MOST_POINTS = 100_000  # options of one grid
@@ -106,8 +109,6 @@ class Sweep:
     def _method_cell(
         self, label: str, entry: Mapping[str, Any], setting: str, towers: str, pairs: int, seed: int
     ) -> Cell:
-        from vldistill.options.resolve import resolve_distill
-
         method = entry.get("method", label)
         options = merged(self._shared(setting, towers), entry.get("options", {}), entry["by_pairs"].get(pairs, {}))
         minutes = self._minutes(pairs, options)
@@ -144,8 +145,6 @@ class Sweep:
                 f"of them. Give it a grid of {self.trials} or more, or lower trials."
             )
         if self.trials and len(points) > self.trials:
-            import torch
-
             order = torch.randperm(len(points), generator=generator("trials", label, self.trials))
             points = [points[index] for index in sorted(order[: self.trials].tolist())]
         return [nested(point) for point in points]

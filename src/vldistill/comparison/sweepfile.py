@@ -29,9 +29,12 @@ from typing import Any
 
 from vldistill.comparison.sweep import Sweep
 from vldistill.config.plain_yaml import read_yaml
+from vldistill.distillation.method import METHODS
 from vldistill.distilled.record import plain_name
 from vldistill.errors import ConfigError, unknown
 from vldistill.options.merge import merged, nested
+from vldistill.options.parser import packaged_config
+from vldistill.selection.selector import SELECTORS
 
 KEYS = (
     *("base", "set", "pairs", "seeds", "settings", "towers", "methods", "targets"),
@@ -104,8 +107,6 @@ def _read_mapping(path: Path, what: str) -> dict[str, Any]:
 
 def _find(base: str, sweep: Path, option: str) -> Path:
     """The base's file: beside the sweep, from here, or packaged; ``option`` names it in the error."""
-    from vldistill.options.parser import packaged_config
-
     beside = sweep.parent / base
     return beside if beside.is_file() else Path(packaged_config(base, option))
 
@@ -175,8 +176,6 @@ def _method(
     label: str, value: Any, where: str, known: Mapping[str, Mapping[str, Any]], pairs: Sequence[int] | None
 ) -> dict[str, Any]:
     """A method's entry; ``pairs`` are the budgets of one that has none of its own, None lets it name any."""
-    from vldistill.distillation.method import METHODS
-
     entry = _entry(value, where, METHOD_KEYS)
     out: dict[str, Any] = {"method": str(entry.get("method", label))}
     METHODS.find(out["method"])
@@ -198,8 +197,6 @@ def _method(
 
 def _target(target: str, value: Any, where: str, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The limits of full, SELECTOR, SELECTOR:N or the folder of a set; anything else is refused."""
-    from vldistill.selection.selector import SELECTORS
-
     limits = _limits(_entry(value, where, TARGET_KEYS), where, known)
     name, colon, number = target.partition(":")
     if target == "full" or "/" in target:

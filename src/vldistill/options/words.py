@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
+from vldistill.config.checks import in_words
 from vldistill.config.former import successor
+from vldistill.config.plain_yaml import LARGEST, read_yaml
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.options.parser import ALIASES, build_parser, built, packaged_config
 
@@ -63,8 +66,6 @@ def _files_first(words: Sequence[str]) -> list[str]:
 
 def _value(name: str, value: str, kind: Any) -> str:
     if name == "config":
-        from vldistill.config.plain_yaml import read_yaml
-
         path = packaged_config(value)
         read_yaml(Path(path), "--config")  # jsonargparse says less of what is wrong with a file
         return path
@@ -77,8 +78,6 @@ def _value(name: str, value: str, kind: Any) -> str:
 
 def _refuse_endless(name: str, value: str) -> None:
     """Refuse whole numbers that no configuration may hold: as floats they would overflow. Raises ConfigError."""
-    from vldistill.config.plain_yaml import LARGEST
-
     for digits in re.findall(r"(?<![\w.])[+-]?0*(\d{20,})(?![\w.])", value.replace("_", "")):
         if len(digits) > 20 or int(digits) > LARGEST:  # int() refuses thousands of digits
             raise ConfigError(
@@ -94,10 +93,6 @@ def parse(
     Values come from the dataclasses' defaults, then the run's own ``config.yaml`` or ``--config``, then the command
     line.
     """
-    from argparse import ArgumentError
-
-    from vldistill.config.plain_yaml import read_yaml
-
     run_config = _run_config(argv)
     if run_config:
         read_yaml(Path(run_config), "the run's own configuration", ArtefactError)
@@ -124,8 +119,6 @@ def parse(
 
 def _plain(message: str, kinds: Mapping[str, Any]) -> str:
     """A message of the parser about a value, in the words of ours; other messages as they are."""
-    from vldistill.config.checks import in_words
-
     found = re.match(r'Parser key "([^"]+)":', message)
     value = re.search(r"(?:Got|Given) value: (.*)\Z", message, re.DOTALL)
     if not found or not value or found[1] not in kinds:

@@ -119,7 +119,7 @@ def differing(rows: Iterable[Row], keys: Iterable[str], alike: Callable[[Row], H
 def words_of(row: Row, keys: Iterable[str]) -> str:
     """What a row says of ``keys``, to be put after its name."""
     told = ((key, row.told(key)) for key in keys)
-    return "".join(f", {ATTRIBUTES[key].format(_short(value))}" for key, value in told if value is not None)
+    return "".join(f", {ATTRIBUTES[key].format(short(value))}" for key, value in told if value is not None)
 
 
 def best_row(rows: Sequence[Row]) -> tuple[Row, str] | None:
@@ -202,7 +202,7 @@ def _result_cells(
     cells += [TableCell.of(row.label, head=True, strong=best), TableCell.of(row.recipe)]
     for key in differing:
         value = row.told(key)
-        cells.append(TableCell(_short(value), value if isinstance(value, int | float) else str(value)))
+        cells.append(TableCell(short(value), value if isinstance(value, int | float) else str(value)))
     cells.append(TableCell.of_figure(row.figures.get(MEASURES[0]), top, best))
     cells.append(TableCell.of(None if row.kind == "random" else gain(row, rows), "{:.1f} ×".format))
     cells.append(TableCell.of(None if row.kind == "full" else share_of_full(row, rows), percent))
@@ -227,7 +227,7 @@ def percent(share: float) -> str:
     return f"{share:.0%}".replace("%", " %")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A tower's name without the folder it is in."""
     if value is None:
         return "–"
@@ -237,7 +237,7 @@ def _short(value: Any) -> str:
 
 def _shared_notes(rows: Sequence[Row], values: Mapping[str, set[str]]) -> list[str]:
     shared = {key: values[key] for key in WORDS if len(values[key]) == 1 and (key, values[key]) != ("towers", {OWN})}
-    said = [WORDS[key].format(_short(*value)) for key, value in shared.items()]
+    said = [WORDS[key].format(short(*value)) for key, value in shared.items()]
     chance = sorted({f"{c['mean_recall']:.2f}" for row in rows if isinstance(c := row.told("chance"), Mapping)})
     said += ["mean ± standard deviation over students, in percent, on the test split"]
     said += [f"chance {' or '.join(chance)}"] if chance else []
@@ -259,7 +259,7 @@ def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
     parts = ["image_tower", *differing(rows, ("text_tower", "towers"), lambda row: row.told("image_tower"))]
 
     def towers_of(row: Row) -> tuple[str, ...]:
-        return tuple(_short(row.told(part)) for part in parts)
+        return tuple(short(row.told(part)) for part in parts)
 
     towers = list(dict.fromkeys(map(towers_of, rows)))
     if len(towers) < 2:
@@ -271,7 +271,7 @@ def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
     for row in rows:
         details = row.told("details")
         made = details.get("made_with_image_tower") if isinstance(details, Mapping) else None
-        origin = _short(made or row.told("image_tower")) if row.kind == "distilled" else "real pairs"
+        origin = short(made or row.told("image_tower")) if row.kind == "distilled" else "real pairs"
         table.setdefault((row.label + words_of(row, apart), origin, row.recipe), {})[towers_of(row)] = row
     top = max(row.mean for row in rows)
     body = []
@@ -315,7 +315,7 @@ def _costs(run: RunRecord) -> Iterable[tuple[str, str, float | None, float | Non
     memory = {e.get("set"): e.get("peak_memory_bytes") for e in run.events if e.get("stage") == "distill"}
     for item in run.sets:
         if item.finished:
-            selection = (item.record.get("info") or {}).get("selection") or {}
+            selection = item.info.get("selection") or {}
             yield "distill", item.name, selection.get("seconds"), memory.get(item.name), item.size
     seen = set()
     for row in run.rows:

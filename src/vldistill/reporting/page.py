@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vldistill.reporting.charts import budget_chart, training_charts
-from vldistill.reporting.overview import cost_table, headline, result_table, tower_matrix
+from vldistill.reporting.overview import cost_table, headline, result_table, short, tower_matrix
 from vldistill.reporting.records import RunRecord
 from vldistill.reporting.views import Extras, FigureView
 from vldistill.version import __version__
@@ -91,24 +91,21 @@ def _context(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> dict[st
 def _facts(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """What the runs are about, from their configurations: (name, value)."""
 
-    def told(name: str, *path: str, short: bool = False) -> list[tuple[str, str]]:
-        values = dict.fromkeys(str(_lookup(run.config, path)) for run in runs if _lookup(run.config, path) is not None)
-        shown = [Path(value).name if short and "/" in value else value for value in values]
-        return [(name, ", ".join(shown))] if shown else []
+    def told(name: str, values: Iterable[Any], show: Callable[[str], str] = str) -> list[tuple[str, str]]:
+        different = dict.fromkeys(str(value) for value in values if value is not None)
+        return [(name, ", ".join(map(show, different)))] if different else []
 
-    facts = told("data", "data", "source")
-    facts += told("image tower", "encoder", "image", "name")
-    facts += told("text tower", "encoder", "text", "name", short=True)
-    facts += told("setting", "encoder", "setting")
-    methods = dict.fromkeys(
-        str((item.record.get("info") or {}).get("method")) for run in runs for item in run.sets if item.finished
-    )
-    if methods:
-        facts.append(("method", ", ".join(methods)))
-    commits = dict.fromkeys(str(run.environment.get("commit")) for run in runs if run.environment.get("commit"))
-    if commits:
-        facts.append(("commit", ", ".join(commits)))
-    return facts
+    def asked(*path: str) -> list[Any]:
+        return [_lookup(run.config, path) for run in runs]
+
+    return [
+        *told("data", asked("data", "source")),
+        *told("image tower", asked("encoder", "image", "name")),
+        *told("text tower", asked("encoder", "text", "name"), short),
+        *told("setting", asked("encoder", "setting")),
+        *told("method", (str(item.info.get("method")) for run in runs for item in run.sets if item.finished)),
+        *told("commit", (run.environment.get("commit") or None for run in runs)),
+    ]
 
 
 def _lookup(value: Any, path: Sequence[str]) -> Any:
@@ -118,7 +115,7 @@ def _lookup(value: Any, path: Sequence[str]) -> Any:
 
 
 def _how(run: RunRecord) -> dict[str, Any]:
-    sets = [(item.name, (item.record.get("info") or {}).get("config")) for item in run.sets if item.finished]
+    sets = [(item.name, item.info.get("config")) for item in run.sets if item.finished]
     return {
         "name": run.name,
         "commands": run.commands,

@@ -106,6 +106,11 @@ class SetRecord:
         return self.folder.name
 
     @property
+    def info(self) -> Mapping[str, Any]:
+        """What it says of its making."""
+        return self.record.get("info") or {}
+
+    @property
     def finished(self) -> bool:
         """Whether the set is there, not only its checkpoint."""
         return bool(self.record)
