@@ -39,12 +39,8 @@ def rewrite(stage: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> list[s
     for word in argv:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            name = ALIASES.get(stage, {}).get(name, name)
-            previous = name
-            if equals:
-                out.append(f"--{name}={_value(name, value, kinds.get(name))}")
-            else:
-                out.append(f"--{name}")
+            previous = name = ALIASES.get(stage, {}).get(name, name)
+            out.append(f"--{name}={_value(name, value, kinds.get(name))}" if equals else f"--{name}")
         else:
             out.append(_value(previous, word, kinds.get(previous)))
             previous = ""

@@ -78,8 +78,7 @@ class Row:
     def comparable(self, other: Row) -> bool:
         """Whether a ratio of the two means something: same run, setting, protocol, towers and recipe."""
         keys = ("setting", "protocol", "towers", "image_tower", "text_tower")
-        same = all(self.told(key) == other.told(key) for key in keys)
-        return same and self.run == other.run
+        return self.run == other.run and all(self.told(key) == other.told(key) for key in keys)
 
 
 @dataclass(frozen=True)
@@ -203,18 +202,16 @@ def _set_folders(folder: Path) -> list[Path]:
 
 
 def _read_set(folder: Path, run: str, notes: list[str]) -> SetRecord:
-    record = _json(folder / "set.json", notes) if (folder / "set.json").exists() else None
     size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
-    return SetRecord(folder, run, _mapping(record), _lines(folder / "metrics.jsonl", notes), size)
+    return SetRecord(
+        folder, run, _mapping(_json(folder / "set.json", notes)), _lines(folder / "metrics.jsonl", notes), size
+    )
 
 
 def _read_rows(folder: Path, run: str, notes: list[str]) -> list[Row]:
     """Every evaluation of the run, or of the cells of a comparison, each once; the newest file wins."""
-    paths = [
-        *(folder / "results").rglob("*.json"),
-        *folder.glob("cells/*/result.json"),
-        *folder.glob("cross/**/*.json"),
-    ]
+    places = ("results/**/*.json", "cells/*/result.json", "cross/**/*.json")
+    paths = [path for place in places for path in folder.glob(place)]
     paths = paths or [path for path in folder.glob("*.json") if path.name != "env.json"]
     found: dict[tuple[Any, ...], Row] = {}
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
