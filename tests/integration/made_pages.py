@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw
 from vldistill.drawing.figures import heat_map, inline_svg, scatter
 from vldistill.drawing.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality
 from vldistill.evaluation.measures import MEASURES
+from vldistill.reporting.browser import students_table
 from vldistill.reporting.page import render
 from vldistill.reporting.records import read_runs
-from vldistill.reporting.views import BrowserView, Extras, FigureView, Hit, Near, PairView, Query, SetView, StudentView
+from vldistill.reporting.views import BrowserView, Extras, FigureView, Near, PairView, SetView
 
 HARD = (
     "<script>window.hacked = 1</script>",
@@ -156,20 +157,22 @@ def browser_view(run: str, captions: Sequence[str], side: int = 32, queries: int
     images = [(f"photo {i} <i>.jpg", data_uri(made[i]), [i]) for i in range(queries)]
     texts = [captions[i % len(captions)] for i in range(queries)]
 
-    def asked() -> list[Query]:
+    def asked() -> list[dict[str, Any]]:
         found = []
         for row in range(queries):
             others = [(row + step) % queries for step in range(1, 6)]
             first = [row, *others[:4]]
             third = [*others[:2], row, *others[2:4]]
-            answers = [[Hit(r, r == row) for r in rows] for rows in (first, third, others)]
-            found.append(Query(row, answers, [1, 3, 1234]))
-        found[0] = Query(0, [found[0].answers[0]] * 3, [1, 1, 1])  # one on which the students agree
+            answers = [[[r, int(r == row)] for r in rows] for rows in (first, third, others)]
+            found.append({"q": row, "a": answers, "r": [1, 3, 1234], "own": 0})
+        found[0] |= {"a": [found[0]["a"][0]] * 3, "r": [1, 1, 1]}  # one on which the students agree
         return found
 
     recalls = {name: 10.0 + index for index, name in enumerate(MEASURES)}
-    students = [StudentView(name, "generic recipe", recalls) for name in ("bitraj-20-s0", "random:20", "full")]
-    return BrowserView(run, students, images, texts, asked(), asked(), (queries, queries))
+    students = ["bitraj-20-s0", "random:20", "full"]
+    table = students_table([(name, "generic recipe", recalls) for name in students], queries, queries)
+    data = {"students": students, "images": images, "captions": texts, "byCaption": asked(), "byImage": asked()}
+    return BrowserView(run, table, data)
 
 
 def made_page(

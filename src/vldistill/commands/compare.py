@@ -10,45 +10,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 
 from vldistill.cluster import Unit, UnitFailed, run_units
 from vldistill.cluster.options import Place, add_place, place_of
 from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.units import Backend
 from vldistill.commands.helptext import KeptLines
+from vldistill.commands.shared import DONE, SOME_FAILED
+from vldistill.comparison import sweepfile
+from vldistill.comparison import table as tables
 from vldistill.comparison.cells import Cell, failure, finished, note_failure
 from vldistill.comparison.data_versions import known_data, refuse_mixed
 from vldistill.comparison.published import data_of, published
 from vldistill.comparison.sweep import Sweep
-from vldistill.comparison.sweepfile import read_sweep
-from vldistill.comparison.table import (
-    comparison_csv,
-    comparison_latex,
-    comparison_markdown,
-    comparison_rows,
-    published_row,
-)
 from vldistill.comparison.units import UNTIL, comparison_units, shared_units
 from vldistill.config import expand
 from vldistill.config.plain_yaml import parse_yaml
 from vldistill.data.load import load_pairs
 from vldistill.errors import ConfigError, Stopped, VldistillError
 from vldistill.options.merge import merged, nested
+from vldistill.options.parser import packaged_config
+from vldistill.plan.plans import check_cell, comparison_plan
 from vldistill.runtime.log import Reporter
 from vldistill.selection.choose import check_count
 from vldistill.storage.files import storage_errors, write_record, write_text
 from vldistill.storage.locks import held_with_children
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import environment
-
-DONE, SOME_FAILED = 0, 4
 
 
 @dataclass(frozen=True)
@@ -96,8 +92,6 @@ def main(argv: Sequence[str]) -> int:
     """
     asked, reporter = _parse(argv)
     if asked.dry_run:
-        from vldistill.plan.plans import comparison_plan
-
         text, problems = comparison_plan(asked.cells, asked.run, asked.place.workers)
         print(text)
         refuse_mixed(asked.results, asked.run)
@@ -131,13 +125,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
-    from jsonargparse import ArgumentParser
-
-    from vldistill.comparison import sweepfile as sweeps
-
     parser = ArgumentParser(
         prog="vldistill compare",
-        description=f"{__doc__}\n{sweeps.__doc__}",
+        description=f"{__doc__}\n{sweepfile.__doc__}",
         epilog="Any option of a stage holds for every cell, e.g. --data.source photos/ --evaluate.seeds 3.",
         formatter_class=KeptLines,
     )
@@ -163,14 +153,14 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     parser.add_argument("--quiet", action="store_true", help="warnings only")
     own, options = _split(argv)
     given = parser.parse_args(own)
-    from vldistill.options.parser import packaged_config
-
     if not given.run:
         raise ConfigError("vldistill compare needs --run FOLDER, e.g. --run runs/board.")
     place = place_of(given)
-    sweep = read_sweep(Path(packaged_config(given.config)), options, given.base, other_pairs=bool(given.pairs))
+    sweep = sweepfile.read_sweep(
+        Path(packaged_config(given.config)), options, given.base, other_pairs=bool(given.pairs)
+    )
     if given.pairs:
-        sweep = _with_pairs(sweep, given.pairs)
+        sweep = sweep.with_pairs(_budgets(given.pairs))
     every = (sweep.shrunk() if given.smoke else sweep).cells()
     cells = [cell for cell in every if fnmatch(cell.id, given.only)]
     if not cells:
@@ -187,17 +177,14 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     return asked, Reporter(quiet=given.quiet)
 
 
-def _with_pairs(sweep: Sweep, text: str) -> Sweep:
-    """The sweep with other budgets, also where a row has its own."""
+def _budgets(text: str) -> tuple[int, ...]:
     try:
         pairs = tuple(int(word) for word in text.split(","))
     except ValueError:
         raise ConfigError(f"--pairs is {text!r}; expected numbers, e.g. 20,50.") from None
     if min(pairs) < 2:
         raise ConfigError(f"--pairs is {text!r}; expected at least 2 pairs (one alone has no contrast).")
-    methods = {label: {**entry, "pairs": pairs} for label, entry in sweep.methods.items()}
-    targets = {name: {**limits, "pairs": pairs} for name, limits in sweep.targets.items()}
-    return replace(sweep, pairs=pairs, methods=methods, targets=targets)
+    return pairs
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -269,8 +256,6 @@ def _refuse_budgets(cells: Sequence[Cell]) -> None:
 
 def _tell_impossible(cells: Sequence[Cell], run: Path, reporter: Reporter) -> None:
     """Warn of cells that will fail by their options: the others go on, but the user may prefer to mend them now."""
-    from vldistill.plan.plans import check_cell
-
     benches: dict[str, Workbench] = {}
     for cell in cells:
         if cell.data_group not in benches:
@@ -293,10 +278,10 @@ def _write_tables(asked: Asked) -> dict[str, str]:
     results = [result for _, result in found]
     done = {cell.id for cell, _ in found}
     failed = {cell.id: why for cell in asked.every if cell.id not in done and (why := failure(cell, asked.run))}
-    rows = comparison_rows(results)
+    rows = tables.comparison_rows(results)
     if asked.published:
         budgets = {cell.pairs for cell in asked.every if cell.pairs is not None}
-        rows += [published_row(entry) for entry in published(asked.published, budgets)]
+        rows += [tables.published_row(entry) for entry in published(asked.published, budgets)]
     table = {
         "sweep": str(asked.sweep.path),
         "environment": environment(),
@@ -307,9 +292,9 @@ def _write_tables(asked: Asked) -> dict[str, str]:
     }
     write_record(asked.run / "table.json", table)
     if rows:
-        write_text(asked.run / "table.md", comparison_markdown(rows, failed, table["missing"]))
-        write_text(asked.run / "table.tex", comparison_latex(rows))
-        write_text(asked.run / "table.csv", comparison_csv(rows))
+        write_text(asked.run / "table.md", tables.comparison_markdown(rows, failed, table["missing"]))
+        write_text(asked.run / "table.tex", tables.comparison_latex(rows))
+        write_text(asked.run / "table.csv", tables.comparison_csv(rows))
     else:
         listed = "".join(f"- `{name}`: {why}\n" for name, why in failed.items())
         write_text(asked.run / "table.md", f"no cell is finished\n{listed}")

@@ -14,6 +14,7 @@ from vldistill.convert.writers import WRITERS
 from vldistill.data.pairs import SPLITS
 from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits
 from vldistill.errors import ConfigError, unknown
+from vldistill.options.words import rewrite
 from vldistill.runtime.log import Reporter
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--max_pixels", type=int, default=PHOTO_LIMITS.pixels, help="as data.max_pixels of a run")
     parser.add_argument("--max_bytes", type=int, default=PHOTO_LIMITS.bytes, help="as data.max_bytes of a run")
     parser.add_argument("--quiet", action="store_true", help="warnings only")
-    asked = parser.parse_args(_splits_listed(argv))
+    asked = parser.parse_args(rewrite("convert", argv, {"split": tuple[str, ...]}))
     if asked.to not in WRITERS:
         raise ConfigError(f"--to: {unknown('format', asked.to, WRITERS)}")
     if asked.shard < 1:
@@ -46,19 +47,3 @@ def main(argv: Sequence[str]) -> int:
     out = write_export(export, asked.to, Path(asked.out), reporter, shard=asked.shard, strict=asked.strict)
     print(out)
     return 0
-
-
-def _splits_listed(argv: Sequence[str]) -> list[str]:
-    """``argv`` with what ``--split`` is given in brackets, in one word or in two: the parser takes a list."""
-    words: list[str] = []
-    for word in argv:
-        option, equals, value = word.partition("=")
-        if words[-1:] == ["--split"]:
-            words.append(_bracketed(word))
-        else:
-            words.append(f"{option}={_bracketed(value)}" if option == "--split" and equals else word)
-    return words
-
-
-def _bracketed(value: str) -> str:
-    return value if value.startswith("[") else f"[{value}]"

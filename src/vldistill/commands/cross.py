@@ -18,20 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.commands.helptext import KeptLines
+from vldistill.commands.shared import DONE, SOME_FAILED, opened, print_plan
 from vldistill.comparison.matrix import OWN, Matrix, name_of, pairs_of, read_towers
 from vldistill.config import Config
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError, Stopped, VldistillError
+from vldistill.options.parser import packaged_config
+from vldistill.options.words import parse
+from vldistill.plan.plans import cross_plan
 from vldistill.runtime.log import Reporter
+from vldistill.stages.evaluate import set_folder
 from vldistill.storage.locks import held
 from vldistill.workbench.run_folder import Run
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns 0, or 4 when a tower failed."""
-    from vldistill.options.parser import packaged_config
-    from vldistill.options.words import parse
-    from vldistill.stages.evaluate import set_folder
 
     def extend(parser: Any) -> None:
         parser.description, parser.formatter_class = __doc__, KeptLines
@@ -42,16 +44,14 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument("--dry_run", action="store_true", help="validate, show towers, disk and time, and end")
 
     config, given = parse("cross", argv, extend)
-    run, reporter = Run(Path(given.run)), Reporter(quiet=given.quiet)
+    run, reporter = opened(given)
     run.check(config)
-    given.also = _rows(given.also, config)
-    given.set = set_folder(run, given.set)
-    if given.dry_run:
-        return _planned(run, read_towers(Path(packaged_config(given.towers, "--towers")), config), given, reporter)
-    distilled = DistilledSet.load(given.set)
+    also, folder = _rows(given.also, config), set_folder(run, given.set)
     towers = read_towers(Path(packaged_config(given.towers, "--towers")), config)
-    targets = [distilled, *(_counted(name, len(distilled)) for name in given.also)]
-    matrix = Matrix(run, towers, targets, reporter)
+    if given.dry_run:
+        return _planned(run, towers, folder, also, reporter)
+    distilled = DistilledSet.load(folder)
+    matrix = Matrix(run, towers, _targets(distilled, len(distilled), also), reporter)
     run.begin(config)
     try:
         with held(matrix.folder / ".lock", str(matrix.folder)):
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     name = f"{distilled.name}-on-{Path(given.towers).stem}"
     print(matrix.write(name), end="")
     reporter.info(f"written: {matrix.folder / name}.md, .csv and .json")
-    return 4 if matrix.failed else 0
+    return SOME_FAILED if matrix.failed else DONE
 
 
 def _rows(also: list[str] | None, config: Config) -> list[str]:
@@ -76,28 +76,22 @@ def _rows(also: list[str] | None, config: Config) -> list[str]:
     return []
 
 
-def _planned(run: Run, towers: Mapping[str, Config], given: Any, reporter: Reporter) -> int:
+def _planned(run: Run, towers: Mapping[str, Config], folder: str, also: Sequence[str], reporter: Reporter) -> int:
     """``--dry_run``; a set that is not made yet stops the real command, and its plan is shown all the same."""
-    from vldistill.plan.plans import cross_plan
-
     missing: list[str] = []
-    subject: str | DistilledSet = Path(given.set).name
-    pairs = towers[OWN].distill.pairs
+    subject, pairs = Path(folder).name, towers[OWN].distill.pairs
     try:
-        subject = DistilledSet.load(given.set)
+        subject = DistilledSet.load(folder)
         pairs = len(subject)
     except VldistillError as error:
         missing.append(str(error))
-    targets = [subject, *(_counted(name, pairs) for name in given.also)]
+    targets = _targets(subject, pairs, also)
     matrix = Matrix(run, towers, targets, reporter)
     rows = [(name_of(target), None if target == "full" else pairs_of(target, pairs)) for target in targets]
     text, problems = cross_plan(towers, rows, matrix.folder, matrix.finished())
-    print(text)
-    if missing or problems:
-        raise ConfigError("; ".join([*missing, *problems]))
-    return 0
+    return print_plan(text, [*missing, *problems])
 
 
-def _counted(target: str, pairs: int) -> str:
-    """``random`` as ``random:100``; ``full`` and what has a number stay as they are."""
-    return target if target == "full" or ":" in target else f"{target}:{pairs}"
+def _targets(subject: str | DistilledSet, pairs: int, also: Sequence[str]) -> list[str | DistilledSet]:
+    """The rows: the set, and beside it ``random`` as ``random:100``, ``full`` and what has a number as they are."""
+    return [subject, *(name if name == "full" or ":" in name else f"{name}:{pairs}" for name in also)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vldistill.commands.shared import DONE, opened
 from vldistill.distillation.method import METHODS
 from vldistill.distillation.resume import METRICS_FILE
 from vldistill.distilled.distilled_set import DistilledSet
@@ -17,7 +18,6 @@ from vldistill.evaluation.tables import evaluation_text
 from vldistill.options.resolve import resolve
 from vldistill.options.words import parse
 from vldistill.reporting.write import ReportOptions, write_report
-from vldistill.runtime.log import Reporter
 from vldistill.stages.distill import distill
 from vldistill.stages.evaluate import evaluate
 from vldistill.stages.experts import experts
@@ -27,14 +27,12 @@ from vldistill.workbench.run_folder import Run, environment
 
 def main(argv: Sequence[str]) -> int:
     """20 distilled pairs, and an honest comparison with 20 random pairs and the full data."""
-    arguments = list(argv)
-    if not any(word == "--run" or word.startswith("--run=") for word in arguments):
-        arguments = ["--run", "runs/demo", *arguments]
-    if not any(word == "--config" or word.startswith("--config=") for word in arguments):
-        arguments = ["--config", "configs/scenes.yaml", *arguments]
-    given, rest = parse("demo", arguments)
+    typed = {word.partition("=")[0] for word in argv}
+    usual = {"--config": "configs/scenes.yaml", "--run": "runs/demo"}
+    missing = [part for option in usual if option not in typed for part in (option, usual[option])]
+    given, rest = parse("demo", [*missing, *argv])
     config = resolve(given)
-    run, reporter = Run(Path(rest.run)), Reporter(quiet=rest.quiet)
+    run, reporter = opened(rest)
     began = time.monotonic()
     if config.why:
         reporter.info(config.why)
@@ -64,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     page = write_report([run.folder], None, ReportOptions(), reporter)
     for path in (run.folder / "results.json", folder / "preview.png", run.folder / "curve.png", page):
         print(path)
-    return 0
+    return DONE
 
 
 def _summary(results: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:

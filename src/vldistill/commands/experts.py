@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from vldistill.cluster.options import add_place, place_of
-from vldistill.commands.shared import DONE, SOME_FAILED, add_dry_run, opened, process, show_plan
+from vldistill.commands.shared import DONE, SOME_FAILED, add_dry_run, opened, show_plan
 from vldistill.options.words import parse
 from vldistill.runtime.processes import joined
 from vldistill.stages.experts import experts
@@ -24,10 +24,6 @@ def main(argv: Sequence[str]) -> int:
     place = place_of(rest)
     if rest.dry_run:
         return show_plan("experts", config, rest)
-    if process():
-        with joined() as ranks:
-            run, reporter = opened(rest, mute=not ranks.first)
-            experts(run, config, reporter, place, ranks)
-        return DONE
-    run, reporter = opened(rest)
-    return SOME_FAILED if experts(run, config, reporter, place) else DONE
+    with joined() as ranks:
+        run, reporter = opened(rest, mute=not ranks.first)
+        return SOME_FAILED if experts(run, config, reporter, place, ranks) else DONE

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vldistill.commands.shared import DONE, opened
 from vldistill.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         shown = "\n".join(f"  {kind} PATH   {about}" for kind, about in KINDS.items())
         print(f"usage: vldistill import KIND PATH --run FOLDER [--config FILE] [--section.option VALUE ...]\n\n{shown}")
-        return 0
+        return DONE
     kind, rest = argv[0], list(argv[1:])
     if kind not in KINDS:
         raise ConfigError(unknown("kind of import", kind, KINDS))
@@ -39,12 +40,11 @@ def main(argv: Sequence[str]) -> int:
     from vldistill.distilled.record import plain_name
     from vldistill.importers.lors import CLIP_MEAN, CLIP_STD, import_lors
     from vldistill.importers.mtt import import_mtt
-    from vldistill.runtime.log import Reporter
     from vldistill.training.losses import SOFT_LOSSES
     from vldistill.workbench.opening import open_bench
-    from vldistill.workbench.run_folder import Run
 
-    run, reporter, path = Run(Path(asked.run)), Reporter(quiet=asked.quiet), Path(asked.path)
+    run, reporter = opened(asked)
+    path = Path(asked.path)
     if not path.exists():
         raise ConfigError(f"{path} does not exist; expected {KINDS[kind]}.")
     if kind == "lors" and path.is_dir():
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         run.log(stage="import", kind=kind, source=str(path), count=len(done))
         reporter.info(f"{len(done)} experts from {path}")
         print(run.experts)
-        return 0
+        return DONE
     if asked.loss not in SOFT_LOSSES:
         raise ConfigError(unknown("loss", asked.loss, SOFT_LOSSES))
     if not plain_name(path.stem):
@@ -76,4 +76,4 @@ def main(argv: Sequence[str]) -> int:
     run.log(stage="import", kind=kind, source=str(path), set=folder.name)
     reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
     print(folder)
-    return 0
+    return DONE

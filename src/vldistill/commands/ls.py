@@ -64,11 +64,11 @@ def _towers(pattern: str) -> list[tuple[str, str]]:
     rows += [(name, f"image tower: timm's {base} with {about}") for name, (base, about) in NAMED_IMAGE_TOWERS.items()]
     rows += [(name, f"text tower: {about}") for name, about in OFFLINE_TEXT_TOWERS.items()]
     if pattern == "*":
-        rows.append(
-            ("NAME", "image tower: any of timm's models; list them with a pattern, e.g. vldistill ls towers '*nf*'")
-        )
-        rows.append(("NAME or FOLDER", "text tower: any encoder of transformers, from the hub or a local folder"))
-        rows.append(("open_clip:MODEL", "image or text tower: a side of CLIP, e.g. open_clip:ViT-B-32 (extra clip)"))
+        rows += [
+            ("NAME", "image tower: any of timm's models; list them with a pattern, e.g. vldistill ls towers '*nf*'"),
+            ("NAME or FOLDER", "text tower: any encoder of transformers, from the hub or a local folder"),
+            ("open_clip:MODEL", "image or text tower: a side of CLIP, e.g. open_clip:ViT-B-32 (extra clip)"),
+        ]
     else:
         import timm
 
@@ -88,10 +88,8 @@ def _settings(pattern: str) -> list[tuple[str, str]]:
 
 def _configs(pattern: str) -> list[tuple[str, str]]:
     folder = Path(__file__).parents[1] / "configs"
-    rows = []
-    for path in sorted(folder.glob("**/*.yaml")):
-        rows.append((f"configs/{path.relative_to(folder)}", _about(path.read_text(encoding="utf-8"))))
-    return rows
+    paths = sorted(folder.glob("**/*.yaml"))
+    return [(f"configs/{path.relative_to(folder)}", _about(path.read_text(encoding="utf-8"))) for path in paths]
 
 
 def _about(text: str, most: int = 140) -> str:

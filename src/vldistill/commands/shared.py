@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,11 @@ def show_plan(stage: str, config: Config, rest: Any) -> int:
     """Print what a stage would do. Raises ConfigError with what would stop it."""
     from vldistill.plan.plans import stage_plan
 
-    text, problems = stage_plan(stage, config, Path(rest.run), experts_from(rest))
+    return print_plan(*stage_plan(stage, config, Path(rest.run), experts_from(rest)))
+
+
+def print_plan(text: str, problems: Sequence[str]) -> int:
+    """Print a plan. Raises ConfigError with the ``problems`` that would stop the command."""
     print(text)
     if problems:
         raise ConfigError("; ".join(problems))

@@ -25,6 +25,7 @@ from typing import Any
 from vldistill.cluster import Launch, UnitFailed
 from vldistill.config import Config, DataConfig, EvaluateConfig
 from vldistill.config.former import as_before, without_neutral
+from vldistill.distillation.method import METHODS
 from vldistill.errors import ArtefactError
 from vldistill.storage.files import digest, read_json, write_record
 from vldistill.workbench.run_folder import differences, environment, to_plain, write_config
@@ -79,8 +80,6 @@ class Cell:
     @property
     def needs_experts(self) -> bool:
         """Whether its method matches trajectories."""
-        from vldistill.distillation.method import METHODS
-
         return self.kind == "method" and METHODS.find(self.name).needs_experts
 
     @property
@@ -156,8 +155,8 @@ def _looks_at_val(config: Config, cell: Cell) -> dict[str, Any]:
     return {name: asked[name] for name in VAL_OPTIONS if asked[name] != usual[name]}
 
 
-def run_cell(cell: Cell, run: Path, launch: Launch) -> dict[str, Any]:
-    """Answer one cell, or go on with it; writes and returns its result.
+def run_cell(launch: Launch, run: Path, cell: Cell) -> None:
+    """Answer one cell, or go on with it; writes its result.
 
     Raises:
         UnitFailed: a command failed; ``failed.json`` says which.
@@ -175,7 +174,6 @@ def run_cell(cell: Cell, run: Path, launch: Launch) -> dict[str, Any]:
         raise
     write_record(folder / "result.json", _description(cell) | made | {"environment": environment()})
     (folder / "failed.json").unlink(missing_ok=True)
-    return read_json(folder / "result.json", "cell")
 
 
 def _refuse_other_data(cell: Cell, made: Mapping[str, Any], folder: Path) -> None:
@@ -215,17 +213,8 @@ def _kept(path: Path) -> dict[str, Any] | None:
 
 
 def _description(cell: Cell) -> dict[str, Any]:
-    return {
-        "cell": cell.id,
-        "row": cell.row,
-        "kind": cell.kind,
-        "name": cell.name,
-        "pairs": cell.pairs,
-        "setting": cell.setting,
-        "towers": cell.towers,
-        "seed": cell.seed,
-        "judging": cell.evaluation_options,
-    }
+    told = {name: getattr(cell, name) for name in ("row", "kind", "name", "pairs", "setting", "towers", "seed")}
+    return {"cell": cell.id, **told, "judging": cell.evaluation_options}
 
 
 def _method_result(cell: Cell, run: Path, folder: Path, launch: Launch) -> dict[str, Any]:

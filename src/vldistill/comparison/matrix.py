@@ -19,7 +19,7 @@ from vldistill.evaluation.partial_results import PartialResults, content_of
 from vldistill.evaluation.protocol import evaluate_set
 from vldistill.evaluation.subjects import check_target
 from vldistill.evaluation.tables import markdown, spread
-from vldistill.options.merge import merged, nested, resolved
+from vldistill.options.merge import nested, on_towers, resolved
 from vldistill.runtime.devices import choose_device, choose_passes
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest, read_json, write_record, write_text
@@ -48,10 +48,8 @@ def read_towers(path: Path, config: Config) -> dict[str, Config]:
     plain = to_plain(replace(config, evaluate=replace(config.evaluate, text_map="ridge")))
     columns = {OWN: resolved(plain, OWN)}
     for name, sections in read.items():
-        sections = nested(sections)
-        encoder = {**plain["encoder"], **{k: v for k, v in sections.items() if k in ("image", "text")}}
-        rest = {k: v for k, v in sections.items() if k not in ("image", "text")}
-        columns[str(name)] = resolved({**plain, "encoder": merged(encoder, rest)}, f"--towers {path}: {name}")
+        encoder = on_towers(plain["encoder"], nested(sections))
+        columns[str(name)] = resolved({**plain, "encoder": encoder}, f"--towers {path}: {name}")
     return columns
 
 

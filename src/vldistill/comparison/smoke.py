@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vldistill.config import Config, ImageTowerConfig, TextTowerConfig
+from vldistill.options.resolve import resolve_distill
 from vldistill.storage.files import digest
 
 SCENES = "scenes:train=40,val=20,test=20"
@@ -18,8 +19,6 @@ def shrunken(config: Config) -> Config:
     towers they were not chosen for. The numbers mean nothing; that everything runs does. Setting ``both`` keeps its
     text tower, since none that trains comes with the package: from the hub that is no longer offline.
     """
-    from vldistill.options.resolve import resolve_distill
-
     encoder, experts = config.encoder, config.experts
     distill = resolve_distill(config.distill, encoder.setting)
     width = 8 + int(digest(encoder.image.name, encoder.image.weights), 16) % 8

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vldistill.comparison.cells import Cell
 from vldistill.comparison.smoke import PAIRS, shrunken
 from vldistill.config import Config
 from vldistill.errors import ConfigError
-from vldistill.options.merge import merged, nested, resolved
+from vldistill.options.merge import merged, nested, on_towers, resolved
+from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.randomness import generator
 
 MOST_POINTS = 100_000  # options of one grid
-WHOLE = ("image", "text")  # sections of `encoder` that an entry of `towers` replaces: options of one tower fit no other
 
 
 @dataclass(frozen=True)
@@ -81,22 +83,22 @@ class Sweep:
 
     def _shared(self, setting: str, towers: str) -> dict[str, Any]:
         options = merged(self.base, {"encoder": {"setting": setting}}, self.settings[setting])
-        encoder = {**options["encoder"], **{n: v for n, v in self.towers[towers].items() if n in WHOLE}}
-        rest = {name: value for name, value in self.towers[towers].items() if name not in WHOLE}
-        return {**options, "encoder": merged(encoder, rest)}
+        return {**options, "encoder": on_towers(options["encoder"], self.towers[towers])}
 
     def _sized(self, config: Config) -> Config:
         return shrunken(config) if self.smoke else config
 
     def shrunk(self) -> Sweep:
         """The smoke test of this sweep: one small budget, every method, setting and towers."""
-        targets = {
-            re.sub(r":\d+$", f":{PAIRS}", target): {**limits, "pairs": (PAIRS,)}
-            for target, limits in self.targets.items()
-        }
-        methods = {label: {**entry, "pairs": (PAIRS,)} for label, entry in self.methods.items()}
-        small = replace(self, pairs=(PAIRS,), seeds=self.seeds[:1], targets=targets)
-        return replace(small, methods=methods, minutes={}, trial_minutes=0.0, smoke=True)
+        small = self.with_pairs((PAIRS,))
+        targets = {re.sub(r":\d+$", f":{PAIRS}", target): limits for target, limits in small.targets.items()}
+        return replace(small, seeds=self.seeds[:1], targets=targets, minutes={}, trial_minutes=0.0, smoke=True)
+
+    def with_pairs(self, pairs: tuple[int, ...]) -> Sweep:
+        """The sweep with other budgets, also where a row has its own."""
+        methods = {label: {**entry, "pairs": pairs} for label, entry in self.methods.items()}
+        targets = {name: {**limits, "pairs": pairs} for name, limits in self.targets.items()}
+        return replace(self, pairs=pairs, methods=methods, targets=targets)
 
     def _target_cell(self, target: str, setting: str, towers: str) -> Cell:
         config = self._sized(resolved(self._shared(setting, towers), f"target {target}"))
@@ -107,8 +109,6 @@ class Sweep:
     def _method_cell(
         self, label: str, entry: Mapping[str, Any], setting: str, towers: str, pairs: int, seed: int
     ) -> Cell:
-        from vldistill.options.resolve import resolve_distill
-
         method = entry.get("method", label)
         options = merged(self._shared(setting, towers), entry.get("options", {}), entry["by_pairs"].get(pairs, {}))
         minutes = self._minutes(pairs, options)
@@ -145,8 +145,6 @@ class Sweep:
                 f"of them. Give it a grid of {self.trials} or more, or lower trials."
             )
         if self.trials and len(points) > self.trials:
-            import torch
-
             order = torch.randperm(len(points), generator=generator("trials", label, self.trials))
             points = [points[index] for index in sorted(order[: self.trials].tolist())]
         return [nested(point) for point in points]

@@ -29,9 +29,12 @@ from typing import Any
 
 from vldistill.comparison.sweep import Sweep
 from vldistill.config.plain_yaml import read_yaml
+from vldistill.distillation.method import METHODS
 from vldistill.distilled.record import plain_name
 from vldistill.errors import ConfigError, unknown
 from vldistill.options.merge import merged, nested
+from vldistill.options.parser import packaged_config
+from vldistill.selection.selector import SELECTORS
 
 KEYS = (
     *("base", "set", "pairs", "seeds", "settings", "towers", "methods", "targets"),
@@ -54,56 +57,43 @@ def read_sweep(
     Raises:
         ConfigError: the file is missing or malformed; the message names the key and what it takes.
     """
-    raw = _read_mapping(path, "sweep")
-    for name in raw:
-        if name not in KEYS:
-            raise ConfigError(f"{path}: {unknown('key', name, KEYS)}")
+    raw = _entry(_read_mapping(path, "sweep"), str(path), KEYS)
     where = base or raw.get("base")
     options = _read_mapping(_find(str(where), path, "--base" if base else f"{path}: base"), "base") if where else {}
     options = merged(nested(options), _options(raw.get("set"), f"{path}: set"), overrides or {})
-    encoder = options.get("encoder") or {}
-    if not isinstance(encoder, Mapping):
-        raise ConfigError(f"{path}: encoder is {encoder!r}; expected options, e.g. {{setting: heads}}.")
-    settings = _named(raw.get("settings", [encoder.get("setting", "heads")]), f"{path}: settings")
-    towers = _named(raw.get("towers", ["own"]), f"{path}: towers")
+    encoder = _mapping(options.get("encoder") or {}, f"{path}: encoder", "options, e.g. {setting: heads}")
+    settings = _sections(raw.get("settings", [encoder.get("setting", "heads")]), f"{path}: settings")
+    towers = _sections(raw.get("towers", ["own"]), f"{path}: towers")
+    known = {"settings": settings, "towers": towers}
     for name in towers:
         if not plain_name(name):
             raise ConfigError(f"{path}: towers: {name!r} cannot name towers; expected letters, digits, '_' and '-'.")
     pairs = _numbers(raw.get("pairs", [100]), f"{path}: pairs", 2)
-    seeds = _numbers(raw.get("seeds", [0]), f"{path}: seeds", 0)
     methods = {
-        label: _method(label, entry, path, settings, towers)
-        for label, entry in _named(raw.get("methods", []), f"{path}: methods", dotted=False).items()
+        label: _method(label, entry, f"{path}: methods.{label}", known, None if other_pairs else pairs)
+        for label, entry in _named(raw.get("methods", []), f"{path}: methods").items()
     }
-    targets = _targets(raw.get("targets", ["random", "full"]), path, settings, towers)
-    for label, entry in methods.items():
-        budgets = entry.get("pairs", pairs)
-        for budget in entry["by_pairs"]:
-            if budget not in budgets and not other_pairs:
-                raise ConfigError(
-                    f"{path}: methods.{label}.by_pairs names {budget}, which is no budget of it; expected some of "
-                    f"{', '.join(map(str, budgets))}. Correct it, or add {budget} to pairs."
-                )
+    about = "a list such as [random, full, 'random:1000']"
+    targets = {
+        target: _target(target, limits, f"{path}: targets.{target}", known)
+        for target, limits in _listed(raw.get("targets", ["random", "full"]), f"{path}: targets", about).items()
+    }
     if not methods and not targets:
         raise ConfigError(f"{path}: neither methods nor targets; there is nothing to compare.")
     minutes = raw.get("minutes", {})
     minutes = _by_pairs(minutes, f"{path}: minutes") if isinstance(minutes, Mapping) else {None: minutes}
-    trials, short = raw.get("trials", 0), raw.get("trial_minutes", 0)
-    for name, value in (("trials", trials), ("trial_minutes", short), *(("minutes", v) for v in minutes.values())):
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise ConfigError(f"{path}: {name} is {value!r}; expected a number of 0 or more.")
     return Sweep(
         path=path,
         base=options,
         pairs=pairs,
-        seeds=seeds,
+        seeds=_numbers(raw.get("seeds", [0]), f"{path}: seeds", 0),
         settings=settings,
         towers=towers,
         methods=methods,
         targets=targets,
-        minutes={key: float(value) for key, value in minutes.items()},
-        trial_minutes=float(short),
-        trials=int(trials),
+        minutes={key: _limit(value, f"{path}: minutes") for key, value in minutes.items()},
+        trial_minutes=_limit(raw.get("trial_minutes", 0), f"{path}: trial_minutes"),
+        trials=int(_limit(raw.get("trials", 0), f"{path}: trials")),
         grid=_grid(raw.get("grid", {}), f"{path}: grid"),
     )
 
@@ -117,37 +107,42 @@ def _read_mapping(path: Path, what: str) -> dict[str, Any]:
 
 def _find(base: str, sweep: Path, option: str) -> Path:
     """The base's file: beside the sweep, from here, or packaged; ``option`` names it in the error."""
-    from vldistill.options.parser import packaged_config
-
     beside = sweep.parent / base
     return beside if beside.is_file() else Path(packaged_config(base, option))
 
 
-def _options(value: Any, where: str) -> dict[str, Any]:
-    if value is None:
-        return {}
+def _mapping(value: Any, where: str, expected: str) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} is {value!r}; expected options, e.g. {{distill: {{iterations: 500}}}}.")
-    return nested(value)
+        raise ConfigError(f"{where} is {value!r}; expected {expected}.")
+    return dict(value)
 
 
-def _named(value: Any, where: str, *, dotted: bool = True) -> dict[str, dict[str, Any]]:
-    """A list of names, or options by name."""
-    if isinstance(value, str):
-        value = [value]
+def _options(value: Any, where: str) -> dict[str, Any]:
+    return nested(_mapping({} if value is None else value, where, "options, e.g. {distill: {iterations: 500}}"))
+
+
+def _entry(value: Any, where: str, keys: Sequence[str]) -> dict[str, Any]:
+    """What stands at ``where``, by some of ``keys``."""
+    entry = _mapping({} if value is None else value, where, f"some of {', '.join(keys)}")
+    for name in entry:
+        if name not in keys:
+            raise ConfigError(f"{where}: {unknown('key', name, keys)}")
+    return entry
+
+
+def _listed(value: Any, where: str, expected: str) -> dict[str, Any]:
+    """What stands by name; nothing for each name of a list."""
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         value = dict.fromkeys(value)
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} is {value!r}; expected a list of names, or options by name.")
-    if dotted:
-        return {str(name): _options(options, f"{where}.{name}") for name, options in value.items()}
-    return {str(name): dict(_options_as_they_are(entry, f"{where}.{name}")) for name, entry in value.items()}
+    return {str(name): entry for name, entry in _mapping(value, where, expected).items()}
 
 
-def _options_as_they_are(value: Any, where: str) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"{where} is {value!r}; expected some of {', '.join(METHOD_KEYS)}.")
-    return value or {}
+def _named(value: Any, where: str) -> dict[str, Any]:
+    return _listed([value] if isinstance(value, str) else value, where, "a list of names, or options by name")
+
+
+def _sections(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    return {name: _options(given, f"{where}.{name}") for name, given in _named(value, where).items()}
 
 
 def _numbers(value: Any, where: str, least: int) -> tuple[int, ...]:
@@ -157,14 +152,18 @@ def _numbers(value: Any, where: str, least: int) -> tuple[int, ...]:
     return tuple(values)
 
 
+def _limit(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ConfigError(f"{where} is {value!r}; expected a number of 0 or more.")
+    return float(value)
+
+
 def _by_pairs(value: Any, where: str) -> Mapping[int, Any]:
     """A mapping whose keys are budgets."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} is {value!r}; expected a mapping by number of pairs, e.g. {{100: ...}}.")
-    for key in value:
+    for key in (found := _mapping(value, where, "a mapping by number of pairs, e.g. {100: ...}")):
         if isinstance(key, bool) or not isinstance(key, int):
             raise ConfigError(f"{where} has the key {key!r}; expected a number of pairs without quotes, e.g. 100.")
-    return value
+    return found
 
 
 def _grid(value: Any, where: str) -> dict[str, Sequence[Any]]:
@@ -174,71 +173,53 @@ def _grid(value: Any, where: str) -> dict[str, Sequence[Any]]:
 
 
 def _method(
-    label: str, entry: Mapping[str, Any], path: Path, settings: Mapping[str, Any], towers: Mapping[str, Any]
+    label: str, value: Any, where: str, known: Mapping[str, Mapping[str, Any]], pairs: Sequence[int] | None
 ) -> dict[str, Any]:
-    from vldistill.distillation.method import METHODS
-
-    where = f"{path}: methods.{label}"
-    for name in entry:
-        if name not in METHOD_KEYS:
-            raise ConfigError(f"{where}: {unknown('key', name, METHOD_KEYS)}")
-    METHODS.find(str(entry.get("method", label)))
+    """A method's entry; ``pairs`` are the budgets of one that has none of its own, None lets it name any."""
+    entry = _entry(value, where, METHOD_KEYS)
     out: dict[str, Any] = {"method": str(entry.get("method", label))}
+    METHODS.find(out["method"])
     out["options"] = _options(entry.get("options"), f"{where}.options")
     by_pairs = _by_pairs(entry.get("by_pairs") or {}, f"{where}.by_pairs")
-    out["by_pairs"] = {pairs: _options(part, f"{where}.by_pairs.{pairs}") for pairs, part in by_pairs.items()}
+    out["by_pairs"] = {budget: _options(part, f"{where}.by_pairs.{budget}") for budget, part in by_pairs.items()}
     if "grid" in entry:
         out["grid"] = _grid(entry["grid"], f"{where}.grid")
-    return out | _limits(entry, where, settings, towers)
-
-
-def _targets(
-    value: Any, path: Path, settings: Mapping[str, Any], towers: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    if isinstance(value, list) and all(isinstance(target, str) for target in value):
-        value = dict.fromkeys(value)
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{path}: targets is {value!r}; expected a list such as [random, full, 'random:1000'].")
-    out = {}
-    for target, limits in value.items():
-        where = f"{path}: targets.{target}"
-        if limits is not None and not isinstance(limits, Mapping):
-            raise ConfigError(f"{where} is {limits!r}; expected some of {', '.join(TARGET_KEYS)}.")
-        for name in limits or {}:
-            if name not in TARGET_KEYS:
-                raise ConfigError(f"{where}: {unknown('key', name, TARGET_KEYS)}")
-        _check_target(str(target), where)
-        out[str(target)] = _limits(limits or {}, where, settings, towers)
+    out |= _limits(entry, where, known)
+    budgets = out.get("pairs", pairs)
+    for budget in by_pairs:
+        if pairs is not None and budget not in budgets:
+            raise ConfigError(
+                f"{where}.by_pairs names {budget}, which is no budget of it; expected some of "
+                f"{', '.join(map(str, budgets))}. Correct it, or add {budget} to pairs."
+            )
     return out
 
 
-def _check_target(target: str, where: str) -> None:
-    """Refuse what is neither full, nor SELECTOR or SELECTOR:N, nor the folder of a set."""
-    from vldistill.selection.selector import SELECTORS
-
+def _target(target: str, value: Any, where: str, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The limits of full, SELECTOR, SELECTOR:N or the folder of a set; anything else is refused."""
+    limits = _limits(_entry(value, where, TARGET_KEYS), where, known)
     name, colon, number = target.partition(":")
     if target == "full" or "/" in target:
-        return
+        return limits
     if colon and not (number.isdecimal() and int(number) >= 2):
         raise ConfigError(f"{where}: expected {name}:N with N of 2 or more, e.g. {name}:100.")
     try:
         SELECTORS.find(name)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error} Or full, or a set's folder (with a '/').") from None
+    return limits
 
 
-def _limits(
-    entry: Mapping[str, Any], where: str, settings: Mapping[str, Any], towers: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a row is limited to."""
+def _limits(entry: Mapping[str, Any], where: str, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a row is limited to; ``known`` are the sweep's settings and towers."""
     out: dict[str, Any] = {}
     for name, least in (("pairs", 2), ("seeds", 0)):
         if name in entry:
             out[name] = _numbers(entry[name], f"{where}.{name}", least)
-    for name, known in (("settings", settings), ("towers", towers)):
+    for name, names in known.items():
         if name in entry:
             out[name] = list(entry[name]) if isinstance(entry[name], list) else [entry[name]]
             for one in out[name]:
-                if not isinstance(one, str) or one not in known:
-                    raise ConfigError(f"{where}.{name}: {unknown(name, str(one), known)}")
+                if not isinstance(one, str) or one not in names:
+                    raise ConfigError(f"{where}.{name}: {unknown(name, str(one), names)}")
     return out

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vldistill.evaluation.measures import RECALLS, TITLES, ratio
 from vldistill.evaluation.tables import LEGACY, markdown, spread
 from vldistill.storage.files import human_bytes
 
-RECALL_TITLES = TITLES[1:]
 NONE = "-"
 TEX = str.maketrans(
     {c: rf"\{c}" for c in "&%_#${}"} | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\textasciitilde{}"}
 )
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    if figure["mean"] is None:
+        return NONE
+    return f"{figure['mean']:.1f}" if figure["std"] is None else spread(figure)
+
+
+COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    *((key, key, str) for key in ("row", "towers", "seed", "setting", "protocol")),
+    ("pairs", "pairs", "{:,}".format),
+    ("stored floats", "stored_floats", "{:,}".format),
+    ("own", "own", _figure),
+    ("generic", "generic", _figure),
+    *((title, name, _figure) for title, name in zip(TITLES[1:], RECALLS)),
+    ("gain over random", "gain", "x {:.2f}".format),
+    ("share of full", "share", "{:.0%}".format),
+    ("seconds", "seconds", "{:.0f}".format),
+    ("peak memory", "peak_memory_bytes", human_bytes),
+)
+"""Title, key of the row, and its value as text."""
+BEFORE = ("row", "towers", "setting", "protocol", "pairs", "stored_floats", "seed", "students")
+AFTER = ("recalls_by", "gain", "share", "seconds", "peak_memory_bytes")
+ROW = (*BEFORE, "own", "generic", "recalls", *AFTER, "trials", "chosen", "details", "chance", "published")
+"""The keys of a row, in their order; before and after its figures."""
 
 
 def comparison_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -78,26 +102,17 @@ def published_row(entry: Mapping[str, Any]) -> dict[str, Any]:
         mean = sum(values.values()) / 6
     note = "published, 2nd-hand" if entry.get("second_hand") else "published"
     return {
+        **dict.fromkeys(ROW),
         "row": f"{entry['row']} ({note}, {entry['data']})",
         "towers": entry.get("towers", NONE),
         "setting": entry["setting"],
         "protocol": "published",
         "pairs": entry["pairs"],
-        "stored_floats": None,
-        "seed": None,
-        "students": None,
         "own": None if mean is None else {"mean": mean, "std": None},
-        "generic": None,
         "recalls": {name: {"mean": value, "std": None} for name, value in values.items()},
         "recalls_by": "own",
-        "gain": None,
-        "share": None,
-        "seconds": None,
-        "peak_memory_bytes": None,
         "trials": 0,
-        "chosen": None,
         "details": {"source": entry["source"], "data": entry["data"]},
-        "chance": None,
         "published": True,
     }
 
@@ -135,50 +150,27 @@ def comparison_latex(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def comparison_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table with every number in full, and standard deviations in columns of their own."""
-    plain = ("row", "towers", "setting", "protocol", "pairs", "stored_floats", "seed", "students")
-    figures = ("own", "generic", *RECALLS)
-    after = ("recalls_by", "gain", "share", "seconds", "peak_memory_bytes", "published")
+    figures, after = ("own", "generic", *RECALLS), (*AFTER, "published")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     pairs = [f"{name}_{part}" for name in figures for part in ("mean", "std")]
-    writer.writerow([*plain, *pairs, *after, "source"])
+    writer.writerow([*BEFORE, *pairs, *after, "source"])
     for row in rows:
-        found = [row["own"], row["generic"], *(row["recalls"][name] for name in RECALLS)]
+        flat = {**row, **row["recalls"]}
+        found = [flat[name] for name in figures]
         numbers = [None if figure is None else figure[part] for figure in found for part in ("mean", "std")]
         source = row["details"].get("source") if row["published"] else None
-        writer.writerow([*(row[name] for name in plain), *numbers, *(row[name] for name in after), source])
+        writer.writerow([*(row[name] for name in BEFORE), *numbers, *(row[name] for name in after), source])
     return out.getvalue()
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and texts; columns of towers and seeds only where they differ. Published rows have towers of their own."""
-    towers = len({row["towers"] for row in rows}) > 1
-    seeds = len({row["seed"] for row in rows if row["seed"] is not None}) > 1
-    header = ["row", *(["towers"] if towers else []), *(["seed"] if seeds else []), "setting", "protocol"]
-    header += ["pairs", "stored floats", "own", "generic", *RECALL_TITLES]
-    header += ["gain over random", "share of full", "seconds", "peak memory"]
-    lines = []
-    for row in rows:
-        line = [row["row"], *([row["towers"]] if towers else []), *([_text(row["seed"])] if seeds else [])]
-        line += [row["setting"], row["protocol"], _text(row["pairs"], ","), _text(row["stored_floats"], ",")]
-        line += [_figure(row["own"]), _figure(row["generic"])]
-        line += [_figure(row["recalls"][name]) for name in RECALLS]
-        line += [NONE if row["gain"] is None else f"x {row['gain']:.2f}"]
-        line += [NONE if row["share"] is None else f"{row['share']:.0%}"]
-        line += [_text(row["seconds"], ".0f")]
-        line += [human_bytes(row["peak_memory_bytes"]) if row["peak_memory_bytes"] else NONE]
-        lines.append(line)
-    return header, lines
-
-
-def _text(value: Any, form: str = "") -> str:
-    return NONE if value is None else format(value, form)
-
-
-def _figure(figure: Mapping[str, Any] | None) -> str:
-    if figure is None or figure["mean"] is None:
-        return NONE
-    return f"{figure['mean']:.1f}" if figure["std"] is None else spread(figure)
+    alike = [key for key in ("towers", "seed") if len({row[key] for row in rows} - {None}) < 2]
+    columns = [column for column in COLUMNS if column[1] not in alike]
+    flat = [{**row, **row["recalls"]} for row in rows]
+    lines = [[NONE if row[key] is None else show(row[key]) for _, key, show in columns] for row in flat]
+    return [title for title, _, _ in columns], lines
 
 
 def _legend(rows: Sequence[Mapping[str, Any]]) -> str:

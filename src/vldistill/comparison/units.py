@@ -46,11 +46,6 @@ def record_group(launch: Launch, run: Path, group: str, config: Config, shard: S
     launch(["experts", "--config", str(asked), "--run", str(place), *part], place.with_suffix(suffix))
 
 
-def answer_cell(launch: Launch, run: Path, cell: Cell) -> None:
-    """Run one cell."""
-    run_cell(cell, run, launch)
-
-
 def comparison_units(
     cells: Sequence[Cell], run: Path, slots: int = 1, known: Mapping[str, Mapping[str, str]] | None = None
 ) -> list[Unit]:
@@ -63,18 +58,11 @@ def comparison_units(
         known: by :attr:`~.cells.Cell.source` the fingerprints of the data that finished cells were judged on.
     """
     recording = _recording(cells, run, slots)
-    judging = [
-        Unit(
-            f"cell {cell.id}",
-            answer_cell,
-            {"run": run, "cell": cell},
-            needs=(
-                f"encode {cell.data_group}",
-                *(unit.name for group in cell.expert_groups for unit in recording[group]),
-            ),
-        )
-        for cell in cells
-    ]
+    judging = []
+    for cell in cells:
+        experts = (unit.name for group in cell.expert_groups for unit in recording[group])
+        needs = (f"encode {cell.data_group}", *experts)
+        judging.append(Unit(f"cell {cell.id}", run_cell, {"run": run, "cell": cell}, needs=needs))
     return [*_encoding(cells, run, known or {}), *(unit for units in recording.values() for unit in units), *judging]
 
 
@@ -103,18 +91,12 @@ def _recording(cells: Sequence[Cell], run: Path, slots: int | None) -> dict[str,
     units: dict[str, list[Unit]] = {}
     for group, config in shared_experts(cells).items():
         arguments = {"run": run, "group": group, "config": config}
-        parts = [
-            part for part in _parts(config, slots) if slots in (None, 1) or not _recorded(run, group, config, part)
-        ]
-        units[group] = [
-            Unit(
-                f"experts {group}" if part == WHOLE else f"experts {group} {part}",
-                record_group,
-                {**arguments, "shard": part},
-                needs=(f"encode {data_of[group]}",),
-            )
-            for part in parts
-        ]
+        units[group] = []
+        for part in _parts(config, slots):
+            if slots in (None, 1) or not _recorded(run, group, config, part):
+                name = f"experts {group}" if part == WHOLE else f"experts {group} {part}"
+                needs = (f"encode {data_of[group]}",)
+                units[group].append(Unit(name, record_group, {**arguments, "shard": part}, needs=needs))
     return units
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -13,8 +12,10 @@ from vldistill.config.former import current
 from vldistill.config.plain import Plain, Record
 from vldistill.config.plain_yaml import check_plain
 from vldistill.errors import ConfigError
-from vldistill.options.parser import SECTIONS
+from vldistill.options.parser import build_parser, built
 from vldistill.storage.files import digest
+
+WHOLE = ("image", "text")  # sections of ``encoder`` that stand for one tower
 
 
 def nested(options: Record) -> dict[str, Plain]:
@@ -37,10 +38,13 @@ def merged(*parts: Record) -> dict[str, Plain]:
     return out
 
 
+def on_towers(encoder: Mapping[str, Any], towers: Mapping[str, Any]) -> dict[str, Any]:
+    """Section ``encoder`` with other ``towers``: each is replaced whole, because options of one fit no other."""
+    return merged({name: part for name, part in encoder.items() if name not in WHOLE or name not in towers}, towers)
+
+
 @cache
 def _parser() -> tuple[Any, list[str]]:
-    from vldistill.options.parser import build_parser
-
     parser, names, _ = build_parser("distill", None)
     return parser, names
 
@@ -59,13 +63,7 @@ def resolved(options: Record, where: str) -> Config:
     if key not in _RESOLVED:
         parser, names = _parser()
         try:
-            read = parser.parse_object(dict(options))
-            for name in options:
-                if name in (*SECTIONS, *names) and not hasattr(read[name], "items"):
-                    raise ConfigError(f"{name} is {str(read[name])[:80]!r}; expected options by name.")
-            built = parser.instantiate(read)
+            _RESOLVED[key] = built(parser, parser.parse_object(dict(options)), names)
         except (ArgumentError, ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{where}: {error}") from None
-        sections = {field.name: built[field.name] for field in fields(Config) if field.name != "methods"}
-        _RESOLVED[key] = Config(**sections, methods={name: built[name] for name in names})
     return _RESOLVED[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -11,6 +12,8 @@ from vldistill.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+    from vldistill.config import Config
 
 
 ABOUT = {
@@ -91,6 +94,18 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
         parser.add_class_arguments(cls, name)
     kinds = {name: kind for section, cls in sections.items() for name, kind in _kinds(cls, section).items()}
     return parser, list(METHODS), kinds
+
+
+def built(parser: ArgumentParser, read: Any, methods: Sequence[str]) -> Config:
+    """The configuration of what a parser has read. Raises ConfigError for a section that holds no options."""
+    from vldistill.config import Config
+
+    for name in (*SECTIONS, *methods):
+        if not hasattr(read[name], "items"):
+            raise ConfigError(f"{name} is {str(read[name])[:80]!r}; expected options by name.")
+    made = parser.instantiate(read)
+    sections = {name: made[name] for name in SECTIONS}
+    return Config(**sections, methods={name: made[name] for name in methods})
 
 
 def _guarded_mode() -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
+from vldistill.config.checks import in_words
 from vldistill.config.former import successor
+from vldistill.config.plain_yaml import LARGEST, read_yaml
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.options.parser import ALIASES, SECTIONS, build_parser, packaged_config
+from vldistill.options.parser import ALIASES, build_parser, built, packaged_config
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -36,12 +39,8 @@ def rewrite(stage: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> list[s
     for word in argv:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            name = ALIASES.get(stage, {}).get(name, name)
-            previous = name
-            if equals:
-                out.append(f"--{name}={_value(name, value, kinds.get(name))}")
-            else:
-                out.append(f"--{name}")
+            previous = name = ALIASES.get(stage, {}).get(name, name)
+            out.append(f"--{name}={_value(name, value, kinds.get(name))}" if equals else f"--{name}")
         else:
             out.append(_value(previous, word, kinds.get(previous)))
             previous = ""
@@ -63,8 +62,6 @@ def _files_first(words: Sequence[str]) -> list[str]:
 
 def _value(name: str, value: str, kind: Any) -> str:
     if name == "config":
-        from vldistill.config.plain_yaml import read_yaml
-
         path = packaged_config(value)
         read_yaml(Path(path), "--config")  # jsonargparse says less of what is wrong with a file
         return path
@@ -77,8 +74,6 @@ def _value(name: str, value: str, kind: Any) -> str:
 
 def _refuse_endless(name: str, value: str) -> None:
     """Refuse whole numbers that no configuration may hold: as floats they would overflow. Raises ConfigError."""
-    from vldistill.config.plain_yaml import LARGEST
-
     for digits in re.findall(r"(?<![\w.])[+-]?0*(\d{20,})(?![\w.])", value.replace("_", "")):
         if len(digits) > 20 or int(digits) > LARGEST:  # int() refuses thousands of digits
             raise ConfigError(
@@ -94,15 +89,10 @@ def parse(
     Values come from the dataclasses' defaults, then the run's own ``config.yaml`` or ``--config``, then the command
     line.
     """
-    from argparse import ArgumentError
-
-    from vldistill.config import Config
-    from vldistill.config.plain_yaml import read_yaml
-
     run_config = _run_config(argv)
     if run_config:
         read_yaml(Path(run_config), "the run's own configuration", ArtefactError)
-    parser, method_names, kinds = build_parser(stage, run_config)
+    parser, methods, kinds = build_parser(stage, run_config)
     if extend:
         extend(parser)
     words = _files_first(rewrite(stage, argv, kinds))
@@ -112,25 +102,19 @@ def parse(
     except (ArgumentError, ValueError, TypeError, RecursionError, OverflowError) as error:
         read = f" The run's own configuration is {run_config}." if run_config else ""
         raise ConfigError(f"{_plain(str(error), kinds)}{read} See `vldistill {stage} --help`.") from None
-    for name in (*SECTIONS, *method_names):
-        if not hasattr(namespace[name], "items"):
-            raise ConfigError(f"{name} is {str(namespace[name])[:80]!r}; expected options by name.")
     if not namespace.run:
         raise ConfigError(f"vldistill {stage} needs --run FOLDER, e.g. --run runs/first.")
-    built = parser.instantiate(namespace)
+    config = built(parser, namespace, methods)
     if run_config is None and not {word.partition("=")[0] for word in words} & {"--config", "--data", "--data.source"}:
         raise ConfigError(
             f"{namespace.run} holds no config.yaml, and no data are named. Correct --run, or begin a run there with "
             f"--config FILE or --data.source PATH (scenes are drawn ones)."
         )
-    sections = {name: built[name] for name in SECTIONS}
-    return Config(**sections, methods={name: built[name] for name in method_names}), namespace
+    return config, namespace
 
 
 def _plain(message: str, kinds: Mapping[str, Any]) -> str:
     """A message of the parser about a value, in the words of ours; other messages as they are."""
-    from vldistill.config.checks import in_words
-
     found = re.match(r'Parser key "([^"]+)":', message)
     value = re.search(r"(?:Got|Given) value: (.*)\Z", message, re.DOTALL)
     if not found or not value or found[1] not in kinds:

@@ -21,6 +21,7 @@ from vldistill.distillation.method import METHODS
 from vldistill.errors import VldistillError
 from vldistill.experts.record import bytes_per_expert, expert_path, expert_recipe
 from vldistill.options.resolve import ResolvedConfig
+from vldistill.runtime.devices import choose_device
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import human_bytes
 from vldistill.training.recipe import Recipe
@@ -43,8 +44,6 @@ class Estimate:
     """
 
     def __init__(self, config: Config) -> None:
-        from vldistill.runtime.devices import choose_device
-
         self.problems: list[str] = []
         self.config = config
         image = config.encoder.image
@@ -65,15 +64,12 @@ class Estimate:
         try:
             refuse()
         except VldistillError as error:
-            self._problem(error)
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
 
     def _count(self, split: str) -> None:
         pairs = self.bench.pairs(split)
         self.counts[split] = pairs.count_images, pairs.count_captions
-
-    def _problem(self, error: VldistillError) -> None:
-        if str(error) not in self.problems:
-            self.problems.append(str(error))
 
     def of(self, config: Config) -> Estimate:
         """The same towers and measurements for another configuration of experts."""

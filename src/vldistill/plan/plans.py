@@ -16,11 +16,7 @@ from vldistill.comparison.cells import Cell, expert_group, failure, finished, sh
 from vldistill.config import Config
 from vldistill.distillation.method import METHODS
 from vldistill.errors import ConfigError, VldistillError
-from vldistill.experts.record import (
-    PlannedExpert,
-    expert_files,
-    planned_experts,
-)
+from vldistill.experts.record import PlannedExpert, expert_files, planned_experts
 from vldistill.experts.trajectory import Trajectory
 from vldistill.options.resolve import ResolvedConfig, resolve
 from vldistill.plan.estimate import Estimate, human_time, iterations_of

@@ -5,7 +5,7 @@ One student each, trained quickly and kept as its answers in ``RUN/report``, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.drawing.pictures import data_uri, fitting_quality
 from vldistill.errors import ConfigError, VldistillError
+from vldistill.evaluation.measures import MEASURES, TITLES
 from vldistill.evaluation.protocol import GENERIC, embed_split, train_student
 from vldistill.evaluation.retrieval import metrics_of, retrieval_ranks
 from vldistill.evaluation.subjects import subject
+from vldistill.reporting.gallery import photo_addresses
+from vldistill.reporting.overview import Table, TableCell
 from vldistill.reporting.records import RunRecord
-from vldistill.reporting.views import BrowserView, Hit, Query, StudentView
+from vldistill.reporting.views import BrowserView
 from vldistill.storage.files import digest, read_json, write_record
 from vldistill.training.data import TrainingData
 from vldistill.training.recipe import Recipe
@@ -30,7 +32,8 @@ FORMAT = 1  # of the kept answers
 TOP = 5
 MOST_SETS = 3
 MOST_STEPS = 2_000  # of one student: a report is made in seconds, where an evaluation may take minutes
-PHOTO_SIDE = 96
+Answer = Mapping[str, Any]
+"""Of a student: ``recalls``, and ``by_caption`` and ``by_image``, each with the ``top`` five and ``ranks`` by query."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ def browse(
     targets += [Target(f"random:{count}", f"random:{count}", ""), Target("full", "full", "")]
     test = bench.split("test")
     by_caption, by_image = choose_queries(test.pairs.image_captions, queries)
-    students: list[StudentView] = []
-    answers: list[Mapping[str, Any]] = []
+    students: list[tuple[str, str, Mapping[str, float]]] = []
+    answers: dict[str, Answer] = {}
     troubles: list[str] = []
     for target in targets:
         try:
@@ -68,10 +71,10 @@ def browse(
             reporter.warn(f"{target.name}: no student for the retrieval browser: {error}")
             troubles.append(f"No student of {target.name}: {error}")
             continue
-        students.append(StudentView(target.name, about, answer["recalls"]))
-        answers.append(answer)
-    view = _view(bench, run.name, students, answers, (by_caption, by_image), budget)
-    return replace(view, note=" ".join(troubles))
+        students.append((target.name, about, answer["recalls"]))
+        answers[target.name] = answer
+    table = students_table(students, test.pairs.count_images, test.pairs.count_captions) if students else None
+    return BrowserView(run.name, table, _data(bench, answers, by_caption, by_image, budget), " ".join(troubles))
 
 
 def choose_queries(image_captions: Sequence[np.ndarray], count: int) -> tuple[list[int], list[int]]:
@@ -112,7 +115,7 @@ def quick_recipe(run: RunRecord, target: str, own: Recipe | None, pairs: int) ->
 
 def _answers(
     bench: Workbench, run: RunRecord, target: Target, by_caption: Sequence[int], by_image: Sequence[int]
-) -> tuple[str, Mapping[str, Any]]:
+) -> tuple[str, Answer]:
     judged = subject(bench, target.judged)
     data = judged.draw(0)
     recipe, about = quick_recipe(run, target.name, judged.own, len(data))
@@ -128,7 +131,7 @@ def _answers(
     return about, kept
 
 
-def _kept(path: Path) -> Mapping[str, Any] | None:
+def _kept(path: Path) -> Answer | None:
     """PartialResults of an earlier report; None where there are none, or damaged ones."""
     try:
         kept = read_json(path, "student") if path.exists() else None
@@ -139,7 +142,7 @@ def _kept(path: Path) -> Mapping[str, Any] | None:
 
 def _ask(
     bench: Workbench, name: str, data: TrainingData, recipe: Recipe, by_caption: Sequence[int], by_image: Sequence[int]
-) -> dict[str, Any]:
+) -> Answer:
     """Train a student and note its top five for every query, the rank of the best right one, and its recalls."""
     with bench.reporter.progress(f"report: student of {name}", recipe.epochs) as bar:
         student = train_student(bench, data, recipe, 0, lambda _student, _epoch: bar.advance())
@@ -155,55 +158,52 @@ def _ask(
     }
 
 
-def _view(
-    bench: Workbench,
-    run: str,
-    students: Sequence[StudentView],
-    answers: Sequence[Mapping[str, Any]],
-    queries: tuple[Sequence[int], Sequence[int]],
-    budget: int,
-) -> BrowserView:
-    """The answers with only the photos and captions they name, numbered anew."""
+def students_table(students: Iterable[tuple[str, str, Mapping[str, float]]], images: int, captions: int) -> Table:
+    """Name, what it was trained by and recalls of every student, on so many images and captions of the test split."""
+    columns = [("student of", "", False), ("trained by", "", False), *((title, "", True) for title in TITLES)]
+    rows = [
+        [TableCell.of(name, head=True), TableCell.of(about)]
+        + [TableCell.of(recalls[measure], "{:.1f}".format) for measure in MEASURES]
+        for name, about, recalls in students
+    ]
+    note = f"One student each, on {images:,} photos and {captions:,} captions of the test split; percent."
+    return Table(columns, rows, [note])
+
+
+def _data(
+    bench: Workbench, answers: Mapping[str, Answer], by_caption: Sequence[int], by_image: Sequence[int], budget: int
+) -> dict[str, Any]:
+    """The answers with only the photos and captions they name, numbered anew, see :class:`~.views.BrowserView`."""
     test = bench.split("test")
-    image_of, own = test.pairs.caption_image, test.pairs.image_captions
-    by_caption, by_image = queries
-    photos = sorted({row for a in answers for top in a["by_caption"]["top"] for row in top} | set(by_image))
-    photos = sorted({*photos, *(int(image_of[row]) for row in by_caption)})
-    captions = {row for a in answers for top in a["by_image"]["top"] for row in top} | set(by_caption)
-    captions = sorted(captions | {int(row) for photo in photos for row in own[photo]})
+    image_of, own = test.pairs.caption_image.tolist(), test.pairs.image_captions
+    found = {
+        way: {row for answer in answers.values() for top in answer[way]["top"] for row in top}
+        for way in ("by_caption", "by_image")
+    }
+    photos = sorted(found["by_caption"] | {*by_image, *(image_of[row] for row in by_caption)})
+    captions = sorted(found["by_image"] | {*by_caption, *(int(row) for photo in photos for row in own[photo])})
     photo_at, caption_at = ({row: at for at, row in enumerate(rows)} for rows in (photos, captions))
 
-    def asked(rows: Sequence[int], way: str) -> list[Query]:
-        found = []
-        for number, row in enumerate(rows):
-            tops = [answer[way]["top"][number] for answer in answers]
-            ranks = [int(answer[way]["ranks"][number]) for answer in answers]
-            if way == "by_caption":
-                hits = [[Hit(photo_at[photo], int(image_of[row]) == photo) for photo in top] for top in tops]
-            else:
-                hits = [[Hit(caption_at[caption], int(image_of[caption]) == row) for caption in top] for top in tops]
-            if way == "by_caption":
-                found.append(Query(caption_at[row], hits, ranks, photo_at[int(image_of[row])]))
-            else:
-                found.append(Query(photo_at[row], hits, ranks))
-        return found
+    def query(number: int, row: int, way: str) -> dict[str, Any]:
+        given = [answer[way] for answer in answers.values()]
+        ranks = [int(one["ranks"][number]) for one in given]
+        tops = [one["top"][number] for one in given]
+        if way == "by_image":
+            hits = [[[caption_at[caption], int(image_of[caption] == row)] for caption in top] for top in tops]
+            return {"q": photo_at[row], "a": hits, "r": ranks, "own": 0}
+        hits = [[[photo_at[photo], int(image_of[row] == photo)] for photo in top] for top in tops]
+        return {"q": caption_at[row], "a": hits, "r": ranks, "own": photo_at[image_of[row]]}
 
-    array = test.pixels.array
-    share = min(1.0, PHOTO_SIDE / array.shape[-1])
-    best, quality = fitting_quality(np.asarray(array[photos[:: max(1, len(photos) // 8)]]), len(photos), budget)
-    pictures = [data_uri(array[row], min(share, best), min(quality, 80)) for row in photos]
-    return BrowserView(
-        run=run,
-        students=students,
-        images=[
-            (test.pairs.images.names[row], picture, [caption_at[int(c)] for c in own[row]])
-            for row, picture in zip(photos, pictures)
+    pictures = photo_addresses(test.pixels.array, photos, len(photos), budget, 80)
+    return {
+        "students": list(answers),
+        "images": [
+            (test.pairs.images.names[row], pictures[row], [caption_at[int(c)] for c in own[row]]) for row in photos
         ],
-        captions=[test.pairs.captions[row] for row in captions],
-        by_caption=asked(by_caption, "by_caption"),
-        by_image=asked(by_image, "by_image"),
-        gallery=(test.pairs.count_images, test.pairs.count_captions),
-    )
+        "captions": [test.pairs.captions[row] for row in captions],
+        "byCaption": [query(number, row, "by_caption") for number, row in enumerate(by_caption)],
+        "byImage": [query(number, row, "by_image") for number, row in enumerate(by_image)],
+    }
 
 
 def worth_training(bench: Workbench) -> bool:

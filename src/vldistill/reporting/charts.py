@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vldistill.drawing.figures import SMALL, Points, curves, inline_svg
@@ -112,18 +112,12 @@ def _thinned(points: Points) -> Points:
 
 
 def _expert_losses(runs: Sequence[RunRecord]) -> dict[str, Points]:
+    """By run, the mean loss of its experts by epoch, from the last time they were recorded."""
     found: dict[str, Points] = {}
     for run in runs:
-        for losses in _last_losses(run):
-            epochs = zip(*losses)
-            found[run.name] = [(float(i + 1), sum(values) / len(values)) for i, values in enumerate(epochs)]
+        told = [losses for event in run.events if isinstance(losses := event.get("losses"), list) and losses]
+        told = [losses for losses in told if all(isinstance(one, list) for one in losses)]
+        if told:
+            means = [sum(values) / len(values) for values in zip(*told[-1])]
+            found[run.name] = [(float(epoch), mean) for epoch, mean in enumerate(means, start=1)]
     return found
-
-
-def _last_losses(run: RunRecord) -> Iterator[list[list[float]]]:
-    """Losses of every expert by epoch, from the last time experts were recorded."""
-    for event in reversed(run.events):
-        losses = event.get("losses")
-        if isinstance(losses, list) and losses and all(isinstance(one, list) for one in losses):
-            yield losses
-            return

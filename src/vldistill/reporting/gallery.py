@@ -14,6 +14,7 @@ from vldistill.drawing.figures import heat_map, inline_svg
 from vldistill.drawing.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality, to_bytes
 from vldistill.reporting.neighbours import Places, changes, maps, nearest, places
 from vldistill.reporting.views import FigureView, Near, PairView, SetView
+from vldistill.storage.checked_rows import CheckedRows
 from vldistill.workbench.bench import Workbench
 
 NEAREST = 3
@@ -49,9 +50,7 @@ def view_set(
     if distilled.similarity is not None:
         figures.append(_similarity(distilled, name))
     after = to_bytes(distilled.pixels().numpy()) if distilled.space == "pixels" else None
-    before = None
-    if after is not None and place and place.start:
-        before = _start_bytes(distilled, place)
+    before = _start_bytes(distilled, place) if after is not None and place else None
     drawn, gain, sizes, small = _pictures(before, after, len(distilled), budget)
     views = []
     captions = _captions(distilled, bench, place)
@@ -59,14 +58,14 @@ def view_set(
     text_changes = changes(place.start.texts, place.texts) if place and place.start else None
     if after is None and place and place.start_images is not None:
         sizes = changes(place.start_images, place.images)
-    for index in range(len(distilled)):
+    for index, (caption, nearest_before, nearest_after) in enumerate(captions):
         views.append(
             PairView(
                 number=index + 1,
                 **drawn[index],
-                caption=captions[index][0],
-                nearest_before=captions[index][1],
-                nearest_after=captions[index][2],
+                caption=caption,
+                nearest_before=nearest_before,
+                nearest_after=nearest_after,
                 photos=photos[index],
                 image_change=None if sizes is None else float(sizes[index]),
                 text_change=None if text_changes is None else float(text_changes[index]),
@@ -92,9 +91,8 @@ def _facts(distilled: DistilledSet, gain: float) -> list[str]:
 
 
 def _start_bytes(distilled: DistilledSet, place: Places) -> np.ndarray | None:
-    """The starting pictures as bytes; None where they are of another size than the learned ones."""
-    assert place.start is not None
-    if place.start.images.shape != distilled.images.shape:
+    """The starting pictures as bytes; None without any, or where they are of another size than the learned ones."""
+    if place.start is None or place.start.images.shape != distilled.images.shape:
         return None
     return to_bytes(replace(distilled, images=place.start.images.cpu()).pixels().numpy())
 
@@ -152,15 +150,21 @@ def _photos(bench: Workbench | None, place: Places | None, count: int, budget: i
         return [[] for _ in range(count)]
     split = bench.split("train")
     scores, rows = nearest(split.data.images, place.images, NEAREST, bench.device)
-    array, names = split.pixels.array, split.pairs.images.names
-    used = np.unique(rows)
-    share = min(1.0, PHOTO_SIDE / array.shape[-1])
-    best, quality = fitting_quality(np.asarray(array[used[:: max(1, len(used) // 8)]]), rows.size, budget)
-    pictures = {int(row): data_uri(array[row], min(share, best), min(quality, 75)) for row in used}
+    names = split.pairs.images.names
+    pictures = photo_addresses(split.pixels.array, np.unique(rows), rows.size, budget, 75)
     return [
         [Near(names[int(row)], float(score), pictures[int(row)]) for score, row in zip(own_scores, own_rows)]
         for own_scores, own_rows in zip(scores, rows)
     ]
+
+
+def photo_addresses(
+    array: CheckedRows, rows: Sequence[int] | np.ndarray, shown: int, budget: int, quality: int
+) -> dict[int, str]:
+    """``data:`` addresses of real photos by row, of at most ``quality``; so many ``shown`` fit ``budget`` bytes."""
+    share, fitting = fitting_quality(np.asarray(array[rows[:: max(1, len(rows) // 8)]]), shown, budget)
+    share = min(share, 1.0, PHOTO_SIDE / array.shape[-1])
+    return {int(row): data_uri(array[row], share, min(quality, fitting)) for row in rows}
 
 
 def _similarity(distilled: DistilledSet, name: str) -> FigureView:

@@ -19,6 +19,7 @@ from vldistill.drawing.figures import inline_svg, scatter
 from vldistill.errors import VldistillError
 from vldistill.evaluation.subjects import subject
 from vldistill.options.resolve import resolve_distill
+from vldistill.reporting.overview import percent
 from vldistill.reporting.views import FigureView
 from vldistill.runtime.randomness import generator
 from vldistill.training.data import Inputs
@@ -26,8 +27,7 @@ from vldistill.workbench.bench import Workbench
 
 T = TypeVar("T")
 COMPARED_AT_ONCE = 16_384  # rows compared at a time
-SAMPLE = {"heads": 600}  # real rows on a map; fewer where they have to be encoded first
-SAMPLE_ENCODED = 240
+SAMPLE, SAMPLE_ENCODED = 600, 240  # real rows on a map; fewer where they have to be encoded first
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def maps(bench: Workbench, distilled: DistilledSet, place: Places, name: str) ->
     sides = (("images", data.images, place.images, starts[0]), ("texts", real_texts, place.texts, starts[1]))
     for side, inputs, learned, start in sides:
         encoded = side == "images" and bench.setting != "heads"
-        size = min(len(inputs), SAMPLE_ENCODED if encoded else SAMPLE["heads"])
+        size = min(len(inputs), SAMPLE_ENCODED if encoded else SAMPLE)
         sample = torch.randperm(len(inputs), generator=generator(0, "map", side))[:size]
         real = inputs.rows(sample)
         real = frozen_features(bench, real) if encoded else real.cpu()
@@ -167,15 +167,11 @@ def maps(bench: Workbench, distilled: DistilledSet, place: Places, name: str) ->
 def _map(name: str, side: str, real: torch.Tensor, learned: torch.Tensor, start: torch.Tensor | None) -> FigureView:
     clouds = [("real", real), *([("start", start)] if start is not None else []), ("distilled", learned)]
     drawn, shares = principal_plane([cloud for _, cloud in clouds])
-    named = [(label, drawn[index]) for index, (label, _) in enumerate(clouds)]
+    named = [(label, rows) for (label, _), rows in zip(clouds, drawn)]
     moves = np.stack([drawn[1], drawn[2]], axis=1) if start is not None else None
-    first, second = (f"{share:.0%}".replace("%", " %") for share in shares)
-    figure = scatter(
-        named,
-        xlabel=f"1st direction, {first} of the variance",
-        ylabel=f"2nd direction, {second}",
-        moves=moves,
-    )
+    first, second = map(percent, shares)
+    xlabel = f"1st direction, {first} of the variance"
+    figure = scatter(named, xlabel=xlabel, ylabel=f"2nd direction, {second}", moves=moves)
     label = f"Map of {side}: {len(real)} real rows, {len(learned)} distilled ones" + (
         " and where each of them started." if start is not None else "."
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.evaluation.measures import MEASURES, ratio
+from vldistill.evaluation.measures import MEASURES, RECALLS, ratio
 from vldistill.evaluation.tables import LEGACY, TITLES
 from vldistill.reporting.records import OWN, Row, RunRecord
 from vldistill.storage.files import human_bytes
@@ -46,6 +46,19 @@ class TableCell:
     head: bool = False
     strong: bool = False
 
+    @classmethod
+    def of(cls, value: Any, show: Callable[[Any], str] = str, **looks: Any) -> TableCell:
+        """A value that the column is sorted by, as text; a dash where there is none."""
+        return cls("–") if value is None else cls(show(value), value, **looks)
+
+    @classmethod
+    def of_figure(cls, figure: Mapping[str, float] | None, top: float = 0.0, strong: bool = False) -> TableCell:
+        """A recall, mean and deviation, with a bar where the ``top`` of its column is given."""
+        if figure is None:
+            return cls("–")
+        mean = figure["mean"]
+        return cls(f"{mean:.1f}", mean, f"± {figure['std']:.1f}", mean / top if top > 0 else None, strong=strong)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -77,19 +90,17 @@ def gain(row: Row, rows: Iterable[Row]) -> float | None:
     """
     if row.kind == "full":
         return None
-    for other in rows:
-        same = other.kind == "random" and other.told("pairs") == row.told("pairs") and row.comparable(other)
-        if same:
-            return ratio(row.mean, other.mean)
-    return None
+    return _over(row, (other for other in rows if other.kind == "random" and other.told("pairs") == row.told("pairs")))
 
 
 def share_of_full(row: Row, rows: Iterable[Row]) -> float | None:
     """Mean recall over that of the full data; None without such a row."""
-    for other in rows:
-        if other.kind == "full" and row.comparable(other):
-            return ratio(row.mean, other.mean)
-    return None
+    return _over(row, (other for other in rows if other.kind == "full"))
+
+
+def _over(row: Row, references: Iterable[Row]) -> float | None:
+    """Mean recall over that of the first of the ``references`` that it can be compared with."""
+    return next((ratio(row.mean, other.mean) for other in references if row.comparable(other)), None)
 
 
 def differing(rows: Iterable[Row], keys: Iterable[str], alike: Callable[[Row], Hashable]) -> list[str]:
@@ -108,7 +119,7 @@ def differing(rows: Iterable[Row], keys: Iterable[str], alike: Callable[[Row], H
 def words_of(row: Row, keys: Iterable[str]) -> str:
     """What a row says of ``keys``, to be put after its name."""
     told = ((key, row.told(key)) for key in keys)
-    return "".join(f", {ATTRIBUTES[key].format(_short(value))}" for key, value in told if value is not None)
+    return "".join(f", {ATTRIBUTES[key].format(short(value))}" for key, value in told if value is not None)
 
 
 def best_row(rows: Sequence[Row]) -> tuple[Row, str] | None:
@@ -144,7 +155,7 @@ def headline(runs: Sequence[RunRecord]) -> Headline | None:
     if (times := gain(best, rows)) is not None:
         shown.append((f"{times:.1f} ×", "", "that of as many random pairs"))
     if (share := share_of_full(best, rows)) is not None:
-        shown.append((f"{share:.0%}".replace("%", " %"), "", "of what the full data reaches"))
+        shown.append((percent(share), "", "of what the full data reaches"))
     if pairs := best.told("pairs"):
         floats = best.told("stored_floats")
         shown.append((f"{pairs:,}", "pairs", f"{floats:,} numbers to store" if floats else ""))
@@ -187,31 +198,18 @@ def _meaning(title: str) -> str:
 def _result_cells(
     row: Row, rows: Sequence[Row], differing: Sequence[str], named: bool, top: float, best: bool
 ) -> list[TableCell]:
-    cells = [TableCell(row.run, row.run)] if named else []
-    cells += [TableCell(row.label, row.label, head=True, strong=best), TableCell(row.recipe, row.recipe)]
+    cells = [TableCell.of(row.run)] if named else []
+    cells += [TableCell.of(row.label, head=True, strong=best), TableCell.of(row.recipe)]
     for key in differing:
         value = row.told(key)
-        cells.append(TableCell(_short(value), value if isinstance(value, int | float) else str(value)))
-    times, share = gain(row, rows), share_of_full(row, rows)
-    shown = [_recall_cell(row, name, top, best) for name in MEASURES]
-    cells.append(shown[0])
-    cells.append(TableCell("–") if times is None or row.kind == "random" else TableCell(f"{times:.1f} ×", times))
-    cells.append(
-        TableCell("–") if share is None or row.kind == "full" else TableCell(f"{share:.0%}".replace("%", " %"), share)
-    )
+        cells.append(TableCell(short(value), value if isinstance(value, int | float) else str(value)))
+    cells.append(TableCell.of_figure(row.figures.get(MEASURES[0]), top, best))
+    cells.append(TableCell.of(None if row.kind == "random" else gain(row, rows), "{:.1f} ×".format))
+    cells.append(TableCell.of(None if row.kind == "full" else share_of_full(row, rows), percent))
     for key in ("pairs", "stored_floats"):
         value = row.told(key)
-        cells.append(TableCell("–") if value is None else TableCell(_compact(value), float(value)))
-    return cells + shown[1:]
-
-
-def _recall_cell(row: Row, name: str, top: float, best: bool) -> TableCell:
-    figure = row.figures.get(name)
-    if figure is None:
-        return TableCell("–")
-    main = name == MEASURES[0]
-    share = figure["mean"] / top if main and top > 0 else None
-    return TableCell(f"{figure['mean']:.1f}", figure["mean"], f"± {figure['std']:.1f}", share, strong=main and best)
+        cells.append(TableCell.of(None if value is None else float(value), _compact))
+    return cells + [TableCell.of_figure(row.figures.get(name)) for name in RECALLS]
 
 
 def _compact(value: float) -> str:
@@ -224,7 +222,12 @@ def _compact(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _short(value: Any) -> str:
+def percent(share: float) -> str:
+    """``12 %``."""
+    return f"{share:.0%}".replace("%", " %")
+
+
+def short(value: Any) -> str:
     """A tower's name without the folder it is in."""
     if value is None:
         return "–"
@@ -234,7 +237,7 @@ def _short(value: Any) -> str:
 
 def _shared_notes(rows: Sequence[Row], values: Mapping[str, set[str]]) -> list[str]:
     shared = {key: values[key] for key in WORDS if len(values[key]) == 1 and (key, values[key]) != ("towers", {OWN})}
-    said = [WORDS[key].format(_short(*value)) for key, value in shared.items()]
+    said = [WORDS[key].format(short(*value)) for key, value in shared.items()]
     chance = sorted({f"{c['mean_recall']:.2f}" for row in rows if isinstance(c := row.told("chance"), Mapping)})
     said += ["mean ± standard deviation over students, in percent, on the test split"]
     said += [f"chance {' or '.join(chance)}"] if chance else []
@@ -256,7 +259,7 @@ def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
     parts = ["image_tower", *differing(rows, ("text_tower", "towers"), lambda row: row.told("image_tower"))]
 
     def towers_of(row: Row) -> tuple[str, ...]:
-        return tuple(_short(row.told(part)) for part in parts)
+        return tuple(short(row.told(part)) for part in parts)
 
     towers = list(dict.fromkeys(map(towers_of, rows)))
     if len(towers) < 2:
@@ -268,20 +271,14 @@ def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
     for row in rows:
         details = row.told("details")
         made = details.get("made_with_image_tower") if isinstance(details, Mapping) else None
-        origin = _short(made or row.told("image_tower")) if row.kind == "distilled" else "real pairs"
+        origin = short(made or row.told("image_tower")) if row.kind == "distilled" else "real pairs"
         table.setdefault((row.label + words_of(row, apart), origin, row.recipe), {})[towers_of(row)] = row
     top = max(row.mean for row in rows)
     body = []
     for (label, origin, recipe), found in table.items():
-        cells = [TableCell(label, label, head=True), TableCell(origin, origin), TableCell(recipe, recipe)]
-        for tower in towers:
-            figure = found[tower].figures["mean_recall"] if tower in found else None
-            if figure is None:
-                cells.append(TableCell("–"))
-            else:
-                share = figure["mean"] / top if top > 0 else None
-                cells.append(TableCell(f"{figure['mean']:.1f}", figure["mean"], f"± {figure['std']:.1f}", share))
-        body.append(cells)
+        cells = [TableCell.of(label, head=True), TableCell.of(origin), TableCell.of(recipe)]
+        figures = [found[tower].figures["mean_recall"] if tower in found else None for tower in towers]
+        body.append(cells + [TableCell.of_figure(figure, top) for figure in figures])
     columns = [("set", "", False), ("made with", "image tower", False), ("recipe", "", False)]
     columns += [
         (", ".join(tower), f"students with {words_of(found, parts)[2:]}", True)
@@ -296,12 +293,9 @@ def cost_table(runs: Sequence[RunRecord]) -> Table | None:
     body: list[list[TableCell]] = []
     for run in runs:
         for stage, what, seconds, memory, disk in _costs(run):
-            cells = [TableCell(run.name, run.name)] if named else []
-            cells += [TableCell(stage, stage, head=True), TableCell(what, what)]
-            cells.append(TableCell("–") if seconds is None else TableCell(duration(seconds), seconds))
-            cells.append(TableCell("–") if memory is None else TableCell(human_bytes(memory), memory))
-            cells.append(TableCell("–") if disk is None else TableCell(human_bytes(disk), disk))
-            body.append(cells)
+            cells = [TableCell.of(run.name)] if named else []
+            cells += [TableCell.of(stage, head=True), TableCell.of(what), TableCell.of(seconds, duration)]
+            body.append([*cells, TableCell.of(memory, human_bytes), TableCell.of(disk, human_bytes)])
     if not body:
         return None
     columns = [("run", "", False)] if named else []
@@ -321,7 +315,7 @@ def _costs(run: RunRecord) -> Iterable[tuple[str, str, float | None, float | Non
     memory = {e.get("set"): e.get("peak_memory_bytes") for e in run.events if e.get("stage") == "distill"}
     for item in run.sets:
         if item.finished:
-            selection = (item.record.get("info") or {}).get("selection") or {}
+            selection = item.info.get("selection") or {}
             yield "distill", item.name, selection.get("seconds"), memory.get(item.name), item.size
     seen = set()
     for row in run.rows:

@@ -7,19 +7,17 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from vldistill.evaluation.measures import MEASURES
-from vldistill.evaluation.tables import TITLES
 from vldistill.reporting.charts import budget_chart, training_charts
-from vldistill.reporting.overview import Table, TableCell, cost_table, headline, result_table, tower_matrix
+from vldistill.reporting.overview import cost_table, headline, result_table, short, tower_matrix
 from vldistill.reporting.records import RunRecord
-from vldistill.reporting.views import BrowserView, Extras, FigureView
+from vldistill.reporting.views import Extras, FigureView
 from vldistill.version import __version__
 
 HERE = Path(__file__).parent
@@ -59,7 +57,7 @@ def render(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> str:
 def _context(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> dict[str, Any]:
     known = [extras[run.name] for run in runs if run.name in extras]
     sets = [view for extra in known for view in extra.sets]
-    browsers = [_browser(extra.browser) for extra in known if extra.browser]
+    browsers = [extra.browser for extra in known if extra.browser]
     many = len(runs) > 1
     maps = [
         FigureView(f"{view.run + ': ' if many else ''}{view.name}: {figure.title}", figure.svg, figure.note)
@@ -90,46 +88,24 @@ def _context(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> dict[st
     }
 
 
-def _browser(view: BrowserView) -> dict[str, Any]:
-    """The browser with its table of students."""
-    columns = [("student of", "", False), ("trained by", "", False), *((title, "", True) for title in TITLES)]
-    rows = [
-        [TableCell(student.name, student.name, head=True), TableCell(student.about, student.about)]
-        + [TableCell(f"{student.recalls[name]:.1f}", student.recalls[name]) for name in MEASURES]
-        for student in view.students
-    ]
-    images, captions = view.gallery
-    notes = [f"One student each, on {images:,} photos and {captions:,} captions of the test split; percent."]
-    return {
-        "run": view.run,
-        "note": view.note,
-        "students": view.students,
-        "table": Table(columns, rows, notes),
-        "data": view.data,
-    }
-
-
 def _facts(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """What the runs are about, from their configurations: (name, value)."""
 
-    def told(name: str, *path: str, short: bool = False) -> list[tuple[str, str]]:
-        values = dict.fromkeys(str(_lookup(run.config, path)) for run in runs if _lookup(run.config, path) is not None)
-        shown = [Path(value).name if short and "/" in value else value for value in values]
-        return [(name, ", ".join(shown))] if shown else []
+    def told(name: str, values: Iterable[Any], show: Callable[[str], str] = str) -> list[tuple[str, str]]:
+        different = dict.fromkeys(str(value) for value in values if value is not None)
+        return [(name, ", ".join(map(show, different)))] if different else []
 
-    facts = told("data", "data", "source")
-    facts += told("image tower", "encoder", "image", "name")
-    facts += told("text tower", "encoder", "text", "name", short=True)
-    facts += told("setting", "encoder", "setting")
-    methods = dict.fromkeys(
-        str((item.record.get("info") or {}).get("method")) for run in runs for item in run.sets if item.finished
-    )
-    if methods:
-        facts.append(("method", ", ".join(methods)))
-    commits = dict.fromkeys(str(run.environment.get("commit")) for run in runs if run.environment.get("commit"))
-    if commits:
-        facts.append(("commit", ", ".join(commits)))
-    return facts
+    def asked(*path: str) -> list[Any]:
+        return [_lookup(run.config, path) for run in runs]
+
+    return [
+        *told("data", asked("data", "source")),
+        *told("image tower", asked("encoder", "image", "name")),
+        *told("text tower", asked("encoder", "text", "name"), short),
+        *told("setting", asked("encoder", "setting")),
+        *told("method", (str(item.info.get("method")) for run in runs for item in run.sets if item.finished)),
+        *told("commit", (run.environment.get("commit") or None for run in runs)),
+    ]
 
 
 def _lookup(value: Any, path: Sequence[str]) -> Any:
@@ -139,7 +115,7 @@ def _lookup(value: Any, path: Sequence[str]) -> Any:
 
 
 def _how(run: RunRecord) -> dict[str, Any]:
-    sets = [(item.name, (item.record.get("info") or {}).get("config")) for item in run.sets if item.finished]
+    sets = [(item.name, item.info.get("config")) for item in run.sets if item.finished]
     return {
         "name": run.name,
         "commands": run.commands,

@@ -68,9 +68,7 @@ class Row:
     @property
     def val(self) -> float | None:
         """Mean recall on val by which the set was chosen, percent; None where its making did not look at val."""
-        details = self.told("details")
-        selection = details.get("selection") if isinstance(details, Mapping) else None
-        value = selection.get("val_mean_recall") if isinstance(selection, Mapping) else None
+        value = _mapping(_mapping(self.told("details")).get("selection")).get("val_mean_recall")
         return float(value) if _percent(value) else None
 
     def told(self, key: str) -> Any:
@@ -80,8 +78,7 @@ class Row:
     def comparable(self, other: Row) -> bool:
         """Whether a ratio of the two means something: same run, setting, protocol, towers and recipe."""
         keys = ("setting", "protocol", "towers", "image_tower", "text_tower")
-        same = all(self.told(key) == other.told(key) for key in keys)
-        return same and self.run == other.run
+        return self.run == other.run and all(self.told(key) == other.told(key) for key in keys)
 
 
 @dataclass(frozen=True)
@@ -106,6 +103,11 @@ class SetRecord:
     def name(self) -> str:
         """The folder's name."""
         return self.folder.name
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What it says of its making."""
+        return self.record.get("info") or {}
 
     @property
     def finished(self) -> bool:
@@ -200,18 +202,16 @@ def _set_folders(folder: Path) -> list[Path]:
 
 
 def _read_set(folder: Path, run: str, notes: list[str]) -> SetRecord:
-    record = _json(folder / "set.json", notes) if (folder / "set.json").exists() else None
     size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
-    return SetRecord(folder, run, _mapping(record), _lines(folder / "metrics.jsonl", notes), size)
+    return SetRecord(
+        folder, run, _mapping(_json(folder / "set.json", notes)), _lines(folder / "metrics.jsonl", notes), size
+    )
 
 
 def _read_rows(folder: Path, run: str, notes: list[str]) -> list[Row]:
     """Every evaluation of the run, or of the cells of a comparison, each once; the newest file wins."""
-    paths = [
-        *(folder / "results").rglob("*.json"),
-        *folder.glob("cells/*/result.json"),
-        *folder.glob("cross/**/*.json"),
-    ]
+    places = ("results/**/*.json", "cells/*/result.json", "cross/**/*.json")
+    paths = [path for place in places for path in folder.glob(place)]
     paths = paths or [path for path in folder.glob("*.json") if path.name != "env.json"]
     found: dict[tuple[Any, ...], Row] = {}
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vldistill.reporting.overview import Table
+
 
 @dataclass(frozen=True)
 class Near:
@@ -88,80 +90,23 @@ class SetView:
 
 
 @dataclass(frozen=True)
-class StudentView:
-    """A student of the retrieval browser: its name, what it was trained by, and its recalls on test."""
-
-    name: str
-    about: str
-    recalls: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One of a student's top five: row of the browser's images or captions, and whether it is a right one."""
-
-    row: int
-    right: bool
-
-
-@dataclass(frozen=True)
-class Query:
-    """A query of the browser and every student's answer.
-
-    Args:
-        row: of the browser's images (photo -> captions) or captions (caption -> photos).
-        answers: by student, the top five.
-        ranks: by student, the rank of the best right answer, from 1.
-        own: of a caption, the row of its own photo.
-    """
-
-    row: int
-    answers: Sequence[Sequence[Hit]]
-    ranks: Sequence[int]
-    own: int = 0
-
-
-@dataclass(frozen=True)
 class BrowserView:
     """The retrieval browser of one run.
 
     Args:
         run: name of the run.
-        students: in the order of every answer.
-        images: (name, ``data:`` address, rows of its own captions) of every test image shown.
-        captions: every test caption shown.
-        by_caption: caption -> photos.
-        by_image: photo -> captions.
-        gallery: number of images and captions that were ranked.
+        table: the students; None without any.
+        data: what the page's script reads. ``students``: names. ``images``: name, ``data:`` address and rows of its own
+            captions of every test image shown. ``captions``: every one shown. ``byCaption`` and ``byImage``: a query
+            each, with its row ``q``; by student ``a``, the rows of the top five and whether each is a right one, and
+            ``r``, the rank of the best right one, from 1; of a caption ``own``, the row of its photo.
         note: what could not be shown and why.
     """
 
     run: str
-    students: Sequence[StudentView] = ()
-    images: Sequence[tuple[str, str, Sequence[int]]] = ()
-    captions: Sequence[str] = ()
-    by_caption: Sequence[Query] = ()
-    by_image: Sequence[Query] = ()
-    gallery: tuple[int, int] = (0, 0)
+    table: Table | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
-
-    def data(self) -> dict[str, Any]:
-        """Plain values for the page's script."""
-
-        def plain(queries: Sequence[Query]) -> list[dict[str, Any]]:
-            found = []
-            for query in queries:
-                answers = [[[hit.row, int(hit.right)] for hit in hits] for hits in query.answers]
-                found.append({"q": query.row, "a": answers, "r": query.ranks, "own": query.own})
-            return found
-
-        return {
-            "students": [student.name for student in self.students],
-            "images": self.images,
-            "captions": self.captions,
-            "byCaption": plain(self.by_caption),
-            "byImage": plain(self.by_image),
-        }
 
 
 @dataclass(frozen=True)
