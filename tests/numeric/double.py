@@ -10,14 +10,7 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
-from vldistill.config import (
-    DataConfig,
-    DistillConfig,
-    EncoderConfig,
-    ExpertsConfig,
-    ImageTowerConfig,
-    TextTowerConfig,
-)
+from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ExpertsConfig, ImageTowerConfig, TextTowerConfig
 from vldistill.distillation.method import METHODS, Context, State, Update
 from vldistill.distillation.start import make_start
 from vldistill.encoders.dual import DualEncoder, Groups

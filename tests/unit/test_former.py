@@ -11,6 +11,7 @@ from vldistill.cli import main
 from vldistill.comparison.cells import Cell, expert_group
 from vldistill.config import Config, DistillConfig, ExpertsConfig
 from vldistill.config.former import GONE, RENAMED, as_before, current, later, without_neutral
+from vldistill.config.plain import section
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ConfigError
 from vldistill.options.merge import resolved
@@ -51,7 +52,7 @@ def test_an_option_that_is_gone_is_read_at_the_value_that_is_built_in_and_refuse
     assert current({"select": {"warmup_batch": 128, "pairs": 5}}) == {"select": {"pairs": 5}}
     with pytest.raises(ConfigError, match=r"here: select.gallery is 64, but .* always 128. Leave it out"):
         current({"select": {"gallery": 64}}, "here")
-    assert set(as_before({"select": {}})["select"]) == {name.partition(".")[2] for name in GONE}
+    assert set(section(as_before({"select": {}}), "select")) == {name.partition(".")[2] for name in GONE}
     assert "select" not in as_before({"distill": {}})
 
 

@@ -12,15 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import (
-    DISTILL,
-    Recorder,
-    Stub,
-    copies,
-    make_loop,
-    same,
-    start_of,
-)
+from tiny import DISTILL, Recorder, Stub, copies, make_loop, same, start_of
 
 from vldistill.config import DistillConfig
 from vldistill.distillation import loop as loop_module

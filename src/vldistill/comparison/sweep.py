@@ -15,6 +15,7 @@ import torch
 from vldistill.comparison.cells import Cell
 from vldistill.comparison.smoke import PAIRS, shrunken
 from vldistill.config import Config
+from vldistill.config.plain import section
 from vldistill.errors import ConfigError
 from vldistill.options.merge import merged, nested, on_towers, resolved
 from vldistill.options.resolve import resolve_distill
@@ -83,7 +84,7 @@ class Sweep:
 
     def _shared(self, setting: str, towers: str) -> dict[str, Any]:
         options = merged(self.base, {"encoder": {"setting": setting}}, self.settings[setting])
-        return {**options, "encoder": on_towers(options["encoder"], self.towers[towers])}
+        return {**options, "encoder": on_towers(section(options, "encoder"), self.towers[towers])}
 
     def _sized(self, config: Config) -> Config:
         return shrunken(config) if self.smoke else config

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from vldistill.config import DistillConfig, SelectConfig
 from vldistill.config.former import current
+from vldistill.config.plain import section
 from vldistill.distillation import start as starts
 from vldistill.distillation.method import METHODS, Context, Start
 from vldistill.distilled.distilled_set import CORESET, DistilledSet, one_line
@@ -92,7 +93,7 @@ def starting_pairs(
     if distilled.info.get("kind") == CORESET:
         return None, "These are real pairs that a selector chose: nothing was learned, so there is no before."
     recorded = current(distilled.info.get("config", {}))
-    asked = recorded.get("distill", {})
+    asked = section(recorded, "distill")
     if not {"start", "pairs", "seed"} <= asked.keys():
         return None, "The set does not say where it started."
     if distilled.info.get("data") != bench.pixels("train").pairs.fingerprint:
@@ -100,7 +101,7 @@ def starting_pairs(
     try:
         config = _rebuilt(DistillConfig, asked)
         entry = METHODS.find(config.method)
-        options = _rebuilt(entry.options, recorded.get(config.method, {}))
+        options = _rebuilt(entry.options, section(recorded, config.method))
         context = Context(bench, resolve_distill(config, bench.setting), options)
         start = starts.starting_pairs(entry.build(), context, select)
     except VldistillError as error:

@@ -15,11 +15,7 @@ from vldistill.distillation.export import set_name
 from vldistill.distillation.loop import Loop
 from vldistill.distillation.method import METHODS, Context, Start
 from vldistill.distillation.resume import CHECKPOINT
-from vldistill.distillation.start import (
-    nearest_by_image,
-    start_from,
-    starting_pairs,
-)
+from vldistill.distillation.start import nearest_by_image, start_from, starting_pairs
 from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.drawing.sheets import draw_pairs
 from vldistill.errors import DivergedError, Stopped

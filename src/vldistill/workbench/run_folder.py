@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -202,7 +202,7 @@ def differences(old: Plain, new: Plain, name: str = "") -> Iterator[tuple[str, P
         yield name, old, new
 
 
-def environment() -> dict[str, Plain]:
+def environment() -> dict[str, Any]:
     """What this process runs on: versions, platform, threads, commit of the checkout if it is one, command."""
     names = ("vldistill", "torch", "torchvision", "timm", "transformers", "numpy", "safetensors")
     versions = {}
