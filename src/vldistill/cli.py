@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"units to several processes with --workers or --cluster."
             )
         _stop_on_sigterm()
-        return find_command(argv[0])(argv[1:])
+        return find_command(argv[0])([_underscored(word) for word in argv[1:]])
     except VldistillError as error:
         print(f"error: {process()}{error}", file=sys.stderr)
         return WRONG
@@ -87,6 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return WRONG
         return _bug()
+
+
+def _underscored(word: str) -> str:
+    """``--dry-run`` as ``--dry_run``: options may be typed with either."""
+    name, equals, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
 
 
 def _short_of_memory(error: Exception) -> bool:

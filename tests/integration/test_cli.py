@@ -23,6 +23,7 @@ from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
 from vldistill.distillation.methods.bitraj import BiTrajectoryMatching
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.evaluation.measures import MEASURES
+from vldistill.options.help import COMMON, EXAMPLES
 from vldistill.stages import distill as distilling
 from vldistill.stages import evaluate as judging
 from vldistill.stages import experts as preparing
@@ -123,14 +124,42 @@ def test_a_misspelt_option_does_not_wait_for_what_only_training_needs() -> None:
     assert done.returncode == 0 and "Did you mean --method" in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("stage", ["experts", "distill", "evaluate"])
-def test_every_stage_has_help(vldistill: Any, stage: str) -> None:
+@pytest.mark.parametrize("stage", sorted(EXAMPLES))
+def test_the_help_of_a_stage_fits_two_screens(vldistill: Any, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """Common options and one example; everything else by name."""
+    monkeypatch.setenv("COLUMNS", "100")
     done = vldistill(stage, "--help")
-    assert done.code == 0
-    for said in ("--config", "--run", "--encoder.image.name", "--bitraj.syn_steps", "outer iterations"):
-        assert said in " ".join(done.out.split()), said
-    if stage != "experts":
-        assert "short forms: --" in " ".join(done.out.split())
+    lines = done.out.splitlines()
+    assert done.code == 0 and len(lines) <= 60 and max(map(len, lines)) <= 100
+    assert EXAMPLES[stage] in done.out and "--run" in done.out and f"vldistill {stage} --help all" in done.out
+
+
+def test_help_on_one_section_or_method_and_on_all_options(vldistill: Any) -> None:
+    own = vldistill("distill", "--help", "bitraj").out
+    assert "--bitraj.syn_steps" in own and "--bilevel.steps" not in own and "--dry_run" not in own
+    every = " ".join(vldistill("distill", "--help=all").out.split())
+    for option in ("--encoder.image.name", "--bitraj.syn_steps", "--dry_run", "outer iterations", "--pairs"):
+        assert option in every, option
+    wrong = vldistill("distill", "--help", "bitrai")
+    assert wrong.code == 2 and "Did you mean bitraj" in wrong.err
+    for stage, options in COMMON.items():
+        known = vldistill(stage, "--help", "all").out
+        assert all(f"--{option} " in known or f"--{option}\n" in known for option in options), stage
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--dry_run"])
+def test_options_may_be_typed_with_hyphens(vldistill: Any, config: Path, tmp_path: Path, option: str) -> None:
+    words = [
+        "--config",
+        config,
+        "--run",
+        tmp_path / "run",
+        "--distill.validate-every=0",
+        "--encoder.text.name",
+        "hashing",
+    ]
+    done = vldistill("distill", *words, option)
+    assert done.code == 0 and "plan of" in done.out and not (tmp_path / "run").exists()
 
 
 def test_the_resolved_configuration_can_be_printed(vldistill: Any, config: Path, run: Path) -> None:

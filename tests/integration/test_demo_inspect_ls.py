@@ -93,7 +93,9 @@ def test_inspect_says_what_is_absent_or_cannot_be_used_at_all(vldistill: Any, ka
 
 def test_ls_lists_what_there_is(vldistill: Any) -> None:
     listed = vldistill("ls", "methods").out
-    assert all(name in listed for name in METHODS)
+    assert all(name in listed for name in METHODS) and max(map(len, listed.splitlines())) <= 160
+    one = vldistill("ls", "methods", "bitraj").out
+    assert "bitraj.syn_steps=8" in one and "distill.text_lr=0.1" in one
     assert "heads" in vldistill("ls", "settings").out
     assert "convnet" in vldistill("ls", "towers").out and "hashing" in vldistill("ls", "towers").out
     assert "karpathy" in vldistill("ls", "readers").out

@@ -85,6 +85,6 @@ def test_settings_and_readers_are_listed(vldistill: Any) -> None:
 
 @pytest.mark.parametrize("stage", ["experts", "distill"])
 def test_adapters_and_ablations_are_in_the_help(vldistill: Any, stage: str) -> None:
-    said = " ".join(vldistill(stage, "--help").out.split())
+    said = " ".join(vldistill(stage, "--help", "all").out.split())
     for option in ("--encoder.lora.patterns", "--encoder.lora.rank", "--distill.learn", "--distill.start_image"):
         assert option in said

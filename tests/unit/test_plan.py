@@ -16,6 +16,7 @@ from vldistill.plan.plans import stage_plan
 from vldistill.stages.distill_checks import refuse_other_set
 from vldistill.storage.files import write_record
 from vldistill.training.recipe import Recipe
+from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import Run
 
 
@@ -61,11 +62,24 @@ def test_what_would_stop_the_command_is_a_problem_and_the_rest_is_still_shown(co
     broken = replace(
         config,
         data=DataConfig(source="/no/where.json"),
-        encoder=replace(ENCODER, text=TextTowerConfig(name="/no/folder")),
+        encoder=replace(ENCODER, image=replace(ENCODER.image, weights="/no/weights.pt")),
     )
     text, problems = stage_plan("experts", broken, tmp_path / "run")
-    assert ["/no/where.json" in problems[0], "/no/folder" in problems[1]] == [True, True]
+    assert ["/no/where.json" in problems[0], "/no/weights.pt" in problems[1]] == [True, True]
     assert "image tower convnet" in text and "expected time" not in text
+
+
+def test_no_hub_is_asked_while_the_data_are_missing(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Workbench, "text_tower", property(lambda bench: asked.append(bench.encoder_config.text.name)))
+    encoder = replace(ENCODER, text=TextTowerConfig(name="owner/model"))
+    missing = replace(config, encoder=encoder, data=DataConfig(source="/no/where.json"))
+    _, (problem,) = stage_plan("experts", missing, tmp_path / "run")
+    assert "/no/where.json" in problem and not asked
+    Estimate(replace(config, encoder=encoder))
+    assert asked and set(asked) == {"owner/model"}, "else it is"
 
 
 def test_a_source_of_an_unset_variable_names_the_variable(config: Config, tmp_path: Path) -> None:

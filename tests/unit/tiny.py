@@ -64,8 +64,6 @@ def make_experts(bench: Workbench, folder: Path) -> list[Trajectory]:
 class Stub:
     """A method with known gradients that fails in the iterations of ``faults``."""
 
-    needs: frozenset[str] = frozenset()
-
     def __init__(self, faults: Mapping[int, str] | None = None) -> None:
         self.faults = dict(faults or {})
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from fnmatch import fnmatch
 from itertools import takewhile
 from pathlib import Path
@@ -20,7 +22,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def listing(argv: Sequence[str]) -> str:
-    """The text of one listing; a second word filters by pattern, e.g. ``ls towers '*nf*'``."""
+    """The text of one listing.
+
+    A second word filters by pattern, e.g. ``ls towers '*nf*'``; a whole name shows options too: ``ls methods bitraj``.
+    """
     if argv and argv[0] in ("-h", "--help"):
         return f"usage: vldistill ls {{{','.join(KINDS)}}} [PATTERN]\n\n{__doc__}"
     if not argv or len(argv) > 2:
@@ -29,31 +34,49 @@ def listing(argv: Sequence[str]) -> str:
         raise ConfigError(unknown("listing", argv[0], KINDS))
     pattern = argv[1] if len(argv) > 1 else "*"
     rows = [(name, about) for name, about in KINDS[argv[0]](pattern) if fnmatch(name, pattern)]
+    if argv[1:] and argv[0] in DETAILS and [name for name, _ in rows] == [pattern]:
+        return f"{rows[0][1]}\n{DETAILS[argv[0]](pattern)}"
     width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name.ljust(width)}  {about}".rstrip() for name, about in rows)
+    return "\n".join(_row(name.ljust(width), about) for name, about in rows)
+
+
+def _row(name: str, about: str) -> str:
+    """One row; on a terminal wrapped to its width, elsewhere one line."""
+    if not sys.stdout.isatty():
+        return f"{name}  {about}".rstrip()
+    width = max(shutil.get_terminal_size().columns, len(name) + 40)
+    return textwrap.fill(about, width, initial_indent=f"{name}  ", subsequent_indent=" " * (len(name) + 2))
 
 
 def _methods(pattern: str) -> list[tuple[str, str]]:
     from vldistill.distillation.method import METHODS
 
-    rows = []
-    for name, entry in METHODS.items():
-        options = ", ".join(f"{field.name}={getattr(entry.options(), field.name)}" for field in fields(entry.options))
-        own = ", ".join(f"distill.{option.name}={getattr(entry.outer, option.name)}" for option in fields(entry.outer))
-        rows.append((name, f"{entry.summary} Options: {options}. Outer loop: {own}."))
-    return rows
+    return [(name, entry.summary) for name, entry in METHODS.items()]
+
+
+def _method(name: str) -> str:
+    """Defaults of a method's options and of its outer loop, one a line."""
+    from vldistill.distillation.method import METHODS
+
+    entry = METHODS.find(name)
+    options = {f"{name}.{key}": value for key, value in vars(entry.options()).items()}
+    options |= {f"distill.{key}": value for key, value in vars(entry.outer).items()}
+    return "\n".join(f"  {key}={value}" for key, value in options.items())
 
 
 def _selectors(pattern: str) -> list[tuple[str, str]]:
-    from vldistill.selection.selector import SELECTORS, WARMUP
+    from vldistill.selection.selector import SELECTORS
 
-    rows = []
-    for name, entry in SELECTORS.items():
-        seed = "New pairs for each seed." if entry.drawn else "The same pairs for every seed."
-        shared = ["select.warmup_*"] if set(WARMUP) <= set(entry.reads) else []
-        options = ", ".join(shared + [f"select.{option}" for option in entry.reads if option not in WARMUP])
-        rows.append((name, f"{entry.summary} {seed}{f' Options: {options}.' if options else ''}"))
-    return rows
+    return [(name, entry.summary) for name, entry in SELECTORS.items()]
+
+
+def _selector(name: str) -> str:
+    """Whether the pairs depend on the seed, and the options that are read."""
+    from vldistill.selection.selector import SELECTORS
+
+    entry = SELECTORS.find(name)
+    seed = "New pairs for each seed." if entry.drawn else "The same pairs for every seed."
+    return "\n".join((f"  {seed}", *(f"  select.{option}" for option in entry.reads)))
 
 
 def _towers(pattern: str) -> list[tuple[str, str]]:
@@ -103,6 +126,8 @@ def _about(text: str, most: int = 140) -> str:
     return first
 
 
+DETAILS: dict[str, Callable[[str], str]] = {"methods": _method, "selectors": _selector}
+"""What is shown beside the description where a whole name is given."""
 KINDS: dict[str, Callable[[str], list[tuple[str, str]]]] = {
     "methods": _methods,
     "selectors": _selectors,

@@ -40,7 +40,7 @@ class Outer:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """The outer loop. What is ``null`` is the method's own (``vldistill ls methods`` shows it).
+    """The outer loop. What is ``null`` is the method's own (``vldistill ls methods NAME`` shows it).
 
     Args:
         method: see ``vldistill ls methods``; empty is the best one known for the setting; it is printed with

@@ -75,12 +75,9 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     from vldistill import config as configs
     from vldistill.distillation.method import METHODS
 
-    short = ALIASES.get(stage, {})
-    epilog = "short forms: " + ", ".join(f"--{a} = --{b}" for a, b in short.items()) if short else None
     parser = ArgumentParser(
         prog=f"vldistill {stage}",
         description=ABOUT[stage],
-        epilog=epilog,
         parser_mode=_guarded_mode(),
         default_config_files=[glob.escape(defaults)] if defaults else [],
         exit_on_error=False,

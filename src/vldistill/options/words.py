@@ -13,7 +13,8 @@ from vldistill.config.checks import in_words
 from vldistill.config.former import successor
 from vldistill.config.plain_yaml import LARGEST, read_yaml
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.options.parser import ALIASES, build_parser, built, packaged_config
+from vldistill.options.help import help_text, wanted_topic
+from vldistill.options.parser import ALIASES, SECTIONS, build_parser, built, packaged_config
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -95,6 +96,9 @@ def parse(
     parser, methods, kinds = build_parser(stage, run_config)
     if extend:
         extend(parser)
+    if (topic := wanted_topic(argv)) is not None:
+        print(help_text(stage, topic, parser, (*SECTIONS, *methods)))
+        raise SystemExit(0)
     words = _files_first(rewrite(stage, argv, kinds))
     _refuse_unknown(parser, stage, words)
     try:

@@ -55,8 +55,11 @@ class Estimate:
         self.counts: dict[str, tuple[int, int]] = {}
         for split in SPLITS:
             self.check(functools.partial(self._count, split))
-        self.check(lambda: self.bench.image_tower)
-        self.check(lambda: self.bench.text_tower)
+        missing = bool(self.problems)  # then no hub is asked for a tower
+        if not (missing and image.name.startswith("hf-hub:")):
+            self.check(lambda: self.bench.image_tower)
+        if local or not missing:
+            self.check(lambda: self.bench.text_tower)
         self.ready = not self.problems
 
     def check(self, refuse: Callable[[], object]) -> None:
