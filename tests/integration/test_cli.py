@@ -432,7 +432,7 @@ def test_a_finished_evaluation_is_left_alone_and_another_is_told(vldistill: Any,
     assert strict_json(again.out) == first and path.read_bytes() == written and "finished already" in again.err
     other = vldistill(*words, "--seeds", "1")
     assert strict_json(other.out)["seeds"] == 1
-    assert "held 2 students by generic recipe, judged otherwise; it is replaced by 1 students" in other.err
+    assert "held 2 students by generic recipe, evaluated with other options; it is replaced by 1 students" in other.err
     path.write_text("{")
     assert strict_json(vldistill(*words).out)["seeds"] == 2
 
@@ -578,7 +578,7 @@ def test_stopping_an_evaluation_says_how_to_go_on(vldistill: Any, run: Path, mon
 
     monkeypatch.setattr(judging, "evaluate_set", stopped)
     done = vldistill("evaluate", "--run", run, "--set", "full")
-    assert done.code == 3 and "The same command" in done.err and not list((run / "results").glob("*.json"))
+    assert done.code == 3 and "Run the same command" in done.err and not list((run / "results").glob("*.json"))
 
 
 def test_stopping_in_the_middle_of_nowhere_is_not_a_bug(
@@ -615,7 +615,7 @@ def test_pairs_are_counted_without_broken_photos(
     (karpathy.folder / "2.jpg").write_bytes(b"not a photo")
     words = ["--config", config, "--data.source", karpathy.folder, "--method", method, "--run", tmp_path / "run"]
     done = vldistill("distill", *words, "--pairs", "6")
-    assert done.code == 2 and "6 prototypes are configured" in done.err and "Ask for 5 or fewer" in done.err
+    assert done.code == 2 and "6 pairs were asked for" in done.err and "Ask for 5 or fewer" in done.err
 
 
 def test_what_a_kill_right_after_the_result_left_is_cleared(vldistill: Any, run: Path) -> None:

@@ -42,7 +42,7 @@ def listing(argv: Sequence[str]) -> str:
 
 def _row(name: str, about: str) -> str:
     """One row; on a terminal wrapped to its width, elsewhere one line."""
-    if not sys.stdout.isatty():
+    if not (sys.stdout and sys.stdout.isatty()):
         return f"{name}  {about}".rstrip()
     width = max(shutil.get_terminal_size().columns, len(name) + 40)
     return textwrap.fill(about, width, initial_indent=f"{name}  ", subsequent_indent=" " * (len(name) + 2))

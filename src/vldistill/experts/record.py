@@ -283,7 +283,7 @@ def _finished(trained: Groups, wanted: Mapping[str, Any], path: Path, reporter: 
         reporter.warn(f"{error} It is redone now.")
         return None
     found = {name: expert.note.get(name) for name in wanted}
-    differing = [f"{name}: {old!r} there, {new!r} asked for" for name, old, new in differences(found, wanted)]
+    differing = [f"{name}: {old!r} there, {new!r} requested" for name, old, new in differences(found, wanted)]
     if differing:
         raise ConfigError(
             f"{path} was made of something else ({'; '.join(differing)}). "
