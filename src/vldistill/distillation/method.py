@@ -250,6 +250,7 @@ class Entry(Generic[T]):
         is_start: whether its sets are quick to make and good starts: its name is then a ``distill.start``.
         learns_similarity: whether it learns a similarity, and so takes ``distill.similarity_lr``.
         inner_steps: inner steps of an outer iteration, and distilled pairs in each (0 is all), for estimates of time.
+        as_planned: its options without what only a run builds (towers), for checks of a plan.
         best_known: where it is taken if no method is named.
     """
 
@@ -266,6 +267,7 @@ class Entry(Generic[T]):
     is_start: bool
     learns_similarity: bool
     inner_steps: Callable[[T], tuple[int, int]]
+    as_planned: Callable[[T], T]
     best_known: tuple[BestKnown, ...]
 
     def trains(self, space: str) -> bool:
@@ -295,7 +297,8 @@ def register(
     closed_form: frozenset[str] = frozenset(),
     is_start: bool = False,
     learns_similarity: bool = False,
-    inner_steps: Callable[[T], tuple[int, int]] | None = None,
+    inner_steps: Callable[[T], tuple[int, int]] = lambda _: (1, 0),
+    as_planned: Callable[[T], T] = lambda options: options,
     best_known: tuple[BestKnown, ...] = (),
 ) -> Callable[[type[M]], type[M]]:
     """Register a method class under ``name``; its docstring's first line is its summary.
@@ -326,7 +329,8 @@ def register(
             closed_form=closed_form,
             is_start=is_start,
             learns_similarity=learns_similarity,
-            inner_steps=inner_steps or (lambda _: (1, 0)),
+            inner_steps=inner_steps,
+            as_planned=as_planned,
             best_known=best_known,
         )
         METHODS.add(name, entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,8 @@ def check_method(config: ResolvedConfig, bench: Workbench, experts: Sequence[Any
         bench: whose towers are not built here; other towers that the method takes are ignored.
         experts: recorded or planned ones.
     """
-    options = config.options
-    if getattr(options, "towers", ()):
-        options = replace(options, towers=())
-    METHODS.find(config.distill.method).build().check(Context(bench, config.distill, options, list(experts)))
+    entry = METHODS.find(config.distill.method)
+    entry.build().check(Context(bench, config.distill, entry.as_planned(config.options), list(experts)))
 
 
 def refuse_other_set(run: Run, config: ResolvedConfig) -> dict[str, Plain]:

@@ -41,36 +41,18 @@ class Run:
 
     Args:
         folder: created by :meth:`begin`.
+
+    Attributes:
+        experts, sets, results: folders of trajectories, distilled sets and evaluations.
+        config_path: the remembered configuration.
+        data_path: what the splits held when the run was begun.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.experts, self.sets, self.results = folder / "experts", folder / "sets", folder / "results"
+        self.config_path, self.data_path = folder / "config.yaml", folder / "data.json"
         self._data: dict[str, Record] = {}
-
-    @property
-    def experts(self) -> Path:
-        """Where trajectories are."""
-        return self.folder / "experts"
-
-    @property
-    def sets(self) -> Path:
-        """Where distilled sets are."""
-        return self.folder / "sets"
-
-    @property
-    def results(self) -> Path:
-        """Where evaluations are."""
-        return self.folder / "results"
-
-    @property
-    def config_path(self) -> Path:
-        """The remembered configuration."""
-        return self.folder / "config.yaml"
-
-    @property
-    def data_path(self) -> Path:
-        """What the splits held when the run was begun."""
-        return self.folder / "data.json"
 
     def check(self, config: Config) -> None:
         """Refuse ``config`` when it contradicts the one this run was made with; writes nothing.

@@ -106,6 +106,7 @@ class BilevelOptions:
     Outer(iterations=300, image_lr=0.01, text_lr=0.1, rate_lr=0.02, decay="cosine", ema=0.9),
     several_captions=True,
     inner_steps=lambda options: (options.steps, options.minibatch),
+    as_planned=lambda options: replace(options, towers=()),
     best_known=(BestKnown("heads", "its sets of 100 pictures are level with the best with frozen towers; no experts"),),
 )
 class Bilevel:
