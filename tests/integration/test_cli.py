@@ -504,6 +504,20 @@ def test_diverging_keeps_the_best_set_and_gives_advice(
     assert not (folder / "set.json").exists()
     kept = DistilledSet.load(folder / "kept" / "best-before-divergence")
     assert kept.info["iteration"] in (0, 2, 4, 6, 8) and kept.info["selection"]["undone_steps"] == 5
+    judged = vldistill("evaluate", "--run", run, "--set", folder)
+    assert judged.code == 2 and "its distillation diverged" in judged.err and "best-before-divergence" in judged.err
+
+
+def test_a_run_that_learned_nothing_is_no_finished_set(
+    vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(method: BiTrajectoryMatching, state: Any, context: Any) -> Any:
+        raise NonFiniteError("the outer loss is nan")
+
+    monkeypatch.setattr(BiTrajectoryMatching, "step", step)
+    done = vldistill("distill", "--run", run, "--iterations", "3", "--distill.validate_every", "0")
+    assert done.code == 2 and "all 3 steps were undone" in done.err and "smaller distill.image_lr" in done.err
+    assert not (run / "sets" / "bitraj-6-s0" / "set.json").exists()
 
 
 # --- stopping -----------------------------------------------------------------------------------------------------

@@ -35,10 +35,9 @@ def not_finite(message: str, tensors: dict[str, torch.Tensor]) -> str:
     return next((message.format(name) for name, one in zip(tensors, fine.tolist()) if not one), "")  # one wait
 
 
-def diverged(trouble: str) -> str:
+def diverged(why: str) -> str:
     """What happened, and what to do about it."""
     return (
-        f"distillation diverged: {PATIENCE} steps in a row failed, the last because {trouble}. "
-        f"Start again in another --run folder or with another --seed, with smaller distill.image_lr and "
-        f"distill.text_lr (a tenth is a good try), smaller distill.student_rate_*, or distill.clip 1."
+        f"distillation diverged: {why}. Start again in another --run folder or with another --seed, with smaller "
+        f"distill.image_lr and distill.text_lr (a tenth is a good try), smaller distill.student_rate_*, or distill.clip 1."
     )

@@ -98,6 +98,9 @@ class Loop(Generic[T]):
                     raise Stopped(f"stopped after iteration {self.progress.iteration} of {last}; everything is saved")
                 if self.progress.iteration % config.checkpoint_every == 0:
                     self._checkpoint()
+        if self.progress.undone and self.progress.undone == self.progress.iteration:
+            self._checkpoint()
+            raise DivergedError(diverged(f"all {self.progress.undone} steps were undone, nothing was learned"))
         return self.best_set()
 
     def _begin(self, start: Start) -> None:
@@ -195,7 +198,8 @@ class Loop(Generic[T]):
         if progress.bad_in_a_row >= PATIENCE:
             self._checkpoint()
             kept = f"best set on val (iteration {progress.best_iteration})" if progress.looks else "last good set"
-            raise DivergedError(f"{diverged(trouble)} The {kept} is kept.")
+            failed = f"{PATIENCE} steps in a row failed, the last because {trouble}"
+            raise DivergedError(f"{diverged(failed)} The {kept} is kept.")
         progress.iteration += 1
         return {}
 

@@ -21,6 +21,7 @@ from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import read_json, read_tensors, write_record, write_tensors, write_text
 from vldistill.training.recipe import Recipe
 
+DIVERGED = "kept/best-before-divergence"  # in a set's folder: the best state of a distillation that failed
 FORMAT = 1
 SPACES = ("pixels", "features")
 STANDARDISATION = ("image_mean", "image_scale", "text_mean", "text_scale")
@@ -254,6 +255,9 @@ class DistilledSet(Dataset):
             why, remedy = "it has no set.json.", "Expected e.g. RUN/sets/NAME."
             if not folder.exists():
                 why = "there is no such folder."
+            elif (folder / DIVERGED / "set.json").is_file():
+                why = "its distillation diverged."
+                remedy = f"Start again with smaller rates; its last good state is {folder / DIVERGED}."
             elif (folder / "config.json").is_file():
                 why, remedy = "it is not finished.", "Run the command that began it to resume."
             raise ArtefactError(f"{folder} is not a distilled set: {why} {remedy}")

@@ -16,7 +16,7 @@ from vldistill.distillation.loop import Loop
 from vldistill.distillation.method import METHODS, Context, Start
 from vldistill.distillation.resume import CHECKPOINT
 from vldistill.distillation.start import nearest_by_image, start_from, starting_pairs
-from vldistill.distilled.distilled_set import DistilledSet, one_line
+from vldistill.distilled.distilled_set import DIVERGED, DistilledSet, one_line
 from vldistill.drawing.sheets import draw_pairs
 from vldistill.errors import DivergedError, Stopped
 from vldistill.evaluation.protocol import quick_score
@@ -99,7 +99,7 @@ def distill(
                     distilled = loop.run(start)
                 except DivergedError:
                     if ranks.first:
-                        _save(bench, loop.best_set(), begin, folder / "kept" / "best-before-divergence")
+                        _save(bench, loop.best_set(), begin, folder / DIVERGED)
                     raise
             if ranks.first:
                 _save(bench, distilled, begin, folder)
