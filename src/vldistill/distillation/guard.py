@@ -39,5 +39,5 @@ def diverged(why: str) -> str:
     """What happened, and what to do about it."""
     return (
         f"distillation diverged: {why}. Start again in another --run folder or with another --seed, with smaller "
-        f"distill.image_lr and distill.text_lr (a tenth is a good try), smaller distill.student_rate_*, or distill.clip 1."
+        f"distill.image_lr and distill.text_lr (try a tenth), smaller distill.student_rate_*, or distill.clip 1."
     )
