@@ -115,13 +115,13 @@ def record_expert(
     index: int,
     path: Path,
     save_seconds: float = SAVE_SECONDS,
-    ranks: Processes = ALONE,
+    processes: Processes = ALONE,
 ) -> Trajectory:
     """Train expert ``index`` or go on with it, and write its snapshots to ``path``.
 
     Args:
         save_seconds: between two checkpoints of the training.
-        ranks: processes that share the batches of the training; the first one writes.
+        processes: processes that share the batches of the training; the first one writes.
 
     Raises:
         DivergedError: the loss or the weights are not finite; nothing is written to ``path``.
@@ -133,22 +133,22 @@ def record_expert(
     note = expert_note(bench, config, index)
     place, lock = _work_places(path)
     with ExitStack() as stack:
-        if ranks.first:
+        if processes.first:
             stack.enter_context(held(lock, f"expert {index} in {path.parent}"))
         found = _finished(student.trained(), note, path, Mute())
-        if ranks.of_first(found is not None):  # by another process, in the meantime
+        if processes.of_first(found is not None):  # by another process, in the meantime
             return found or Trajectory(path)
         stop_asked = stack.enter_context(deferred_stop())
         progress = stack.enter_context(bench.reporter.progress(f"expert {index}", steps))
         unfinished = Unfinished(
             f"expert {index}", place, note, bench.reporter, save_seconds, stop_asked, progress.advance
         )
-        _train(bench, config, student, unfinished, progress, ranks)
+        _train(bench, config, student, unfinished, progress, processes)
         about = note | {"losses": unfinished.losses, "version": __version__, "torch": str(torch.__version__)}
-        if ranks.first:
-            save_trajectory(path, unfinished.snapshots, about | how_computed(bench, config, ranks), config.dtype)
+        if processes.first:
+            save_trajectory(path, unfinished.snapshots, about | how_computed(bench, config, processes), config.dtype)
             unfinished.remove()
-        ranks.wait()
+        processes.wait()
     return Trajectory(path)
 
 
@@ -162,7 +162,7 @@ def _train(
     student: DualEncoder,
     unfinished: Unfinished,
     progress: Progress,
-    ranks: Processes,
+    processes: Processes,
 ) -> None:
     """Train the student of an expert; its snapshots and losses go to ``unfinished``."""
     index = unfinished.note["index"]
@@ -195,20 +195,20 @@ def _train(
         steps_per_epoch=config.steps_per_epoch,
         on_epoch=after_epoch,
         on_step=(lambda loss: progress.advance(1, loss=loss)) if slow else None,
-        keeper=unfinished if ranks.size == 1 else SharedKeeper(unfinished, ranks),
+        keeper=unfinished if processes.size == 1 else SharedKeeper(unfinished, processes),
         passes=bench.passes,
-        ranks=ranks,
+        processes=processes,
     )
 
 
-def how_computed(bench: Workbench, config: ExpertsConfig, ranks: Processes) -> dict[str, Any]:
+def how_computed(bench: Workbench, config: ExpertsConfig, processes: Processes) -> dict[str, Any]:
     """What made the rounding of an expert, where it is not the usual; experts of different kinds may be mixed."""
     usual = {"precision": "float32", "augment_on": "cpu", "processes": 1}
     drawn = augments(bench, config) and bench.setting != "heads"
     found = {
         "precision": bench.passes.precision,
         "augment_on": bench.augment_on if drawn else "cpu",
-        "processes": ranks.size,
+        "processes": processes.size,
     }
     return {name: value for name, value in found.items() if value != usual[name]}
 
@@ -243,21 +243,21 @@ def record_experts(
     folder: Path,
     shard: Shard = WHOLE,
     save_seconds: float = SAVE_SECONDS,
-    ranks: Processes = ALONE,
+    processes: Processes = ALONE,
 ) -> list[Trajectory]:
     """Record every expert of ``shard`` that is not there yet; broken ones are redone, finished ones are skipped.
 
     Args:
         shard: the part of the experts that this process does.
         save_seconds: between two checkpoints of a training.
-        ranks: processes that share the batches of each training; the first one writes.
+        processes: processes that share the batches of each training; the first one writes.
 
     Raises:
         ConfigError: when a finished expert was made of something else.
     """
     done = finished_experts(bench, config, folder, shard)
     missing = [index for index, expert in done.items() if expert is None]
-    for index in done.keys() - set(missing) if ranks.first else ():
+    for index in done.keys() - set(missing) if processes.first else ():
         clear_leftovers(*_work_places(expert_path(folder, index)))
     if missing:
         each = bytes_per_expert(bench, config)
@@ -267,7 +267,7 @@ def record_experts(
         )
         require_space(folder, each * len(missing), f"recording {len(missing)} experts")
     return [
-        expert or record_expert(bench, config, index, expert_path(folder, index), save_seconds, ranks)
+        expert or record_expert(bench, config, index, expert_path(folder, index), save_seconds, processes)
         for index, expert in done.items()
     ]
 

@@ -10,21 +10,21 @@ from vldistill.runtime.micro_batches import Passes
 from vldistill.runtime.processes import ALONE, Processes
 
 
-def choose_device(config: RuntimeConfig, ranks: Processes = ALONE) -> torch.device:
+def choose_device(config: RuntimeConfig, processes: Processes = ALONE) -> torch.device:
     """The device asked for; of several GPUs each process of a machine takes its own.
 
     Raises:
         ConfigError: this machine does not have it.
     """
     device = _named_device(config)
-    if ranks.size == 1 or device.type != "cuda":
+    if processes.size == 1 or device.type != "cuda":
         return device
-    if device.index is not None or ranks.local >= torch.cuda.device_count():
+    if device.index is not None or processes.local >= torch.cuda.device_count():
         raise ConfigError(
-            f"process {ranks.local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}, and "
-            f"runtime.device is {config.device}. Use auto, and at most as many processes for each machine as GPUs."
+            f"process {processes.local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}, "
+            f"and runtime.device is {config.device}. Use auto, and at most as many processes for each machine as GPUs."
         )
-    device = torch.device("cuda", ranks.local)
+    device = torch.device("cuda", processes.local)
     torch.cuda.set_device(device)
     return device
 

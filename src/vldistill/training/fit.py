@@ -50,7 +50,7 @@ def fit(
     on_step: Callable[[float], None] | None = None,
     keeper: Keeper | None = None,
     passes: Passes = FLOAT32,
-    ranks: Processes = ALONE,
+    processes: Processes = ALONE,
 ) -> None:
     """Train ``encoder`` in place by SGD.
 
@@ -62,7 +62,7 @@ def fit(
         on_step: called with the loss after each step, for a progress bar (costs a device sync).
         keeper: keeps the training in files now and then, and goes on from there: the result is the same to the bit.
         passes: how passes are computed; the result is the same but for rounding.
-        ranks: processes that call this with the same arguments and share every batch, and no dropout.
+        processes: processes that call this with the same arguments and share every batch, and no dropout.
 
     Raises:
         ConfigError: when the data cannot be trained on by this recipe.
@@ -72,7 +72,7 @@ def fit(
     _check_fits(data, recipe)
     plan = StepPlan.of(len(data), recipe, steps_per_epoch, data.blocks)
     optimiser = _optimiser(encoder, recipe)
-    stepper = Stepper(encoder, passes, device, ranks)
+    stepper = Stepper(encoder, passes, device, processes)
     descend = _descent(encoder, data, recipe, stepper, optimiser)
     loss, total = (torch.zeros((), device=device) for _ in range(2))  # of the last step, and of the epoch's together
     encoder.train()
@@ -86,7 +86,7 @@ def fit(
                 total.zero_()
             for group in optimiser.param_groups:
                 group["lr"] = plan.rate(group["side"], step.at) * (recipe.head_factor if group["head"] else 1.0)
-            mine, names = stepper.rows(step.index), ("augment", step.at, *([ranks.rank] if ranks.rank else []))
+            mine, names = stepper.rows(step.index), ("augment", step.at, *([processes.rank] if processes.rank else []))
             images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
             texts = data.texts.rows(mine)
             if noise:
@@ -119,7 +119,7 @@ def _descent(
 
     It returns the loss before the step. Plain steps of two heads are written out.
     """
-    whole = stepper.ranks.size == 1 and stepper.sides.passes.precision == "float32"
+    whole = stepper.processes.size == 1 and stepper.sides.passes.precision == "float32"
     heads = two_heads(encoder) if whole and recipe.is_plain else None
     scale = 1 / recipe.temperature if recipe.temperature else encoder.logit_scale
 

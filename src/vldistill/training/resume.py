@@ -111,11 +111,11 @@ class SharedKeeper:
 
     Args:
         own: of this process; the first one's writes.
-        ranks: the processes.
+        processes: share the training.
     """
 
     own: FileKeeper
-    ranks: Processes
+    processes: Processes
     stopping: bool = False
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class SharedKeeper:
     def found(self) -> tuple[Tensors, int] | None:
         """What all of them found. Raises ArtefactError where they differ."""
         found = self.own.found()
-        steps = self.ranks.gather(None if found is None else found[1])
+        steps = self.processes.gather(None if found is None else found[1])
         if any(step != steps[0] for step in steps):
             raise ArtefactError(
                 f"the processes found {self.own.what} after {steps} steps in {self.own.folder}. They need one file "
@@ -134,13 +134,13 @@ class SharedKeeper:
 
     def due(self) -> bool:
         """When the first one's time is over, or when any was asked to stop."""
-        told = self.ranks.gather([self._asked(), self.own.due()])
+        told = self.processes.gather([self._asked(), self.own.due()])
         self.stopping = any(asked for asked, _ in told)
         return self.stopping or told[0][1]
 
     def keep(self, tensors: Tensors, steps: int) -> None:
         """The first one writes. Raises Stopped on all when any was asked to stop."""
-        if self.ranks.first:
+        if self.processes.first:
             self.own.keep(tensors, steps)
         elif self.stopping:
             raise Stopped("stopped")

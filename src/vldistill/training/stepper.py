@@ -86,7 +86,7 @@ class Stepper:
         encoder: gets the gradients.
         passes: how passes are computed.
         device: where.
-        ranks: processes that share every batch; each embeds its part, and all compute the loss of the whole.
+        processes: processes that share every batch; each embeds its part, and all compute the loss of the whole.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class Stepper:
         encoder: DualEncoder,
         passes: Passes = FLOAT32,
         device: torch.device | None = None,
-        ranks: Processes = ALONE,
+        processes: Processes = ALONE,
     ) -> None:
-        self.encoder, self.ranks = encoder, ranks
+        self.encoder, self.processes = encoder, processes
         self.device = device or torch.device("cpu")
         self.sides = Sides(encoder, passes, self.device)
-        self.plain = passes == FLOAT32 and ranks.size == 1
+        self.plain = passes == FLOAT32 and processes.size == 1
         self.model: nn.Module = self.sides
-        if ranks.size > 1:
+        if processes.size > 1:
             devices = [self.device] if self.device.type == "cuda" else None
             self.model = nn.parallel.DistributedDataParallel(self.sides, devices)
 
@@ -109,10 +109,10 @@ class Stepper:
         """This process's part of a batch: all of it where there are too few rows to share."""
         if not self._shared(len(index)):
             return index
-        return index.tensor_split(self.ranks.size)[self.ranks.rank]
+        return index.tensor_split(self.processes.size)[self.processes.rank]
 
     def _shared(self, batch: int) -> bool:
-        return self.ranks.size > 1 and batch >= 2 * self.ranks.size
+        return self.processes.size > 1 and batch >= 2 * self.processes.size
 
     def backward(self, images: Tensor, texts: Tensor, batch: int, loss: Loss) -> Tensor:
         """The loss of the whole batch, its gradients left in the encoder.
@@ -134,10 +134,10 @@ class Stepper:
             self.encoder.zero_grad(set_to_none=True)
             try:
                 value = self._value(images, texts, batch, loss)
-                (value * (self.ranks.size if self._shared(batch) else 1)).backward()
+                (value * (self.processes.size if self._shared(batch) else 1)).backward()
                 return value.detach()
             except RuntimeError as error:
-                if not is_short_of_memory(error) or self.ranks.size > 1:
+                if not is_short_of_memory(error) or self.processes.size > 1:
                     raise
             value = None
             if random is None:
@@ -156,15 +156,15 @@ class Stepper:
             return loss(self.encoder(images, texts))
         embedded = self.model(images, texts)
         if self._shared(batch):
-            embedded = tuple(_gathered(part, batch, self.ranks) for part in embedded)
+            embedded = tuple(_gathered(part, batch, self.processes) for part in embedded)
         return loss(self.encoder.logits(*embedded))
 
 
-def _gathered(own: Tensor, batch: int, ranks: Processes) -> Tensor:
+def _gathered(own: Tensor, batch: int, processes: Processes) -> Tensor:
     """The embeddings of all ranks (batch, D); gradients flow to this rank's own."""
-    sizes = [len(part) for part in torch.arange(batch).tensor_split(ranks.size)]
-    parts = ranks.gather_rows(own, sizes)
-    parts[ranks.rank] = own
+    sizes = [len(part) for part in torch.arange(batch).tensor_split(processes.size)]
+    parts = processes.gather_rows(own, sizes)
+    parts[processes.rank] = own
     return torch.cat(parts)
 
 

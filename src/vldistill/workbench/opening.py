@@ -11,9 +11,9 @@ from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import Run
 
 
-def open_bench(config: Config, reporter: Reporter, ranks: Processes = ALONE, run: Run | None = None) -> Workbench:
+def open_bench(config: Config, reporter: Reporter, processes: Processes = ALONE, run: Run | None = None) -> Workbench:
     """The workbench of a configuration; data that are not those ``run`` was begun with will be refused."""
     keep_freed_memory()
-    device = choose_device(config.runtime, ranks)
+    device = choose_device(config.runtime, processes)
     how = choose_passes(config.runtime, device), augments_on(config.runtime, device)
     return Workbench(config.data, config.encoder, device, reporter, *how, on_pixels=run.check_data if run else None)
