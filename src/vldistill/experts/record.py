@@ -196,7 +196,7 @@ def _train(
         on_epoch=after_epoch,
         on_step=(lambda loss: progress.advance(1, loss=loss)) if slow else None,
         keeper=unfinished if processes.size == 1 else SharedKeeper(unfinished, processes),
-        passes=bench.passes,
+        compute=bench.compute,
         processes=processes,
     )
 
@@ -206,7 +206,7 @@ def how_computed(bench: Workbench, config: ExpertsConfig, processes: Processes) 
     usual = {"precision": "float32", "augment_on": "cpu", "processes": 1}
     drawn = augments(bench, config) and bench.setting != "heads"
     found = {
-        "precision": bench.passes.precision,
+        "precision": bench.compute.precision,
         "augment_on": bench.augment_on if drawn else "cpu",
         "processes": processes.size,
     }

@@ -6,7 +6,7 @@ import torch
 
 from vldistill.config import RuntimeConfig
 from vldistill.errors import ConfigError
-from vldistill.runtime.micro_batches import Passes
+from vldistill.runtime.micro_batches import ComputeOptions
 from vldistill.runtime.processes import ALONE, Processes
 
 
@@ -45,15 +45,15 @@ def _named_device(config: RuntimeConfig) -> torch.device:
     return device
 
 
-def choose_passes(config: RuntimeConfig, device: torch.device) -> Passes:
-    """How passes are computed on ``device``."""
+def choose_compute(config: RuntimeConfig, device: torch.device) -> ComputeOptions:
+    """The precision, compilation and micro-batches to use on ``device``."""
     precision = config.precision
     if precision == "auto":
         able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if able else "float32"
     if device.type == "cuda":  # torch's own choice is to round the inputs of convolutions to 10 bits
         torch.backends.cudnn.allow_tf32 = precision != "float32"
-    return Passes(precision, config.compile, config.micro_batch)
+    return ComputeOptions(precision, config.compile, config.micro_batch)
 
 
 def augments_on(config: RuntimeConfig, device: torch.device) -> str:

@@ -1,7 +1,7 @@
-"""How a first-order pass of a dual encoder is computed: number format, compilation, parts of a batch, processes.
+"""Options of first-order computation (precision, compilation, micro-batches), and halving where memory is short.
 
-None of it changes what is computed beyond rounding; by default nothing is different from calling the encoder. Passes
-that are differentiated twice (``distillation/metagrad/backward_sweep.py``) do not come here.
+They change results by rounding only; the defaults call the encoder as it is. Second-order computation
+(``distillation/metagrad/backward_sweep.py``) does not use them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ SHORT = ("out of memory", "not enough memory", "can't allocate memory")  # of de
 
 
 @dataclass(frozen=True)
-class Passes:
-    """How passes are computed.
+class ComputeOptions:
+    """How forward and backward passes are computed.
 
     Args:
         precision: ``float32``, or ``bfloat16`` for the towers and heads (weights, logits and losses stay float32).
-        compiled: towers go through ``torch.compile``.
-        micro_batch: inputs that pass a trained tower at a time; 0 is all, and half of them when memory is short.
+        compiled: compile towers with ``torch.compile``.
+        micro_batch: inputs per pass of a trained tower; 0 is the whole batch, halved when memory is short.
     """
 
     precision: str = "float32"
@@ -35,13 +35,13 @@ class Passes:
     micro_batch: int = 0
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        """The number format of a pass."""
+        """A context in which a pass has this precision."""
         if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(device.type, torch.bfloat16)
 
 
-FLOAT32 = Passes()
+FLOAT32 = ComputeOptions()
 
 
 def is_short_of_memory(error: BaseException) -> bool:

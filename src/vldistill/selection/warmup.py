@@ -18,7 +18,7 @@ from vldistill.config import SelectConfig
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.interrupts import deferred_stop
-from vldistill.runtime.micro_batches import Passes
+from vldistill.runtime.micro_batches import ComputeOptions
 from vldistill.runtime.randomness import generator, seed_of
 from vldistill.selection.features import PairFeatures
 from vldistill.storage.arrays import open_array, write_array
@@ -73,8 +73,8 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
         "seed": SEED,
         "gallery": GALLERY,
     }
-    if bench.passes.precision != "float32":
-        key["precision"] = bench.passes.precision
+    if bench.compute.precision != "float32":
+        key["precision"] = bench.compute.precision
     folder = bench.cache / "warm-ups" / digest(key)
     place, lock = folder / "unfinished", folder / ".lock"
     if _whole(folder, bench):
@@ -142,15 +142,15 @@ def _train(
 
         def after_epoch(epoch: int, loss: float) -> None:
             nonlocal embedded
-            embed_into(student, data, images, texts, bench.passes)
+            embed_into(student, data, images, texts, bench.compute)
             keeper.seen.append(found(features, groups))
             embedded = epoch
             bar.advance(steps // recipe.epochs, loss=loss, found=100 * float(keeper.seen[-1].float().mean()))
 
-        device, passes = bench.device, bench.passes
-        fit(student, data, recipe, seed=seed, device=device, on_epoch=after_epoch, keeper=keeper, passes=passes)
+        device, compute = bench.device, bench.compute
+        fit(student, data, recipe, seed=seed, device=device, on_epoch=after_epoch, keeper=keeper, compute=compute)
     if not embedded:  # an earlier process stopped after the last step
-        embed_into(student, data, images, texts, bench.passes)
+        embed_into(student, data, images, texts, bench.compute)
     for name, values in zip(MADE, (images, texts, count_forgotten(torch.stack(keeper.seen)))):
         write_array(folder / f"{name}.npy", values.numpy())
     versions = {"vldistill": __version__, "torch": str(torch.__version__)}
@@ -160,12 +160,12 @@ def _train(
 
 @torch.no_grad()
 def embed_into(
-    student: DualEncoder, data: TrainingData, images: torch.Tensor, texts: torch.Tensor, passes: Passes
+    student: DualEncoder, data: TrainingData, images: torch.Tensor, texts: torch.Tensor, compute: ComputeOptions
 ) -> None:
     """Fill ``images`` (N, D) and ``texts`` (M, D) with the student's normalised embeddings."""
     for side, inputs, out in (("image", data.images, images), ("text", data.texts, texts)):
         for rows in torch.arange(len(out)).split(BATCH):
-            out[rows] = embed_in_parts(student, side, inputs.rows(rows), passes).to("cpu", torch.float16)
+            out[rows] = embed_in_parts(student, side, inputs.rows(rows), compute).to("cpu", torch.float16)
 
 
 def galleries(image_captions: Sequence[np.ndarray], size: int, seed: int) -> list[torch.Tensor]:

@@ -13,7 +13,7 @@ import torch
 
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, DivergedError
-from vldistill.runtime.micro_batches import FLOAT32, Passes
+from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.runtime.randomness import generator, seed_of, seeded
 from vldistill.training.data import TrainingData
@@ -49,7 +49,7 @@ def fit(
     on_epoch: Callable[[int, float], None] | None = None,
     on_step: Callable[[float], None] | None = None,
     keeper: Keeper | None = None,
-    passes: Passes = FLOAT32,
+    compute: ComputeOptions = FLOAT32,
     processes: Processes = ALONE,
 ) -> None:
     """Train ``encoder`` in place by SGD.
@@ -61,7 +61,7 @@ def fit(
         on_epoch: called with (epochs done, mean loss) after each epoch.
         on_step: called with the loss after each step, for a progress bar (costs a device sync).
         keeper: keeps the training in files now and then, and goes on from there: the result is the same to the bit.
-        passes: how passes are computed; the result is the same but for rounding.
+        compute: precision, compilation and micro-batches; they change the result by rounding only.
         processes: processes that call this with the same arguments and share every batch, and no dropout.
 
     Raises:
@@ -72,7 +72,7 @@ def fit(
     _check_fits(data, recipe)
     plan = StepPlan.of(len(data), recipe, steps_per_epoch, data.blocks)
     optimiser = _optimiser(encoder, recipe)
-    stepper = Stepper(encoder, passes, device, processes)
+    stepper = Stepper(encoder, compute, device, processes)
     descend = _descent(encoder, data, recipe, stepper, optimiser)
     loss, total = (torch.zeros((), device=device) for _ in range(2))  # of the last step, and of the epoch's together
     encoder.train()
@@ -119,7 +119,7 @@ def _descent(
 
     It returns the loss before the step. Plain steps of two heads are written out.
     """
-    whole = stepper.processes.size == 1 and stepper.sides.passes.precision == "float32"
+    whole = stepper.processes.size == 1 and stepper.sides.compute.precision == "float32"
     heads = two_heads(encoder) if whole and recipe.is_plain else None
     scale = 1 / recipe.temperature if recipe.temperature else encoder.logit_scale
 

@@ -11,7 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import MemoryShortError
-from vldistill.runtime.micro_batches import FLOAT32, Passes, free_memory, heads_too_large, in_parts, is_short_of_memory
+from vldistill.runtime.micro_batches import (
+    FLOAT32,
+    ComputeOptions,
+    free_memory,
+    heads_too_large,
+    in_parts,
+    is_short_of_memory,
+)
 from vldistill.runtime.processes import ALONE, Processes
 
 Loss = Callable[[Tensor], Tensor]
@@ -23,23 +30,23 @@ class Sides(nn.Module):
 
     Args:
         encoder: whose modules are called; they are shared, not copied.
-        passes: how.
+        compute: precision, compilation and micro-batches.
         device: where.
     """
 
-    def __init__(self, encoder: DualEncoder, passes: Passes, device: torch.device) -> None:
+    def __init__(self, encoder: DualEncoder, compute: ComputeOptions, device: torch.device) -> None:
         super().__init__()
-        self.encoder, self.passes, self.device = encoder, passes, device
-        self.micro_batch = passes.micro_batch
+        self.encoder, self.compute, self.device = encoder, compute, device
+        self.micro_batch = compute.micro_batch
         self.towers: dict[str, Callable[[Tensor], Tensor]] = {}
         for side in SIDES:
             tower = _tower(encoder, side)
             if tower is not None:
-                self.towers[side] = torch.compile(tower) if passes.compiled else tower  # pyright: ignore
+                self.towers[side] = torch.compile(tower) if compute.compiled else tower  # pyright: ignore
 
     def forward(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised embeddings (B, D) of images and texts."""
-        with self.passes.autocast(self.device):
+        with self.compute.autocast(self.device):
             return self._embed("image", images), self._embed("text", texts)
 
     def _embed(self, side: str, inputs: Tensor) -> Tensor:
@@ -49,7 +56,7 @@ class Sides(nn.Module):
         else:
             out = self._features(self.towers[side], inputs)
             out = module.get_submodule("head")(out) if _has_head(module) else out
-        return F.normalize(out if self.passes.precision == "float32" else out.float(), dim=-1)
+        return F.normalize(out if self.compute.precision == "float32" else out.float(), dim=-1)
 
     def _features(self, tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """What a tower makes of ``inputs``; in parts, whose activations are made again when they are needed."""
@@ -84,7 +91,7 @@ class Stepper:
 
     Args:
         encoder: gets the gradients.
-        passes: how passes are computed.
+        compute: precision, compilation and micro-batches.
         device: where.
         processes: processes that share every batch; each embeds its part, and all compute the loss of the whole.
     """
@@ -92,14 +99,14 @@ class Stepper:
     def __init__(
         self,
         encoder: DualEncoder,
-        passes: Passes = FLOAT32,
+        compute: ComputeOptions = FLOAT32,
         device: torch.device | None = None,
         processes: Processes = ALONE,
     ) -> None:
         self.encoder, self.processes = encoder, processes
         self.device = device or torch.device("cpu")
-        self.sides = Sides(encoder, passes, self.device)
-        self.plain = passes == FLOAT32 and processes.size == 1
+        self.sides = Sides(encoder, compute, self.device)
+        self.plain = compute == FLOAT32 and processes.size == 1
         self.model: nn.Module = self.sides
         if processes.size > 1:
             devices = [self.device] if self.device.type == "cuda" else None
@@ -179,14 +186,14 @@ def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
         torch.get_device_module(device).set_rng_state(states[1], device)
 
 
-def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, passes: Passes = FLOAT32) -> Tensor:
+def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, compute: ComputeOptions = FLOAT32) -> Tensor:
     """Embeddings (B, D) for testing, float32; in parts where memory is short. Raises MemoryShortError."""
 
     def embed(part: Tensor) -> Tensor:
-        if passes.precision == "float32":
+        if compute.precision == "float32":
             return encoder.embed(side, part)
-        with passes.autocast(part.device):
+        with compute.autocast(part.device):
             out = encoder.side(side)(part)
         return F.normalize(out.float(), dim=-1)
 
-    return in_parts(embed, inputs, passes.micro_batch)
+    return in_parts(embed, inputs, compute.micro_batch)

@@ -37,7 +37,7 @@ from vldistill.encoders.tokens import TokenTower, require_trainable, token_input
 from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import DataError
 from vldistill.runtime.log import Reporter
-from vldistill.runtime.micro_batches import FLOAT32, Passes, in_parts
+from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions, in_parts
 from vldistill.runtime.randomness import seeded
 from vldistill.storage.files import digest
 from vldistill.training.data import Inputs, TrainingData
@@ -71,7 +71,7 @@ class Workbench:
         encoder: towers and setting.
         device: where tensors live.
         reporter: where progress goes.
-        passes: how first-order passes of experts and students are computed.
+        compute: precision, compilation and micro-batches of the training of experts and students.
         augment_on: where experts' images are augmented: ``cpu`` or ``device``.
         on_pixels: called with the readable pairs of each split that is decoded; may refuse them.
     """
@@ -82,12 +82,12 @@ class Workbench:
         encoder: EncoderConfig,
         device: torch.device,
         reporter: Reporter,
-        passes: Passes = FLOAT32,
+        compute: ComputeOptions = FLOAT32,
         augment_on: str = "cpu",
         on_pixels: Callable[[Pairs], None] | None = None,
     ) -> None:
         self._on_pixels = on_pixels
-        self.passes, self.augment_on = passes, augment_on
+        self.compute, self.augment_on = compute, augment_on
         self.data_config, self.encoder_config = data, encoder
         self.device, self.reporter = device, reporter
         self.cache = Path(expand(data.cache))
@@ -102,7 +102,7 @@ class Workbench:
         if name not in self._beside:
             encoder = replace(self.encoder_config, image=image)
             self._beside[name] = Workbench(
-                self.data_config, encoder, self.device, self.reporter, self.passes, self.augment_on
+                self.data_config, encoder, self.device, self.reporter, self.compute, self.augment_on
             )
         return self._beside[name]
 
