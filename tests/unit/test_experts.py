@@ -284,7 +284,7 @@ def test_damaged_experts_are_redone_alone(kind: str, bench: Workbench, tmp_path:
         [expert.check_whole() for expert in open_experts(bench, tmp_path)]
     record_experts(bench, CONFIG, tmp_path)
     assert contents(tmp_path) == whole and expert_path(tmp_path, 0).stat().st_mtime_ns == kept
-    assert len(listener.warned) == 1 and "It is redone now." in listener.warned[0]
+    assert len(listener.warned) == 1 and "It is recorded again now." in listener.warned[0]
 
 
 @pytest.mark.parametrize(
@@ -324,8 +324,8 @@ def test_experts_of_another_tower_or_data_are_refused(workbench: Bench, tmp_path
     for changes, message in others:
         with pytest.raises(ArtefactError, match=message) as raised:
             open_experts(workbench(**changes), tmp_path)
-        assert "Use a run folder of its own for each" in str(raised.value)
-        with pytest.raises(ConfigError, match="made of something else"):
+        assert "Use a separate run folder for each" in str(raised.value)
+        with pytest.raises(ConfigError, match="recorded with another configuration or other data"):
             record_experts(workbench(**changes), CONFIG, tmp_path)
     assert contents(tmp_path) == before
     with pytest.raises(ArtefactError, match=r"holds no experts\. Run `vldistill experts --run .*` first"):
@@ -456,7 +456,7 @@ def test_a_stopped_expert_says_where_and_goes_on(
         with pytest.raises(Stopped, match="stopped after step 1 of expert 0; everything is saved"):
             record_expert(bench, CONFIG, 0, path)
     expert = record_expert(bench, CONFIG, 0, path)
-    assert "expert 0: going on after 1 steps" in listener.said
+    assert "expert 0: resuming after 1 steps" in listener.said
     assert path.read_bytes() == whole.path.read_bytes() and expert.note == whole.note
 
 
@@ -512,8 +512,8 @@ def test_a_damaged_unfinished_expert_costs_time_alone(
         file.write_bytes(flipped(raw, len(raw) - 9))
     record_expert(bench, CONFIG, 0, path)
     assert path.read_bytes() == (tmp_path / "straight.safetensors").read_bytes()
-    assert any("starts anew" in line for line in listener.warned) == (damage != "the last checkpoint")
-    assert any("going on after 18 steps" in line for line in listener.said) == (damage == "the last checkpoint")
+    assert any("starts from the beginning" in line for line in listener.warned) == (damage != "the last checkpoint")
+    assert any("resuming after 18 steps" in line for line in listener.said) == (damage == "the last checkpoint")
 
 
 def test_an_expert_that_is_being_recorded_is_left_alone(bench: Workbench, tmp_path: Path):

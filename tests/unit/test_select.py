@@ -252,7 +252,7 @@ def test_projections_are_those_of_the_joined_vectors(monkeypatch: pytest.MonkeyP
     features = made(0, dtype=torch.float16).towers
     x, draw = joined(features), torch.Generator().manual_seed(1)
     direction = torch.randn(x.shape[1], generator=draw)
-    np.testing.assert_allclose(features.project(*features.apart(direction)), x @ direction.numpy(), atol=1e-5)
+    np.testing.assert_allclose(features.project(*features.split(direction)), x @ direction.numpy(), atol=1e-5)
     np.testing.assert_allclose(torch.cat(features.mean()), x.mean(0), atol=1e-6)
     np.testing.assert_allclose(features.square_norms(), (x**2).sum(1), atol=1e-5)
     rows = torch.tensor([7, 0, 7])
@@ -363,7 +363,7 @@ def test_a_damaged_warm_up_is_named_and_made_again(tmp_path: Path) -> None:
     again = choose_pairs(own, "similarity", 4, 0, OPTIONS)
     assert all(torch.equal(left, right) for left, right in zip(first, again)) and path.read_bytes() == whole
     assert isinstance(own.reporter, Recorder)
-    assert any("texts.npy cannot be read" in line and "made again" in line for line in own.reporter.warnings)
+    assert any("texts.npy cannot be read" in line and "recomputed" in line for line in own.reporter.warnings)
 
 
 def test_a_stopped_warm_up_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +380,7 @@ def test_a_stopped_warm_up_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch
     monkeypatch.setattr(warming._Keeper, "due", due)
     for _ in ends:
         with pytest.raises(
-            Stopped, match=r"stopped after step \d+ of the warm-up; everything is saved\. The same command"
+            Stopped, match=r"stopped after step \d+ of the warm-up; everything is saved\. Run the same command"
         ):
             choose_pairs(make_bench(tmp_path / "stopped"), "forgetting", 4, 0, OPTIONS)
     choose_pairs(make_bench(tmp_path / "stopped"), "forgetting", 4, 0, OPTIONS)

@@ -1,6 +1,6 @@
-"""Either side of CLIP through open_clip, the extra ``clip``: ``open_clip:ViT-B-32`` or ``open_clip:ViT-B-32.TAG``.
+"""The image or text side of a CLIP model of open_clip (extra ``clip``): ``open_clip:MODEL`` or ``...MODEL.TAG``.
 
-Features are CLIP's own embeddings, before their normalisation: both sides have the width of its shared space.
+Features are CLIP's embeddings before normalisation, so both sides have the width of its shared space.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def clip_image_tower(config: ImageTowerConfig) -> ImageTower:
 
 
 class ClipTextTower:
-    """The text side; captions pass as CLIP was trained, with its own tokens, pooling and projection."""
+    """The text side, as CLIP was trained: with its own tokenizer, pooling and projection."""
 
     def __init__(self, config: TextTowerConfig, device: torch.device, batch: int = 256) -> None:
         self.name, self.max_tokens, self.batch = config.name, config.max_tokens, batch
@@ -55,7 +55,7 @@ class ClipTextTower:
         self.device = torch.device("cpu")
         with refused_as(
             f"text tower {config.name!r} with encoder.text.options {config.options} cannot encode captions",
-            "Its vocab_size has to hold its tokenizer's words.",
+            "Its vocab_size must be at least that of its tokenizer.",
         ):
             self.width = self._forward(["a", "a " * self.max_tokens]).shape[1]
         self.device = device
@@ -79,7 +79,7 @@ class ClipTextTower:
         return out
 
     def fingerprint(self) -> str:
-        """Depends on the model, its options and weights, and the cut."""
+        """A hash of the model, its options and weights, and the token limit."""
         return digest("clip text", self.note, self.options, weights_digest(self.model), self.max_tokens)
 
 
@@ -97,12 +97,12 @@ def _library() -> Any:
 
 
 def _quiet() -> warnings.catch_warnings[None]:
-    """open_clip leaves its word list's file to the garbage collector."""
+    """Hide the warning about the vocabulary file that open_clip does not close."""
     return warnings.catch_warnings(action="ignore", category=ResourceWarning)
 
 
 def _build(name: str, weights: str, options: Mapping[str, Any], size: int, side: str) -> tuple[Any, dict[str, Any]]:
-    """A CLIP model in float32, and what beside its weights decides its features."""
+    """A CLIP model in float32, and what determines its features besides the weights."""
     library = _library()
     model_name, _, tag = name.removeprefix(PREFIX).partition(".")
     if model_name not in library.list_models():
@@ -142,7 +142,7 @@ def _build(name: str, weights: str, options: Mapping[str, Any], size: int, side:
 
 
 def _merged(config: Mapping[str, Any], options: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """``options`` for the constructor; those of vision_cfg and text_cfg are laid over the model's own."""
+    """``options`` for the constructor; vision_cfg and text_cfg override single entries of the model's own."""
     out = copy.deepcopy(dict(options))
     for part in ("vision_cfg", "text_cfg"):
         if part in out:

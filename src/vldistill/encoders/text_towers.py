@@ -1,4 +1,4 @@
-"""Text towers: captions to sentence vectors (M, width). They are frozen here; setting ``both`` opens them elsewhere."""
+"""Text towers: captions to sentence vectors (M, width). They are frozen; setting ``both`` uses tokens.py instead."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class HashingTextTower:
         return torch.cat(chunks) if chunks else torch.empty(0, self.width)
 
     def fingerprint(self) -> str:
-        """Depends on the width only."""
+        """A hash of the width."""
         return digest("hashing", self.width, (1, 3))
 
 
@@ -48,7 +48,7 @@ class TransformersTextTower:
     def __init__(self, config: TextTowerConfig, device: torch.device, batch: int = 256) -> None:
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # loading takes a second; our own bars show what takes minutes
+        logging.disable_progress_bar()  # loading takes a second; slow work has progress bars of its own
 
         self.name, self.pooling, self.max_tokens, self.batch = config.name, config.pooling, config.max_tokens, batch
         self.options = dict(config.options)
@@ -60,7 +60,7 @@ class TransformersTextTower:
             "'hashing', which needs no download."
         )
         with refused_as(f"text tower {where!r} could not be loaded", remedy), torch.random.fork_rng(devices=[]):
-            # Random weights, and a pooler that the file lacks, are the same in every process: they are hashed.
+            # random weights, and a pooler missing from the file, must be the same in every process: they are hashed
             torch.default_generator.manual_seed(config.seed)
             self.tokenizer, self.model, missing = _load_transformer(where, config.weights, config.options)
         if missing:
@@ -75,7 +75,7 @@ class TransformersTextTower:
         self.model.to(device)
 
     def _check(self, where: str) -> None:
-        """Encode a short and an over-long caption, on the CPU: what cannot work fails here."""
+        """Encode a short and an over-long caption on the CPU, so that unusable models fail early."""
         limits = (self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None))
         limit = min(limit for limit in (*limits, self.max_tokens) if limit and limit > 0)
         if limit < self.max_tokens:
@@ -92,14 +92,14 @@ class TransformersTextTower:
             self.encode(["a", "a " * self.max_tokens])
 
     def tokens(self, captions: Sequence[str]) -> Any:
-        """``input_ids`` and ``attention_mask`` (B, L) of captions, cut and padded to the longest."""
+        """``input_ids`` and ``attention_mask`` (B, L) of captions, truncated and padded to the longest."""
         return self.tokenizer(
             list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
-        """Sentence vectors (M, width). Captions are sorted by length inside, so that padding is short."""
+        """Sentence vectors (M, width). Batches are sorted by length to reduce padding."""
         out = torch.empty(len(captions), self.width)
         order = np.argsort([len(caption) for caption in captions], kind="stable")
         for start in range(0, len(captions), self.batch):
@@ -119,17 +119,17 @@ class TransformersTextTower:
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
 
     def fingerprint(self) -> str:
-        """Depends on the weights, the vocabulary, the pooling, the cut, and options if there are any."""
+        """A hash of the weights, the vocabulary, the pooling, the token limit, and the options if there are any."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         options = (self.options,) if self.options else ()
         return digest(weights_digest(self.model), vocabulary, self.pooling, self.max_tokens, *options)
 
 
 def _load_transformer(where: str, weights: str, options: Mapping[str, Any]) -> tuple[Any, Any, list[str]]:
-    """Tokenizer, model in float32 and eval mode, and the names of tensors that its file should have but lacks."""
+    """Tokenizer, model in float32 and eval mode, and the names of tensors that are missing from its file."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    local: dict[str, Any] = {"trust_remote_code": False}  # never run code of a repository, and never ask to
+    local: dict[str, Any] = {"trust_remote_code": False}  # never run code of a repository, without a question
     tokenizer = AutoTokenizer.from_pretrained(where, **local)
     config = AutoConfig.from_pretrained(where, **local)
     if strange := [name for name in options if not hasattr(config, name)]:
@@ -140,11 +140,11 @@ def _load_transformer(where: str, weights: str, options: Mapping[str, Any]) -> t
     kind: Any = AutoModel
     given: dict[str, Any] = {"pretrained_model_name_or_path": where, "use_safetensors": True}
     if weights != "hub":
-        with torch.device("meta"):  # nothing is drawn: what the file lacks is as random as it is from the hub
-            kind = type(AutoModel.from_config(config, **local))  # AutoModel itself insists on a folder
+        with torch.device("meta"):  # draws nothing: missing tensors get the same random values as from the hub
+            kind = type(AutoModel.from_config(config, **local))  # AutoModel needs a folder
         tensors = read_weights(Path(expand(weights)), "text tower weights")
         given = {"pretrained_model_name_or_path": None, "state_dict": tensors}
     model, found = kind.from_pretrained(config=config, output_loading_info=True, **given, **local)
-    # Pooled output is not used here, and many encoders are published without it.
+    # the pooler is not used, and many encoders are published without it
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     return tokenizer, model.float().eval(), missing

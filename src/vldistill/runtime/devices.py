@@ -1,4 +1,4 @@
-"""Where work runs and in which number format: what ``runtime.*`` means on this machine."""
+"""Device and precision on this machine, from the options ``runtime.*``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vldistill.runtime.processes import ALONE, Processes
 
 
 def choose_device(config: RuntimeConfig, processes: Processes = ALONE) -> torch.device:
-    """The device asked for; of several GPUs each process of a machine takes its own.
+    """The configured device; with several GPUs each process of a machine uses its own.
 
     Raises:
         ConfigError: this machine does not have it.
@@ -49,9 +49,9 @@ def choose_compute(config: RuntimeConfig, device: torch.device) -> ComputeOption
     """The precision, compilation and micro-batches to use on ``device``."""
     precision = config.precision
     if precision == "auto":
-        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if able else "float32"
-    if device.type == "cuda":  # torch's own choice is to round the inputs of convolutions to 10 bits
+        supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bfloat16" if supported else "float32"
+    if device.type == "cuda":  # torch's default rounds the inputs of convolutions to 10 bits
         torch.backends.cudnn.allow_tf32 = precision != "float32"
     return ComputeOptions(precision, config.compile, config.micro_batch)
 

@@ -17,7 +17,11 @@ from torch import Tensor
 from vldistill.errors import MemoryShortError
 
 T = TypeVar("T")
-SHORT = ("out of memory", "not enough memory", "can't allocate memory")  # of devices, and of CPUs by system
+SHORT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+)  # messages of devices, and of CPUs by system
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,15 @@ FLOAT32 = ComputeOptions()
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory is used up."""
+    """Whether an error means that the device is out of memory."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in SHORT)
+    return isinstance(error, RuntimeError) and any(words in text for words in SHORT_OF_MEMORY)
 
 
 def heads_too_large(device: torch.device, batch: int) -> MemoryShortError:
-    """The error of a step of two heads that the device has no memory for."""
+    """The error of a training step of two heads that does not fit in memory."""
     return MemoryShortError(
         f"{device} has too little memory for a training step of two heads on {batch} rows. Use smaller batches, or "
         f"another device."
@@ -61,7 +65,7 @@ def heads_too_large(device: torch.device, batch: int) -> MemoryShortError:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give cached blocks of an accelerator back."""
+    """Release the cached blocks of an accelerator."""
     if device.type != "cpu":
         torch.get_device_module(device).empty_cache()
 
@@ -70,14 +74,14 @@ def free_memory(device: torch.device) -> None:
 def in_parts(
     function: Callable[[Tensor], Tensor], inputs: Tensor, size: int = 0, device: torch.device | None = None
 ) -> Tensor:
-    """``function(inputs)`` without gradients, row by row independent, in parts that the device's memory has room for.
+    """``function(inputs)`` without gradients, in parts that fit in memory; rows must be independent.
 
     Args:
-        size: rows at a time; 0 is all, as long as they fit.
-        device: that ``function`` computes on; None is that of the inputs.
+        size: rows per part; 0 is all, if they fit.
+        device: where ``function`` computes; None is the device of the inputs.
 
     Raises:
-        MemoryShortError: one row is too much.
+        MemoryShortError: even one row does not fit.
     """
     size = min(size or len(inputs), len(inputs))
 
@@ -89,14 +93,14 @@ def in_parts(
 
 
 def halved_where_short(run: Callable[[int], T], size: int, device: torch.device, least: str) -> T:
-    """``run(size)``; where the device's memory is too short for it, ``run`` of half the size, and of half of that, ...
+    """``run(size)``, with the size halved until it fits in the memory of ``device``.
 
     Args:
         run: does the whole work, ``size`` rows at a time.
-        least: in words, what is too much where a size of 1 is.
+        least: what a size of 1 is, for the error message.
 
     Raises:
-        MemoryShortError: a size of 1 is too much.
+        MemoryShortError: even a size of 1 does not fit.
     """
     while True:
         try:

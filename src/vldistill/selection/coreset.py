@@ -1,4 +1,4 @@
-"""A choice of real pairs as a set: the same folder as a distilled one, and the names of what was chosen."""
+"""Coresets: chosen real pairs as a set, in the same format as a distilled set, with the names of the pairs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def coreset_name(options: SelectConfig, label: str = "") -> str:
 
 @dataclass(frozen=True, eq=False)
 class Coreset:
-    """Real pairs that were chosen.
+    """Chosen real pairs.
 
     Args:
-        pairs: as a set.
-        rows: image names, captions and their rows, by pair.
+        pairs: the pairs as a set.
+        rows: the records of the pairs.
         pixels: (N, 3, S, S) uint8, the decoded photos.
     """
 
@@ -42,7 +42,7 @@ class Coreset:
     pixels: np.ndarray
 
     def save(self, folder: Path) -> None:
-        """Write the set with a preview, and ``pairs.json``: what was chosen."""
+        """Write the set, a preview, and the chosen pairs as ``pairs.json``."""
         about = {name: self.pairs.info[name] for name in ("method", "seed")}
         write_record(folder / "pairs.json", about | {"pairs": self.rows})
         captions = [str(row["caption"]) for row in self.rows]
@@ -51,10 +51,10 @@ class Coreset:
 
 
 def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> Coreset:
-    """Choose pairs by ``options``, and name them with ``label``; nothing is written.
+    """Choose pairs by ``options`` and add ``label`` to their name; writes nothing.
 
-    Pixels are the decoded real ones at the tower's size. A coreset has learned no recipe: the one it carries is the
-    generic one at common rates, and evaluation tunes rates and epochs on val as for all real pairs.
+    The images are the decoded photos at the tower's size. A coreset has no learned recipe: it carries the default one,
+    and evaluation tunes rates and epochs on val, as for all real pairs.
 
     Raises:
         ConfigError: more pairs than images that can be read.

@@ -81,7 +81,7 @@ def give_out(what: str, units: Sequence[Unit], place: Place, reporter: Reporter)
         return {}
     failed: Mapping[str, UnitFailed]
     with place.backend(reporter) as backend:
-        reporter.info(f"{what}: {len(units)} units, {place.said(backend.slots)}")
+        reporter.info(f"{what}: {len(units)} units, {place.describe(backend.slots)}")
         with reporter.progress(what, len(units)) as bar:
             failed = run_units(units, backend, lambda unit, error: bar.advance(1), reporter, place.retries)
     for name, error in failed.items():

@@ -1,4 +1,4 @@
-"""One step of a dual encoder: forward, loss, backward, in parts and over processes."""
+"""One step of a dual encoder: forward, loss and backward, in micro-batches and over several processes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Loss = Callable[[Tensor], Tensor]
 
 
 class Sides(nn.Module):
-    """Both sides of an encoder as one module: embeddings of a batch, its trained towers in parts.
+    """Both sides of an encoder as one module: embeddings of a batch, trained towers in micro-batches.
 
     Args:
-        encoder: whose modules are called; they are shared, not copied.
+        encoder: its modules are shared, not copied.
         compute: precision, compilation and micro-batches.
-        device: where.
+        device: where the encoder is.
     """
 
     def __init__(self, encoder: DualEncoder, compute: ComputeOptions, device: torch.device) -> None:
@@ -59,14 +59,14 @@ class Sides(nn.Module):
         return F.normalize(out if self.compute.precision == "float32" else out.float(), dim=-1)
 
     def _features(self, tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """What a tower makes of ``inputs``; in parts, whose activations are made again when they are needed."""
+        """A tower's features of ``inputs``; micro-batches are checkpointed: backward recomputes their activations."""
         if not 0 < self.micro_batch < len(inputs):
             return tower(inputs)
         parts = [checkpoint(tower, part, use_reentrant=False) for part in inputs.split(self.micro_batch)]
         return torch.cat(parts)  # pyright: ignore
 
     def halve(self, batch: int) -> bool:
-        """Use parts of half the size from now on; false where there are none."""
+        """Halve the micro-batches from now on; false if they cannot be halved."""
         size = min(self.micro_batch or batch, batch)
         if not self.towers or size < 2:
             return False
@@ -79,7 +79,7 @@ def _has_head(module: nn.Module) -> bool:
 
 
 def _tower(encoder: DualEncoder, side: str) -> nn.Module | None:
-    """The tower that is trained on a side, without its head; None where the side is a head alone."""
+    """The trained tower of a side, without its head; None if the side is a head alone."""
     module = encoder.side(side)
     if isinstance(module, Head):
         return None
@@ -90,10 +90,10 @@ class Stepper:
     """Computes the gradient of a contrastive loss over a batch.
 
     Args:
-        encoder: gets the gradients.
+        encoder: receives the gradients.
         compute: precision, compilation and micro-batches.
-        device: where.
-        processes: processes that share every batch; each embeds its part, and all compute the loss of the whole.
+        device: where the encoder is; None is the CPU.
+        processes: share every batch: each embeds its part, and all compute the loss of the whole batch.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Stepper:
             self.model = nn.parallel.DistributedDataParallel(self.sides, devices)
 
     def rows(self, index: Tensor) -> Tensor:
-        """This process's part of a batch: all of it where there are too few rows to share."""
+        """This process's rows of a batch; all of them if there are too few to share."""
         if not self._shared(len(index)):
             return index
         return index.tensor_split(self.processes.size)[self.processes.rank]
@@ -122,19 +122,19 @@ class Stepper:
         return self.processes.size > 1 and batch >= 2 * self.processes.size
 
     def backward(self, images: Tensor, texts: Tensor, batch: int, loss: Loss) -> Tensor:
-        """The loss of the whole batch, its gradients left in the encoder.
+        """Compute the loss of the whole batch and leave its gradients in the encoder.
 
-        When the device's memory is too short for a tower's activations, they are kept for half as many inputs at a
-        time, and the pass is done again with the same random numbers.
+        When the device has too little memory for a tower's activations, the micro-batches are halved and the pass is
+        repeated with the same random numbers.
 
         Args:
-            images: inputs of this process's rows.
-            texts: likewise.
-            batch: rows of the whole batch.
-            loss: of the logits (B, B) of the whole batch.
+            images: image inputs of this process's rows.
+            texts: text inputs of this process's rows.
+            batch: number of rows of the whole batch.
+            loss: function of the logits (B, B) of the whole batch.
 
         Raises:
-            MemoryShortError: one input at a time is still too much.
+            MemoryShortError: even one input at a time needs too much memory.
         """
         while True:
             random = _random_state(self.device) if self.sides.towers else None
@@ -151,8 +151,8 @@ class Stepper:
                 raise heads_too_large(self.device, batch)
             if not self.sides.halve(len(images)):
                 raise MemoryShortError(
-                    f"{self.device} has too little memory for a training step, though inputs pass the tower one at a "
-                    f"time. Use a smaller encoder.image.size, or another tower or device."
+                    f"{self.device} has too little memory for a training step, even with one input at a time in the "
+                    f"tower. Use a smaller encoder.image.size, or another tower or device."
                 )
             self.encoder.zero_grad(set_to_none=True)
             free_memory(self.device)
@@ -168,7 +168,7 @@ class Stepper:
 
 
 def _gathered(own: Tensor, batch: int, processes: Processes) -> Tensor:
-    """The embeddings of all ranks (batch, D); gradients flow to this rank's own."""
+    """The embeddings of all ranks (batch, D); gradients flow only to this rank's rows."""
     sizes = [len(part) for part in torch.arange(batch).tensor_split(processes.size)]
     parts = processes.gather_rows(own, sizes)
     parts[processes.rank] = own
@@ -187,7 +187,7 @@ def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
 
 
 def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, compute: ComputeOptions = FLOAT32) -> Tensor:
-    """Embeddings (B, D) for testing, float32; in parts where memory is short. Raises MemoryShortError."""
+    """Embeddings (B, D) for testing, float32; in smaller parts if memory is short. Raises MemoryShortError."""
 
     def embed(part: Tensor) -> Tensor:
         if compute.precision == "float32":
