@@ -248,7 +248,7 @@ def test_sets_that_cannot_be_exported(tmp_path: Path):
     with pytest.raises(ArtefactError, match="has no real captions nearest"):
         open_export(str(tmp_path / "bare"))
     tiny_set(CAPTIONS, images=torch.zeros(3, 4), space="features").save(tmp_path / "features")
-    with pytest.raises(ArtefactError, match="has no pictures"):
+    with pytest.raises(ArtefactError, match="has no images to export"):
         open_export(str(tmp_path / "features"))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from vldistill.config.plain import Plain
 from vldistill.data.pairs import Pairs
 from vldistill.data.photos import PHOTO_LIMITS, decode, format_of
 from vldistill.data.places import safe_name
@@ -34,7 +35,7 @@ class Export:
     source: str
     splits: Mapping[str, Pairs]
     lossy: str = ""
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Plain] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vldistill.config import expand
+from vldistill.config.plain import Plain
 from vldistill.convert.records import Export
 from vldistill.data.collection import clean_caption
 from vldistill.data.load import read_collection
@@ -41,7 +42,7 @@ def export_set(folder: Path, origin: str = "", limits: PhotoLimits = PHOTO_LIMIT
     """
     distilled = DistilledSet.load(folder)
     known = ("name", "kind", "method", "seed", "iteration", "data", "source")
-    about = {name: distilled.info[name] for name in known if name in distilled.info}
+    about: dict[str, Plain] = {name: distilled.info[name] for name in known if name in distilled.info}
     if distilled.is_coreset and (folder / "pairs.json").is_file():
         return Export(str(folder), {"train": _chosen(folder, distilled, origin, limits)}, about=about)
     if distilled.space != "pixels":

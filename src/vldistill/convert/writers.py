@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vldistill.convert.records import Record
 from vldistill.data.containers import require_datasets
 from vldistill.data.readers.wds import NAME_KEY
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
 
 Records = Mapping[str, Iterator[Record]]
 HF_SPLIT = {"train": "train", "val": "validation", "test": "test"}
@@ -94,15 +97,16 @@ def write_hf(folder: Path, records: Records, shard: int) -> None:
         if datasets.utils.logging.is_progress_bar_enabled():
             datasets.utils.logging.disable_progress_bar()
             stack.callback(datasets.utils.logging.enable_progress_bar)
-        tables = {HF_SPLIT[split]: _table(datasets, folder, split, own, features) for split, own in records.items()}
+        tables = {HF_SPLIT[split]: _table(folder, split, own, features) for split, own in records.items()}
         datasets.DatasetDict(tables).save_to_disk(folder)
         del tables
     for part in folder.glob("*.rows.arrow"):
         part.unlink()
 
 
-def _table(datasets: Any, folder: Path, split: str, records: Iterator[Record], features: Any) -> Any:
+def _table(folder: Path, split: str, records: Iterator[Record], features: Features) -> Dataset:
     """A split as a memory-mapped table, written a thousand rows at a time."""
+    from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
 
     path = folder / f"{split}.rows.arrow"
@@ -111,7 +115,7 @@ def _table(datasets: Any, folder: Path, split: str, records: Iterator[Record], f
             image = {"bytes": record.raw, "path": PurePosixPath(record.file).name}
             writer.write({"image": image, "captions": record.captions, "image_name": record.name})
         writer.finalize()
-    return datasets.Dataset.from_file(str(path))
+    return Dataset.from_file(str(path))
 
 
 WRITERS = {

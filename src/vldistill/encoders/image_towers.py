@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from vldistill.encoders.tower import ImageTower, load_weights, output_width, ref
 from vldistill.errors import ConfigError, unknown
 
 OFFLINE_IMAGE_TOWERS = {"convnet": "3 blocks of convolution, instance norm, ReLU and pooling; needs no download"}
-NAMED_IMAGE_TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
+NAMED_IMAGE_TOWERS: dict[str, tuple[str, dict[str, str]]] = {
     "resnet18_gn": ("resnet18", {"norm_layer": "groupnorm"}),
 }
 """Named combinations of a timm network and options, without published weights."""
@@ -79,7 +78,7 @@ def timm_tower(config: ImageTowerConfig) -> ImageTower:
     ):
         model = timm.create_model(name, pretrained=config.weights == "hub", num_classes=0, **options)
     if config.weights not in ("hub", "random"):
-        pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
+        pretrained = getattr(model, "pretrained_cfg", None) or {}
         classifier = pretrained.get("classifier") or ()
         classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         load_weights(model, Path(expand(config.weights)), classifier)
@@ -92,7 +91,7 @@ def timm_tower(config: ImageTowerConfig) -> ImageTower:
         f"Its own size is {native} px: set encoder.image.size to 0 or, where the network has that option, add "
         f"img_size: {size} to encoder.image.options.",
     ):
-        resize: Any = getattr(model, "set_input_size", None)  # for networks whose position embeddings have a fixed size
+        resize = getattr(model, "set_input_size", None)  # for networks whose position embeddings have a fixed size
         if size != native and resize:
             resize(img_size=size)
         width = output_width(model, size)

@@ -10,13 +10,12 @@ import copy
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vldistill.encoders.tower import ImageTower
@@ -85,9 +84,8 @@ def merge_adapters(tower: ImageTower) -> ImageTower:
     merged = copy.deepcopy(tower)
     for path, module in list(merged.named_modules()):
         if isinstance(module, LoraLayer):
-            layer: Any = module
-            layer.merge()
-            merged.set_submodule(path, layer.get_base_layer())
+            module.merge()
+            merged.set_submodule(path, module.get_base_layer())
     return merged.requires_grad_(False)
 
 
@@ -95,7 +93,7 @@ def _matches(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}")
 
 
-def _kinds(paths: Sequence[str] | dict[str, Any]) -> list[str]:
+def _kinds(paths: Iterable[str]) -> list[str]:
     """Distinct paths with ``*`` for numbers, with their counts."""
     counts = Counter(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path) for path in paths)
     shown = [f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items()]
@@ -136,10 +134,17 @@ class _Spy(TorchFunctionMode):
 
     weight: torch.Tensor | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Tensor],
+        types: Collection[type],
+        args: tuple[Tensor, ...] = (),
+        kwargs: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        named = kwargs or {}
         if func is F.conv2d:
-            self.weight = args[1] if len(args) > 1 else kwargs["weight"]
-        return func(*args, **(kwargs or {}))
+            self.weight = args[1] if len(args) > 1 else named["weight"]
+        return func(*args, **named)
 
 
 @torch.no_grad()
@@ -150,14 +155,15 @@ def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
     if type(layer) in (nn.Conv2d, Conv2dSame):
         return layer
     shape = (1, layer.in_channels, *layer.kernel_size)
-    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    probe = torch.linspace(-1, 1, math.prod(shape), **like).view(shape)
+    device, dtype = layer.weight.device, layer.weight.dtype
+    probe = torch.linspace(-1, 1, math.prod(shape), device=device, dtype=dtype).view(shape)
     with _Spy() as spy:
         expected = layer(probe)
-    same = getattr(layer, "same_pad", False)
-    kind: Any = Conv2dSame if same else nn.Conv2d
+    same = bool(getattr(layer, "same_pad", False))
+    kinds: dict[bool, Callable[..., nn.Module]] = {True: Conv2dSame, False: nn.Conv2d}
     sizes = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, 0 if same else layer.padding
-    plain: nn.Conv2d = kind(*sizes, bias=layer.bias is not None, **like)
+    plain = kinds[same](*sizes, bias=layer.bias is not None, device=device, dtype=dtype)
+    assert isinstance(plain, nn.Conv2d)
     plain.weight.copy_(layer.weight if spy.weight is None else spy.weight)
     if layer.bias is not None and plain.bias is not None:
         plain.bias.copy_(layer.bias)

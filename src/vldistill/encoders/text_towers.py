@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from vldistill.config import TextTowerConfig, expand
+from vldistill.config.plain import Record
 from vldistill.encoders.tower import ProgressHook, read_weights, refused_as, weights_digest
 from vldistill.errors import ConfigError
 from vldistill.storage.files import digest
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 OFFLINE_TEXT_TOWERS = {"hashing": "hashed words and word pairs (scikit-learn); needs no download"}
 
@@ -28,10 +32,12 @@ class HashingTextTower:
 
     def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
         """Sentence vectors (M, width)."""
+        from scipy.sparse import csr_matrix
+
         chunks = []
         for start in range(0, len(captions), 4096):
             part = captions[start : start + 4096]
-            counts: Any = self.vectorizer.transform(part)
+            counts = csr_matrix(self.vectorizer.transform(part))
             chunks.append(torch.from_numpy(counts.toarray().astype(np.float32)))
             if progress:
                 progress(len(part))
@@ -72,7 +78,7 @@ class TransformersTextTower:
         self.device = torch.device("cpu")
         self._check(where)
         self.device = device
-        self.model.to(device)
+        torch.nn.Module.to(self.model, device)
 
     def _check(self, where: str) -> None:
         """Encode a short and an over-long caption on the CPU, so that unusable models fail early."""
@@ -91,7 +97,7 @@ class TransformersTextTower:
             self.width = int(self.model.config.hidden_size)
             self.encode(["a", "a " * self.max_tokens])
 
-    def tokens(self, captions: Sequence[str]) -> Any:
+    def tokens(self, captions: Sequence[str]) -> BatchEncoding:
         """``input_ids`` and ``attention_mask`` (B, L) of captions, truncated and padded to the longest."""
         return self.tokenizer(
             list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
@@ -125,26 +131,31 @@ class TransformersTextTower:
         return digest(weights_digest(self.model), vocabulary, self.pooling, self.max_tokens, *options)
 
 
-def _load_transformer(where: str, weights: str, options: Mapping[str, Any]) -> tuple[Any, Any, list[str]]:
+def _load_transformer(
+    where: str, weights: str, options: Record
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
     """Tokenizer, model in float32 and eval mode, and the names of tensors that are missing from its file."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    local: dict[str, Any] = {"trust_remote_code": False}  # never run code of a repository, without a question
-    tokenizer = AutoTokenizer.from_pretrained(where, **local)
-    config = AutoConfig.from_pretrained(where, **local)
+    # trust_remote_code=False: never run code of a repository, without a question
+    tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     if strange := [name for name in options if not hasattr(config, name)]:
         raise ValueError(f"its configuration has no {strange}")
     config.update(dict(options))
     if weights == "random":
-        return tokenizer, AutoModel.from_config(config, **local).float().eval(), []
-    kind: Any = AutoModel
-    given: dict[str, Any] = {"pretrained_model_name_or_path": where, "use_safetensors": True}
-    if weights != "hub":
+        return tokenizer, AutoModel.from_config(config, trust_remote_code=False).float().eval(), []
+    if weights == "hub":
+        model, found = AutoModel.from_pretrained(
+            where, config=config, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+        )
+    else:
         with torch.device("meta"):  # draws nothing: missing tensors get the same random values as from the hub
-            kind = type(AutoModel.from_config(config, **local))  # AutoModel needs a folder
+            kind = type(AutoModel.from_config(config, trust_remote_code=False))  # AutoModel needs a folder
         tensors = read_weights(Path(expand(weights)), "text tower weights")
-        given = {"pretrained_model_name_or_path": None, "state_dict": tensors}
-    model, found = kind.from_pretrained(config=config, output_loading_info=True, **given, **local)
+        model, found = kind.from_pretrained(
+            None, config=config, state_dict=tensors, output_loading_info=True, trust_remote_code=False
+        )
     # the pooler is not used, and many encoders are published without it
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     return tokenizer, model.float().eval(), missing

@@ -84,7 +84,7 @@ def token_inputs(tower: TextTower, captions: Sequence[str], device: torch.device
     """Text inputs of ``captions`` for ``tower``. Raises ConfigError if it cannot be trained."""
     model = require_trainable(tower)
     tokens = model.tokens(captions)
-    table = model.model.get_input_embeddings().weight.detach().to(device)
+    table = model.model.get_input_embeddings().get_parameter("weight").detach().to(device)
     if model.tokenizer.padding_side != "right":
         raise ConfigError(f"text tower {tower.name!r} pads on the left; setting both needs padding on the right.")
     return TokenInputs(tokens["input_ids"], tokens["attention_mask"], table)

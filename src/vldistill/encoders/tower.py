@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from vldistill.config.plain import Record
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import digest, read_tensors
 
@@ -51,7 +52,7 @@ class ImageTower(nn.Module):
         size: int,
         mean: Sequence[float],
         std: Sequence[float],
-        options: Mapping[str, Any] | None = None,
+        options: Record | None = None,
     ) -> None:
         super().__init__()
         self.model = model

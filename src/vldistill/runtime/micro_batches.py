@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class ComputeOptions:
     compiled: bool = False
     micro_batch: int = 0
 
-    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self, device: torch.device) -> contextlib.nullcontext[None] | torch.autocast:
         """A context in which a pass has this precision."""
         if self.precision == "float32":
             return contextlib.nullcontext()

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from vldistill.errors import ConfigError
 
+T = TypeVar("T")
 PATIENCE = timedelta(hours=24)  # the others wait while rank 0 evaluates; torchrun stops all when one fails
 NUMBERS_AT_ONCE = 2**22  # elements of a variable gathered from every draw at a time
 
@@ -46,7 +47,7 @@ class Processes:
         """Whether this process is rank 0, which writes, evaluates and reports."""
         return self.rank == 0
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """The values (JSON) of all ranks, in rank order; every rank must call it."""
         if self.size == 1:
             return [value]
@@ -68,7 +69,7 @@ class Processes:
         """Whether ``flag`` is true on any rank."""
         return any(self.gather(flag))
 
-    def of_first(self, value: Any) -> Any:
+    def of_first(self, value: T) -> T:
         """The value of rank 0."""
         return self.gather(value)[0]
 

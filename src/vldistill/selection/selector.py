@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
+from vldistill.config.plain import Plain
 from vldistill.errors import ConfigError, unknown
 from vldistill.registry import Registry, summary_of
 from vldistill.selection.features import PairFeatures
@@ -69,7 +70,7 @@ class Selector:
     reads: tuple[str, ...]
     summary: str
 
-    def options(self, config: SelectConfig) -> dict[str, Any]:
+    def options(self, config: SelectConfig) -> dict[str, Plain]:
         """The options that determine the choice, by name."""
         return {name: getattr(config, name) for name in self.reads}
 

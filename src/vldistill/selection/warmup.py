@@ -6,15 +6,15 @@ It is the costly part of most selectors, so it is cached: ``herding:100`` and ``
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
+from vldistill.config.plain import Plain, Record, expect
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.interrupts import deferred_stop
@@ -65,7 +65,7 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
         Stopped: on Ctrl-C or SIGTERM, after the training is saved.
     """
     recipe = warmup_recipe(options)
-    key = {
+    key: dict[str, Plain] = {
         "format": FORMAT,
         "data": bench.pixels("train").pairs.fingerprint,
         "encoder": bench.fingerprint,
@@ -121,18 +121,18 @@ class _Keeper(FileKeeper):
 
     seen: list[torch.Tensor] = field(default_factory=list)
 
-    def extra(self) -> tuple[Tensors, dict[str, Any]]:
+    def extra(self) -> tuple[Tensors, dict[str, Plain]]:
         return {f"seen/{epoch}": found for epoch, found in enumerate(self.seen)}, {"epochs": len(self.seen)}
 
-    def restore(self, tensors: Tensors, about: Mapping[str, Any]) -> None:
-        self.seen[:] = [tensors[f"seen/{epoch}"].clone() for epoch in range(about["epochs"])]
+    def restore(self, tensors: Tensors, about: Record) -> None:
+        self.seen[:] = [tensors[f"seen/{epoch}"].clone() for epoch in range(expect(about["epochs"], int))]
 
 
 def _train(
-    bench: Workbench, groups: list[torch.Tensor], recipe: Recipe, key: Mapping[str, Any], folder: Path, place: Path
+    bench: Workbench, groups: list[torch.Tensor], recipe: Recipe, key: Record, folder: Path, place: Path
 ) -> None:
     """Train the student, or resume it from ``place``, and write the :data:`ARRAYS`."""
-    data, seed = bench.split("train").data, seed_of(key["seed"], "warm-up")
+    data, seed = bench.split("train").data, seed_of(SEED, "warm-up")
     student = bench.student(seed)
     images = torch.empty(len(data.images), bench.embedding_width, dtype=torch.float16)
     texts = torch.empty(len(data.texts), bench.embedding_width, dtype=torch.float16)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
 
+from vldistill.config.plain import Plain, Record, expect, items, number
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError, unknown
 from vldistill.training.losses import SOFT_LOSSES
@@ -74,25 +74,25 @@ class Recipe:
             if not fine:
                 raise ConfigError(f"recipe.{name} is {getattr(self, name)!r}; expected {expected}.")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Plain]:
         """Plain values for JSON."""
         rates = {side: list(rate) for side, rate in self.rates.items()}
         plain = asdict(self) | {"rates": rates, "phases": list(self.phases)}
         return {name: value for name, value in plain.items() if value != ADDED_LATER.get(name)}
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Recipe:
-        """The opposite of :meth:`to_dict`. Raises ConfigError on unknown fields and impossible values."""
+    def from_dict(values: Record) -> Recipe:
+        """The inverse of :meth:`to_dict`. Raises ConfigError on unknown fields and impossible values."""
         known = Recipe.__dataclass_fields__
         for name in values:
             if name not in known:
                 raise ConfigError(unknown("recipe field", name, known))
         try:
-            rates = {side: tuple(float(x) for x in rate) for side, rate in values["rates"].items()}
-            phases = tuple(int(size) for size in values.get("phases", ()))
-            return Recipe(**{**values, "rates": rates, "phases": phases})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"recipe {dict(values)} is malformed ({error}); expected what to_dict gives.") from None
+            rates = {side: tuple(map(number, items(rate))) for side, rate in expect(values["rates"], dict).items()}
+            phases = tuple(expect(size, int) for size in items(values.get("phases", ())))
+            return replace(Recipe(), **{**values, "rates": rates, "phases": phases})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"recipe {dict(values)} is malformed ({error}); expected what to_dict returns.") from None
 
     @property
     def is_plain(self) -> bool:

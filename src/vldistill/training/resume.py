@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from vldistill.config.plain import Plain, Record
 from vldistill.errors import ArtefactError, DamagedError, InUseError, Stopped, StorageError
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.processes import Processes
@@ -37,7 +37,7 @@ class FileKeeper:
 
     what: str
     folder: Path
-    note: Mapping[str, Any]
+    note: Record
     reporter: Reporter
     save_seconds: float
     stop_asked: Callable[[], bool]
@@ -51,11 +51,11 @@ class FileKeeper:
         """The last two checkpoints."""
         return Checkpoints(self.folder / "checkpoint.safetensors", self.reporter)
 
-    def extra(self) -> tuple[Tensors, dict[str, Any]]:
+    def extra(self) -> tuple[Tensors, dict[str, Plain]]:
         """What a checkpoint holds besides the training's state: tensors, and plain values."""
         return {}, {}
 
-    def restore(self, tensors: Tensors, about: Mapping[str, Any]) -> None:
+    def restore(self, tensors: Tensors, about: Record) -> None:
         """Restore what :meth:`extra` returned. Raises ArtefactError, KeyError, TypeError or ValueError."""
 
     def found(self) -> tuple[Tensors, int] | None:
