@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from units_for_tests import appended, ends, refused, waits_for_a_stop, works
 
-from vldistill.cluster import Unit, UnitFailed, run_units
+from vldistill.cluster import Launch, Unit, UnitFailed, run_units
 from vldistill.cluster.commands import Commands
 from vldistill.cluster.local import LocalProcesses, cores, visible_devices
 from vldistill.cluster.options import Place
@@ -79,7 +80,7 @@ def _patiently(condition: object) -> None:
 def test_no_more_units_than_slots_and_needs_come_first(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     names = [("late", ("early",)), ("early", ()), *((f"free{i}", ()) for i in range(5)), ("orphan", ("nobody",))]
-    units = [Unit(name, works, {"notes": str(notes), "name": name}, after=after) for name, after in names]
+    units = [Unit(name, partial(works, notes=str(notes), name=name), after=after) for name, after in names]
     ended = Ended()
     with LocalProcesses(2, 1) as backend:
         assert run_units(units, backend, ended, QUIET) == {}
@@ -95,11 +96,11 @@ def test_no_more_units_than_slots_and_needs_come_first(tmp_path: Path) -> None:
 def test_what_always_fails_is_tried_again_listed_and_stops_nothing_but_what_needs_it(tmp_path: Path) -> None:
     notes = {"notes": str(tmp_path / "notes")}
     units = [
-        Unit("broken", ends, {**notes, "kind": "failed"}),
-        Unit("lost", ends, {**notes, "kind": "lost"}),
-        Unit("refused", refused, notes),
-        Unit("needs", works, {**notes, "name": "needs"}, needs=("broken",)),
-        Unit("after", works, {**notes, "name": "after"}, after=("broken",)),
+        Unit("broken", partial(ends, **notes, kind="failed")),
+        Unit("lost", partial(ends, **notes, kind="lost")),
+        Unit("refused", partial(refused, **notes)),
+        Unit("needs", partial(works, **notes, name="needs"), needs=("broken",)),
+        Unit("after", partial(works, **notes, name="after"), after=("broken",)),
     ]
     ended = Ended()
     with LocalProcesses(1, 1) as backend:
@@ -119,7 +120,7 @@ def test_what_always_fails_is_tried_again_listed_and_stops_nothing_but_what_need
 def test_a_lost_process_is_done_again(tmp_path: Path) -> None:
     place = tmp_path / "tries"
     with LocalProcesses(1, 1) as backend:
-        failed = run_units([Unit("a", appended, {"place": str(place), "enough": 3})], backend, Ended(), QUIET)
+        failed = run_units([Unit("a", partial(appended, place=str(place), enough=3))], backend, Ended(), QUIET)
     assert failed == {} and place.read_text() == "xxx"
 
 
@@ -197,8 +198,10 @@ def test_ctrl_c_asks_running_work_to_end_and_says_so(capfd: pytest.CaptureFixtur
 
     sender = threading.Thread(target=interrupt)
     sender.start()
-    arguments = {"begun": begun, "commands": backend.commands}
-    units = [Unit("a", waits_for_a_stop, arguments), Unit("b", works, {"notes": str(tmp_path / "b"), "name": "b"})]
+    units = [
+        Unit("a", partial(waits_for_a_stop, begun=begun, commands=backend.commands)),
+        Unit("b", partial(works, notes=str(tmp_path / "b"), name="b")),
+    ]
     with pytest.raises(Stopped, match="finished units are kept"), backend:
         run_units(units, backend, Ended(), QUIET)
     sender.join()
@@ -212,7 +215,7 @@ def test_each_slot_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(environment["CUDA_VISIBLE_DEVICES"])
 
     monkeypatch.setattr(Commands, "launch", launch)
-    units = [Unit(f"u{i}", _launches, {}) for i in range(6)]
+    units = [Unit(f"u{i}", _launches) for i in range(6)]
     with LocalProcesses(2, 1, devices=("3", "5")) as backend:
         run_units(units, backend, Ended(), QUIET)
     assert len(seen) == 6 and set(seen) == {"3", "5"}
@@ -226,8 +229,8 @@ def test_each_slot_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_devices() == ()
 
 
-def _launches(launch: object) -> None:
-    launch(["x"], Path("log"))  # pyright: ignore[reportCallIssue]
+def _launches(launch: Launch) -> None:
+    launch(["x"], Path("log"))
 
 
 def test_shards_share_everything_once() -> None:

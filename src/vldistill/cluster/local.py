@@ -44,7 +44,7 @@ class LocalProcesses(AbstractContextManager["LocalProcesses"]):
         if device is not None:
             launch = partial(launch, environment={"CUDA_VISIBLE_DEVICES": device})
         try:
-            unit.work(launch, **unit.arguments)
+            unit.work(launch)
         except VldistillError as error:
             raise UnitFailed(str(error), "refused") from None
         finally:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vldistill.cluster.local import LocalProcesses, cores, visible_devices
 from vldistill.cluster.shards import WHOLE, Shard
@@ -89,7 +90,7 @@ class Place:
         return LocalProcesses(self.workers, self.threads, lock, devices)
 
 
-def add_place(parser: Any) -> None:
+def add_place(parser: ArgumentParser) -> None:
     """Add the options of :class:`Place` to an argument parser."""
     parser.add_argument("--workers", type=int, default=1, help="processes at a time; CPU cores are divided among them")
     parser.add_argument(
@@ -103,6 +104,6 @@ def add_place(parser: Any) -> None:
     parser.add_argument("--shard", type=str, default="1/1", help="I/N: do the I-th of N parts, e.g. in a job array")
 
 
-def place_of(given: Any) -> Place:
+def place_of(given: Namespace) -> Place:
     """The :class:`Place` of parsed arguments. Raises ConfigError."""
     return Place(given.cluster, given.workers, given.cpus, given.gpus, given.retries, Shard.parse(given.shard))

@@ -6,17 +6,28 @@ import os
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypedDict
 
 from vldistill.cluster.commands import Commands
 from vldistill.cluster.units import Unit, UnitFailed
 from vldistill.errors import ConfigError, MissingExtraError, Stopped, VldistillError
 from vldistill.runtime.log import Reporter
 
+if TYPE_CHECKING:
+    import ray
+
 CARRIED = ("VLDISTILL_", "HF_", "PYTHONPATH")  # prefixes of environment variables that are sent to the nodes
 
 
-def _ray() -> Any:
+class _Node(TypedDict, total=False):
+    """What is used of a node's description by Ray."""
+
+    Alive: bool
+    Resources: dict[str, float]
+
+
+def _ray() -> ModuleType:
     try:
         import ray
     except ImportError:
@@ -32,7 +43,7 @@ def perform(unit: Unit, folder: str, environment: dict[str, str], threads: int) 
     commands = Commands(threads, environment=environment)
     try:
         os.chdir(folder)  # relative paths must mean the same as for the user
-        unit.work(commands.launch, **unit.arguments)
+        unit.work(commands.launch)
     except UnitFailed as error:
         return error.kind, str(error)
     except VldistillError as error:
@@ -82,7 +93,7 @@ class RayCluster(AbstractContextManager["RayCluster"]):
             )
         self.slots += 1  # one is queued, so that a free core never waits for this process
         self._task = self.ray.remote(perform)
-        self._live: dict[Future[None], Any] = {}
+        self._live: dict[Future[None], ray.ObjectRef[tuple[str, str]]] = {}
 
     def __exit__(self, *error: object) -> None:
         if self._ours:
@@ -138,6 +149,6 @@ class RayCluster(AbstractContextManager["RayCluster"]):
             self.ray.cancel(reference, force=True)
 
 
-def _fits(node: dict[str, Any], cpus: int, gpus: float) -> bool:
+def _fits(node: _Node, cpus: int, gpus: float) -> bool:
     has = node.get("Resources", {})
-    return bool(node.get("Alive")) and has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus
+    return node.get("Alive", False) and has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from vldistill.errors import Stopped
 from vldistill.runtime.interrupts import deferred_stop
@@ -40,16 +40,15 @@ class Unit:
 
     Args:
         name: unique.
-        work: a module-level function, called as ``work(launch, **arguments)`` with a :data:`Launch`. It writes
-            files atomically and keeps existing ones. Raises UnitFailed, Stopped or VldistillError.
-        arguments: plain values and frozen dataclasses.
+        work: called with a :data:`Launch`. A module-level function, or a partial of one with plain values and frozen
+            dataclasses, so that it can be pickled. It writes files atomically and keeps existing ones. Raises
+            UnitFailed, Stopped or VldistillError.
         after: names of units that must have ended before, with or without success.
         needs: names of units that must have succeeded; if one failed, this one fails without being started.
     """
 
     name: str
-    work: Callable[..., Any]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    work: Callable[[Launch], None]
     after: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
