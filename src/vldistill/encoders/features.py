@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -223,17 +222,3 @@ def text_encoding(tower: TextTower, pairs: Pairs, folder: Path, *, dtype: str = 
 
     what = f"{pairs.split} captions through {Path(tower.name).name}"
     return Encoding(folder / f"features-{key}", len(pairs.captions), tower.width, dtype, what, encode)
-
-
-def encode_images(
-    tower: ImageTower, images: DecodedImages, folder: Path, reporter: Reporter, **options: Any
-) -> FeatureTable:
-    """:func:`image_encoding`, from disk or computed and kept there."""
-    return image_encoding(tower, images, folder, **options).table(reporter)
-
-
-def encode_texts(
-    tower: TextTower, pairs: Pairs, folder: Path, reporter: Reporter, *, dtype: str = "float32"
-) -> FeatureTable:
-    """:func:`text_encoding`, from disk or computed and kept there."""
-    return text_encoding(tower, pairs, folder, dtype=dtype).table(reporter)
