@@ -27,6 +27,7 @@ from vldistill.errors import (
     VldistillError,
 )
 from vldistill.experts import record
+from vldistill.experts.note import ExpertNote
 from vldistill.experts.record import (
     bytes_per_expert,
     expert_path,
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 Usage = namedtuple("Usage", "total used free")
 CONFIG = ExpertsConfig(count=2, epochs=3, batch=16, image_rate=0.1, text_rate=0.05)
 NOTE = "vldistill.trajectory"
+NOTE_OF_TEST = ExpertNote(
+    index=0, setting="heads", encoder="e", data="d", dtype="float32", snapshots=(0, 2, 10), losses=(0.5, 0.25)
+)
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ def test_snapshots_are_where_the_training_was(setting: str, workbench: Bench, tm
     how = Recipe(rates, 3, 16, momentum=0.5, weight_decay=1e-3, schedule="constant", dropout=0.0)
     options: dict[str, Any] = {"augment": setting == "full", "steps_per_epoch": 4}
     fit(student, bench.split("train").data, how, seed=seed, device=bench.device, on_epoch=after, **options)
-    assert expert.epochs == [0, 1, 2, 3] and expert.note["losses"] == losses
+    assert expert.epochs == [0, 1, 2, 3] and expert.note.losses == tuple(losses)
     assert all(equal(expert.snapshot(epoch), passed[epoch]) for epoch in passed)
     assert not equal(passed[0], passed[1])  # a snapshot that aliases the live weights would be the last one
     start, target = expert.segment(1, 2)
@@ -123,7 +127,7 @@ def test_only_the_snapshots_asked_for_are_kept(bench: Workbench, tmp_path: Path)
     assert (whole.epochs, some.epochs) == ([0, 1, 2, 3], [1, 3])
     assert kept_epochs(replace(CONFIG, snapshots=(3, 1, 3))) == [1, 3]
     assert all(equal(some.snapshot(epoch), whole.snapshot(epoch)) for epoch in (1, 3))
-    with pytest.raises(MatchingError, match=r"no snapshot of epoch 2; it keeps \[1, 3\].*Lower max_start_epoch"):
+    with pytest.raises(MatchingError, match=r"no snapshot of epoch 2; it has \[1, 3\].*Lower max_start_epoch"):
         some.segment(1, 1)
     with pytest.raises(MatchingError, match="no snapshot of epoch 4"):
         whole.segment(3, 1)
@@ -158,7 +162,7 @@ def test_noise_makes_another_expert_and_is_noted(workbench: Bench, tmp_path: Pat
     (plain,) = record_experts(workbench("heads"), replace(CONFIG, count=1), tmp_path / "plain")
     (expert,) = record_experts(workbench("heads"), noisy, tmp_path / "noisy")
     assert equal(expert.snapshot(0), plain.snapshot(0)) and not equal(expert.snapshot(1), plain.snapshot(1))
-    assert expert.note["noise"] == 0.5 and "noise" not in plain.note
+    assert expert.note.noise == 0.5 and "noise" not in plain.note.to_record()
     with pytest.raises(ConfigError, match=r"noise: 0\.5 there"):
         record_experts(workbench("heads"), replace(noisy, noise=0.6), tmp_path / "noisy")
     with pytest.raises(ConfigError, match=r"experts\.noise is 0\.5, .* setting full trains on images"):
@@ -223,12 +227,12 @@ def test_finished_experts_are_skipped_and_more_can_be_asked_for(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("expert-*")}
     monkeypatch.setattr(record, "record_expert", lambda *_: pytest.fail("trained again"))
     said = len(listener.said)
-    assert [expert.note["index"] for expert in record_experts(bench, CONFIG, tmp_path)] == [0, 1]
+    assert [expert.note.index for expert in record_experts(bench, CONFIG, tmp_path)] == [0, 1]
     assert len(listener.said) == said  # nothing to train, nothing to say
     monkeypatch.undo()
     assert len(record_experts(bench, replace(CONFIG, count=3), tmp_path)) == 3
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
-    assert [expert.note["index"] for expert in open_experts(bench, tmp_path)] == [0, 1, 2]
+    assert [expert.note.index for expert in open_experts(bench, tmp_path)] == [0, 1, 2]
 
 
 def flipped(raw: bytes, place: int) -> bytes:
@@ -238,7 +242,7 @@ def flipped(raw: bytes, place: int) -> bytes:
 def damaged(kind: str, path: Path) -> bytes:
     raw = path.read_bytes()
     tensors = load_file(path)
-    note = Trajectory(path).note
+    note = {"format": 1, **Trajectory(path).note.to_record()}
 
     def again(tensors: dict[str, torch.Tensor], note: Any) -> bytes:
         other = path.with_name("other")
@@ -351,9 +355,9 @@ def test_a_full_disk_is_refused_before_training(
 
 def test_a_trajectory_gives_back_what_was_saved(tmp_path: Path):
     path = tmp_path / "t.safetensors"
-    save_trajectory(path, {0: tiny(), 10: tiny(2), 2: tiny(3)}, {"why": "test"}, "float32")
+    save_trajectory(path, {0: tiny(), 10: tiny(2), 2: tiny(3)}, NOTE_OF_TEST, "float32")
     trajectory = Trajectory(path)
-    assert trajectory.epochs == [0, 2, 10] and trajectory.note == {"format": 1, "why": "test"}
+    assert trajectory.epochs == [0, 2, 10] and trajectory.note == NOTE_OF_TEST
     assert equal(trajectory.snapshot(10), tiny(2)) and equal(trajectory.segment(0, 2)[1], tiny(3))
     trajectory.check_fits(tiny())
     for wrong in (
@@ -370,7 +374,7 @@ def test_a_trajectory_gives_back_what_was_saved(tmp_path: Path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_snapshot_that_is_changed_leaves_the_next_draw_alone(dtype: str, tmp_path: Path):
     path = tmp_path / "t.safetensors"
-    save_trajectory(path, {0: tiny(), 1: tiny(2)}, {}, dtype)
+    save_trajectory(path, {0: tiny(), 1: tiny(2)}, None, dtype)
     trajectory = Trajectory(path)
     for tensor in numbers(trajectory.snapshot(0)).values():
         tensor.zero_()
@@ -379,7 +383,7 @@ def test_a_snapshot_that_is_changed_leaves_the_next_draw_alone(dtype: str, tmp_p
 
 def test_a_segment_reads_its_two_snapshots_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "t.safetensors"
-    save_trajectory(path, {epoch: tiny(epoch) for epoch in range(6)}, {}, "float32")
+    save_trajectory(path, {epoch: tiny(epoch) for epoch in range(6)}, None, "float32")
     trajectory = Trajectory(path)
     read: list[str] = []
     handle = trajectory._file

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +12,7 @@ from vldistill.cluster.shards import WHOLE, Shard
 from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import DualEncoder, Groups, packed
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
+from vldistill.experts.note import ExpertNote
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
 from vldistill.experts.unfinished import Unfinished
 from vldistill.runtime.interrupts import deferred_stop
@@ -83,25 +82,22 @@ def bytes_per_expert(bench: Workbench, config: ExpertsConfig) -> int:
     return numbers * len(kept_epochs(config)) * (2 if config.dtype == "bfloat16" else 4)
 
 
-def expert_note(bench: Workbench, config: ExpertsConfig, index: int) -> dict[str, Any]:
-    """What an expert was made of; a file with another note is not this expert."""
-    younger: dict[str, Any] = {}  # experts that are older say nothing of it
-    if bench.data_config.views and bench.setting == "heads":
-        younger["views"] = bench.data_config.views
-    if config.noise:
-        younger["noise"] = config.noise
-    return younger | {
-        "index": index,
-        "setting": bench.setting,
-        "encoder": bench.fingerprint,
-        "data": bench.pixels("train").pairs.fingerprint,
-        "recipe": expert_recipe(config).to_dict(),
-        "augment": augments(bench, config),
-        "steps_per_epoch": config.steps_per_epoch,
-        "seed": config.seed,
-        "dtype": config.dtype,
-        "snapshots": kept_epochs(config),
-    }
+def expert_note(bench: Workbench, config: ExpertsConfig, index: int) -> ExpertNote:
+    """The note of an expert before its training; a file with another identity is another expert."""
+    return ExpertNote(
+        views=bench.data_config.views if bench.setting == "heads" else 0,
+        noise=config.noise,
+        index=index,
+        setting=bench.setting,
+        encoder=bench.fingerprint,
+        data=bench.pixels("train").pairs.fingerprint,
+        recipe=expert_recipe(config).to_dict(),
+        augment=augments(bench, config),
+        steps_per_epoch=config.steps_per_epoch,
+        seed=config.seed,
+        dtype=config.dtype,
+        snapshots=tuple(kept_epochs(config)),
+    )
 
 
 def augments(bench: Workbench, config: ExpertsConfig) -> bool:
@@ -141,12 +137,13 @@ def record_expert(
         stop_asked = stack.enter_context(deferred_stop())
         progress = stack.enter_context(bench.reporter.progress(f"expert {index}", steps))
         unfinished = Unfinished(
-            f"expert {index}", place, note, bench.reporter, save_seconds, stop_asked, progress.advance
-        )
-        _train(bench, config, student, unfinished, progress, processes)
-        about = note | {"losses": unfinished.losses, "version": __version__, "torch": str(torch.__version__)}
+            f"expert {index}", place, note.identity(), bench.reporter, save_seconds, stop_asked, progress.advance,
+            dtype=config.dtype,
+        )  # fmt: skip
+        _train(bench, config, index, student, unfinished, progress, processes)
         if processes.first:
-            save_trajectory(path, unfinished.snapshots, about | how_computed(bench, config, processes), config.dtype)
+            note = _with_results(note, bench, unfinished.losses, processes)
+            save_trajectory(path, unfinished.snapshots, note, config.dtype)
             unfinished.remove()
         processes.wait()
     return Trajectory(path)
@@ -159,13 +156,13 @@ def _seed(config: ExpertsConfig, index: int) -> int:
 def _train(
     bench: Workbench,
     config: ExpertsConfig,
+    index: int,
     student: DualEncoder,
     unfinished: Unfinished,
     progress: Progress,
     processes: Processes,
 ) -> None:
     """Train the student of an expert; its snapshots and losses go to ``unfinished``."""
-    index = unfinished.note["index"]
     keep = set(kept_epochs(config))
     data, recipe = bench.split("train").data, expert_recipe(config)
     per_epoch = steps_in(len(data), recipe, config.steps_per_epoch) // recipe.epochs
@@ -201,16 +198,17 @@ def _train(
     )
 
 
-def how_computed(bench: Workbench, config: ExpertsConfig, processes: Processes) -> dict[str, Any]:
-    """What made the rounding of an expert, where it is not the usual; experts of different kinds may be mixed."""
-    usual = {"precision": "float32", "augment_on": "cpu", "processes": 1}
-    drawn = augments(bench, config) and bench.setting != "heads"
-    found = {
-        "precision": bench.compute.precision,
-        "augment_on": bench.augment_on if drawn else "cpu",
-        "processes": processes.size,
-    }
-    return {name: value for name, value in found.items() if value != usual[name]}
+def _with_results(note: ExpertNote, bench: Workbench, losses: list[float], processes: Processes) -> ExpertNote:
+    """The note of a finished expert: its losses, the versions, and how it was computed."""
+    return replace(
+        note,
+        losses=tuple(losses),
+        version=__version__,
+        torch=str(torch.__version__),
+        precision=bench.compute.precision,
+        augment_on=bench.augment_on if note.augment and bench.setting != "heads" else "cpu",
+        processes=processes.size,
+    )
 
 
 def _require_finite(snapshot: Groups, config: ExpertsConfig, index: int, epoch: int) -> None:
@@ -272,7 +270,7 @@ def record_experts(
     ]
 
 
-def _finished(trained: Groups, wanted: Mapping[str, Any], path: Path, reporter: Reporter) -> Trajectory | None:
+def _finished(trained: Groups, wanted: ExpertNote, path: Path, reporter: Reporter) -> Trajectory | None:
     """The expert at ``path`` if it is complete; None if it is missing or damaged."""
     if not path.exists():
         return None
@@ -282,8 +280,9 @@ def _finished(trained: Groups, wanted: Mapping[str, Any], path: Path, reporter: 
     except ArtefactError as error:
         reporter.warn(f"{error} It is recorded again now.")
         return None
-    found = {name: expert.note.get(name) for name in wanted}
-    differing = [f"{name}: {old!r} there, {new!r} requested" for name, old, new in differences(found, wanted)]
+    found, identity = expert.note.identity(), wanted.identity()
+    compared = {name: found.get(name) for name in identity}
+    differing = [f"{name}: {old!r} there, {new!r} requested" for name, old, new in differences(compared, identity)]
     if differing:
         raise ConfigError(
             f"{path} was recorded with another configuration or other data ({'; '.join(differing)}). "
@@ -328,15 +327,15 @@ def open_experts(bench: Workbench, folder: Path, count: int = 0) -> list[Traject
     data = bench.pixels("train").pairs.fingerprint
     for expert in experts:
         expert.check_fits(trained)
-        if expert.note.get("encoder") != bench.fingerprint:
+        if expert.note.encoder != bench.fingerprint:
             raise ArtefactError(
                 f"{expert.path} was trained with another tower, its weights or its setting "
-                f"(encoder {expert.note.get('encoder')}, this run has {bench.fingerprint}). "
+                f"(encoder {expert.note.encoder}, this run has {bench.fingerprint}). "
                 f"Use a separate run folder for each encoder."
             )
-        if expert.note.get("data") != data:
+        if expert.note.data != data:
             raise ArtefactError(
-                f"{expert.path} was trained on other data (fingerprint {expert.note.get('data')}, "
+                f"{expert.path} was trained on other data (fingerprint {expert.note.data}, "
                 f"this run's train split has {data}). Use a separate run folder for each data set."
             )
     return experts

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from vldistill.config.plain import expect
 from vldistill.encoders.dual import SIDES, Groups, packed, unpacked
 from vldistill.errors import ArtefactError, DamagedError, MatchingError
+from vldistill.experts.note import ExpertNote
 from vldistill.storage.files import TensorFile, write_tensors
 
 FORMAT = 1
@@ -29,13 +30,15 @@ def clone_groups(params: Mapping[str, Mapping[str, torch.Tensor]], dtype: torch.
     }
 
 
-def save_trajectory(path: Path, snapshots: Mapping[int, Groups], note: Mapping[str, Any], dtype: str) -> None:
-    """Write ``snapshots`` by epoch, with the provenance ``note``, atomically."""
+def save_trajectory(path: Path, snapshots: Mapping[int, Groups], note: ExpertNote | None, dtype: str) -> None:
+    """Write ``snapshots`` by epoch atomically, with a ``note`` if the expert is finished."""
     target = getattr(torch, dtype)
     tensors: dict[str, torch.Tensor] = {}
     for epoch, groups in snapshots.items():
         tensors |= {name: tensor.to(target) for name, tensor in packed(groups, f"{epoch}/").items()}
-    write_tensors(path, tensors, {"vldistill.trajectory": json.dumps({"format": FORMAT, **note})})
+    write_tensors(
+        path, tensors, {"vldistill.trajectory": json.dumps({"format": FORMAT, **(note.to_record() if note else {})})}
+    )
 
 
 class Trajectory:
@@ -54,12 +57,10 @@ class Trajectory:
             raise ArtefactError(f"expert {path} does not exist. Run `vldistill experts` first.")
         try:
             self._file = TensorFile(path, "expert")
-            self.note: dict[str, Any] = json.loads(self._file.metadata["vldistill.trajectory"])
-            if not isinstance(self.note, dict):
-                raise ValueError("its note is not an object")
-            json.dumps(self.note, ensure_ascii=False, allow_nan=False).encode()  # or it could not be shown
-            if self.note["format"] != FORMAT:
-                raise ValueError(f"format {self.note['format']!r}; expected {FORMAT}")
+            self._record = expect(json.loads(self._file.metadata["vldistill.trajectory"]), dict)
+            json.dumps(self._record, ensure_ascii=False, allow_nan=False).encode()  # else it could not be shown
+            if self._record["format"] != FORMAT:
+                raise ValueError(f"format {self._record['format']!r}; expected {FORMAT}")
             self._shapes = self._read_shapes()
         except (DamagedError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise self._damaged(error) from None
@@ -71,8 +72,19 @@ class Trajectory:
             f"Run `vldistill experts` again: it records damaged experts again and keeps the others."
         )
 
+    @property
+    def note(self) -> ExpertNote:
+        """What the expert was trained on and how. Raises DamagedError."""
+        try:
+            return ExpertNote.from_record(self._record)
+        except KeyError as error:
+            raise self._damaged(ValueError(f"its note has no {error}")) from None
+        except TypeError as error:
+            raise self._damaged(ValueError(f"its note: {error}")) from None
+
     def check_whole(self) -> None:
-        """Read every snapshot and verify its checksum. Raises DamagedError."""
+        """Read the note and every snapshot, and verify their checksums. Raises DamagedError."""
+        _ = self.note
         for epoch in self.epochs:
             self.snapshot(epoch)
 

@@ -56,7 +56,7 @@ def experts(
     if not processes.first:
         return {}
     seconds = round(time.monotonic() - began, 2)
-    losses = [expert.note["losses"] for expert in recorded]
+    losses = [list(expert.note.losses or ()) for expert in recorded]
     run.log(stage="experts", count=len(recorded), seconds=seconds, losses=losses, peak_memory_bytes=peak_memory())
     reporter.info(f"{len(recorded)} experts in {run.experts}")
     return {}
