@@ -165,6 +165,8 @@ def test_noise_makes_another_expert_and_is_noted(workbench: Bench, tmp_path: Pat
     assert expert.note.noise == 0.5 and "noise" not in plain.note.to_record()
     with pytest.raises(ConfigError, match=r"noise: 0\.5 there"):
         record_experts(workbench("heads"), replace(noisy, noise=0.6), tmp_path / "noisy")
+    with pytest.raises(ConfigError, match=r"noise: 0\.5 there, None requested"):
+        record_experts(workbench("heads"), replace(noisy, noise=0.0), tmp_path / "noisy")
     with pytest.raises(ConfigError, match=r"experts\.noise is 0\.5, .* setting full trains on images"):
         Config(encoder=EncoderConfig(setting="full"), experts=noisy)
     for wrong in (-0.1, float("inf")):
@@ -351,6 +353,20 @@ def test_a_full_disk_is_refused_before_training(
 
 
 # --- the file ------------------------------------------------------------------------------------------------------
+
+
+def test_a_note_goes_round_as_plain_values() -> None:
+    imported = replace(NOTE_OF_TEST, imported_from={"image": "a.pt", "text": "b.pt"}, losses=(), version="1")
+    for note in (NOTE_OF_TEST, imported, replace(NOTE_OF_TEST, noise=0.5, seed=0, augment=False, processes=2)):
+        assert ExpertNote.from_record(json.loads(json.dumps(note.to_record()))) == note
+    common = ["index", "setting", "encoder", "data"]
+    assert list(NOTE_OF_TEST.to_record()) == [*common, "dtype", "snapshots", "losses"]
+    assert list(imported.to_record()) == [*common, "imported_from", "snapshots", "losses", "dtype", "version"]
+    for wrong in ({"index": None}, {"snapshots": 3}, {"losses": ["low"]}, {"recipe": 1}):
+        with pytest.raises(TypeError, match="is not"):
+            ExpertNote.from_record(NOTE_OF_TEST.to_record() | wrong)
+    with pytest.raises(KeyError, match="encoder"):
+        ExpertNote.from_record({"index": 0, "setting": "heads"})
 
 
 def test_a_trajectory_gives_back_what_was_saved(tmp_path: Path):

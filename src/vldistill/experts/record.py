@@ -280,9 +280,8 @@ def _finished(trained: Groups, wanted: ExpertNote, path: Path, reporter: Reporte
     except ArtefactError as error:
         reporter.warn(f"{error} It is recorded again now.")
         return None
-    found, identity = expert.note.identity(), wanted.identity()
-    compared = {name: found.get(name) for name in identity}
-    differing = [f"{name}: {old!r} there, {new!r} requested" for name, old, new in differences(compared, identity)]
+    found = differences(expert.note.identity(), wanted.identity())
+    differing = [f"{name}: {old!r} there, {new!r} requested" for name, old, new in found]
     if differing:
         raise ConfigError(
             f"{path} was recorded with another configuration or other data ({'; '.join(differing)}). "
