@@ -291,7 +291,7 @@ def test_other_data_are_refused_before_they_are_read(
 def test_too_many_pairs_are_refused_before_anything_is_encoded(
     vldistill: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vldistill.workbench.bench.encode_images", lambda *given, **more: pytest.fail("encoded"))
+    monkeypatch.setattr("vldistill.workbench.bench.image_encoding", lambda *given, **more: pytest.fail("encoded"))
     assert vldistill("distill", "--run", run, "--pairs", "41").code == 2
 
 

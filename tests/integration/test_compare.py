@@ -178,8 +178,8 @@ def test_trials_may_be_shorter_and_a_failed_one_is_logged(
         (["--base", "configs/scens.yaml"], "Did you mean scenes.yaml"),
         (["--dry_run", "--data.source", "/no/where"], "/no/where does not exist"),
         (["--data.source", "/no/where"], "/no/where does not exist"),
-        (["--pairs", "5000"], "5000 pairs were asked for, but the train split has"),
-        (["--pairs", "5000", "--dry_run"], "5000 pairs were asked for, but the train split has"),
+        (["--pairs", "5000"], "5000 pairs were requested, but the train split has"),
+        (["--pairs", "5000", "--dry_run"], "5000 pairs were requested, but the train split has"),
     ],
 )
 def test_wrong_use_of_compare_is_refused_before_anything_is_written(

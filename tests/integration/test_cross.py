@@ -192,5 +192,5 @@ def test_rows_that_the_data_cannot_give_are_refused_before_anything_is_judged(
     vldistill: Any, run: Path, made_set: Path, towers: Path
 ) -> None:
     done = vldistill("cross", "--run", run, "--set", made_set, "--towers", towers, "--also", "random:60")
-    assert done.code == 2 and "60 pairs were asked for" in done.err
+    assert done.code == 2 and "60 pairs were requested" in done.err
     assert not list((run / "cross").rglob("*.json"))

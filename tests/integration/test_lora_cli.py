@@ -36,7 +36,7 @@ def test_experts_distil_evaluate_with_adapters(vldistill: Any, tmp_path: Path) -
     done = vldistill("experts", "--config", tmp_path / "lora.yaml", "--run", run)
     assert done.code == 0, done.err
     expert = Trajectory(run / "experts" / "expert-000.safetensors")
-    assert expert.note["setting"] == "lora"
+    assert expert.note.setting == "lora"
     assert all(".lora_" in name for name in expert.snapshot(0)["image"])
     again = vldistill("experts", "--run", run)
     assert again.code == 0 and "2 experts" in again.err + again.out

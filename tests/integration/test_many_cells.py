@@ -29,7 +29,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"method": "bitraj", "options": {"distill.start": "kmeans", "select.cluster_sample": 3}}, "cluster_sample is 3"
     ),
     "killed": ({"method": "bitraj", "seeds": [71]}, "was ended by signal 9"),
-    "bug": ({"method": "bitraj", "seeds": [72]}, "met a bug"),
+    "bug": ({"method": "bitraj", "seeds": [72]}, "hit a bug"),
     "damaged": ({"method": "bitraj", "seeds": [73]}, "set.json"),
 }  # fmt: skip
 SELECTORS = ("random", "herding", "kcenter", "similarity", "facility")
@@ -45,7 +45,7 @@ def test_ten_failures_among_many_cells_are_listed(
         asked = yaml.safe_load(Path(words[words.index("--config") + 1]).read_text())["distill"]
         if words[0] == "distill" and asked["seed"] in (71, 72):
             raise UnitFailed(
-                {71: "`vldistill distill` was ended by signal 9", 72: "`vldistill distill` met a bug"}[asked["seed"]]
+                {71: "`vldistill distill` was ended by signal 9", 72: "`vldistill distill` hit a bug"}[asked["seed"]]
             )
         try:
             find_command(words[0])([*words[1:], "--quiet"])

@@ -67,7 +67,7 @@ def test_experts_on_a_disk_that_fills_up_go_on(
     assert done.code == 2 and "the disk is full" in done.err
     filler.unlink()
     again = vldistill("experts", "--run", run, *every_step)
-    assert again.code == 0 and "going on after" in again.err
+    assert again.code == 0 and "resuming after" in again.err
     assert sums(run) == sums(made) and not list(run.rglob("*.unfinished"))
 
 

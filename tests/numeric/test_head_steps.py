@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.errors import MemoryShortError
-from vldistill.runtime.micro_batches import Passes
+from vldistill.runtime.micro_batches import ComputeOptions
 from vldistill.runtime.randomness import generator, seeded
 from vldistill.training import fit as training
 from vldistill.training.data import TrainingData
@@ -81,7 +81,15 @@ def train(monkeypatch: pytest.MonkeyPatch, written: bool, **changes: Any) -> tup
     plain = {"epochs": 2, "batch": 8, "momentum": 0.0, "weight_decay": 0.0, "dropout": dropout}
     recipe = Recipe(rates={"image": (0.1, 0.3), "text": (0.2,)}, **(plain | changes))
     model, losses = encoder(dropout), []
-    fit(model, data, recipe, seed=1, device=CPU, passes=Passes(precision), on_epoch=lambda _, loss: losses.append(loss))
+    fit(
+        model,
+        data,
+        recipe,
+        seed=1,
+        device=CPU,
+        compute=ComputeOptions(precision),
+        on_epoch=lambda _, loss: losses.append(loss),
+    )
     return {name: p.detach() for name, p in model.named_parameters()}, losses, len(steps)
 
 

@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from units_for_tests import appended, ends, refused, waits_for_a_stop, works
 
-from vldistill.cluster import Unit, UnitFailed, run_units
+from vldistill.cluster import Launch, Unit, UnitFailed, run_units
 from vldistill.cluster.commands import Commands
 from vldistill.cluster.local import LocalProcesses, cores, visible_devices
 from vldistill.cluster.options import Place
@@ -26,8 +27,8 @@ from vldistill.storage.locks import held_with_children
 QUIET = Reporter(quiet=True)
 
 
-class Heard(list[tuple[str, UnitFailed | None]]):
-    """What the main thread hears of units."""
+class Ended(list[tuple[str, UnitFailed | None]]):
+    """The final results of units, as the main thread receives them."""
 
     def __call__(self, unit: Unit, error: UnitFailed | None) -> None:
         self.append((unit.name, error))
@@ -79,31 +80,31 @@ def _patiently(condition: object) -> None:
 def test_no_more_units_than_slots_and_needs_come_first(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     names = [("late", ("early",)), ("early", ()), *((f"free{i}", ()) for i in range(5)), ("orphan", ("nobody",))]
-    units = [Unit(name, works, {"notes": str(notes), "name": name}, after=after) for name, after in names]
-    heard = Heard()
+    units = [Unit(name, partial(works, notes=str(notes), name=name), after=after) for name, after in names]
+    ended = Ended()
     with LocalProcesses(2, 1) as backend:
-        assert run_units(units, backend, heard, QUIET) == {}
+        assert run_units(units, backend, ended, QUIET) == {}
     events = notes.read_text().split()
     running = most = 0
     for event in events:
         running += 1 if event.startswith("+") else -1
         most = max(most, running)
     assert most == 2 and events.index("-early") < events.index("+late")
-    assert sorted(name for name, _ in heard) == sorted(name for name, _ in names)
+    assert sorted(name for name, _ in ended) == sorted(name for name, _ in names)
 
 
 def test_what_always_fails_is_tried_again_listed_and_stops_nothing_but_what_needs_it(tmp_path: Path) -> None:
     notes = {"notes": str(tmp_path / "notes")}
     units = [
-        Unit("broken", ends, {**notes, "kind": "failed"}),
-        Unit("lost", ends, {**notes, "kind": "lost"}),
-        Unit("refused", refused, notes),
-        Unit("needs", works, {**notes, "name": "needs"}, needs=("broken",)),
-        Unit("after", works, {**notes, "name": "after"}, after=("broken",)),
+        Unit("broken", partial(ends, **notes, kind="failed")),
+        Unit("lost", partial(ends, **notes, kind="lost")),
+        Unit("refused", partial(refused, **notes)),
+        Unit("needs", partial(works, **notes, name="needs"), needs=("broken",)),
+        Unit("after", partial(works, **notes, name="after"), after=("broken",)),
     ]
-    heard = Heard()
+    ended = Ended()
     with LocalProcesses(1, 1) as backend:
-        failed = run_units(units, backend, heard, QUIET, retries=2)
+        failed = run_units(units, backend, ended, QUIET, retries=2)
     words = (tmp_path / "notes").read_text().split()
     assert [words.count(name) for name in ("failed", "lost", "refused")] == [3, 3, 1]
     assert "+after" in words and "+needs" not in words
@@ -113,13 +114,13 @@ def test_what_always_fails_is_tried_again_listed_and_stops_nothing_but_what_need
         "refused": "never",
         "needs": "broken failed: it is failed",
     }
-    assert {name for name, error in heard if error is None} == {"after"}
+    assert {name for name, error in ended if error is None} == {"after"}
 
 
 def test_a_lost_process_is_done_again(tmp_path: Path) -> None:
     place = tmp_path / "tries"
     with LocalProcesses(1, 1) as backend:
-        failed = run_units([Unit("a", appended, {"place": str(place), "enough": 3})], backend, Heard(), QUIET)
+        failed = run_units([Unit("a", partial(appended, place=str(place), enough=3))], backend, Ended(), QUIET)
     assert failed == {} and place.read_text() == "xxx"
 
 
@@ -197,12 +198,14 @@ def test_ctrl_c_asks_running_work_to_end_and_says_so(capfd: pytest.CaptureFixtur
 
     sender = threading.Thread(target=interrupt)
     sender.start()
-    arguments = {"begun": begun, "commands": backend.commands}
-    units = [Unit("a", waits_for_a_stop, arguments), Unit("b", works, {"notes": str(tmp_path / "b"), "name": "b"})]
-    with pytest.raises(Stopped, match="what is finished is kept"), backend:
-        run_units(units, backend, Heard(), QUIET)
+    units = [
+        Unit("a", partial(waits_for_a_stop, begun=begun, commands=backend.commands)),
+        Unit("b", partial(works, notes=str(tmp_path / "b"), name="b")),
+    ]
+    with pytest.raises(Stopped, match="finished units are kept"), backend:
+        run_units(units, backend, Ended(), QUIET)
     sender.join()
-    assert not (tmp_path / "b").exists() and "once more stops at once" in capfd.readouterr().err
+    assert not (tmp_path / "b").exists() and "a second request stops at once" in capfd.readouterr().err
 
 
 def test_each_slot_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,13 +215,13 @@ def test_each_slot_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(environment["CUDA_VISIBLE_DEVICES"])
 
     monkeypatch.setattr(Commands, "launch", launch)
-    units = [Unit(f"u{i}", _launches, {}) for i in range(6)]
+    units = [Unit(f"u{i}", _launches) for i in range(6)]
     with LocalProcesses(2, 1, devices=("3", "5")) as backend:
-        run_units(units, backend, Heard(), QUIET)
+        run_units(units, backend, Ended(), QUIET)
     assert len(seen) == 6 and set(seen) == {"3", "5"}
     seen.clear()
     with Place(workers=1, gpus=0).backend(QUIET) as backend:
-        run_units(units[:2], backend, Heard(), QUIET)
+        run_units(units[:2], backend, Ended(), QUIET)
     assert seen == ["", ""]  # no GPU for anybody
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
     assert visible_devices() == ("3", "5")
@@ -226,8 +229,8 @@ def test_each_slot_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_devices() == ()
 
 
-def _launches(launch: object) -> None:
-    launch(["x"], Path("log"))  # pyright: ignore[reportCallIssue]
+def _launches(launch: Launch) -> None:
+    launch(["x"], Path("log"))
 
 
 def test_shards_share_everything_once() -> None:

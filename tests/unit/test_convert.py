@@ -245,10 +245,10 @@ def test_a_distilled_set_is_exported_and_marked_as_lossy(tmp_path: Path, to: str
 
 def test_sets_that_cannot_be_exported(tmp_path: Path):
     tiny_set(()).save(tmp_path / "bare")
-    with pytest.raises(ArtefactError, match="does not say which real captions"):
+    with pytest.raises(ArtefactError, match="has no real captions nearest"):
         open_export(str(tmp_path / "bare"))
     tiny_set(CAPTIONS, images=torch.zeros(3, 4), space="features").save(tmp_path / "features")
-    with pytest.raises(ArtefactError, match="has no pictures"):
+    with pytest.raises(ArtefactError, match="has no images to export"):
         open_export(str(tmp_path / "features"))
 
 

@@ -27,6 +27,7 @@ from vldistill.errors import (
     VldistillError,
 )
 from vldistill.experts import record
+from vldistill.experts.note import ExpertNote
 from vldistill.experts.record import (
     bytes_per_expert,
     expert_path,
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 Usage = namedtuple("Usage", "total used free")
 CONFIG = ExpertsConfig(count=2, epochs=3, batch=16, image_rate=0.1, text_rate=0.05)
 NOTE = "vldistill.trajectory"
+NOTE_OF_TEST = ExpertNote(
+    index=0, setting="heads", encoder="e", data="d", dtype="float32", snapshots=(0, 2, 10), losses=(0.5, 0.25)
+)
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ def test_snapshots_are_where_the_training_was(setting: str, workbench: Bench, tm
     how = Recipe(rates, 3, 16, momentum=0.5, weight_decay=1e-3, schedule="constant", dropout=0.0)
     options: dict[str, Any] = {"augment": setting == "full", "steps_per_epoch": 4}
     fit(student, bench.split("train").data, how, seed=seed, device=bench.device, on_epoch=after, **options)
-    assert expert.epochs == [0, 1, 2, 3] and expert.note["losses"] == losses
+    assert expert.epochs == [0, 1, 2, 3] and expert.note.losses == tuple(losses)
     assert all(equal(expert.snapshot(epoch), passed[epoch]) for epoch in passed)
     assert not equal(passed[0], passed[1])  # a snapshot that aliases the live weights would be the last one
     start, target = expert.segment(1, 2)
@@ -123,7 +127,7 @@ def test_only_the_snapshots_asked_for_are_kept(bench: Workbench, tmp_path: Path)
     assert (whole.epochs, some.epochs) == ([0, 1, 2, 3], [1, 3])
     assert kept_epochs(replace(CONFIG, snapshots=(3, 1, 3))) == [1, 3]
     assert all(equal(some.snapshot(epoch), whole.snapshot(epoch)) for epoch in (1, 3))
-    with pytest.raises(MatchingError, match=r"no snapshot of epoch 2; it keeps \[1, 3\].*Lower max_start_epoch"):
+    with pytest.raises(MatchingError, match=r"no snapshot of epoch 2; it has \[1, 3\].*Lower max_start_epoch"):
         some.segment(1, 1)
     with pytest.raises(MatchingError, match="no snapshot of epoch 4"):
         whole.segment(3, 1)
@@ -158,9 +162,11 @@ def test_noise_makes_another_expert_and_is_noted(workbench: Bench, tmp_path: Pat
     (plain,) = record_experts(workbench("heads"), replace(CONFIG, count=1), tmp_path / "plain")
     (expert,) = record_experts(workbench("heads"), noisy, tmp_path / "noisy")
     assert equal(expert.snapshot(0), plain.snapshot(0)) and not equal(expert.snapshot(1), plain.snapshot(1))
-    assert expert.note["noise"] == 0.5 and "noise" not in plain.note
+    assert expert.note.noise == 0.5 and "noise" not in plain.note.to_record()
     with pytest.raises(ConfigError, match=r"noise: 0\.5 there"):
         record_experts(workbench("heads"), replace(noisy, noise=0.6), tmp_path / "noisy")
+    with pytest.raises(ConfigError, match=r"noise: 0\.5 there, None requested"):
+        record_experts(workbench("heads"), replace(noisy, noise=0.0), tmp_path / "noisy")
     with pytest.raises(ConfigError, match=r"experts\.noise is 0\.5, .* setting full trains on images"):
         Config(encoder=EncoderConfig(setting="full"), experts=noisy)
     for wrong in (-0.1, float("inf")):
@@ -223,12 +229,12 @@ def test_finished_experts_are_skipped_and_more_can_be_asked_for(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("expert-*")}
     monkeypatch.setattr(record, "record_expert", lambda *_: pytest.fail("trained again"))
     said = len(listener.said)
-    assert [expert.note["index"] for expert in record_experts(bench, CONFIG, tmp_path)] == [0, 1]
+    assert [expert.note.index for expert in record_experts(bench, CONFIG, tmp_path)] == [0, 1]
     assert len(listener.said) == said  # nothing to train, nothing to say
     monkeypatch.undo()
     assert len(record_experts(bench, replace(CONFIG, count=3), tmp_path)) == 3
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
-    assert [expert.note["index"] for expert in open_experts(bench, tmp_path)] == [0, 1, 2]
+    assert [expert.note.index for expert in open_experts(bench, tmp_path)] == [0, 1, 2]
 
 
 def flipped(raw: bytes, place: int) -> bytes:
@@ -238,7 +244,7 @@ def flipped(raw: bytes, place: int) -> bytes:
 def damaged(kind: str, path: Path) -> bytes:
     raw = path.read_bytes()
     tensors = load_file(path)
-    note = Trajectory(path).note
+    note = {"format": 1, **Trajectory(path).note.to_record()}
 
     def again(tensors: dict[str, torch.Tensor], note: Any) -> bytes:
         other = path.with_name("other")
@@ -284,7 +290,7 @@ def test_damaged_experts_are_redone_alone(kind: str, bench: Workbench, tmp_path:
         [expert.check_whole() for expert in open_experts(bench, tmp_path)]
     record_experts(bench, CONFIG, tmp_path)
     assert contents(tmp_path) == whole and expert_path(tmp_path, 0).stat().st_mtime_ns == kept
-    assert len(listener.warned) == 1 and "It is redone now." in listener.warned[0]
+    assert len(listener.warned) == 1 and "It is recorded again now." in listener.warned[0]
 
 
 @pytest.mark.parametrize(
@@ -324,8 +330,8 @@ def test_experts_of_another_tower_or_data_are_refused(workbench: Bench, tmp_path
     for changes, message in others:
         with pytest.raises(ArtefactError, match=message) as raised:
             open_experts(workbench(**changes), tmp_path)
-        assert "Use a run folder of its own for each" in str(raised.value)
-        with pytest.raises(ConfigError, match="made of something else"):
+        assert "Use a separate run folder for each" in str(raised.value)
+        with pytest.raises(ConfigError, match="recorded with another configuration or other data"):
             record_experts(workbench(**changes), CONFIG, tmp_path)
     assert contents(tmp_path) == before
     with pytest.raises(ArtefactError, match=r"holds no experts\. Run `vldistill experts --run .*` first"):
@@ -349,11 +355,25 @@ def test_a_full_disk_is_refused_before_training(
 # --- the file ------------------------------------------------------------------------------------------------------
 
 
+def test_a_note_goes_round_as_plain_values() -> None:
+    imported = replace(NOTE_OF_TEST, imported_from={"image": "a.pt", "text": "b.pt"}, losses=(), version="1")
+    for note in (NOTE_OF_TEST, imported, replace(NOTE_OF_TEST, noise=0.5, seed=0, augment=False, processes=2)):
+        assert ExpertNote.from_record(json.loads(json.dumps(note.to_record()))) == note
+    common = ["index", "setting", "encoder", "data"]
+    assert list(NOTE_OF_TEST.to_record()) == [*common, "dtype", "snapshots", "losses"]
+    assert list(imported.to_record()) == [*common, "imported_from", "snapshots", "losses", "dtype", "version"]
+    for wrong in ({"index": None}, {"snapshots": 3}, {"losses": ["low"]}, {"recipe": 1}):
+        with pytest.raises(TypeError, match="is not"):
+            ExpertNote.from_record(NOTE_OF_TEST.to_record() | wrong)
+    with pytest.raises(KeyError, match="encoder"):
+        ExpertNote.from_record({"index": 0, "setting": "heads"})
+
+
 def test_a_trajectory_gives_back_what_was_saved(tmp_path: Path):
     path = tmp_path / "t.safetensors"
-    save_trajectory(path, {0: tiny(), 10: tiny(2), 2: tiny(3)}, {"why": "test"}, "float32")
+    save_trajectory(path, {0: tiny(), 10: tiny(2), 2: tiny(3)}, NOTE_OF_TEST, "float32")
     trajectory = Trajectory(path)
-    assert trajectory.epochs == [0, 2, 10] and trajectory.note == {"format": 1, "why": "test"}
+    assert trajectory.epochs == [0, 2, 10] and trajectory.note == NOTE_OF_TEST
     assert equal(trajectory.snapshot(10), tiny(2)) and equal(trajectory.segment(0, 2)[1], tiny(3))
     trajectory.check_fits(tiny())
     for wrong in (
@@ -370,7 +390,7 @@ def test_a_trajectory_gives_back_what_was_saved(tmp_path: Path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_snapshot_that_is_changed_leaves_the_next_draw_alone(dtype: str, tmp_path: Path):
     path = tmp_path / "t.safetensors"
-    save_trajectory(path, {0: tiny(), 1: tiny(2)}, {}, dtype)
+    save_trajectory(path, {0: tiny(), 1: tiny(2)}, None, dtype)
     trajectory = Trajectory(path)
     for tensor in numbers(trajectory.snapshot(0)).values():
         tensor.zero_()
@@ -379,7 +399,7 @@ def test_a_snapshot_that_is_changed_leaves_the_next_draw_alone(dtype: str, tmp_p
 
 def test_a_segment_reads_its_two_snapshots_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "t.safetensors"
-    save_trajectory(path, {epoch: tiny(epoch) for epoch in range(6)}, {}, "float32")
+    save_trajectory(path, {epoch: tiny(epoch) for epoch in range(6)}, None, "float32")
     trajectory = Trajectory(path)
     read: list[str] = []
     handle = trajectory._file
@@ -456,7 +476,7 @@ def test_a_stopped_expert_says_where_and_goes_on(
         with pytest.raises(Stopped, match="stopped after step 1 of expert 0; everything is saved"):
             record_expert(bench, CONFIG, 0, path)
     expert = record_expert(bench, CONFIG, 0, path)
-    assert "expert 0: going on after 1 steps" in listener.said
+    assert "expert 0: resuming after 1 steps" in listener.said
     assert path.read_bytes() == whole.path.read_bytes() and expert.note == whole.note
 
 
@@ -512,8 +532,8 @@ def test_a_damaged_unfinished_expert_costs_time_alone(
         file.write_bytes(flipped(raw, len(raw) - 9))
     record_expert(bench, CONFIG, 0, path)
     assert path.read_bytes() == (tmp_path / "straight.safetensors").read_bytes()
-    assert any("starts anew" in line for line in listener.warned) == (damage != "the last checkpoint")
-    assert any("going on after 18 steps" in line for line in listener.said) == (damage == "the last checkpoint")
+    assert any("starts from the beginning" in line for line in listener.warned) == (damage != "the last checkpoint")
+    assert any("resuming after 18 steps" in line for line in listener.said) == (damage == "the last checkpoint")
 
 
 def test_an_expert_that_is_being_recorded_is_left_alone(bench: Workbench, tmp_path: Path):

@@ -17,7 +17,7 @@ from vldistill.data.cache import DecodedImages
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders import features
 from vldistill.encoders.build import build_image_tower
-from vldistill.encoders.features import FeatureTable, Standardisation, encode_images, encode_texts
+from vldistill.encoders.features import FeatureTable, Standardisation, image_encoding, text_encoding
 from vldistill.encoders.text_towers import HashingTextTower
 from vldistill.encoders.tower import ImageTower
 from vldistill.errors import DataError, VldistillError
@@ -58,7 +58,7 @@ class CountingTexts(HashingTextTower):
 
 
 def encode(bench: Workbench, images: DecodedImages, folder: Path, tower: ImageTower | None = None, **options: Any):
-    return encode_images(tower or bench.image_tower, images, folder, bench.reporter, device=CPU, **options)
+    return image_encoding(tower or bench.image_tower, images, folder, device=CPU, **options).table(bench.reporter)
 
 
 def folders(cache: Path) -> list[Path]:
@@ -74,7 +74,7 @@ def test_rows_are_the_towers_features(bench: Workbench, images: DecodedImages, t
     torch.testing.assert_close(table.all(), expected)
     index = torch.tensor([3, 0, 39, 3])
     assert torch.equal(table.rows(index), table.all()[index]) and table.rows(index).dtype == torch.float32
-    texts = encode_texts(bench.text_tower, images.pairs, tmp_path, bench.reporter)
+    texts = text_encoding(bench.text_tower, images.pairs, tmp_path).table(bench.reporter)
     assert torch.equal(texts.all(), bench.text_tower.encode(images.pairs.captions))
 
 
@@ -97,19 +97,19 @@ def test_an_interrupted_encoding_goes_on(images: DecodedImages, tmp_path: Path, 
     monkeypatch.setattr(features, "SHARD_ROWS", 50)
     count = images.pairs.count_captions
     with pytest.raises(RuntimeError, match="out of memory"):
-        encode_texts(CountingTexts(fail_at=50), images.pairs, tmp_path, listener)
+        text_encoding(CountingTexts(fail_at=50), images.pairs, tmp_path).table(listener)
     (folder,) = folders(tmp_path)
     assert [path.name for path in folder.iterdir()] == ["shard-00000.npy"]
     first = (folder / "shard-00000.npy").stat()
     going_on = CountingTexts()
-    table = encode_texts(going_on, images.pairs, tmp_path, listener)
+    table = text_encoding(going_on, images.pairs, tmp_path).table(listener)
     assert going_on.encoded == count - 50
     assert (folder / "shard-00000.npy").stat().st_mtime_ns == first.st_mtime_ns
     assert torch.equal(table.all(), HashingTextTower(32).encode(images.pairs.captions))
     assert f"{count - 50} rows of 32" in listener.said[-1]
     again = CountingTexts()
     said = len(listener.said)
-    encode_texts(again, images.pairs, tmp_path, listener)
+    text_encoding(again, images.pairs, tmp_path).table(listener)
     assert again.encoded == 0 and len(listener.said) == said
 
 
@@ -118,7 +118,7 @@ def test_a_damaged_shard_is_redone_alone(
     damage: str, images: DecodedImages, tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(features, "SHARD_ROWS", 50)
-    whole = encode_texts(CountingTexts(), images.pairs, tmp_path, listener).all()
+    whole = text_encoding(CountingTexts(), images.pairs, tmp_path).table(listener).all()
     path = folders(tmp_path)[0] / "shard-00001.npy"
     raw = path.read_bytes()
     if damage in ("shape", "dtype", "object"):
@@ -127,7 +127,7 @@ def test_a_damaged_shard_is_redone_alone(
     else:
         path.write_bytes({"cut": raw[:-1], "longer": raw + b"0", "empty": b"", "header": b"x" * len(raw)}[damage])
     tower = CountingTexts()
-    assert torch.equal(encode_texts(tower, images.pairs, tmp_path, listener).all(), whole)
+    assert torch.equal(text_encoding(tower, images.pairs, tmp_path).table(listener).all(), whole)
     assert tower.encoded == 50
 
 
@@ -143,9 +143,9 @@ def test_every_change_has_a_key_of_its_own(bench: Workbench, images: DecodedImag
     encode(bench, images, tmp_path, view=1, batch=8)
     encode(bench, images, tmp_path, dtype="float16")
     encode(bench, bench.pixels("val"), tmp_path)
-    encode_texts(bench.text_tower, images.pairs, tmp_path, bench.reporter)
-    encode_texts(HashingTextTower(16), images.pairs, tmp_path, bench.reporter)
-    encode_texts(bench.text_tower, bench.pixels("val").pairs, tmp_path, bench.reporter)
+    text_encoding(bench.text_tower, images.pairs, tmp_path).table(bench.reporter)
+    text_encoding(HashingTextTower(16), images.pairs, tmp_path).table(bench.reporter)
+    text_encoding(bench.text_tower, bench.pixels("val").pairs, tmp_path).table(bench.reporter)
     assert len(folders(tmp_path)) == 11
     encode(bench, images, tmp_path, batch=8)  # the plain view does not depend on the batch
     encode(bench, images, tmp_path, view=1)
@@ -181,7 +181,7 @@ def test_features_that_are_not_finite_are_refused(
             return vectors
 
     with pytest.raises(DataError, match=r"train captions through hashing: .*not finite.*Check its weights") as raised:
-        encode_texts(Broken(32), images.pairs, tmp_path, listener, dtype=dtype)
+        text_encoding(Broken(32), images.pairs, tmp_path, dtype=dtype).table(listener)
     assert ("store float32" in str(raised.value)) == (dtype == "float16")
     assert not list(tmp_path.rglob("shard-*"))
 
@@ -192,7 +192,7 @@ def test_a_full_disk_is_refused_before_the_work(
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: Usage(10, 10, 0))
     tower = CountingTexts()
     with pytest.raises(VldistillError, match=r"captions through hashing needs .* free"):
-        encode_texts(tower, images.pairs, tmp_path, listener)
+        text_encoding(tower, images.pairs, tmp_path).table(listener)
     assert tower.encoded == 0
 
 

@@ -25,6 +25,7 @@ from vldistill.config.plain_yaml import parse_yaml
 from vldistill.data.load import load_pairs, source_summary
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, VldistillError
+from vldistill.experts.note import ExpertNote
 from vldistill.experts.trajectory import Trajectory, save_trajectory
 from vldistill.options.merge import resolved
 from vldistill.reporting.records import read_run
@@ -103,12 +104,14 @@ def damaged(draw: st.DataObject, raw: bytes) -> bytes:
 def try_trajectory(draw: st.DataObject, folder: Path) -> None:
     path = folder / "expert-000.safetensors"
     snapshots = {epoch: {side: {"w": torch.zeros(2)} for side in ("image", "text")} for epoch in range(2)}
-    note = {"index": 0, "losses": [1.0, 0.5], "setting": "heads", "dtype": "float32"}
+    note = ExpertNote(
+        index=0, losses=(1.0, 0.5), setting="heads", encoder="e", data="d", dtype="float32", snapshots=(0, 1)
+    )
     if draw.draw(st.booleans(), "damage"):
         save_trajectory(path, snapshots, note, "float32")
         path.write_bytes(damaged(draw, path.read_bytes()))
     else:
-        text = as_json(changed(draw, {"format": 1, **note}))
+        text = as_json(changed(draw, {"format": 1, **note.to_record()}))
         tensors = {f"{e}/{s}/{n}": t for e, g in snapshots.items() for s, p in g.items() for n, t in p.items()}
         path.write_bytes(save(tensors, {"vldistill.trajectory": text}))
     describe(str(folder), Reporter(quiet=True))

@@ -236,7 +236,7 @@ def test_towers_are_named_by_the_configuration(bench: Workbench, tmp_path: Path)
     paths = import_mtt(bench, tmp_path / "buffers", tmp_path / "experts")
     assert [path.name for path in paths] == [f"expert-{number:03d}.safetensors" for number in range(6)]
     experts = open_experts(bench, tmp_path / "experts")
-    assert [e.note["imported_from"]["image"] for e in experts[::2]] == [
+    assert [(e.note.imported_from or {})["image"] for e in experts[::2]] == [
         f"img_replay_buffer_{number}.pt" for number in (0, 2, 10)
     ]
     expected = dict(bench.image_tower.named_parameters())

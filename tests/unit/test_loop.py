@@ -363,7 +363,7 @@ def test_a_signal_is_answered_at_the_next_question(number: signal.Signals, capfd
         assert not asked()
         signal.raise_signal(number)
         assert asked()
-        assert "once more stops at once" in capfd.readouterr().err
+        assert "a second request stops at once" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) is before

@@ -122,7 +122,7 @@ def test_layers_that_cannot_carry_an_adapter():
             self.attn = nn.MultiheadAttention(8, 2)
             self.wide = nn.Conv2d(3, 3, 3, dilation=2)
 
-    with pytest.raises(ConfigError, match=r"'attn.out_proj', whose weight torch's attention reads.*do nothing"):
+    with pytest.raises(ConfigError, match=r"'attn.out_proj', whose weight torch's attention uses.*no effect"):
         adapter_targets(Attention(), ["out_proj"])
     with pytest.raises(ConfigError, match="a dilated convolution"):
         adapter_targets(Attention(), ["wide"])

@@ -11,8 +11,8 @@ from conftest import Bench
 from vldistill.config import RuntimeConfig
 from vldistill.encoders.dual import DualEncoder, Head, with_head
 from vldistill.errors import ConfigError, MemoryShortError
-from vldistill.runtime.devices import augments_on, choose_passes
-from vldistill.runtime.micro_batches import FLOAT32, Passes, is_short_of_memory
+from vldistill.runtime.devices import augments_on, choose_compute
+from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions, is_short_of_memory
 from vldistill.runtime.processes import ALONE, merged_logs
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
@@ -92,7 +92,7 @@ def test_by_default_a_pass_is_the_encoders_own_to_the_bit(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["full", "both"])
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole(kind: str, size: int) -> None:
     model = encoder(kind)
-    close(gradients(model, Stepper(model, Passes(micro_batch=size)), kind), reference(kind))
+    close(gradients(model, Stepper(model, ComputeOptions(micro_batch=size)), kind), reference(kind))
     tower = model.image if kind == "full" else model.image.get_submodule("tower")
     assert isinstance(tower, Tower) and max(tower.sizes) <= size
 
@@ -154,22 +154,22 @@ def test_bfloat16_changes_digits_and_keeps_weights_logits_and_losses_in_float32(
         seen.append(logits.dtype)
         return infonce(logits)
 
-    coarse = Stepper(model, Passes("bfloat16")).backward(images, texts, 11, loss)
+    coarse = Stepper(model, ComputeOptions("bfloat16")).backward(images, texts, 11, loss)
     fine = Stepper(same, FLOAT32).backward(images, texts, 11, loss)
     assert seen == [torch.float32] * 2 and coarse.dtype == torch.float32
     assert 0 < abs(float(coarse - fine)) < 0.05 * float(fine)
     assert all(p.dtype == torch.float32 and p.grad is not None for p in model.parameters())
     a, b = (torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]) for m in (model, same))
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.999
-    unit = embed_in_parts(model, "image", images, Passes("bfloat16")).norm(dim=1)
+    unit = embed_in_parts(model, "image", images, ComputeOptions("bfloat16")).norm(dim=1)
     torch.testing.assert_close(unit, torch.ones(11), rtol=0, atol=1e-6)
 
 
 def test_the_cpu_stays_in_float32_and_augments_by_pillow_unless_asked() -> None:
-    assert choose_passes(RuntimeConfig(), CPU) == FLOAT32 and augments_on(RuntimeConfig(), CPU) == "cpu"
+    assert choose_compute(RuntimeConfig(), CPU) == FLOAT32 and augments_on(RuntimeConfig(), CPU) == "cpu"
     assert augments_on(RuntimeConfig(), torch.device("cuda")) == "device"
     asked = RuntimeConfig(precision="bfloat16", compile=True, micro_batch=3)
-    assert choose_passes(asked, CPU) == Passes("bfloat16", True, 3)
+    assert choose_compute(asked, CPU) == ComputeOptions("bfloat16", True, 3)
     with pytest.raises(ConfigError, match=r"runtime\.micro_batch is -1"):
         RuntimeConfig(micro_batch=-1)
 
@@ -177,7 +177,7 @@ def test_the_cpu_stays_in_float32_and_augments_by_pillow_unless_asked() -> None:
 @pytest.mark.slow
 def test_a_compiled_tower_gives_the_same_gradients() -> None:
     model = encoder("full")
-    close(gradients(model, Stepper(model, Passes(compiled=True)), "full"), reference("full"))
+    close(gradients(model, Stepper(model, ComputeOptions(compiled=True)), "full"), reference("full"))
 
 
 def test_images_are_channels_last_through_the_whole_tower(workbench: Bench) -> None:

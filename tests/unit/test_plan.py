@@ -48,7 +48,7 @@ def test_a_plan_reads_the_data_and_nothing_else(config: Config, tmp_path: Path) 
 
 def test_more_pairs_than_images_are_a_problem_of_the_plan(config: Config, tmp_path: Path) -> None:
     text, problems = stage_plan("distill", replace(config, distill=DistillConfig("bilevel", pairs=5000)), tmp_path)
-    assert len(problems) == 1 and "5000 pairs were asked for" in problems[0] and "5000 pairs" in text
+    assert len(problems) == 1 and "5000 pairs were requested" in problems[0] and "5000 pairs" in text
 
 
 def test_a_method_that_trains_nothing_has_no_iterations_in_its_plan(config: Config, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,13 @@ def test_units_are_done_once_lost_ones_again_and_broken_ones_are_listed(
     monkeypatch.chdir(tmp_path)  # commands run where the user is, so that relative paths mean the same
     notes = str(tmp_path / "notes")
     units = [
-        Unit("early", works, {"notes": notes, "name": "early"}),
-        Unit("late", works, {"notes": notes, "name": "late"}, after=("early",)),
-        Unit("lost", dies, {"place": str(tmp_path / "deaths"), "enough": 2}),
-        Unit("refused", refused, {"notes": notes}),
-        Unit("bug", breaks, {"notes": notes}),
-        Unit("needs", works, {"notes": notes, "name": "needs"}, needs=("refused",)),
-        Unit("command", says_version, {"log": "here/log.txt"}),
+        Unit("early", partial(works, notes=notes, name="early")),
+        Unit("late", partial(works, notes=notes, name="late"), after=("early",)),
+        Unit("lost", partial(dies, place=str(tmp_path / "deaths"), enough=2)),
+        Unit("refused", partial(refused, notes=notes)),
+        Unit("bug", partial(breaks, notes=notes)),
+        Unit("needs", partial(works, notes=notes, name="needs"), needs=("refused",)),
+        Unit("command", partial(says_version, log="here/log.txt")),
     ]
     reporter = Warned()
     heard: dict[str, Any] = {}

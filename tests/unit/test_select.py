@@ -23,7 +23,7 @@ from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DivergedError, Stopped
 from vldistill.evaluation.protocol import evaluate_set
 from vldistill.evaluation.subjects import check_target, subject
-from vldistill.runtime.micro_batches import Passes
+from vldistill.runtime.micro_batches import ComputeOptions
 from vldistill.selection import warmup as warming
 from vldistill.selection.choose import _TrainingCandidates, choose_pairs
 from vldistill.selection.coreset import choose_coreset
@@ -252,7 +252,7 @@ def test_projections_are_those_of_the_joined_vectors(monkeypatch: pytest.MonkeyP
     features = made(0, dtype=torch.float16).towers
     x, draw = joined(features), torch.Generator().manual_seed(1)
     direction = torch.randn(x.shape[1], generator=draw)
-    np.testing.assert_allclose(features.project(*features.apart(direction)), x @ direction.numpy(), atol=1e-5)
+    np.testing.assert_allclose(features.project(*features.split(direction)), x @ direction.numpy(), atol=1e-5)
     np.testing.assert_allclose(torch.cat(features.mean()), x.mean(0), atol=1e-6)
     np.testing.assert_allclose(features.square_norms(), (x**2).sum(1), atol=1e-5)
     rows = torch.tensor([7, 0, 7])
@@ -333,18 +333,18 @@ def test_a_warm_up_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_a_warm_up_is_computed_as_the_bench_computes_and_kept_apart_where_that_rounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs, seen, embedded = watched_fit(monkeypatch), list[Passes](), list[int]()
+    runs, seen, embedded = watched_fit(monkeypatch), list[ComputeOptions](), list[int]()
     real, embed = warming.fit, DualEncoder.embed
-    monkeypatch.setattr(warming, "fit", lambda *a, **named: (seen.append(named["passes"]), real(*a, **named))[1])
+    monkeypatch.setattr(warming, "fit", lambda *a, **named: (seen.append(named["compute"]), real(*a, **named))[1])
     monkeypatch.setattr(DualEncoder, "embed", lambda *given: (embedded.append(len(given[2])), embed(*given))[1])
     plain, parts, rounded = (make_bench(tmp_path, "full") for _ in range(3))
-    parts.passes, rounded.passes = Passes(micro_batch=8), Passes("bfloat16")
+    parts.compute, rounded.compute = ComputeOptions(micro_batch=8), ComputeOptions("bfloat16")
     choose_pairs(parts, "herding", 4, 0, OPTIONS)
-    assert seen == [parts.passes] and max(embedded) == 8
+    assert seen == [parts.compute] and max(embedded) == 8
     choose_pairs(plain, "herding", 4, 0, OPTIONS)
     assert len(runs) == 1
     choose_pairs(rounded, "herding", 4, 0, OPTIONS)
-    assert seen[1:] == [rounded.passes] and len(list(tmp_path.glob("warm-ups/*/note.json"))) == 2
+    assert seen[1:] == [rounded.compute] and len(list(tmp_path.glob("warm-ups/*/note.json"))) == 2
 
 
 @pytest.mark.parametrize("name", ["random", "kmeans"])
@@ -363,7 +363,7 @@ def test_a_damaged_warm_up_is_named_and_made_again(tmp_path: Path) -> None:
     again = choose_pairs(own, "similarity", 4, 0, OPTIONS)
     assert all(torch.equal(left, right) for left, right in zip(first, again)) and path.read_bytes() == whole
     assert isinstance(own.reporter, Recorder)
-    assert any("texts.npy cannot be read" in line and "made again" in line for line in own.reporter.warnings)
+    assert any("texts.npy cannot be read" in line and "recomputed" in line for line in own.reporter.warnings)
 
 
 def test_a_stopped_warm_up_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +380,7 @@ def test_a_stopped_warm_up_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch
     monkeypatch.setattr(warming._Keeper, "due", due)
     for _ in ends:
         with pytest.raises(
-            Stopped, match=r"stopped after step \d+ of the warm-up; everything is saved\. The same command"
+            Stopped, match=r"stopped after step \d+ of the warm-up; everything is saved\. Run the same command"
         ):
             choose_pairs(make_bench(tmp_path / "stopped"), "forgetting", 4, 0, OPTIONS)
     choose_pairs(make_bench(tmp_path / "stopped"), "forgetting", 4, 0, OPTIONS)

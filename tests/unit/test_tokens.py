@@ -149,7 +149,7 @@ def test_tokens_and_sentence_vectors_are_not_mixed_up(bench: Workbench, distille
 
 
 def test_a_text_tower_without_weights_cannot_be_trained(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'hashing' has nothing to train"):
+    with pytest.raises(ConfigError, match="'hashing' has no parameters"):
         make_bench(tmp_path, "both").check_towers()
 
 

@@ -222,9 +222,9 @@ def test_experts_of_frozen_towers_see_views_where_there_are_any(workbench: Bench
     plain, viewed = workbench(), workbench(views=1)
     config = ExpertsConfig(count=1, epochs=1, batch=16)
     notes = [expert_note(bench, config, 0) for bench in (plain, viewed)]
-    assert not notes[0]["augment"] and "views" not in notes[0]
-    assert notes[1]["augment"] and notes[1]["views"] == 1
-    assert not expert_note(viewed, replace(config, augment=False), 0)["augment"]
+    assert not notes[0].augment and "views" not in notes[0].to_record()
+    assert notes[1].augment and notes[1].views == 1
+    assert not expert_note(viewed, replace(config, augment=False), 0).augment
     losses = []
     for bench in (plain, viewed):
         student = bench.student(0)

@@ -1,8 +1,8 @@
 """Independent units of work, run by processes of this machine or by a Ray cluster (see docs/cluster.md).
 
-A unit is a module-level function and plain arguments. It leaves files and returns nothing, so it can be run twice, or
-again on another node, without harm. ``units`` has the description and the loop that gives units out, ``local`` and
-``rays`` run them, ``commands`` are the processes a unit starts, ``shards`` is the split of a stage among jobs.
+A unit is a module-level function and plain arguments. It writes files and returns nothing, so it can safely run again,
+also on another node. ``units`` defines units and the loop that submits them, ``local`` and ``rays`` run them,
+``commands`` starts their processes, ``shards`` splits a stage among jobs.
 """
 
 from vldistill.cluster.units import Launch, Unit, UnitFailed, run_units

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, stopped politely and ended with the process that started them."""
+"""Commands in separate processes, which are stopped cleanly and end with the process that started them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from vldistill.errors import Stopped
 from vldistill.runtime.interrupts import PARENT
 
 POLL_SECONDS = 0.2
-TAIL = 3  # lines of a log that are shown where a command said nothing better
+TAIL = 3  # last lines of a log that are shown if a command printed no error
 
 
 @dataclass
 class Commands:
-    """Runs commands of ``vldistill``; from several threads where that is wanted.
+    """Runs commands of ``vldistill``; thread-safe.
 
     Args:
-        threads: CPU threads of each.
-        lock: a file descriptor that they inherit.
-        environment: variables beside, or in place of, those of this process.
+        threads: CPU threads of each command.
+        lock: a file descriptor that the processes inherit.
+        environment: variables that are added to, or replace, those of this process.
     """
 
     threads: int
@@ -34,14 +34,14 @@ class Commands:
     environment: Mapping[str, str] = field(default_factory=dict)
     stopping: bool = field(default=False, init=False)
     _live: set[subprocess.Popen] = field(default_factory=set, init=False)
-    _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _mutex: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def launch(self, words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
-        """Run ``vldistill WORDS`` to its end, its output appended to ``log``.
+        """Run ``vldistill WORDS`` to its end and append its output to ``log``.
 
         Raises:
-            UnitFailed: it ended with another code than 0.
-            Stopped: it was stopped, or stopping has begun.
+            UnitFailed: its exit code is not 0.
+            Stopped: it was stopped, or :meth:`stop` was called.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "vldistill.cli", *words, "--runtime.threads", str(self.threads)]
@@ -51,7 +51,7 @@ class Commands:
             out.write(f"$ vldistill {' '.join(words)}\n")
             out.flush()
             begin = out.tell()
-            with self._guard:
+            with self._mutex:
                 if self.stopping:
                     raise Stopped("stopped")
                 process = subprocess.Popen(
@@ -60,27 +60,27 @@ class Commands:
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **self.environment, **own, **(environment or {})},
-                    start_new_session=True,  # a Ctrl-C reaches this process alone, which passes it on once
+                    start_new_session=True,  # Ctrl-C reaches only this process, which forwards it once
                     pass_fds=() if self.lock is None else (self.lock,),
                 )
                 self._live.add(process)
             code = self._waited(process)
-            with self._guard:
+            with self._mutex:
                 self._live.discard(process)
         if code == 0:
             return
         if code == 3 or self.stopping:
             raise Stopped("stopped")
-        said = _last_words(log, begin)
-        # held by the process of a lost worker, which is about to end
-        in_use = "in use by another process" in said
+        reason = _failure_text(log, begin)
+        # the lock is held by the process of a lost worker, which is about to end
+        in_use = "in use by another process" in reason
         kind = "lost" if code < 0 or in_use else "refused" if code == 2 else "failed"
-        raise UnitFailed(f"`vldistill {words[0]}` {_ending(code)}: {said}", kind)
+        raise UnitFailed(f"`vldistill {words[0]}` {_ending(code)}: {reason}", kind)
 
     def _waited(self, process: subprocess.Popen) -> int:
-        """The exit code, when the process has ended; an interrupt (a cluster takes its task back) stops it."""
+        """Wait for the exit code of the process; an interrupt (a cluster cancels its task) stops the process."""
         while True:
-            try:  # not one long wait: Ray's interrupts are seen between two lines of Python alone
+            try:  # in short waits: Ray's interrupts arrive only between two lines of Python
                 return process.wait(POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 continue
@@ -88,8 +88,8 @@ class Commands:
                 self.stop()
 
     def stop(self) -> int:
-        """Ask every process to stop, and start no other one; returns how many are asked."""
-        with self._guard:
+        """Ask every process to stop, and start no more; returns the number of processes."""
+        with self._mutex:
             self.stopping = True
             for process in self._live:
                 with suppress(OSError):
@@ -97,8 +97,8 @@ class Commands:
             return len(self._live)
 
     def kill(self) -> None:
-        """End what does not want to stop."""
-        with self._guard:
+        """Kill the processes that do not stop."""
+        with self._mutex:
             for process in self._live:
                 with suppress(OSError):
                     process.kill()
@@ -108,14 +108,14 @@ def _ending(code: int) -> str:
     if code < 0:
         memory = " (out of memory?)" if code == -9 else ""
         return f"was ended by signal {-code}{memory}"
-    return {1: "met a bug (exit code 1)", 2: "refused (exit code 2)"}.get(code, f"ended with exit code {code}")
+    return {1: "hit a bug (exit code 1)", 2: "refused (exit code 2)"}.get(code, f"ended with exit code {code}")
 
 
-def _last_words(log: Path, begin: int) -> str:
-    """What a command said about its failure: the error it printed, or its last lines."""
+def _failure_text(log: Path, begin: int) -> str:
+    """Why a command failed: the error it printed, or the last lines of its output."""
     raw = log.read_bytes()[begin:].decode("utf-8", errors="replace")
     lines = [line for line in raw.splitlines() if line.strip()]
     for number, line in enumerate(lines):
         if line.startswith("error: "):
             return " ".join(part.strip() for part in [line.removeprefix("error: "), *lines[number + 1 :]])
-    return " | ".join(lines[-TAIL:]) or f"it said nothing; see {log}"
+    return " | ".join(lines[-TAIL:]) or f"it printed nothing; see {log}"

@@ -1,4 +1,4 @@
-"""Units on this machine: a few at a time, each one's commands in processes of their own."""
+"""Units on this machine: several at a time, their commands in separate processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vldistill.errors import VldistillError
 
 
 class LocalProcesses(AbstractContextManager["LocalProcesses"]):
-    """``slots`` units at a time.
+    """Runs units in processes of this machine.
 
     Args:
         slots: units at a time.
         threads: CPU threads of each.
         lock: a file descriptor that every process inherits.
-        devices: what each slot sees as its only GPU, in turn; empty leaves all GPUs to all.
+        devices: the only GPU visible to each slot, assigned in turn; empty leaves all GPUs visible to all.
     """
 
     def __init__(self, slots: int, threads: int, lock: int | None = None, devices: Sequence[str] = ()) -> None:
@@ -44,7 +44,7 @@ class LocalProcesses(AbstractContextManager["LocalProcesses"]):
         if device is not None:
             launch = partial(launch, environment={"CUDA_VISIBLE_DEVICES": device})
         try:
-            unit.work(launch, **unit.arguments)
+            unit.work(launch)
         except VldistillError as error:
             raise UnitFailed(str(error), "refused") from None
         finally:
@@ -55,7 +55,7 @@ class LocalProcesses(AbstractContextManager["LocalProcesses"]):
         self.commands.stop()
 
     def kill(self) -> None:
-        """End what does not want to stop."""
+        """Kill the processes that do not stop."""
         self.commands.kill()
 
 

@@ -1,10 +1,11 @@
-"""The options that say where units run, the same for every stage that has units."""
+"""The options of where units run, shared by all stages that have units."""
 
 from __future__ import annotations
 
 import os
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vldistill.cluster.local import LocalProcesses, cores, visible_devices
 from vldistill.cluster.shards import WHOLE, Shard
@@ -21,11 +22,11 @@ class Place:
 
     Args:
         cluster: ``local``, ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``.
-        workers: processes at a time where that is local.
+        workers: processes at a time, if local.
         cpus: CPU cores of a unit on a cluster.
-        gpus: GPUs of a unit; negative chooses.
-        retries: how often a failed or lost unit is tried again.
-        shard: the part that this job does.
+        gpus: GPUs of a unit; negative means automatic.
+        retries: number of retries of a failed or lost unit.
+        shard: the part of the work that this job does.
     """
 
     cluster: str = "local"
@@ -42,7 +43,7 @@ class Place:
             )
         if self.cluster != "local" and self.workers > 1:
             raise ConfigError(
-                f"--workers {self.workers} is for this machine; --cluster {self.cluster} uses what the cluster has. "
+                f"--workers {self.workers} is for this machine; --cluster {self.cluster} uses the cluster's size. "
                 f"Leave one of them out."
             )
         if self.cpus < 1 or self.retries < 0:
@@ -54,42 +55,42 @@ class Place:
             )
         if self.spread and self.shard != WHOLE:
             raise ConfigError(
-                f"--shard {self.shard} is for jobs that know nothing of each other; with --workers or --cluster one "
-                f"command gives out all units. Leave one of them out."
+                f"--shard {self.shard} is for independent jobs; with --workers or --cluster one command runs all. "
+                f"Leave one of them out."
             )
 
     @property
     def spread(self) -> bool:
-        """Whether units run elsewhere than in this process."""
+        """Whether units run outside of this process."""
         return self.cluster != "local" or self.workers > 1
 
     @property
     def threads(self) -> int:
-        """CPU threads of a unit: its share of the cores, and no more than ``OMP_NUM_THREADS`` where that is set."""
+        """CPU threads of a unit: its share of the cores, at most ``OMP_NUM_THREADS`` if that is set."""
         if self.cluster != "local":
             return self.cpus
         asked = os.environ.get("OMP_NUM_THREADS", "")
         return min(cores() // self.workers, int(asked) if asked.isdecimal() and int(asked) else cores())
 
-    def said(self, slots: int) -> str:
-        """Where units run, in words."""
+    def describe(self, slots: int) -> str:
+        """Where units run, for messages."""
         if self.cluster != "local":
             return f"{slots} at a time on cluster {self.cluster}, {self.threads} threads each"
-        part = "" if self.shard == WHOLE else f", shard {self.shard} of what is left"
+        part = "" if self.shard == WHOLE else f", shard {self.shard} of the remaining work"
         return f"{slots} at a time, {self.threads} threads each{part}"
 
     def backend(self, reporter: Reporter, lock: int | None = None) -> LocalProcesses | RayCluster:
-        """What runs the units, within its context."""
+        """The backend that runs the units; use it as a context."""
         if self.cluster != "local":
             from vldistill.cluster.rays import RayCluster
 
             return RayCluster(self.cluster, self.cpus, self.gpus, reporter)
         devices = visible_devices() if self.workers > 1 else ()
-        devices = devices if self.gpus else ("",)  # no GPU for anybody
+        devices = devices if self.gpus else ("",)  # no GPU for any unit
         return LocalProcesses(self.workers, self.threads, lock, devices)
 
 
-def add_place(parser: Any) -> None:
+def add_place(parser: ArgumentParser) -> None:
     """Add the options of :class:`Place` to an argument parser."""
     parser.add_argument("--workers", type=int, default=1, help="processes at a time; CPU cores are divided among them")
     parser.add_argument(
@@ -97,12 +98,12 @@ def add_place(parser: Any) -> None:
     )
     parser.add_argument("--cpus", type=int, default=1, help="CPU cores, and threads, of a unit on a cluster")
     parser.add_argument(
-        "--gpus", type=float, default=-1.0, help="GPUs of a unit, also a part of one; -1: one where there are any"
+        "--gpus", type=float, default=-1.0, help="GPUs of a unit, also a part of one; -1: one if there are any"
     )
-    parser.add_argument("--retries", type=int, default=2, help="how often a failed or lost unit is tried again")
+    parser.add_argument("--retries", type=int, default=2, help="number of retries of a failed or lost unit")
     parser.add_argument("--shard", type=str, default="1/1", help="I/N: do the I-th of N parts, e.g. in a job array")
 
 
-def place_of(given: Any) -> Place:
-    """The :class:`Place` that parsed arguments ask for. Raises ConfigError."""
+def place_of(given: Namespace) -> Place:
+    """The :class:`Place` of parsed arguments. Raises ConfigError."""
     return Place(given.cluster, given.workers, given.cpus, given.gpus, given.retries, Shard.parse(given.shard))

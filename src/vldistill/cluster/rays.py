@@ -1,4 +1,4 @@
-"""Units on a Ray cluster. Nodes share the file system of the run folder, the cache and the data."""
+"""Units on a Ray cluster. Its nodes must share the file system of the run folder, the cache and the data."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ import os
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypedDict
 
 from vldistill.cluster.commands import Commands
 from vldistill.cluster.units import Unit, UnitFailed
 from vldistill.errors import ConfigError, MissingExtraError, Stopped, VldistillError
 from vldistill.runtime.log import Reporter
 
-CARRIED = ("VLDISTILL_", "HF_", "PYTHONPATH")  # how the names of variables begin that commands on nodes need
+if TYPE_CHECKING:
+    import ray
+
+CARRIED = ("VLDISTILL_", "HF_", "PYTHONPATH")  # prefixes of environment variables that are sent to the nodes
 
 
-def _ray() -> Any:
+class _Node(TypedDict, total=False):
+    """What is used of a node's description by Ray."""
+
+    Alive: bool
+    Resources: dict[str, float]
+
+
+def _ray() -> ModuleType:
     try:
         import ray
     except ImportError:
@@ -25,36 +36,36 @@ def _ray() -> Any:
 
 
 def perform(unit: Unit, folder: str, environment: dict[str, str], threads: int) -> tuple[str, str]:
-    """Do ``unit`` in a process of a node; what became of it, and why: plain values travel safely.
+    """Run ``unit`` in a process of a node; returns its outcome and the reason as plain values, which pickle safely.
 
-    A unit that raises anything else raises it here: Ray brings it back with its traceback.
+    Unexpected exceptions are raised: Ray returns them with their traceback.
     """
     commands = Commands(threads, environment=environment)
     try:
-        os.chdir(folder)  # relative paths mean what they mean to the user
-        unit.work(commands.launch, **unit.arguments)
+        os.chdir(folder)  # relative paths must mean the same as for the user
+        unit.work(commands.launch)
     except UnitFailed as error:
         return error.kind, str(error)
     except VldistillError as error:
         return "refused", str(error)
     except Stopped as stop:
         return "stopped", str(stop)
-    except OSError as error:  # of a node's disk or network
+    except OSError as error:  # the node's disk or network failed
         return "failed", f"{type(error).__name__}: {error}"
     return "done", ""
 
 
 class RayCluster(AbstractContextManager["RayCluster"]):
-    """A Ray cluster that is running already.
+    """A running Ray cluster.
 
     Args:
         address: ``auto`` (the cluster of this machine, or of ``RAY_ADDRESS``), ``HOST:PORT`` or ``ray://HOST:PORT``.
-        cpus: CPU cores of a unit, and the threads it uses.
-        gpus: GPUs of a unit, also a part of one; negative is one where the cluster has any.
-        reporter: hears of what the cluster lacks.
+        cpus: CPU cores, and threads, of a unit.
+        gpus: GPUs of a unit, may be a fraction; negative is one if the cluster has any.
+        reporter: where missing resources are reported.
 
     Raises:
-        ConfigError: no such cluster.
+        ConfigError: there is no such cluster.
         MissingExtraError: Ray is not installed.
     """
 
@@ -80,16 +91,16 @@ class RayCluster(AbstractContextManager["RayCluster"]):
                 f"no node of the cluster has {cpus} CPU cores and {self.gpus:g} GPUs; waiting for one. "
                 f"Ask for less with --cpus and --gpus."
             )
-        self.slots += 1  # one in line, so that a free core never waits for this process
+        self.slots += 1  # one is queued, so that a free core never waits for this process
         self._task = self.ray.remote(perform)
-        self._live: dict[Future[None], Any] = {}
+        self._live: dict[Future[None], ray.ObjectRef[tuple[str, str]]] = {}
 
     def __exit__(self, *error: object) -> None:
         if self._ours:
             self.ray.shutdown()
 
     def submit(self, unit: Unit) -> Future[None]:
-        """Hand a unit to the cluster."""
+        """Submit a unit to the cluster."""
         carried = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
         reference = self._task.options(name=unit.name, num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0).remote(
             unit, str(Path.cwd()), carried, self.cpus
@@ -106,14 +117,14 @@ class RayCluster(AbstractContextManager["RayCluster"]):
             kind, why = theirs.result()
             error = {"done": None, "stopped": Stopped(why)}.get(kind, UnitFailed(why, kind))  # pyright: ignore
         else:
-            error = self._meaning(failure)
+            error = self._unit_error(failure)
         if error is None:
             ours.set_result(None)
         else:
             ours.set_exception(error)
 
-    def _meaning(self, failure: BaseException) -> BaseException:
-        """What an error of Ray means here."""
+    def _unit_error(self, failure: BaseException) -> BaseException:
+        """The error of a unit for an error of Ray."""
         errors = self.ray.exceptions
         if isinstance(failure, errors.TaskCancelledError):
             return Stopped("stopped")
@@ -123,21 +134,21 @@ class RayCluster(AbstractContextManager["RayCluster"]):
                 return UnitFailed(
                     f"a node lacks a package ({last}). Install the same vldistill on every node.", "refused"
                 )
-            return UnitFailed(f"met a bug: {last}")
-        said = str(failure).strip().splitlines()
-        return UnitFailed(f"its worker was lost ({said[0] if said else type(failure).__name__})", "lost")
+            return UnitFailed(f"hit a bug: {last}")
+        lines = str(failure).strip().splitlines()
+        return UnitFailed(f"its worker was lost ({lines[0] if lines else type(failure).__name__})", "lost")
 
     def stop(self) -> None:
-        """Take every unit back: what runs is interrupted and stops politely."""
+        """Cancel every unit; running ones are interrupted and stop cleanly."""
         for reference in list(self._live.values()):
             self.ray.cancel(reference, force=False)
 
     def kill(self) -> None:
-        """End what does not want to stop."""
+        """Kill the units that do not stop."""
         for reference in list(self._live.values()):
             self.ray.cancel(reference, force=True)
 
 
-def _fits(node: dict[str, Any], cpus: int, gpus: float) -> bool:
+def _fits(node: _Node, cpus: int, gpus: float) -> bool:
     has = node.get("Resources", {})
-    return bool(node.get("Alive")) and has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus
+    return node.get("Alive", False) and has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus

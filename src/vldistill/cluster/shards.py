@@ -1,4 +1,4 @@
-"""``--shard I/N``: the part of a stage that one of N jobs does, without a word between them."""
+"""``--shard I/N``: the part of a stage that one of N independent jobs does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """Job ``number`` (from 1) of ``count``.
+    """One of several jobs.
 
     Args:
-        number: 1 to count.
-        count: jobs.
+        number: of this job, from 1.
+        count: number of jobs.
     """
 
     number: int
@@ -26,7 +26,7 @@ class Shard:
 
     @staticmethod
     def parse(text: str) -> Shard:
-        """``2/8``. Raises ConfigError."""
+        """The shard of a text such as ``2/8``. Raises ConfigError."""
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         shard = Shard(int(match[1]), int(match[2])) if match else Shard(0, 0)
         if not 1 <= shard.number <= shard.count:
@@ -39,11 +39,11 @@ class Shard:
         return f"{self.number}/{self.count}"
 
     def has(self, index: int) -> bool:
-        """Whether item ``index`` (from 0) is this job's."""
+        """Whether item ``index`` (from 0) belongs to this job."""
         return index % self.count == self.number - 1
 
     def of(self, items: Sequence[T]) -> list[T]:
-        """This job's items."""
+        """The items of this job."""
         return [item for index, item in enumerate(items) if self.has(index)]
 
 

@@ -1,33 +1,32 @@
-"""Units of work, and the loop that gives them out: needs first, lost ones again, failures listed at the end."""
+"""Units of work, and the loop that runs them: dependencies first, retries, and a list of failures."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from vldistill.errors import Stopped
 from vldistill.runtime.interrupts import deferred_stop
 from vldistill.runtime.log import Reporter
 
 POLL_SECONDS = 0.2
-PAUSE_SECONDS = 0.5  # before the first retry twice that, then twice as long each time: a file system may need a moment
+PAUSE_SECONDS = 0.5  # doubled before each retry, also the first: a file system may need a moment
 Launch = Callable[[Sequence[str], Path], None]
-"""Runs ``vldistill WORDS``, its output appended to a file; raises :class:`UnitFailed` or Stopped."""
+"""Runs ``vldistill WORDS`` and appends its output to a file; raises :class:`UnitFailed` or Stopped."""
 
 Kind = Literal["failed", "refused", "lost"]
 
 
 class UnitFailed(Exception):
-    """A unit, or a command of it, failed.
+    """A unit, or one of its commands, failed.
 
     Args:
         message: for the list of failures.
-        kind: ``refused`` is never tried again, because the same input is refused again; ``failed`` and ``lost`` (its
-            process or its node died) are.
+        kind: ``refused`` (wrong input) is never retried; ``failed`` and ``lost`` (its process or node died) are.
     """
 
     def __init__(self, message: str, kind: Kind = "failed") -> None:
@@ -37,32 +36,31 @@ class UnitFailed(Exception):
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of work that another process or another node can do.
+    """A piece of work for another process or another node.
 
     Args:
         name: unique.
-        work: a module-level function, called as ``work(launch, **arguments)`` with a :data:`Launch`. It leaves files,
-            each written atomically, and keeps what is there already. Raises UnitFailed, Stopped or VldistillError.
-        arguments: plain values and frozen dataclasses.
-        after: names of units that have to have ended before, well or not.
-        needs: names of units that have to have succeeded; where one failed, this one fails without being started.
+        work: called with a :data:`Launch`. A module-level function, or a partial of one with plain values and frozen
+            dataclasses, so that it can be pickled. It writes files atomically and keeps existing ones. Raises
+            UnitFailed, Stopped or VldistillError.
+        after: names of units that must have ended before, with or without success.
+        needs: names of units that must have succeeded; if one failed, this one fails without being started.
     """
 
     name: str
-    work: Callable[..., Any]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    work: Callable[[Launch], None]
     after: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
 
 class Backend(Protocol):
-    """What runs units: processes here, or a cluster."""
+    """Runs units: in processes of this machine, or on a cluster."""
 
     slots: int
-    """Units given out at a time."""
+    """Units submitted at a time."""
 
     def submit(self, unit: Unit) -> Future[None]:
-        """Start a unit; the future raises UnitFailed, Stopped, or whatever else is a bug."""
+        """Start a unit; its future raises UnitFailed, Stopped, or any other exception, which is a bug."""
         ...
 
     def stop(self) -> None:
@@ -70,31 +68,31 @@ class Backend(Protocol):
         ...
 
     def kill(self) -> None:
-        """End what does not want to stop."""
+        """Kill the units that do not stop."""
         ...
 
 
 def command(launch: Launch, words: Sequence[str], log: str) -> None:
-    """The work of a unit that is one command."""
+    """The work of a unit that consists of one command."""
     launch(words, Path(log))
 
 
-Heard = Callable[[Unit, UnitFailed | None], None]
+OnEnd = Callable[[Unit, UnitFailed | None], None]
 
 
 @dataclass
-class _Course:
-    """One run of :func:`run_units`."""
+class _Schedule:
+    """The state of one call of :func:`run_units`."""
 
     backend: Backend
-    heard: Heard
+    on_end: OnEnd
     reporter: Reporter
     retries: int
     waiting: list[Unit]
     running: dict[Future[None], Unit] = field(default_factory=dict)
     failed: dict[str, UnitFailed] = field(default_factory=dict)
     tried: dict[str, int] = field(default_factory=dict)
-    resting: dict[str, float] = field(default_factory=dict)  # until when, by name
+    paused_until: dict[str, float] = field(default_factory=dict)  # by name
     stopping: bool = False
 
     @property
@@ -102,11 +100,11 @@ class _Course:
         return {unit.name for unit in (*self.waiting, *self.running.values())}
 
     def start(self) -> None:
-        """Give out what can start, in order."""
+        """Submit the units that can start, in order."""
         for unit in list(self.waiting):
             if self.stopping or len(self.running) >= self.backend.slots:
                 return
-            if time.monotonic() < self.resting.get(unit.name, 0.0):
+            if time.monotonic() < self.paused_until.get(unit.name, 0.0):
                 continue
             if self.open_names.intersection({*unit.after, *unit.needs} - {unit.name}):
                 continue
@@ -118,13 +116,13 @@ class _Course:
                 self.end(unit, UnitFailed(f"{broken} failed: {self.failed[broken]}"))
 
     def end(self, unit: Unit, error: UnitFailed | None) -> None:
-        """A unit has ended for good."""
+        """Record the final result of a unit."""
         if error is not None:
             self.failed[unit.name] = error
-        self.heard(unit, error)
+        self.on_end(unit, error)
 
     def collect(self) -> None:
-        """Hear of what ended in the last moment, and put what is worth it in line again."""
+        """Wait briefly, record the units that ended, and queue retries."""
         if not self.running:
             time.sleep(POLL_SECONDS if self.waiting else 0)
         ended, _ = wait(self.running, POLL_SECONDS, FIRST_COMPLETED)
@@ -134,55 +132,55 @@ class _Course:
                 self.stop()
             elif error is not None and not isinstance(error, UnitFailed):
                 raise error
-            elif error is not None and error.kind != "refused" and not self.stopping and self._again(unit.name):
+            elif error is not None and error.kind != "refused" and not self.stopping and self._retries(unit.name):
                 count = f"try {self.tried[unit.name] + 1} of {self.retries + 1}"
                 self.reporter.warn(f"{unit.name}: {error}; {count}")
                 self.waiting.insert(0, unit)
             else:
                 self.end(unit, error)
 
-    def _again(self, name: str) -> bool:
+    def _retries(self, name: str) -> bool:
         self.tried[name] = self.tried.get(name, 0) + 1
-        self.resting[name] = time.monotonic() + PAUSE_SECONDS * 2 ** self.tried[name]
+        self.paused_until[name] = time.monotonic() + PAUSE_SECONDS * 2 ** self.tried[name]
         return self.tried[name] <= self.retries
 
     def stop(self) -> None:
-        """Ask what runs to stop, and start nothing more."""
+        """Ask running units to stop, and start no more."""
         self.stopping = True
         self.backend.stop()
 
 
 def run_units(
-    units: Sequence[Unit], backend: Backend, heard: Heard, reporter: Reporter, retries: int = 2
+    units: Sequence[Unit], backend: Backend, on_end: OnEnd, reporter: Reporter, retries: int = 2
 ) -> dict[str, UnitFailed]:
-    """Run ``units`` in order as far as needs and free slots allow; returns the failures by name.
+    """Run ``units`` in order as dependencies and free slots allow; returns the failures by name.
 
     Args:
-        heard: called in this thread when a unit has ended for good, with its failure or None.
-        retries: how often a unit that failed or was lost is tried again.
+        on_end: called in this thread with the final result of a unit: its failure or None.
+        retries: number of retries of a unit that failed or was lost.
 
     Raises:
         Stopped: after a Ctrl-C or SIGTERM, or when a unit was stopped, once all running ones have ended.
     """
-    course, pressed = _Course(backend, heard, reporter, retries, list(units)), 0
+    schedule, interrupts = _Schedule(backend, on_end, reporter, retries, list(units)), 0
     with deferred_stop() as stop_asked:
-        while course.waiting or course.running:
+        while schedule.waiting or schedule.running:
             try:
-                if stop_asked() and not course.stopping:
-                    course.stop()
-                course.start()
-                course.collect()
-                if course.stopping and not course.running:
+                if stop_asked() and not schedule.stopping:
+                    schedule.stop()
+                schedule.start()
+                schedule.collect()
+                if schedule.stopping and not schedule.running:
                     break
-            except KeyboardInterrupt:  # the second time, and any after it
-                pressed += 1
-                if pressed == 1:
-                    course.stop()  # told twice, a process stops in the middle of its step
+            except KeyboardInterrupt:  # the second one, and later ones
+                interrupts += 1
+                if interrupts == 1:
+                    schedule.stop()  # asked twice, a process stops in the middle of its step
                 else:
                     backend.kill()
-            except BaseException:  # a bug: nobody would hear of what still runs
-                course.stop()
+            except BaseException:  # a bug: units that still run would be lost
+                schedule.stop()
                 raise
-    if course.stopping:
-        raise Stopped("stopped; what is finished is kept and what was begun goes on from where it is.")
-    return course.failed
+    if schedule.stopping:
+        raise Stopped("Stopped. Run the same command to resume; finished units are kept, unfinished ones resume.")
+    return schedule.failed

@@ -220,7 +220,7 @@ def _run(asked: Asked, backend: Backend, reporter: Reporter) -> dict[str, UnitFa
     missing = [cell for cell in asked_for if finished(cell, asked.run) is None]
     done, total = len(asked_for) - len(missing), len(asked_for)
     said = f"{total} cells, {done} done"
-    reporter.info(f"{said}; {asked.place.said(backend.slots)}" if missing else said)
+    reporter.info(f"{said}; {asked.place.describe(backend.slots)}" if missing else said)
     known = known_data(asked.results)
     if asked.until == "experts":
         units = shared_units(asked.cells, asked.run, asked.place.shard, known)

@@ -25,9 +25,9 @@ def main(argv: Sequence[str]) -> int:
     refuse_idle_options(argv, config)
     if rest.dry_run:
         return show_plan("distill", config, rest)
-    with joined() as ranks:
-        run, reporter = opened(rest, mute=not ranks.first)
-        folder = distill(run, config, reporter, experts_from(rest), ranks)
-    if ranks.first:
+    with joined() as processes:
+        run, reporter = opened(rest, mute=not processes.first)
+        folder = distill(run, config, reporter, experts_from(rest), processes)
+    if processes.first:
         print(folder)
     return DONE

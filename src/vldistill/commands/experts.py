@@ -24,6 +24,6 @@ def main(argv: Sequence[str]) -> int:
     place = place_of(rest)
     if rest.dry_run:
         return show_plan("experts", config, rest)
-    with joined() as ranks:
-        run, reporter = opened(rest, mute=not ranks.first)
-        return SOME_FAILED if experts(run, config, reporter, place, ranks) else DONE
+    with joined() as processes:
+        run, reporter = opened(rest, mute=not processes.first)
+        return SOME_FAILED if experts(run, config, reporter, place, processes) else DONE

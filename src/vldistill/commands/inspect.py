@@ -100,7 +100,7 @@ def _describe_experts(folder: Path) -> dict[str, Any]:
     from vldistill.experts.trajectory import Trajectory
 
     broken: list[str] = []
-    notes: list[dict[str, Any]] = []
+    experts: list[Trajectory] = []
     for path in sorted(folder.glob("expert-*.safetensors")):
         try:
             expert = Trajectory(path)
@@ -108,23 +108,18 @@ def _describe_experts(folder: Path) -> dict[str, Any]:
         except ArtefactError as error:
             broken.append(str(error))
             continue
-        notes.append(expert.note | {"epochs": expert.epochs, "bytes": path.stat().st_size})
-    first = notes[0] if notes else {}
+        experts.append(expert)
+    first = experts[0].note if experts else None
     return {
         "kind": "experts",
-        "count": len(notes),
-        "bytes": sum(note["bytes"] for note in notes),
-        "snapshots": first.get("epochs"),
-        "dtype": first.get("dtype"),
-        "fits": f"setting {first.get('setting')}, encoder {first.get('encoder')}, data {first.get('data')}",
-        "last_losses": [round(losses[-1], 4) for note in notes if (losses := _numbers(note.get("losses")))],
+        "count": len(experts),
+        "bytes": sum(expert.path.stat().st_size for expert in experts),
+        "snapshots": experts[0].epochs if experts else None,
+        "dtype": first and first.dtype,
+        "fits": f"setting {first.setting}, encoder {first.encoder}, data {first.data}" if first else None,
+        "last_losses": [round(losses[-1], 4) for expert in experts if (losses := expert.note.losses)],
         "broken": broken,
     }
-
-
-def _numbers(value: Any) -> list[float]:
-    """The numbers of a list in a file, of which anybody may have written anything."""
-    return [one for one in value if isinstance(one, int | float)] if isinstance(value, list) else []
 
 
 def _describe_run(folder: Path) -> dict[str, Any]:

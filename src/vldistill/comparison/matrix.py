@@ -20,7 +20,7 @@ from vldistill.evaluation.protocol import evaluate_set
 from vldistill.evaluation.subjects import check_target
 from vldistill.evaluation.tables import markdown, spread
 from vldistill.options.merge import nested, on_towers, resolved
-from vldistill.runtime.devices import choose_device, choose_passes
+from vldistill.runtime.devices import choose_compute, choose_device
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest, read_json, write_record, write_text
 from vldistill.workbench.opening import open_bench
@@ -133,7 +133,7 @@ class Matrix:
         plain = to_plain(config)
         content = target if isinstance(target, str) else content_of(target)
         parts = [config.data.source, plain["encoder"], plain["evaluate"], plain["select"], content]
-        precision = choose_passes(config.runtime, choose_device(config.runtime)).precision
+        precision = choose_compute(config.runtime, choose_device(config.runtime)).precision
         key = digest(*parts, *([] if precision == "float32" else [precision]))
         return self.folder / column / f"{name_of(target).replace(':', '-')}-{key[:6]}.json"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from vldistill.cluster import Launch, Unit, UnitFailed
@@ -62,7 +63,7 @@ def comparison_units(
     for cell in cells:
         experts = (unit.name for group in cell.expert_groups for unit in recording[group])
         needs = (f"encode {cell.data_group}", *experts)
-        judging.append(Unit(f"cell {cell.id}", run_cell, {"run": run, "cell": cell}, needs=needs))
+        judging.append(Unit(f"cell {cell.id}", partial(run_cell, run=run, cell=cell), needs=needs))
     return [*_encoding(cells, run, known or {}), *(unit for units in recording.values() for unit in units), *judging]
 
 
@@ -79,9 +80,9 @@ def shared_units(
 def _encoding(cells: Sequence[Cell], run: Path, known: Mapping[str, Mapping[str, str]]) -> list[Unit]:
     groups: dict[str, Unit] = {}
     for cell in cells:
-        arguments = {"run": run, "group": cell.data_group, "config": cell.configs[0]}
-        arguments["known"] = dict(known.get(cell.source, {}))
-        groups.setdefault(cell.data_group, Unit(f"encode {cell.data_group}", encode_group, arguments))
+        group, fingerprints = cell.data_group, dict(known.get(cell.source, {}))
+        work = partial(encode_group, run=run, group=group, config=cell.configs[0], known=fingerprints)
+        groups.setdefault(group, Unit(f"encode {group}", work))
     return list(groups.values())
 
 
@@ -90,13 +91,13 @@ def _recording(cells: Sequence[Cell], run: Path, slots: int | None) -> dict[str,
     data_of = {group: cell.data_group for cell in cells for group in cell.expert_groups}
     units: dict[str, list[Unit]] = {}
     for group, config in shared_experts(cells).items():
-        arguments = {"run": run, "group": group, "config": config}
         units[group] = []
         for part in _parts(config, slots):
             if slots in (None, 1) or not _recorded(run, group, config, part):
                 name = f"experts {group}" if part == WHOLE else f"experts {group} {part}"
                 needs = (f"encode {data_of[group]}",)
-                units[group].append(Unit(name, record_group, {**arguments, "shard": part}, needs=needs))
+                work = partial(record_group, run=run, group=group, config=config, shard=part)
+                units[group].append(Unit(name, work, needs=needs))
     return units
 
 

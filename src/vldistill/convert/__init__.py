@@ -1,1 +1,1 @@
-"""Any source, coreset or distilled set as WebDataset shards, a Hugging Face dataset, a folder or a csv."""
+"""Export a source, coreset or distilled set as WebDataset shards, a Hugging Face dataset, a folder or a csv."""

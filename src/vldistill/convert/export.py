@@ -1,4 +1,4 @@
-"""A data source or a set, written in another form with its card."""
+"""Write a data source or a set in another format, with a card."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def open_export(
     origin: str = "",
     limits: PhotoLimits = PHOTO_LIMITS,
 ) -> Export:
-    """What is to be written of a source or of a set. Raises DataError.
+    """Open a data source or a set for export. Raises DataError.
 
     Args:
         path: a data source, or the folder of a set.
-        splits: those wanted; empty is all there are.
-        strict: refuse a source with something unusable.
-        origin: the source of a coreset, if it is not where the set says.
+        splits: to export; empty is all.
+        strict: refuse a source with unusable entries.
+        origin: the source of a coreset, if it is not the one recorded in the set.
         limits: larger photos count as broken.
     """
     from vldistill.config import expand
@@ -55,22 +55,22 @@ def open_export(
 def write_export(
     export: Export, to: str, out: Path, reporter: Reporter, *, shard: int = 10_000, strict: bool = False
 ) -> Path:
-    """Write an export as ``to``: the folder ``out`` appears complete or not at all.
+    """Write an export in format ``to``; the folder ``out`` appears complete or not at all.
 
     Raises:
         ConfigError: ``out`` exists, or the disk is too small.
-        DataError: an image that cannot be read, with ``strict``.
+        DataError: an image cannot be read, with ``strict``.
     """
     if out.exists():
         raise ConfigError(f"--out {out} exists already. Delete it, or choose another folder.")
     for note in export.notes:
         reporter.warn(note)
     with held(out.with_name(f".{out.name}.lock"), str(out)):
-        if out.exists():  # another process has just finished it
+        if out.exists():  # another process has just written it
             raise ConfigError(f"--out {out} exists already. Delete it, or choose another folder.")
-        left = re.compile(rf"\.{re.escape(out.name)}\.\d+\.tmp")
-        for path in [path for path in out.parent.iterdir() if left.fullmatch(path.name)]:
-            shutil.rmtree(path, ignore_errors=True)  # of a process that was killed
+        leftovers = re.compile(rf"\.{re.escape(out.name)}\.\d+\.tmp")
+        for path in [path for path in out.parent.iterdir() if leftovers.fullmatch(path.name)]:
+            shutil.rmtree(path, ignore_errors=True)  # left by a killed process
         temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
         with storage_errors(out):
             temporary.mkdir(parents=True)
@@ -88,7 +88,7 @@ def write_export(
 def _write(
     export: Export, to: str, folder: Path, name: str, reporter: Reporter, shard: int, strict: bool
 ) -> dict[str, dict[str, int]]:
-    """Write the files and the card; returns how many images and captions of each split were written."""
+    """Write the files and the card; returns the number of images and captions written, by split."""
     counts: dict[str, dict[str, int]] = {}
     broken: list[str] = []
     names: set[str] = set()
@@ -108,7 +108,7 @@ def _write(
 
 
 def _card(export: Export, to: str, name: str, counts: dict[str, dict[str, int]], notes: Sequence[str]) -> str:
-    """README.md: what it is, for a machine in the front matter, for people below."""
+    """The text of README.md: front matter for machines, a description for people."""
     about = {
         "made_by": f"vldistill {__version__} convert",
         "source": export.source,
@@ -120,9 +120,9 @@ def _card(export: Export, to: str, name: str, counts: dict[str, dict[str, int]],
         **({"left_out": list(notes)} if notes else {}),
     }
     front = yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=110)
-    said = [f"- {split}: {c['images']:,} images, {c['captions']:,} captions" for split, c in counts.items()]
+    lines = [f"- {split}: {c['images']:,} images, {c['captions']:,} captions" for split, c in counts.items()]
     lossy = f"**This is a lossy export.** {export.lossy}\n\n" if export.lossy else ""
     return (
         f"---\n{front}---\n\n# {name}\n\n{lossy}Image-caption pairs written by `vldistill convert` from "
-        f"`{export.source}`.\n\n" + "\n".join(said) + "\n\nThe terms of the data they come from apply.\n"
+        f"`{export.source}`.\n\n" + "\n".join(lines) + "\n\nThe terms of the data they come from apply.\n"
     )

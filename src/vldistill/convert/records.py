@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from vldistill.config.plain import Plain
 from vldistill.data.pairs import Pairs
 from vldistill.data.photos import PHOTO_LIMITS, decode, format_of
 from vldistill.data.places import safe_name
@@ -15,31 +16,31 @@ from vldistill.errors import DataError
 from vldistill.runtime.log import Progress
 
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
-CHECKED_AT = 32  # pixels at which photos are decoded to see that they are whole: a large JPEG takes a millisecond
-LONGEST = 200  # bytes of one part of a file name: file systems take 255, and a suffix is added
+CHECKED_AT = 32  # size in pixels at which photos are decoded to check them: a large JPEG takes a millisecond
+LONGEST = 200  # bytes of one part of a path: file systems allow 255, and a suffix is added
 
 
 @dataclass(frozen=True)
 class Export:
-    """Pairs to be written.
+    """Pairs to write.
 
     Attributes:
         source: where they come from.
         splits: split -> pairs.
-        lossy: why the pairs are less than what they come from; empty where nothing is lost.
-        about: of a set: method, seed, towers, ...
-        notes: what was left out, or left as it was.
+        lossy: what is lost in comparison with the source; empty if nothing.
+        about: for sets: method, seed, towers, ...
+        notes: what was left out or not converted.
     """
 
     source: str
     splits: Mapping[str, Pairs]
     lossy: str = ""
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Plain] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 class Record(NamedTuple):
-    """One image: its name in the source, a relative file name that is safe and unique in the split, bytes, captions."""
+    """One image: its name in the source, a safe relative file name unique in the split, its bytes and captions."""
 
     name: str
     file: str
@@ -54,15 +55,15 @@ def files_to_write(
 
     Args:
         pairs: of the split.
-        broken: gets a line for every image that cannot be read, which is left out.
-        counts: gets ``images`` and ``captions``, those written so far.
+        broken: a message is appended for every image that cannot be read; the image is left out.
+        counts: filled with the number of ``images`` and ``captions`` so far.
         bar: advances with every image.
-        strict: refuse an image that cannot be read.
-        elsewhere: names of images of other splits; gets those of this one. An image of the same name is called
-            ``SPLIT/NAME`` here, because readers take one name for one image.
+        strict: refuse images that cannot be read.
+        elsewhere: names of images of other splits; the names of this split are added. An image with such a name
+            becomes ``SPLIT/NAME``, because readers identify images by name.
 
     Raises:
-        DataError: as ``strict`` says.
+        DataError: an image cannot be read, with ``strict``.
     """
     counts |= {"images": 0, "captions": 0}
     taken: set[str] = set()
@@ -71,7 +72,7 @@ def files_to_write(
         bar.advance()
         try:
             raw = pairs.images.encoded(index)
-            decode(raw, f"image {name}", CHECKED_AT, limits)  # a file that is cut off has a good header
+            decode(raw, f"image {name}", CHECKED_AT, limits)  # a truncated file has a valid header
             kind = format_of(raw, f"image {name}")
         except DataError as error:
             if strict:
@@ -87,7 +88,7 @@ def files_to_write(
 
 
 def _file_name(name: str, suffix: str, index: int, taken: set[str]) -> str:
-    """``name`` as a relative path with a suffix, whose stem no image before has, whatever the case of letters."""
+    """``name`` as a relative path with a suffix; its stem is unique, also without regard to case."""
     try:
         path = PurePosixPath(safe_name("", name))
         if any(len(part.encode()) > LONGEST for part in path.parts):

@@ -1,4 +1,4 @@
-"""Coresets and distilled sets as pairs: the chosen photos, or learned pictures with their nearest captions."""
+"""Coresets and distilled sets as pairs: the chosen photos, or the learned images with their nearest captions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vldistill.config import expand
+from vldistill.config.plain import Plain
 from vldistill.convert.records import Export
 from vldistill.data.collection import clean_caption
 from vldistill.data.load import read_collection
@@ -28,29 +29,29 @@ LOSSY = (
 
 
 def export_set(folder: Path, origin: str = "", limits: PhotoLimits = PHOTO_LIMITS) -> Export:
-    """A set's folder as an export with one split, train.
+    """Open a set for export; it has one split, train.
 
     Args:
         folder: with set.json.
-        origin: the source of a coreset, if it is not where the set says.
+        origin: the source of a coreset, if it is not the one recorded in the set.
         limits: larger photos of a coreset count as broken.
 
     Raises:
-        ArtefactError: a set without pictures or without captions.
-        DataError: the source of a coreset has gone or has other pairs.
+        ArtefactError: the set has no images or no captions.
+        DataError: the source of a coreset is missing or has other pairs.
     """
     distilled = DistilledSet.load(folder)
     known = ("name", "kind", "method", "seed", "iteration", "data", "source")
-    about = {name: distilled.info[name] for name in known if name in distilled.info}
+    about: dict[str, Plain] = {name: distilled.info[name] for name in known if name in distilled.info}
     if distilled.is_coreset and (folder / "pairs.json").is_file():
         return Export(str(folder), {"train": _chosen(folder, distilled, origin, limits)}, about=about)
     if distilled.space != "pixels":
-        raise ArtefactError(f"{folder} is a set of features: it has no pictures to export. Distil in space pixels.")
+        raise ArtefactError(f"{folder} is a set of features: it has no images to export. Distil in space pixels.")
     groups = [[caption.strip() for caption in own] for own in distilled.captions_of("nearest")]
     if len(groups) != len(distilled) or not all(map(all, groups)):
         raise ArtefactError(
-            f"{folder} does not say which real captions are nearest to its texts, so it cannot be exported as "
-            f"captioned pictures. Sets made by `vldistill distill` do."
+            f"{folder} has no real captions nearest to its texts, so it cannot be exported as captioned images. "
+            f"Sets written by `vldistill distill` have them."
         )
     pixels = (distilled.pixels() * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     pairs = Pairs(
@@ -65,19 +66,19 @@ def export_set(folder: Path, origin: str = "", limits: PhotoLimits = PHOTO_LIMIT
 
 
 def _joined(groups: Sequence[Sequence[str]], several: int) -> tuple[str, ...]:
-    """A note on images whose captions stand in one line, as older sets have them, and could not be parted."""
-    whole = sum(len(own) != several for own in groups)
-    if not whole:
+    """A note on images whose captions could not be separated: older sets store them in one line."""
+    joined = sum(len(own) != several for own in groups)
+    if not joined:
         return ()
-    images = "image" if whole == 1 else "images"
+    images = "image" if joined == 1 else "images"
     return (
-        f"the {several} captions of {whole:,} {images} are left as one: older sets have them in one line, and one "
-        f"of them holds {CAPTION_BREAK!r} itself. Distil anew to have them apart",
+        f"the {several} captions of {joined:,} {images} are left as one: older sets store them in one line, and one "
+        f"of them contains {CAPTION_BREAK!r} itself. Distil again to have them separately",
     )
 
 
 def _chosen(folder: Path, distilled: DistilledSet, origin: str, limits: PhotoLimits) -> Pairs:
-    """The pairs of a coreset in their source, in the order chosen. Raises DataError."""
+    """The pairs of a coreset in their source, in the chosen order. Raises DataError."""
     source = expand(origin or str(distilled.info.get("source", "")))
     pairs = read_collection(source).limited(limits).pairs("train")
     record = read_json(folder / "pairs.json", "chosen pairs")
@@ -86,11 +87,11 @@ def _chosen(folder: Path, distilled: DistilledSet, origin: str, limits: PhotoLim
     for chosen in record["pairs"]:
         row = row_of.get(chosen["image"])
         own = [] if row is None else [pairs.captions[int(caption)] for caption in pairs.image_captions[row]]
-        own += [clean_caption(caption) for caption in own]  # chosen with data.clean_captions
+        own += [clean_caption(caption) for caption in own]  # if they were chosen with data.clean_captions
         if row is None or chosen["caption"] not in own:
             raise DataError(
                 f"{folder}: the pair of {chosen['image']!r} and {chosen['caption']!r} is not in {source}. Give the "
-                f"source it was chosen from: --from SOURCE."
+                f"source of the coreset: --from SOURCE."
             )
         rows.append(row)
         captions.append(chosen["caption"])
@@ -99,10 +100,10 @@ def _chosen(folder: Path, distilled: DistilledSet, origin: str, limits: PhotoLim
 
 @dataclass(frozen=True, eq=False)
 class PictureImages:
-    """An image store over pictures in memory.
+    """An image store over images in memory.
 
     Attributes:
-        names: of the pictures.
+        names: of the images.
         pixels: uint8 (N, S, S, 3).
     """
 
@@ -117,9 +118,9 @@ class PictureImages:
         return Image.fromarray(self.pixels[index])
 
     def signature(self, index: int) -> bytes:
-        """That of the PNG file."""
+        """The signature of the PNG file."""
         return signature_of(self.encoded(index))
 
     def encoded(self, index: int) -> bytes:
-        """The picture as PNG."""
+        """The image as PNG."""
         return as_png(self.read(index))

@@ -1,4 +1,4 @@
-"""One function for each form that pairs are written in. Each is read back by the reader of the same name."""
+"""One function per output format. The reader of the same name reads it back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vldistill.convert.records import Record
 from vldistill.data.containers import require_datasets
 from vldistill.data.readers.wds import NAME_KEY
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
 
 Records = Mapping[str, Iterator[Record]]
 HF_SPLIT = {"train": "train", "val": "validation", "test": "test"}
@@ -23,14 +26,14 @@ HF_SPLIT = {"train": "train", "val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Writer:
-    """A form to write: one line about it, and ``write(folder, records of each split, images in a shard)``."""
+    """An output format: one line for listings, and ``write(folder, records by split, images per shard)``."""
 
     about: str
     write: Callable[[Path, Records, int], None]
 
 
 def write_wds(folder: Path, records: Records, shard: int) -> None:
-    """``train-00000.tar``, ...: for each image its file, ``.txt`` with the first caption and ``.json`` with all."""
+    """``train-00000.tar``, ...: per image its file, ``.txt`` with the first caption and ``.json`` with all captions."""
     for split, own in records.items():
         number = 0
         while first := list(islice(own, 1)):
@@ -46,12 +49,12 @@ def write_wds(folder: Path, records: Records, shard: int) -> None:
 
 def _add(archive: tarfile.TarFile, name: str, raw: bytes) -> None:
     member = tarfile.TarInfo(name)
-    member.size, member.mode = len(raw), 0o644  # no time and no owner: the same pairs make the same bytes
+    member.size, member.mode = len(raw), 0o644  # no time and no owner: the same pairs give the same bytes
     archive.addfile(member, BytesIO(raw))
 
 
 def write_folder(folder: Path, records: Records, shard: int) -> None:
-    """``train/NAME.jpg`` and ``train/NAME.txt``, a caption on each line; ``.json`` where a caption has line breaks."""
+    """``train/NAME.jpg`` and ``train/NAME.txt``, a caption per line; ``.json`` if a caption has line breaks."""
     for split, own in records.items():
         for record in own:
             path = folder / split / record.file
@@ -65,7 +68,7 @@ def write_folder(folder: Path, records: Records, shard: int) -> None:
 
 
 def write_csv(folder: Path, records: Records, shard: int) -> None:
-    """``pairs.csv`` with filepath, title and split, a row for each caption, and ``images/``."""
+    """``pairs.csv`` with filepath, title and split, a row per caption, and ``images/``."""
     taken: set[str] = set()
     with (folder / "pairs.csv").open("w", encoding="utf-8", newline="") as handle:
         rows = csv.writer(handle)
@@ -94,15 +97,16 @@ def write_hf(folder: Path, records: Records, shard: int) -> None:
         if datasets.utils.logging.is_progress_bar_enabled():
             datasets.utils.logging.disable_progress_bar()
             stack.callback(datasets.utils.logging.enable_progress_bar)
-        tables = {HF_SPLIT[split]: _table(datasets, folder, split, own, features) for split, own in records.items()}
+        tables = {HF_SPLIT[split]: _table(folder, split, own, features) for split, own in records.items()}
         datasets.DatasetDict(tables).save_to_disk(folder)
         del tables
     for part in folder.glob("*.rows.arrow"):
         part.unlink()
 
 
-def _table(datasets: Any, folder: Path, split: str, records: Iterator[Record], features: Any) -> Any:
+def _table(folder: Path, split: str, records: Iterator[Record], features: Features) -> Dataset:
     """A split as a memory-mapped table, written a thousand rows at a time."""
+    from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
 
     path = folder / f"{split}.rows.arrow"
@@ -111,7 +115,7 @@ def _table(datasets: Any, folder: Path, split: str, records: Iterator[Record], f
             image = {"bytes": record.raw, "path": PurePosixPath(record.file).name}
             writer.write({"image": image, "captions": record.captions, "image_name": record.name})
         writer.finalize()
-    return datasets.Dataset.from_file(str(path))
+    return Dataset.from_file(str(path))
 
 
 WRITERS = {

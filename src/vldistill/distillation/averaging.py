@@ -17,46 +17,46 @@ from vldistill.errors import ConfigError
 from vldistill.runtime.processes import Processes, merged_logs
 
 
-def check_draws(draws: int, ranks: Processes) -> None:
+def check_draws(draws: int, processes: Processes) -> None:
     """Refuse draws that cannot be divided among the processes. Raises ConfigError."""
-    if draws % ranks.size:
-        several = draws + ranks.size - draws % ranks.size
+    if draws % processes.size:
+        several = draws + processes.size - draws % processes.size
         raise ConfigError(
-            f"distill.draws is {draws}, but torchrun started {ranks.size} processes, which share the draws of an "
-            f"iteration evenly. Set --distill.draws {several}, or another multiple of {ranks.size}."
+            f"distill.draws is {draws}, but torchrun started {processes.size} processes, which share the draws of an "
+            f"iteration evenly. Set --distill.draws {several}, or another multiple of {processes.size}."
         )
 
 
-def averaged_update(method: TrainedMethod[Any], state: State, context: Context[Any], ranks: Processes) -> Update:
+def averaged_update(method: TrainedMethod[Any], state: State, context: Context[Any], processes: Processes) -> Update:
     """The mean over all draws of this iteration.
 
     Raises:
         NonFiniteError: on every rank, when a draw met numbers that are not finite on any of them.
     """
-    count = context.config.draws // ranks.size
-    if count == 1 and ranks.size == 1:
+    count = context.config.draws // processes.size
+    if count == 1 and processes.size == 1:
         return method.step(state, context)
     own: list[Update] = []
     trouble = ""
-    for draw in range(ranks.rank * count, (ranks.rank + 1) * count):
+    for draw in range(processes.rank * count, (processes.rank + 1) * count):
         try:
             own.append(method.step(state, context.at(context.iteration, draw)))
         except NonFiniteError as error:
             trouble = f"draw {draw}: {error}"
             break
-    gathered = ranks.gather({"trouble": trouble, "draws": [] if trouble else [_plain(update) for update in own]})
+    gathered = processes.gather({"trouble": trouble, "draws": [] if trouble else [_plain(update) for update in own]})
     for other in gathered:
         if other["trouble"]:
             raise NonFiniteError(other["trouble"])
     draws: list[dict[str, Any]] = [draw for other in gathered for draw in other["draws"]]
     values = [float(draw["value"]) for draw in draws]
     return Update(
-        gradients=_means([update.gradients for update in own], draws, "gradients", state.variables, ranks),
+        gradients=_means([update.gradients for update in own], draws, "gradients", state.variables, processes),
         value=sum(values) / len(values),
         logs=merged_logs([{name: float(x) for name, x in draw["logs"].items()} for draw in draws]),
         phase=draws[0]["phase"],
         progress=draws[0]["progress"],
-        carried=_means([update.carried for update in own], draws, "carried", state.carried, ranks),
+        carried=_means([update.carried for update in own], draws, "carried", state.carried, processes),
     )
 
 
@@ -77,11 +77,11 @@ def _means(
     draws: list[dict[str, Any]],
     kind: str,
     like: dict[str, torch.Tensor],
-    ranks: Processes,
+    processes: Processes,
 ) -> dict[str, torch.Tensor]:
     """By name the mean over all draws; a draw without a tensor counts as zero."""
     names = dict.fromkeys(name for draw in draws for name in draw[kind])
     return {
-        name: ranks.mean([found.get(name, torch.zeros_like(like[name])).to(like[name]) for found in own])
+        name: processes.mean([found.get(name, torch.zeros_like(like[name])).to(like[name]) for found in own])
         for name in names
     }

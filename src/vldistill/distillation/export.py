@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict
 
 import torch
@@ -12,7 +11,6 @@ from vldistill.config.plain import Plain
 from vldistill.distillation.method import Context, State
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.training.recipe import Recipe
-from vldistill.version import __version__
 from vldistill.workbench.bench import Workbench
 
 
@@ -27,13 +25,6 @@ def _made_for(bench: Workbench, size: int) -> dict[str, dict[str, Plain]]:
 def export_set(state: State, context: Context, recipe: Recipe, similarity: torch.Tensor | None = None) -> DistilledSet:
     """The learned tensors as a distilled set, with the (N, N) similarity they give if one is learned."""
     bench, config = context.bench, context.config
-    standardisation: dict[str, torch.Tensor] = {}
-    if bench.setting != "both":
-        standardisation["text_mean"] = bench.text_standardisation.mean
-        standardisation["text_scale"] = bench.text_standardisation.scale
-    if bench.setting == "heads":
-        standardisation["image_mean"] = bench.image_standardisation.mean
-        standardisation["image_scale"] = bench.image_standardisation.scale
     return DistilledSet(
         images=state.variables["images"].detach().cpu().clone(),
         texts=state.variables["texts"].detach().cpu().clone(),
@@ -43,7 +34,7 @@ def export_set(state: State, context: Context, recipe: Recipe, similarity: torch
         space=config.space,
         similarity=None if similarity is None else similarity.detach().cpu().clone(),
         text_mask=state.carried["text_mask"].cpu().clone() if bench.setting == "both" else None,
-        standardisation=standardisation,
+        standardisation=bench.standardisation,
         info={
             "name": set_name(config),
             "method": config.method,
@@ -57,11 +48,7 @@ def export_set(state: State, context: Context, recipe: Recipe, similarity: torch
                 "distill": asdict(config),
                 config.method: asdict(context.options),
             },
-            "versions": {
-                "vldistill": __version__,
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
+            "versions": bench.versions,
         },
     )
 

@@ -49,8 +49,8 @@ class Loop(Generic[T]):
         score: evaluates a set on val, higher is better.
         save: writes a kept set; called with the set and its iteration.
         stop_asked: true once the user wants to stop; asked after every step.
-        ranks: the processes that share the draws of each iteration. All go through the same steps and decisions; the
-            first alone validates and writes.
+        processes: share the draws of each iteration. All go through the same steps and decisions; the first alone
+            validates and writes.
         start_seconds: what making the start took, which counts.
     """
 
@@ -60,7 +60,7 @@ class Loop(Generic[T]):
     score: Callable[[DistilledSet], float]
     save: Callable[[DistilledSet, int], None]
     stop_asked: Callable[[], bool]
-    ranks: Processes = ALONE
+    processes: Processes = ALONE
     start_seconds: float = 0.0
 
     @property
@@ -93,7 +93,7 @@ class Loop(Generic[T]):
                     update, trouble = None, str(error)
                 logs = self._undo(iteration, trouble) if trouble or not update else self._accept(iteration, update)
                 bar.advance(1, **logs)
-                if self.ranks.any(self.stop_asked()):
+                if self.processes.any(self.stop_asked()):
                     self._checkpoint()
                     raise Stopped(f"stopped after iteration {self.progress.iteration} of {last}; everything is saved")
                 if self.progress.iteration % config.checkpoint_every == 0:
@@ -115,13 +115,13 @@ class Loop(Generic[T]):
         self.validation = Validation(self.score, config.validate_every, _copies(self.state.variables))
         self._before = _copies(self._moving())
         self._resume()
-        begun = self.ranks.gather(self.progress.iteration)
+        begun = self.processes.gather(self.progress.iteration)
         if any(iteration != begun[0] for iteration in begun):
             raise ArtefactError(
                 f"the processes found checkpoints of iterations {begun} in {self.folder}. They need one file system; "
                 f"delete that folder if it is on one."
             )
-        self.ranks.share(self._moving().values())  # a start computed on several GPUs may differ in the last digit
+        self.processes.share(self._moving().values())  # a start computed on several GPUs may differ in the last digit
         self._began = time.monotonic() - self.progress.seconds
 
     def _iterations(self) -> int:
@@ -129,8 +129,8 @@ class Loop(Generic[T]):
         config = self.context.config
         if not isinstance(self.method, TrainedMethod) or not METHODS.find(config.method).trains(config.space):
             return 0
-        alone = config.draws == 1 and self.ranks.size == 1
-        self._step = self.method.step if alone else partial(averaged_update, self.method, ranks=self.ranks)
+        alone = config.draws == 1 and self.processes.size == 1
+        self._step = self.method.step if alone else partial(averaged_update, self.method, processes=self.processes)
         return config.iterations
 
     def _described(self, last: int) -> tuple[str, int, int, float]:
@@ -141,7 +141,7 @@ class Loop(Generic[T]):
 
     def _keep_and_validate(self, iteration: int, last: int) -> None:
         """Write a set that is to be kept, and validate where that is due; the first process does."""
-        if not self.ranks.first:
+        if not self.processes.first:
             return
         shown = self.average or self.state.variables
         if iteration in self.context.config.keep:
@@ -217,13 +217,13 @@ class Loop(Generic[T]):
     def _part_of_time(self) -> float:
         """The part of the minutes that is over, validation included; 0 to 1, and 0 without a limit."""
         minutes = self.context.config.minutes
-        return self.ranks.of_first(min(self._seconds() / (60 * minutes), 1.0)) if minutes else 0.0
+        return self.processes.of_first(min(self._seconds() / (60 * minutes), 1.0)) if minutes else 0.0
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
     def _log(self, record: dict[str, Plain]) -> None:
-        if not self.ranks.first:
+        if not self.processes.first:
             return
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         append_line(self.folder / METRICS_FILE, json.dumps(plain))
@@ -244,7 +244,7 @@ class Loop(Generic[T]):
             value.copy_(tensors[f"average/{name}"])
 
     def _checkpoint(self) -> None:
-        if not self.ranks.first:
+        if not self.processes.first:
             return
         self.progress.seconds = self._seconds()
         tensors = {
@@ -257,7 +257,7 @@ class Loop(Generic[T]):
     def _resume(self) -> None:
         found = read_checkpoint(self.checkpoints)
         if found is None:
-            if self.ranks.first:
+            if self.processes.first:
                 (self.folder / METRICS_FILE).unlink(missing_ok=True)
             return
         path = self.checkpoints.path
@@ -268,7 +268,7 @@ class Loop(Generic[T]):
                 value.copy_(tensors[f"best/{name}"])
         self._before = part(tensors, "before/")
         self.context = replace(self.context, experts=same_experts(self.context.experts, self.progress.experts, path))
-        if self.ranks.first:
+        if self.processes.first:
             cut_metrics(self.folder / METRICS_FILE, self.progress.iteration)
         self.context.bench.reporter.info(f"resuming at iteration {self.progress.iteration}")
 

@@ -1,1 +1,1 @@
-"""vldistill."""
+"""Towers by name, adapters, the dual encoder, and features on disk."""

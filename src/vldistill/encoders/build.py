@@ -1,4 +1,4 @@
-"""A tower by its name: the family is chosen here."""
+"""Build a tower from its configuration: the name decides the library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vldistill.encoders.tower import ImageTower, TextTower
 
 
 def build_image_tower(config: ImageTowerConfig) -> ImageTower:
-    """Build the image tower a user asked for. Raises ConfigError or ArtefactError with the remedy."""
+    """Build the configured image tower. Raises ConfigError or ArtefactError with the remedy."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed every GPU as well
         if config.name.startswith("open_clip:"):
@@ -21,7 +21,7 @@ def build_image_tower(config: ImageTowerConfig) -> ImageTower:
 
 
 def build_text_tower(config: TextTowerConfig, device: torch.device) -> TextTower:
-    """Build the text tower a user asked for. Raises ConfigError with the remedy."""
+    """Build the configured text tower. Raises ConfigError with the remedy."""
     if config.name == "hashing":
         return HashingTextTower(config.width)
     if config.name.startswith("open_clip:"):

@@ -1,22 +1,27 @@
-"""Either side of CLIP through open_clip, the extra ``clip``: ``open_clip:ViT-B-32`` or ``open_clip:ViT-B-32.TAG``.
+"""The image or text side of a CLIP model of open_clip (extra ``clip``): ``open_clip:MODEL`` or ``...MODEL.TAG``.
 
-Features are CLIP's own embeddings, before their normalisation: both sides have the width of its shared space.
+Features are CLIP's embeddings before normalisation, so both sides have the width of its shared space.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 
 from vldistill.config import ImageTowerConfig, TextTowerConfig, expand
+from vldistill.config.plain import Plain, Record, expect
 from vldistill.encoders.tower import ImageTower, ProgressHook, read_weights, refused_as, weights_digest
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError, unknown
 from vldistill.storage.files import digest
+
+if TYPE_CHECKING:
+    from open_clip import CLIP, CustomTextCLIP
 
 PREFIX = "open_clip:"
 DEFAULT_TAG = "openai"
@@ -25,10 +30,9 @@ DEFAULT_TAG = "openai"
 def clip_image_tower(config: ImageTowerConfig) -> ImageTower:
     """The image side. Raises ConfigError, ArtefactError or MissingExtraError with the remedy."""
     model, note = _build(config.name, config.weights, config.options, config.size, "image")
-    visual = model.visual
-    own: Mapping[str, Any] = visual.preprocess_cfg
-    size = visual.image_size[0] if isinstance(visual.image_size, Sequence) else int(visual.image_size)
-    visual.eval()
+    visual = model.visual.eval()
+    own = _library().get_model_preprocess_cfg(model)
+    size = own["size"][0] if isinstance(own["size"], Sequence) else int(own["size"])
     with torch.no_grad():
         width = visual(torch.zeros(1, 3, size, size)).shape[1]
     mean, std = config.mean or own["mean"], config.std or own["std"]
@@ -36,7 +40,7 @@ def clip_image_tower(config: ImageTowerConfig) -> ImageTower:
 
 
 class ClipTextTower:
-    """The text side; captions pass as CLIP was trained, with its own tokens, pooling and projection."""
+    """The text side, as CLIP was trained: with its own tokenizer, pooling and projection."""
 
     def __init__(self, config: TextTowerConfig, device: torch.device, batch: int = 256) -> None:
         self.name, self.max_tokens, self.batch = config.name, config.max_tokens, batch
@@ -44,7 +48,7 @@ class ClipTextTower:
         del self.model.visual
         self.options = dict(config.options)
         with _quiet():
-            self.tokenizer: Any = _library().get_tokenizer(self.note["open_clip"])
+            self.tokenizer = _library().get_tokenizer(self.note["open_clip"])
         self.model.eval().requires_grad_(False)
         self.context = int(self.model.context_length)
         if config.max_tokens > self.context:
@@ -55,7 +59,7 @@ class ClipTextTower:
         self.device = torch.device("cpu")
         with refused_as(
             f"text tower {config.name!r} with encoder.text.options {config.options} cannot encode captions",
-            "Its vocab_size has to hold its tokenizer's words.",
+            "Its vocab_size must be at least that of its tokenizer.",
         ):
             self.width = self._forward(["a", "a " * self.max_tokens]).shape[1]
         self.device = device
@@ -79,11 +83,11 @@ class ClipTextTower:
         return out
 
     def fingerprint(self) -> str:
-        """Depends on the model, its options and weights, and the cut."""
+        """A hash of the model, its options and weights, and the token limit."""
         return digest("clip text", self.note, self.options, weights_digest(self.model), self.max_tokens)
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     """The module open_clip. Raises MissingExtraError naming the command that installs it."""
     try:
         with _quiet():
@@ -97,12 +101,14 @@ def _library() -> Any:
 
 
 def _quiet() -> warnings.catch_warnings[None]:
-    """open_clip leaves its word list's file to the garbage collector."""
+    """Hide the warning about the vocabulary file that open_clip does not close."""
     return warnings.catch_warnings(action="ignore", category=ResourceWarning)
 
 
-def _build(name: str, weights: str, options: Mapping[str, Any], size: int, side: str) -> tuple[Any, dict[str, Any]]:
-    """A CLIP model in float32, and what beside its weights decides its features."""
+def _build(
+    name: str, weights: str, options: Record, size: int, side: str
+) -> tuple[CLIP | CustomTextCLIP, dict[str, str | bool]]:
+    """A CLIP model in float32, and what determines its features besides the weights."""
     library = _library()
     model_name, _, tag = name.removeprefix(PREFIX).partition(".")
     if model_name not in library.list_models():
@@ -141,12 +147,12 @@ def _build(name: str, weights: str, options: Mapping[str, Any], size: int, side:
     return model, {"open_clip": model_name, "quick_gelu": quick}
 
 
-def _merged(config: Mapping[str, Any], options: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """``options`` for the constructor; those of vision_cfg and text_cfg are laid over the model's own."""
+def _merged(config: Record, options: Record, size: int) -> dict[str, Plain]:
+    """``options`` for the constructor; vision_cfg and text_cfg override single entries of the model's own."""
     out = copy.deepcopy(dict(options))
     for part in ("vision_cfg", "text_cfg"):
         if part in out:
-            out[part] = {**config[part], **out[part]}
+            out[part] = {**expect(config[part], dict), **expect(out[part], dict)}
     if size and "vision_cfg" in out:
-        out["vision_cfg"]["image_size"] = size
+        out["vision_cfg"] = {**expect(out["vision_cfg"], dict), "image_size": size}
     return out

@@ -1,4 +1,4 @@
-"""The dual encoder: what is trained on each side, and the one definition of the logits.
+"""The dual encoder: the trained module of each side, and the only definition of the logits.
 
 Shapes: B batch, D embedding width.
 """
@@ -20,12 +20,12 @@ SIDES = ("image", "text")
 
 
 def packed(groups: Mapping[str, Mapping[str, torch.Tensor]], prefix: str = "") -> dict[str, torch.Tensor]:
-    """Tensors by ``side/name`` behind a prefix, as they lie."""
+    """The same tensors by ``{prefix}side/name``."""
     return {f"{prefix}{side}/{name}": tensor for side, named in groups.items() for name, tensor in named.items()}
 
 
 def unpacked(tensors: Mapping[str, torch.Tensor], prefix: str = "") -> Groups:
-    """The opposite of :func:`packed`; other tensors are left aside."""
+    """The inverse of :func:`packed`; other tensors are ignored."""
     groups: Groups = {side: {} for side in SIDES}
     for full, tensor in tensors.items():
         side, slash, name = full.removeprefix(prefix).partition("/")
@@ -38,9 +38,9 @@ class Head(nn.Module):
     """Linear -> GELU -> Linear -> dropout, + residual, -> LayerNorm (arXiv 2308.07545, its text projection).
 
     Args:
-        width_in: of the features.
-        width_out: of the embedding.
-        dropout: only in train mode.
+        width_in: width of the features.
+        width_out: width of the embedding.
+        dropout: probability, in train mode only.
     """
 
     def __init__(self, width_in: int, width_out: int, dropout: float = 0.0) -> None:
@@ -51,27 +51,27 @@ class Head(nn.Module):
         self.norm = nn.LayerNorm(width_out)
 
     def forward(self, features: torch.Tensor, multiplied: bool = False) -> torch.Tensor:
-        """Embeddings (B, width_out) of features (B, width_in), or of their products with the first layer's weight."""
+        """Embeddings (B, width_out) of features (B, width_in), or of products with its weight (``multiplied``)."""
         projected = features + self.project.bias if multiplied else self.project(features)
         return self.norm(projected + self.dropout(self.mix(F.gelu(projected))))
 
 
 def with_head(tower: nn.Module, head: Head) -> nn.Sequential:
-    """A trained tower and its head as one side; parameters are named ``tower.*`` and ``head.*``."""
+    """A trained tower and its head as one module; parameters are named ``tower.*`` and ``head.*``."""
     return nn.Sequential(OrderedDict(tower=tower, head=head))
 
 
 class DualEncoder(nn.Module):
     """Two trained sides and one logit scale.
 
-    What enters a side is whatever stands before its trained part: in setting ``heads`` features of the frozen
-    towers, in ``full`` normalised images and features of the frozen text tower, in ``both`` normalised images and
-    input embeddings of the text tower.
+    The inputs of a side depend on what is trained: in setting ``heads`` features of the frozen towers, in ``full`` and
+    ``lora`` normalised images and features of the frozen text tower, in ``both`` normalised images and input embeddings
+    of the text tower.
 
     Args:
-        image: the trained part of the image side.
-        text: the trained part of the text side.
-        logit_scale: already exponentiated (1 / temperature).
+        image: trained module of the image side.
+        text: trained module of the text side.
+        logit_scale: 1 / temperature, already exponentiated.
     """
 
     def __init__(self, image: nn.Module, text: nn.Module, logit_scale: float) -> None:
@@ -83,13 +83,13 @@ class DualEncoder(nn.Module):
         return self.image if group == "image" else self.text
 
     def trained(self) -> Groups:
-        """The trained parameters by side and name; the tensors are the live ones."""
+        """The trained parameters by side and name: the live tensors, not copies."""
         return {
             group: {name: p for name, p in self.side(group).named_parameters() if p.requires_grad} for group in SIDES
         }
 
     def tower_and_head(self, group: str) -> dict[bool, list[torch.Tensor]]:
-        """Trained parameters of one side: under False its tower, or all of it; under True the head on a tower."""
+        """Trained parameters of one side: True: the head on a trained tower; False: all others."""
         parts: dict[bool, list[torch.Tensor]] = {}
         for name, parameter in self.trained()[group].items():
             parts.setdefault(name.startswith("head."), []).append(parameter)
@@ -103,10 +103,10 @@ class DualEncoder(nn.Module):
         *,
         multiplied: bool = False,
     ) -> torch.Tensor:
-        """L2-normalised embeddings (B, D) of one side, with ``params`` in place of its own if given.
+        """L2-normalised embeddings (B, D) of one side, with ``params`` instead of its own parameters if given.
 
         Args:
-            multiplied: of a head: ``inputs`` are products of features with its first layer's weight.
+            multiplied: for heads: ``inputs`` are features already multiplied by the first layer's weight.
         """
         module, named = self.side(group), {"multiplied": True} if multiplied else {}
         if params is None:
@@ -116,7 +116,7 @@ class DualEncoder(nn.Module):
         return F.normalize(out, dim=-1)
 
     def logits(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Scaled cosine similarities (B, B'): the one definition for training, matching and evaluation."""
+        """Scaled cosine similarities (B, B'): the only definition, for training, matching and evaluation."""
         return self.logit_scale * images @ texts.T
 
     def forward(

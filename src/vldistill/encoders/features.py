@@ -1,9 +1,8 @@
-"""Features of frozen towers on disk: every real image and caption passes its tower once, ever.
+"""Features of frozen towers, cached on disk: every real image and caption is encoded once.
 
-A table is a folder of shards, each written atomically with a checksum, so an interrupted encoding goes on where it
-stopped, and a shard that was damaged meanwhile is made again.
-The folder's name is a hash of the data, the tower with its weights, the view and the number format: a changed
-key never meets old features.
+A table is a folder of shards, each written atomically with a checksum: an interrupted encoding resumes, and a damaged
+shard is recomputed. The folder's name is a hash of the data, the tower with its weights, the view and the dtype, so
+that old features are never used for a changed configuration.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -69,11 +67,11 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Per-dimension mean and scale of training features: knowledge about the real data, kept with the tower.
+    """Per-dimension mean and scale of the training features.
 
     Args:
         mean: (D,) float32.
-        scale: (D,) float32, the standard deviation, floored so that dead dimensions stay quiet.
+        scale: (D,) float32, the standard deviation, with a lower bound so that constant dimensions are not amplified.
     """
 
     mean: torch.Tensor
@@ -84,7 +82,7 @@ class Standardisation:
         return (features - self.mean.to(features)) / self.scale.to(features)
 
     def apply_(self, features: torch.Tensor) -> torch.Tensor:
-        """The same in place, for tables that are large beside the memory."""
+        """The same in place, for tables too large to copy."""
         return features.sub_(self.mean.to(features)).div_(self.scale.to(features))
 
     @staticmethod
@@ -105,15 +103,15 @@ class Standardisation:
 
 @dataclass(frozen=True)
 class Encoding:
-    """A table that is on disk, or has to be made shard by shard.
+    """A feature table that is on disk or still to be computed, shard by shard.
 
     Args:
         folder: of its shards.
-        count: rows.
-        width: of a row.
+        count: number of rows.
+        width: number of columns.
         dtype: ``float32`` or ``float16`` on disk.
-        what: it is, in words.
-        encode: rows from start to stop; called with (start, stop, advance).
+        what: its name in messages.
+        encode: computes rows start to stop; called with (start, stop, advance).
     """
 
     folder: Path
@@ -125,37 +123,37 @@ class Encoding:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """First row and end of every shard."""
+        """(start, stop) of the rows of every shard."""
         return [(start, min(start + SHARD_ROWS, self.count)) for start in range(0, self.count, SHARD_ROWS)]
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05d}.npy"
 
     def _open(self, shard: int, reporter: Reporter) -> np.ndarray | None:
-        """A finished shard, memory-mapped; None when it is missing or damaged and has to be made."""
+        """A finished shard, memory-mapped; None if it is missing or damaged."""
         path, (start, stop) = self._path(shard), self.spans[shard]
         if not path.exists():
             return None
         try:
             found = open_array(path, self.what)
         except DamagedError as error:
-            reporter.warn(f"{error} It is made again now.")
+            reporter.warn(f"{error} It is recomputed now.")
             return None
         return found if found.shape == (stop - start, self.width) and found.dtype == self.dtype else None
 
     def _write(self, shard: int, rows: np.ndarray) -> None:
-        with np.errstate(over="ignore"):  # becomes infinity, which is refused below
+        with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below
             stored = rows.astype(self.dtype)
         if not np.isfinite(stored).all():
             kind, remedy = ("", "") if self.dtype == "float32" else (f" in {self.dtype}", ", or store float32")
             raise DataError(
-                f"{self.what}: the tower gave features that are not finite{kind}. "
+                f"{self.what}: the tower returned features that are not finite{kind}. "
                 f"Check its weights and normalisation{remedy}."
             )
         write_array(self._path(shard), stored)
 
     def missing(self, reporter: Reporter) -> list[int]:
-        """The shards that have to be made; damaged ones are told."""
+        """Shards still to compute; damaged ones are reported."""
         return [shard for shard in range(len(self.spans)) if self._open(shard, reporter) is None]
 
     def make(self, shards: Sequence[int], reporter: Reporter) -> None:
@@ -171,7 +169,7 @@ class Encoding:
                 self._write(shard, self.encode(*self.spans[shard], progress.advance))
 
     def table(self, reporter: Reporter) -> FeatureTable:
-        """The whole table; what is missing of it is made."""
+        """The whole table; missing shards are computed."""
         shards = [self._open(shard, reporter) for shard in range(len(self.spans))]
         missing = [shard for shard, found in enumerate(shards) if found is None]
         self.make(missing, reporter)
@@ -193,9 +191,9 @@ def image_encoding(
     """Features of every image (N, width).
 
     Args:
-        view: 0 is the plain image; every other number is one augmented view, drawn from that number.
+        view: 0 is the plain image; other numbers are augmented views, with the number as their seed.
         dtype: ``float32`` or ``float16`` on disk.
-        batch: images per pass; augmented views depend on it.
+        batch: images per forward pass; augmented views depend on it.
     """
     key = digest("images", images.pairs.fingerprint, tower.fingerprint(), view, batch if view else 0, dtype)
 
@@ -224,17 +222,3 @@ def text_encoding(tower: TextTower, pairs: Pairs, folder: Path, *, dtype: str = 
 
     what = f"{pairs.split} captions through {Path(tower.name).name}"
     return Encoding(folder / f"features-{key}", len(pairs.captions), tower.width, dtype, what, encode)
-
-
-def encode_images(
-    tower: ImageTower, images: DecodedImages, folder: Path, reporter: Reporter, **options: Any
-) -> FeatureTable:
-    """:func:`image_encoding`, from disk or computed and kept there."""
-    return image_encoding(tower, images, folder, **options).table(reporter)
-
-
-def encode_texts(
-    tower: TextTower, pairs: Pairs, folder: Path, reporter: Reporter, *, dtype: str = "float32"
-) -> FeatureTable:
-    """:func:`text_encoding`, from disk or computed and kept there."""
-    return text_encoding(tower, pairs, folder, dtype=dtype).table(reporter)

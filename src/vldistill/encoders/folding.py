@@ -1,7 +1,7 @@
-"""Batch normalisation of a frozen convolutional tower folded into the convolution before it.
+"""Fold the batch normalisations of a frozen convolutional tower into the convolutions before them.
 
-A frozen normalisation is an affine map, and so is a convolution: one can carry both. It saves two passes over every
-activation in each direction, and the memory of what they keep.
+A frozen normalisation and a convolution are both affine maps, so one convolution can do both. That saves two reads and
+writes of every activation in forward and backward, and the memory of the saved activations.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vldistill.encoders.tower import ImageTower
 
-TOLERANCE = 1e-4  # of the largest feature, in float32: above rounding, far below what a wrong fold does
-NORMS = (nn.BatchNorm2d,)  # timm's BatchNormAct2d, with its activation inside, is one of them
+TOLERANCE = 1e-4  # relative to the largest feature, in float32: above rounding, far below the error of a wrong fold
+NORMS = (nn.BatchNorm2d,)  # includes its subclass BatchNormAct2d of timm, which has an activation inside
 
 
 class FoldedTower(ImageTower):
-    """A tower of fewer layers that computes what ``of`` does, and is known by the hash of ``of``."""
+    """A copy of the tower ``of`` to be folded; it keeps the fingerprint of ``of``."""
 
     def __init__(self, of: ImageTower) -> None:
         super().__init__(copy.deepcopy(of.model), of.name, of.width, of.size, of.mean, of.std, of.options)
@@ -27,10 +27,10 @@ class FoldedTower(ImageTower):
 
 
 def folded(tower: ImageTower) -> ImageTower:
-    """A copy of a frozen ``tower`` without batch normalisations that follow a convolution; the same map to rounding.
+    """A copy of a frozen ``tower`` without the batch normalisations after convolutions; equal up to rounding.
 
-    Which normalisation follows which convolution is seen in a pass of real tensors, not guessed from names, and the
-    result is compared with the tower itself: where they differ, or there is nothing to fold, ``tower`` is given back.
+    A forward pass shows which normalisation follows which convolution; names are not used. The result is compared with
+    the tower: if they differ, or if there is nothing to fold, ``tower`` itself is returned.
     """
     if not any(isinstance(module, NORMS) for module in tower.modules()):
         return tower
@@ -43,10 +43,12 @@ def folded(tower: ImageTower) -> ImageTower:
         _fold(out, conv, norm)
     for module in out.modules():
         if getattr(module, "inplace", False) and not isinstance(module, nn.ReLU):
-            # in place, their way back needs a copy of the input: dearer than a new output
+            # in place, backward would need a copy of the input, which costs more than a new output
             module.inplace = False  # pyright: ignore[reportArgumentType]
     out.requires_grad_(False)
-    exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)  # else they round apart
+    exact = torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled, allow_tf32=False
+    )  # else both would round differently
     with torch.no_grad(), exact:
         wanted, found = tower(example), out(example)
     scale = TOLERANCE * float(wanted.abs().max())
@@ -54,7 +56,7 @@ def folded(tower: ImageTower) -> ImageTower:
 
 
 def _example(tower: ImageTower) -> torch.Tensor:
-    """Two images of noise, (2, 3, S, S), like the tower's parameters in place and kind."""
+    """Two images of noise, (2, 3, S, S), with the device and dtype of the tower's parameters."""
     like = next(tower.parameters())
     drawn = torch.randn(2, 3, tower.size, tower.size, generator=torch.Generator().manual_seed(0))
     return drawn.to(like)
@@ -62,8 +64,8 @@ def _example(tower: ImageTower) -> torch.Tensor:
 
 @torch.no_grad()
 def _followers(tower: nn.Module, example: torch.Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the normalisation that takes the very tensor each gave, both called once."""
-    made: dict[int, tuple[str, torch.Tensor]] = {}  # tensors are held: a freed one's id would serve again
+    """Pairs (convolution, normalisation of its output tensor), by name; each is called exactly once."""
+    made: dict[int, tuple[str, torch.Tensor]] = {}  # holds the tensors, because the id of a freed one is reused
     calls: dict[str, int] = {}
     pairs: list[tuple[str, str]] = []
 

@@ -1,4 +1,4 @@
-"""Image towers by name: timm's, from a hub or from local files, and a small one that needs neither.
+"""Image towers by name: those of timm, from the hub or local files, and a small one without download.
 
 An image tower maps normalised images (B, 3, S, S) to pooled features (B, width).
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,16 +16,16 @@ from vldistill.encoders.tower import ImageTower, load_weights, output_width, ref
 from vldistill.errors import ConfigError, unknown
 
 OFFLINE_IMAGE_TOWERS = {"convnet": "3 blocks of convolution, instance norm, ReLU and pooling; needs no download"}
-NAMED_IMAGE_TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
+NAMED_IMAGE_TOWERS: dict[str, tuple[str, dict[str, str]]] = {
     "resnet18_gn": ("resnet18", {"norm_layer": "groupnorm"}),
 }
-"""Networks of timm with options that have a name of their own here; nobody publishes weights for them."""
+"""Named combinations of a timm network and options, without published weights."""
 
 
 class ConvNet(nn.Module):
     """The field's small network: ``depth`` x (3x3 convolution, instance norm, ReLU, 2x2 average pooling).
 
-    The output keeps its positions: (B, width * (size / 2**depth)**2), as dataset distillation uses it.
+    The output is not pooled: (B, width * (size / 2**depth)**2), as is usual in dataset distillation.
     """
 
     def __init__(self, width: int = 128, depth: int = 3) -> None:
@@ -42,7 +41,7 @@ class ConvNet(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Flat features of images (B, 3, S, S)."""
+        """Flattened features of images (B, 3, S, S)."""
         return self.layers(images).flatten(1)
 
 
@@ -79,7 +78,7 @@ def timm_tower(config: ImageTowerConfig) -> ImageTower:
     ):
         model = timm.create_model(name, pretrained=config.weights == "hub", num_classes=0, **options)
     if config.weights not in ("hub", "random"):
-        pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
+        pretrained = getattr(model, "pretrained_cfg", None) or {}
         classifier = pretrained.get("classifier") or ()
         classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         load_weights(model, Path(expand(config.weights)), classifier)
@@ -92,7 +91,7 @@ def timm_tower(config: ImageTowerConfig) -> ImageTower:
         f"Its own size is {native} px: set encoder.image.size to 0 or, where the network has that option, add "
         f"img_size: {size} to encoder.image.options.",
     ):
-        resize: Any = getattr(model, "set_input_size", None)  # where position embeddings are made for one size
+        resize = getattr(model, "set_input_size", None)  # for networks whose position embeddings have a fixed size
         if size != native and resize:
             resize(img_size=size)
         width = output_width(model, size)
@@ -100,7 +99,7 @@ def timm_tower(config: ImageTowerConfig) -> ImageTower:
 
 
 def _named(config: ImageTowerConfig) -> ImageTower:
-    """A network of timm that has a name of its own here."""
+    """A tower of :data:`NAMED_IMAGE_TOWERS`."""
     base, options = NAMED_IMAGE_TOWERS[config.name]
     if config.weights == "hub":
         raise ConfigError(
@@ -113,7 +112,7 @@ def _named(config: ImageTowerConfig) -> ImageTower:
 
 
 def unknown_tower(name: str) -> str:
-    """The message for a name that neither timm nor this library knows."""
+    """The error message for an unknown image tower."""
     import timm
 
     known = [*OFFLINE_IMAGE_TOWERS, *NAMED_IMAGE_TOWERS, *timm.list_models()]

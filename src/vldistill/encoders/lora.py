@@ -1,7 +1,7 @@
 """Low-rank adapters on chosen layers of a frozen image tower, through peft (setting ``lora``).
 
-A layer with the frozen weight W computes W + (alpha / rank) B A in its place (arXiv 2106.09685). A starts random
-and B at zero, so that a fresh tower computes what it did before. Only A and B are trained.
+A layer uses W + (alpha / rank) B A instead of its frozen weight W (arXiv 2106.09685). A starts random and B at zero,
+so that adapters do not change the output at first. Only A and B are trained.
 """
 
 from __future__ import annotations
@@ -10,29 +10,28 @@ import copy
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vldistill.encoders.tower import ImageTower
 from vldistill.errors import ConfigError
 
-SHOWN = 24  # kinds of module paths that an error lists
+SHOWN = 24  # kinds of module paths listed in an error
 
 
 def adapter_targets(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """The full dotted paths of the layers of ``model`` that get an adapter, in the order of the network.
 
-    A pattern is met by a linear layer or convolution when it matches the whole path or its last parts, with ``*``
-    for anything: ``attn.proj`` means ``blocks.0.attn.proj`` but not ``patch_embed.proj``.
+    A pattern matches a linear layer or convolution by its whole path or by its last parts, with ``*`` as wildcard:
+    ``attn.proj`` matches ``blocks.0.attn.proj`` but not ``patch_embed.proj``.
 
     Raises:
-        ConfigError: a pattern that nothing matches, or a layer that cannot carry an adapter.
+        ConfigError: a pattern without a match, or a layer that cannot have an adapter.
     """
     layers = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
     unused = [pattern for pattern in patterns if not any(_matches(path, pattern) for path in layers)]
@@ -52,8 +51,8 @@ def adapter_targets(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 def add_adapters(tower: ImageTower, patterns: Sequence[str], rank: int, alpha: float) -> ImageTower:
     """Give ``tower`` adapters, in place, and freeze everything else; A is drawn from torch's global generator.
 
-    A convolution that standardises its frozen weight first (NF-ResNet, NFNet) becomes the plain convolution with
-    the standardised weight, which computes the same: the adapter then adds to what is really convolved with.
+    A convolution that standardises its weight (NF-ResNet, NFNet) is replaced by a plain convolution with the
+    standardised weight, so that the adapter adds to the weight that is really used.
 
     Raises:
         ConfigError: see :func:`adapter_targets`.
@@ -79,15 +78,14 @@ def add_adapters(tower: ImageTower, patterns: Sequence[str], rank: int, alpha: f
 
 @torch.no_grad()
 def merge_adapters(tower: ImageTower) -> ImageTower:
-    """A copy of ``tower`` without adapters that computes the same: their products are added to the weights."""
+    """A copy of ``tower`` whose adapters are merged into the weights; it computes the same."""
     from peft.tuners.lora import LoraLayer
 
     merged = copy.deepcopy(tower)
     for path, module in list(merged.named_modules()):
         if isinstance(module, LoraLayer):
-            layer: Any = module
-            layer.merge()
-            merged.set_submodule(path, layer.get_base_layer())
+            module.merge()
+            merged.set_submodule(path, module.get_base_layer())
     return merged.requires_grad_(False)
 
 
@@ -95,21 +93,21 @@ def _matches(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}")
 
 
-def _kinds(paths: Sequence[str] | dict[str, Any]) -> list[str]:
-    """Paths with ``*`` for numbers, each kind once with its count."""
+def _kinds(paths: Iterable[str]) -> list[str]:
+    """Distinct paths with ``*`` for numbers, with their counts."""
     counts = Counter(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path) for path in paths)
     shown = [f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items()]
-    return shown if len(shown) <= SHOWN else [*shown[:SHOWN], f"and {len(shown) - SHOWN} kinds more"]
+    return shown if len(shown) <= SHOWN else [*shown[:SHOWN], f"and {len(shown) - SHOWN} more kinds"]
 
 
 def _example(layers: dict[str, nn.Linear | nn.Conv2d]) -> str:
-    """The most frequent ending among layers that can carry an adapter, such that it means no others."""
+    """The most frequent ending of layers that can have an adapter."""
     ends = Counter(_ending(path) for path, layer in layers.items() if not _grouped(layer))
     return ends.most_common(1)[0][0] if ends else "NAME"
 
 
 def _ending(path: str) -> str:
-    """``attn.proj`` of ``blocks.0.attn.proj``, since ``patch_embed.proj`` is another layer; numbers are any."""
+    """The last two parts of a path (``attn.proj`` of ``blocks.0.attn.proj``), with ``*`` for numbers."""
     above, _, name = path.rpartition(".")
     name = "*" if name.isdigit() else name
     above = above.rpartition(".")[2]
@@ -121,49 +119,57 @@ def _grouped(layer: nn.Module) -> bool:
 
 
 def _trouble(model: nn.Module, path: str, layer: nn.Module) -> str:
-    """Why an adapter on ``layer`` would be wrong; empty if it can carry one."""
+    """Why ``layer`` cannot have an adapter; empty if it can."""
     if isinstance(model.get_submodule(path.rpartition(".")[0]), nn.MultiheadAttention):
-        return "whose weight torch's attention reads without calling the layer: its adapter would do nothing"
+        return "whose weight torch's attention uses without calling the layer: its adapter would have no effect"
     if _grouped(layer):
         return "a grouped convolution, whose adapter cannot be merged into its weight"
     if isinstance(layer, nn.Conv2d) and layer.dilation != (1, 1):
-        return "a dilated convolution, which peft gives an adapter of another reach"
+        return "a dilated convolution, for which peft makes an adapter without dilation"
     return ""
 
 
 class _Spy(TorchFunctionMode):
-    """Remembers the weight that a convolution really uses."""
+    """Records the weight that a convolution really uses."""
 
     weight: torch.Tensor | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Tensor],
+        types: Collection[type],
+        args: tuple[Tensor, ...] = (),
+        kwargs: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        named = kwargs or {}
         if func is F.conv2d:
-            self.weight = args[1] if len(args) > 1 else kwargs["weight"]
-        return func(*args, **(kwargs or {}))
+            self.weight = args[1] if len(args) > 1 else named["weight"]
+        return func(*args, **named)
 
 
 @torch.no_grad()
 def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
-    """``layer`` itself if its weight is used as it is, else a convolution that has the weight it uses."""
+    """``layer`` if it uses its weight unchanged, else a plain convolution with the weight that it uses."""
     from timm.layers.conv2d_same import Conv2dSame
 
     if type(layer) in (nn.Conv2d, Conv2dSame):
         return layer
     shape = (1, layer.in_channels, *layer.kernel_size)
-    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    probe = torch.linspace(-1, 1, math.prod(shape), **like).view(shape)
+    device, dtype = layer.weight.device, layer.weight.dtype
+    probe = torch.linspace(-1, 1, math.prod(shape), device=device, dtype=dtype).view(shape)
     with _Spy() as spy:
         expected = layer(probe)
-    same = getattr(layer, "same_pad", False)
-    kind: Any = Conv2dSame if same else nn.Conv2d
+    same = bool(getattr(layer, "same_pad", False))
+    kinds: dict[bool, Callable[..., nn.Module]] = {True: Conv2dSame, False: nn.Conv2d}
     sizes = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, 0 if same else layer.padding
-    plain: nn.Conv2d = kind(*sizes, bias=layer.bias is not None, **like)
+    plain = kinds[same](*sizes, bias=layer.bias is not None, device=device, dtype=dtype)
+    assert isinstance(plain, nn.Conv2d)
     plain.weight.copy_(layer.weight if spy.weight is None else spy.weight)
     if layer.bias is not None and plain.bias is not None:
         plain.bias.copy_(layer.bias)
     if not torch.allclose(plain(probe), expected, rtol=1e-4, atol=1e-6):
         raise ConfigError(
-            f"encoder.lora.patterns match a {type(layer).__name__}, which does more than convolve with a weight: "
-            f"an adapter beside it would be of another kind. Leave it out."
+            f"encoder.lora.patterns match a {type(layer).__name__}, which does more than a convolution with a "
+            f"weight: an adapter would not add to that weight. Leave it out."
         )
     return plain

@@ -1,4 +1,4 @@
-"""A fresh student: the dual encoder that a setting trains."""
+"""A new student: the dual encoder that a setting trains."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vldistill.encoders.tower import ImageTower, TextTower
 
 
 def build_student(config: EncoderConfig, image_tower: ImageTower, text_tower: TextTower, dropout: float) -> DualEncoder:
-    """Random heads and adapters, drawn from torch's generator; trained towers are copies at their starting weights.
+    """A student with random heads and adapters, from torch's generator; trained towers start as copies.
 
     Args:
         config: setting, embedding width, adapters, temperature.
-        image_tower: frozen or copied, by the setting.
-        text_tower: frozen or wrapped for training, by the setting.
+        image_tower: frozen or copied, depending on the setting.
+        text_tower: frozen or wrapped for training, depending on the setting.
         dropout: of the heads.
     """
     # without a head the tower's features are the embedding

@@ -1,18 +1,22 @@
-"""Text towers: captions to sentence vectors (M, width). They are frozen here; setting ``both`` opens them elsewhere."""
+"""Text towers: captions to sentence vectors (M, width). They are frozen; setting ``both`` uses tokens.py instead."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from vldistill.config import TextTowerConfig, expand
+from vldistill.config.plain import Record
 from vldistill.encoders.tower import ProgressHook, read_weights, refused_as, weights_digest
 from vldistill.errors import ConfigError
 from vldistill.storage.files import digest
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 OFFLINE_TEXT_TOWERS = {"hashing": "hashed words and word pairs (scikit-learn); needs no download"}
 
@@ -28,17 +32,19 @@ class HashingTextTower:
 
     def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
         """Sentence vectors (M, width)."""
+        from scipy.sparse import csr_matrix
+
         chunks = []
         for start in range(0, len(captions), 4096):
             part = captions[start : start + 4096]
-            counts: Any = self.vectorizer.transform(part)
+            counts = csr_matrix(self.vectorizer.transform(part))
             chunks.append(torch.from_numpy(counts.toarray().astype(np.float32)))
             if progress:
                 progress(len(part))
         return torch.cat(chunks) if chunks else torch.empty(0, self.width)
 
     def fingerprint(self) -> str:
-        """Depends on the width only."""
+        """A hash of the width."""
         return digest("hashing", self.width, (1, 3))
 
 
@@ -48,7 +54,7 @@ class TransformersTextTower:
     def __init__(self, config: TextTowerConfig, device: torch.device, batch: int = 256) -> None:
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # loading takes a second; our own bars show what takes minutes
+        logging.disable_progress_bar()  # loading takes a second; slow work has progress bars of its own
 
         self.name, self.pooling, self.max_tokens, self.batch = config.name, config.pooling, config.max_tokens, batch
         self.options = dict(config.options)
@@ -60,7 +66,7 @@ class TransformersTextTower:
             "'hashing', which needs no download."
         )
         with refused_as(f"text tower {where!r} could not be loaded", remedy), torch.random.fork_rng(devices=[]):
-            # Random weights, and a pooler that the file lacks, are the same in every process: they are hashed.
+            # random weights, and a pooler missing from the file, must be the same in every process: they are hashed
             torch.default_generator.manual_seed(config.seed)
             self.tokenizer, self.model, missing = _load_transformer(where, config.weights, config.options)
         if missing:
@@ -72,10 +78,10 @@ class TransformersTextTower:
         self.device = torch.device("cpu")
         self._check(where)
         self.device = device
-        self.model.to(device)
+        torch.nn.Module.to(self.model, device)
 
     def _check(self, where: str) -> None:
-        """Encode a short and an over-long caption, on the CPU: what cannot work fails here."""
+        """Encode a short and an over-long caption on the CPU, so that unusable models fail early."""
         limits = (self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None))
         limit = min(limit for limit in (*limits, self.max_tokens) if limit and limit > 0)
         if limit < self.max_tokens:
@@ -91,15 +97,15 @@ class TransformersTextTower:
             self.width = int(self.model.config.hidden_size)
             self.encode(["a", "a " * self.max_tokens])
 
-    def tokens(self, captions: Sequence[str]) -> Any:
-        """``input_ids`` and ``attention_mask`` (B, L) of captions, cut and padded to the longest."""
+    def tokens(self, captions: Sequence[str]) -> BatchEncoding:
+        """``input_ids`` and ``attention_mask`` (B, L) of captions, truncated and padded to the longest."""
         return self.tokenizer(
             list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
-        """Sentence vectors (M, width). Captions are sorted by length inside, so that padding is short."""
+        """Sentence vectors (M, width). Batches are sorted by length to reduce padding."""
         out = torch.empty(len(captions), self.width)
         order = np.argsort([len(caption) for caption in captions], kind="stable")
         for start in range(0, len(captions), self.batch):
@@ -119,32 +125,37 @@ class TransformersTextTower:
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
 
     def fingerprint(self) -> str:
-        """Depends on the weights, the vocabulary, the pooling, the cut, and options if there are any."""
+        """A hash of the weights, the vocabulary, the pooling, the token limit, and the options if there are any."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         options = (self.options,) if self.options else ()
         return digest(weights_digest(self.model), vocabulary, self.pooling, self.max_tokens, *options)
 
 
-def _load_transformer(where: str, weights: str, options: Mapping[str, Any]) -> tuple[Any, Any, list[str]]:
-    """Tokenizer, model in float32 and eval mode, and the names of tensors that its file should have but lacks."""
+def _load_transformer(
+    where: str, weights: str, options: Record
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
+    """Tokenizer, model in float32 and eval mode, and the names of tensors that are missing from its file."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    local: dict[str, Any] = {"trust_remote_code": False}  # never run code of a repository, and never ask to
-    tokenizer = AutoTokenizer.from_pretrained(where, **local)
-    config = AutoConfig.from_pretrained(where, **local)
+    # trust_remote_code=False: never run code of a repository, without a question
+    tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     if strange := [name for name in options if not hasattr(config, name)]:
         raise ValueError(f"its configuration has no {strange}")
     config.update(dict(options))
     if weights == "random":
-        return tokenizer, AutoModel.from_config(config, **local).float().eval(), []
-    kind: Any = AutoModel
-    given: dict[str, Any] = {"pretrained_model_name_or_path": where, "use_safetensors": True}
-    if weights != "hub":
-        with torch.device("meta"):  # nothing is drawn: what the file lacks is as random as it is from the hub
-            kind = type(AutoModel.from_config(config, **local))  # AutoModel itself insists on a folder
+        return tokenizer, AutoModel.from_config(config, trust_remote_code=False).float().eval(), []
+    if weights == "hub":
+        model, found = AutoModel.from_pretrained(
+            where, config=config, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+        )
+    else:
+        with torch.device("meta"):  # draws nothing: missing tensors get the same random values as from the hub
+            kind = type(AutoModel.from_config(config, trust_remote_code=False))  # AutoModel needs a folder
         tensors = read_weights(Path(expand(weights)), "text tower weights")
-        given = {"pretrained_model_name_or_path": None, "state_dict": tensors}
-    model, found = kind.from_pretrained(config=config, output_loading_info=True, **given, **local)
-    # Pooled output is not used here, and many encoders are published without it.
+        model, found = kind.from_pretrained(
+            None, config=config, state_dict=tensors, output_loading_info=True, trust_remote_code=False
+        )
+    # the pooler is not used, and many encoders are published without it
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     return tokenizer, model.float().eval(), missing

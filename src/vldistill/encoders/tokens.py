@@ -1,8 +1,8 @@
-"""Text as input embeddings: what a trained text tower reads, and what can be learned of a caption.
+"""Text as input embeddings: the inputs of a trained text tower, and the form in which texts are learned.
 
-Shapes: B batch, L tokens, e width of an input embedding. Text inputs are (B, L, e + 1): embeddings and, last, the mask
-(1 for a token, 0 for padding). The table of input embeddings stays as it was pretrained, so that learned embeddings
-keep their meaning while the tower is trained.
+Shapes: B batch, L tokens, e width of an input embedding. Text inputs are (B, L, e + 1): the embeddings and, last, the
+mask (1 for a token, 0 for padding). The embedding table is frozen, so that learned embeddings keep their meaning while
+the tower is trained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class TokenTower(nn.Module):
     """A transformers encoder from input embeddings to sentence vectors (B, width).
 
     Args:
-        tower: whose model is copied; every parameter but the embedding table and the unused pooler is trained.
+        tower: its model is copied; all parameters are trained except the embedding table and the unused pooler.
     """
 
     def __init__(self, tower: TransformersTextTower) -> None:
@@ -47,10 +47,10 @@ class TokenTower(nn.Module):
 
 
 class TokenInputs:
-    """Captions as text inputs, looked up when they are asked for.
+    """Captions as text inputs; embeddings are looked up when rows are read.
 
     Args:
-        ids: (M, L) int64 token numbers, padded.
+        ids: (M, L) int64 token ids, padded.
         mask: (M, L) 1 for a token, 0 for padding.
         table: (V, e) input embeddings, on the training device.
     """
@@ -62,7 +62,7 @@ class TokenInputs:
         return len(self.ids)
 
     def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
-        """Text inputs (B, L, e + 1) of rows ``index``, L the longest of them."""
+        """Text inputs (B, L, e + 1) of rows ``index``, padded to the longest."""
         mask = self.mask[index.cpu()]
         longest = int(mask.sum(1).max())
         ids, mask = self.ids[index.cpu()][:, :longest], mask[:, :longest]
@@ -71,20 +71,20 @@ class TokenInputs:
 
 
 def require_trainable(tower: TextTower) -> TransformersTextTower:
-    """``tower``, if it can be trained. Raises ConfigError."""
+    """Return ``tower`` if it can be trained. Raises ConfigError."""
     if not isinstance(tower, TransformersTextTower):
         raise ConfigError(
-            f"setting both trains the text tower, but {tower.name!r} has nothing to train. Set encoder.text.name to an "
-            f"encoder of transformers: a hub name or a local folder."
+            f"setting both trains the text tower, but {tower.name!r} has no parameters. Set encoder.text.name to "
+            f"an encoder of transformers: a hub name or a local folder."
         )
     return tower
 
 
 def token_inputs(tower: TextTower, captions: Sequence[str], device: torch.device) -> TokenInputs:
-    """Text inputs of ``captions`` for ``tower``. Raises ConfigError when it cannot be trained."""
+    """Text inputs of ``captions`` for ``tower``. Raises ConfigError if it cannot be trained."""
     model = require_trainable(tower)
     tokens = model.tokens(captions)
-    table = model.model.get_input_embeddings().weight.detach().to(device)
+    table = model.model.get_input_embeddings().get_parameter("weight").detach().to(device)
     if model.tokenizer.padding_side != "right":
         raise ConfigError(f"text tower {tower.name!r} pads on the left; setting both needs padding on the right.")
     return TokenInputs(tokens["input_ids"], tokens["attention_mask"], table)

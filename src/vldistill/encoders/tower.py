@@ -1,16 +1,17 @@
-"""What all families of towers share: the two kinds of tower, weights from files, and what building one raises."""
+"""Shared by all towers: image and text towers, weights from files, and errors while building."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from vldistill.config.plain import Record
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import digest, read_tensors
 
@@ -21,7 +22,7 @@ BUILD_ERRORS = (
 
 @contextmanager
 def refused_as(what: str, remedy: str) -> Iterator[None]:
-    """Turn what timm, transformers and torch raise for what cannot work into ConfigError, between these words."""
+    """Turn errors of timm, transformers and torch into a ConfigError: ``what``, the reason, ``remedy``."""
     try:
         yield
     except BUILD_ERRORS as error:
@@ -35,12 +36,12 @@ class ImageTower(nn.Module):
 
     Args:
         model: maps normalised images (B, 3, size, size) to features (B, width).
-        name: as the user gave it.
+        name: as configured.
         width: of the features.
         size: input side in pixels.
         mean: channel means in [0, 1].
         std: channel standard deviations.
-        options: of the constructor; they change what the same weights compute (``pad_type``, for one).
+        options: of the constructor, e.g. ``pad_type``; they change the features of the same weights.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class ImageTower(nn.Module):
         size: int,
         mean: Sequence[float],
         std: Sequence[float],
-        options: Mapping[str, Any] | None = None,
+        options: Record | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -68,9 +69,9 @@ class ImageTower(nn.Module):
         return self.model(images)
 
     def fingerprint(self) -> str:
-        """A hash of the network's kind, options and weights, the input size and the normalisation."""
+        """A hash of the architecture, options, weights, input size and normalisation."""
         known = getattr(self.model, "pretrained_cfg", None) or {}
-        kind = known.get("architecture") or type(self.model).__name__  # timm's name for it, or the class
+        kind = known.get("architecture") or type(self.model).__name__  # timm's architecture name, or the class
         return digest(kind, self.options, weights_digest(self.model), self.size, self.mean, self.std)
 
 
@@ -79,14 +80,16 @@ def weights_digest(module: nn.Module) -> str:
     parts: list[object] = []
     for name, tensor in sorted(module.state_dict().items()):
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        content = digest(flat.view(torch.uint8).numpy().tobytes())  # one tensor at a time: no second copy of them all
+        content = digest(
+            flat.view(torch.uint8).numpy().tobytes()
+        )  # one tensor at a time, to avoid a second copy of all
         parts += [name, list(tensor.shape), str(tensor.dtype), content]
     return digest(*parts)
 
 
 @torch.no_grad()
 def output_width(model: nn.Module, size: int) -> int:
-    """Width of the features of one image of ``size`` px. Raises TypeError when they are not pooled."""
+    """Width of the features of one image of ``size`` px. Raises TypeError if they are not one vector."""
     features = model(torch.zeros(1, 3, size, size))
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
         shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
@@ -105,7 +108,7 @@ def read_weights(path: Path, what: str) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
-    """Load a safetensors file strictly, leaving out the classifier that pooled features do not need."""
+    """Load a safetensors file strictly, without the classifier, which features do not need."""
     left_out, found = tuple(f"{part}." for part in classifier), read_weights(path, "image tower weights")
     weights = {name: value for name, value in found.items() if not name.startswith(left_out)}
     own = model.state_dict()
@@ -134,5 +137,5 @@ class TextTower(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """A hash of the weights and of everything else that changes the vectors."""
+        """A hash of the weights and everything else that determines the vectors."""
         ...

@@ -88,6 +88,6 @@ def evaluation_key(bench: Workbench, judged: str | DistilledSet, config: Config)
         "looks": config.evaluate.max_validations,
         "map": config.evaluate.text_map,
     }
-    precision = [] if bench.passes.precision == "float32" else [bench.passes.precision]
+    precision = [] if bench.compute.precision == "float32" else [bench.compute.precision]
     views, kind = bench.data_config.views, bench.data_config.features
     return digest(content, bench.fingerprint, fingerprints, judging, views, kind, *precision)

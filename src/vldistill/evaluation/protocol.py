@@ -42,7 +42,7 @@ def embed_split(bench: Workbench, student: DualEncoder, split: Split, batch: int
 
     def embed(side: str, inputs: Inputs) -> torch.Tensor:
         parts = torch.arange(len(inputs)).split(batch)
-        return torch.cat([embed_in_parts(student, side, inputs.rows(rows), bench.passes) for rows in parts])
+        return torch.cat([embed_in_parts(student, side, inputs.rows(rows), bench.compute) for rows in parts])
 
     student.eval()
     return embed("image", split.data.images), embed("text", split.data.texts)
@@ -65,7 +65,7 @@ def train_student(
     """A fresh student trained on ``data``."""
     student = bench.student(seed_of("student", seed), recipe.dropout)
     hook = (lambda epoch, loss: on_epoch(student, epoch)) if on_epoch else None
-    fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=hook, passes=bench.passes)
+    fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=hook, compute=bench.compute)
     return student
 
 
@@ -184,8 +184,8 @@ def evaluate_set(
         recipe, trials = choose_generic(bench, judged, config, answers)
         result["generic"] = _students(bench, judged, recipe, config, "generic", answers) | {"trials": trials}
     test = bench.split("test")
-    if bench.passes.precision != "float32":
-        judged.details["precision"] = bench.passes.precision
+    if bench.compute.precision != "float32":
+        judged.details["precision"] = bench.compute.precision
     return result | {
         "chance": chance_level(test.data.caption_image, test.pairs.count_images),
         "image_tower": bench.image_tower.name,

@@ -18,7 +18,7 @@ from vldistill.config import TextTowerConfig
 from vldistill.data.pairs import Pairs
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.build import build_text_tower
-from vldistill.encoders.features import FeatureTable, Standardisation, encode_texts
+from vldistill.encoders.features import FeatureTable, Standardisation, text_encoding
 from vldistill.encoders.tower import TextTower
 from vldistill.errors import ArtefactError
 from vldistill.runtime.randomness import generator
@@ -81,7 +81,7 @@ def mapped_texts(distilled: DistilledSet, bench: Workbench) -> tuple[torch.Tenso
     train, val = (bench.pixels(split).pairs for split in ("train", "val"))
 
     def vectors(of: TextTower, pairs: Pairs) -> FeatureTable:
-        return encode_texts(of, pairs, bench.cache, bench.reporter, dtype=bench.data_config.features)
+        return text_encoding(of, pairs, bench.cache, dtype=bench.data_config.features).table(bench.reporter)
 
     source = vectors(tower, train)
     mean, scale = (distilled.standardisation.get(f"text_{key}") for key in ("mean", "scale"))

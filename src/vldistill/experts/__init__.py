@@ -1,1 +1,1 @@
-"""Experts: students trained on the real data, and the trajectories they leave."""
+"""Experts: students trained on the real data, and their trajectories."""

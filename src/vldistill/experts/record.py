@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +12,7 @@ from vldistill.cluster.shards import WHOLE, Shard
 from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import DualEncoder, Groups, packed
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
+from vldistill.experts.note import ExpertNote
 from vldistill.experts.trajectory import Trajectory, clone_groups, save_trajectory
 from vldistill.experts.unfinished import Unfinished
 from vldistill.runtime.interrupts import deferred_stop
@@ -32,17 +31,17 @@ from vldistill.workbench.run_folder import differences
 
 
 def expert_path(folder: Path, index: int) -> Path:
-    """Where expert ``index`` is kept."""
+    """The file of expert ``index``."""
     return folder / f"expert-{index:03d}.safetensors"
 
 
-def _work_places(path: Path) -> tuple[Path, Path]:
-    """The folder in which the training of the expert at ``path`` is kept, and its lock."""
+def _checkpoint_and_lock(path: Path) -> tuple[Path, Path]:
+    """The checkpoint folder of the training of the expert at ``path``, and its lock file."""
     return path.with_suffix(".unfinished"), path.with_name(f".{path.stem}.lock")
 
 
 def expert_recipe(config: ExpertsConfig) -> Recipe:
-    """Experts are trained with a constant rate and without dropout, so that a segment can be matched."""
+    """The recipe of experts: constant rate, no dropout, so that segments can be matched."""
     return Recipe(
         rates={"image": (config.image_rate,), "text": (config.text_rate,)},
         epochs=config.epochs,
@@ -55,17 +54,17 @@ def expert_recipe(config: ExpertsConfig) -> Recipe:
 
 
 def kept_epochs(config: ExpertsConfig) -> list[int]:
-    """The epochs whose snapshot is kept."""
+    """The epochs after which a snapshot is kept."""
     return sorted(set(config.snapshots)) if config.snapshots else list(range(config.epochs + 1))
 
 
 @dataclass(frozen=True)
 class PlannedExpert:
-    """An expert that is not recorded yet, for checks of what will fit it.
+    """An expert that is not recorded yet, for checks of the options of methods.
 
     Args:
-        path: where it will be kept.
-        epochs: whose snapshots it will have.
+        path: its future file.
+        epochs: the epochs of its snapshots.
     """
 
     path: Path
@@ -73,39 +72,36 @@ class PlannedExpert:
 
 
 def planned_experts(folder: Path, config: ExpertsConfig, count: int = 0) -> list[PlannedExpert]:
-    """The experts that ``config`` will record; ``count`` of them, 0 is all."""
+    """The first ``count`` experts that ``config`` will record; 0 is all."""
     return [PlannedExpert(expert_path(folder, i), kept_epochs(config)) for i in range(count or config.count)]
 
 
 def bytes_per_expert(bench: Workbench, config: ExpertsConfig) -> int:
-    """Disk of one expert."""
+    """Disk space of one expert."""
     numbers = sum(tensor.numel() for tensor in packed(bench.student(0).trained()).values())
     return numbers * len(kept_epochs(config)) * (2 if config.dtype == "bfloat16" else 4)
 
 
-def expert_note(bench: Workbench, config: ExpertsConfig, index: int) -> dict[str, Any]:
-    """What an expert was made of; a file with another note is not this expert."""
-    younger: dict[str, Any] = {}  # experts that are older say nothing of it
-    if bench.data_config.views and bench.setting == "heads":
-        younger["views"] = bench.data_config.views
-    if config.noise:
-        younger["noise"] = config.noise
-    return younger | {
-        "index": index,
-        "setting": bench.setting,
-        "encoder": bench.fingerprint,
-        "data": bench.pixels("train").pairs.fingerprint,
-        "recipe": expert_recipe(config).to_dict(),
-        "augment": augments(bench, config),
-        "steps_per_epoch": config.steps_per_epoch,
-        "seed": config.seed,
-        "dtype": config.dtype,
-        "snapshots": kept_epochs(config),
-    }
+def expert_note(bench: Workbench, config: ExpertsConfig, index: int) -> ExpertNote:
+    """The note of an expert before its training; a file with another identity is another expert."""
+    return ExpertNote(
+        views=bench.data_config.views if bench.setting == "heads" else 0,
+        noise=config.noise,
+        index=index,
+        setting=bench.setting,
+        encoder=bench.fingerprint,
+        data=bench.pixels("train").pairs.fingerprint,
+        recipe=expert_recipe(config).to_dict(),
+        augment=augments(bench, config),
+        steps_per_epoch=config.steps_per_epoch,
+        seed=config.seed,
+        dtype=config.dtype,
+        snapshots=tuple(kept_epochs(config)),
+    )
 
 
 def augments(bench: Workbench, config: ExpertsConfig) -> bool:
-    """Whether experts see augmented images: drawn anew, or in setting ``heads`` the views that were encoded."""
+    """Whether experts see augmented images: redrawn each time, or in setting ``heads`` the encoded views."""
     return config.augment and (bench.setting != "heads" or bench.data_config.views > 0)
 
 
@@ -115,40 +111,41 @@ def record_expert(
     index: int,
     path: Path,
     save_seconds: float = SAVE_SECONDS,
-    ranks: Processes = ALONE,
+    processes: Processes = ALONE,
 ) -> Trajectory:
-    """Train expert ``index`` or go on with it, and write its snapshots to ``path``.
+    """Train or resume expert ``index``, and write its snapshots to ``path``.
 
     Args:
         save_seconds: between two checkpoints of the training.
-        ranks: processes that share the batches of the training; the first one writes.
+        processes: share the batches of the training; the first one writes.
 
     Raises:
         DivergedError: the loss or the weights are not finite; nothing is written to ``path``.
         Stopped: on Ctrl-C or SIGTERM, after the training is saved.
-        InUseError: another process records it.
+        InUseError: another process is recording it.
     """
     steps = steps_in(len(bench.split("train").data), expert_recipe(config), config.steps_per_epoch)
     student = bench.student(_seed(config, index))
     note = expert_note(bench, config, index)
-    place, lock = _work_places(path)
+    place, lock = _checkpoint_and_lock(path)
     with ExitStack() as stack:
-        if ranks.first:
+        if processes.first:
             stack.enter_context(held(lock, f"expert {index} in {path.parent}"))
         found = _finished(student.trained(), note, path, Mute())
-        if ranks.of_first(found is not None):  # by another process, in the meantime
+        if processes.of_first(found is not None):  # another process has finished it in the meantime
             return found or Trajectory(path)
         stop_asked = stack.enter_context(deferred_stop())
         progress = stack.enter_context(bench.reporter.progress(f"expert {index}", steps))
         unfinished = Unfinished(
-            f"expert {index}", place, note, bench.reporter, save_seconds, stop_asked, progress.advance
-        )
-        _train(bench, config, student, unfinished, progress, ranks)
-        about = note | {"losses": unfinished.losses, "version": __version__, "torch": str(torch.__version__)}
-        if ranks.first:
-            save_trajectory(path, unfinished.snapshots, about | how_computed(bench, config, ranks), config.dtype)
+            f"expert {index}", place, note.identity(), bench.reporter, save_seconds, stop_asked, progress.advance,
+            dtype=config.dtype,
+        )  # fmt: skip
+        _train(bench, config, index, student, unfinished, progress, processes)
+        if processes.first:
+            note = _with_results(note, bench, unfinished.losses, processes)
+            save_trajectory(path, unfinished.snapshots, note, config.dtype)
             unfinished.remove()
-        ranks.wait()
+        processes.wait()
     return Trajectory(path)
 
 
@@ -159,17 +156,17 @@ def _seed(config: ExpertsConfig, index: int) -> int:
 def _train(
     bench: Workbench,
     config: ExpertsConfig,
+    index: int,
     student: DualEncoder,
     unfinished: Unfinished,
     progress: Progress,
-    ranks: Processes,
+    processes: Processes,
 ) -> None:
     """Train the student of an expert; its snapshots and losses go to ``unfinished``."""
-    index = unfinished.note["index"]
     keep = set(kept_epochs(config))
     data, recipe = bench.split("train").data, expert_recipe(config)
     per_epoch = steps_in(len(data), recipe, config.steps_per_epoch) // recipe.epochs
-    slow = bench.setting != "heads"  # steps of heads are too short to be shown one by one
+    slow = bench.setting != "heads"  # steps of heads are too short to report each one
 
     def snap(epoch: int) -> None:
         if epoch in keep:
@@ -195,22 +192,23 @@ def _train(
         steps_per_epoch=config.steps_per_epoch,
         on_epoch=after_epoch,
         on_step=(lambda loss: progress.advance(1, loss=loss)) if slow else None,
-        keeper=unfinished if ranks.size == 1 else SharedKeeper(unfinished, ranks),
-        passes=bench.passes,
-        ranks=ranks,
+        keeper=unfinished if processes.size == 1 else SharedKeeper(unfinished, processes),
+        compute=bench.compute,
+        processes=processes,
     )
 
 
-def how_computed(bench: Workbench, config: ExpertsConfig, ranks: Processes) -> dict[str, Any]:
-    """What made the rounding of an expert, where it is not the usual; experts of different kinds may be mixed."""
-    usual = {"precision": "float32", "augment_on": "cpu", "processes": 1}
-    drawn = augments(bench, config) and bench.setting != "heads"
-    found = {
-        "precision": bench.passes.precision,
-        "augment_on": bench.augment_on if drawn else "cpu",
-        "processes": ranks.size,
-    }
-    return {name: value for name, value in found.items() if value != usual[name]}
+def _with_results(note: ExpertNote, bench: Workbench, losses: list[float], processes: Processes) -> ExpertNote:
+    """The note of a finished expert: its losses, the versions, and how it was computed."""
+    return replace(
+        note,
+        losses=tuple(losses),
+        version=__version__,
+        torch=str(torch.__version__),
+        precision=bench.compute.precision,
+        augment_on=bench.augment_on if note.augment and bench.setting != "heads" else "cpu",
+        processes=processes.size,
+    )
 
 
 def _require_finite(snapshot: Groups, config: ExpertsConfig, index: int, epoch: int) -> None:
@@ -225,10 +223,10 @@ def _require_finite(snapshot: Groups, config: ExpertsConfig, index: int, epoch: 
 def finished_experts(
     bench: Workbench, config: ExpertsConfig, folder: Path, shard: Shard = WHOLE
 ) -> dict[int, Trajectory | None]:
-    """The experts of ``shard`` by number; None stands for one that has to be made.
+    """The experts of ``shard`` by number; None for one still to be recorded.
 
     Raises:
-        ConfigError: when a finished expert was made of something else.
+        ConfigError: a finished expert was recorded with another configuration or other data.
     """
     trained = bench.student(0).trained()
     return {
@@ -243,22 +241,22 @@ def record_experts(
     folder: Path,
     shard: Shard = WHOLE,
     save_seconds: float = SAVE_SECONDS,
-    ranks: Processes = ALONE,
+    processes: Processes = ALONE,
 ) -> list[Trajectory]:
-    """Record every expert of ``shard`` that is not there yet; broken ones are redone, finished ones are skipped.
+    """Record the missing experts of ``shard``; damaged ones are recorded again, finished ones are kept.
 
     Args:
-        shard: the part of the experts that this process does.
+        shard: the part of the experts that this process records.
         save_seconds: between two checkpoints of a training.
-        ranks: processes that share the batches of each training; the first one writes.
+        processes: share the batches of each training; the first one writes.
 
     Raises:
-        ConfigError: when a finished expert was made of something else.
+        ConfigError: a finished expert was recorded with another configuration or other data.
     """
     done = finished_experts(bench, config, folder, shard)
     missing = [index for index, expert in done.items() if expert is None]
-    for index in done.keys() - set(missing) if ranks.first else ():
-        clear_leftovers(*_work_places(expert_path(folder, index)))
+    for index in done.keys() - set(missing) if processes.first else ():
+        clear_leftovers(*_checkpoint_and_lock(expert_path(folder, index)))
     if missing:
         each = bytes_per_expert(bench, config)
         bench.reporter.info(
@@ -267,26 +265,26 @@ def record_experts(
         )
         require_space(folder, each * len(missing), f"recording {len(missing)} experts")
     return [
-        expert or record_expert(bench, config, index, expert_path(folder, index), save_seconds, ranks)
+        expert or record_expert(bench, config, index, expert_path(folder, index), save_seconds, processes)
         for index, expert in done.items()
     ]
 
 
-def _finished(trained: Groups, wanted: Mapping[str, Any], path: Path, reporter: Reporter) -> Trajectory | None:
-    """The expert at ``path`` if it is complete; None if it has to be made."""
+def _finished(trained: Groups, wanted: ExpertNote, path: Path, reporter: Reporter) -> Trajectory | None:
+    """The expert at ``path`` if it is complete; None if it is missing or damaged."""
     if not path.exists():
         return None
     try:
         expert = Trajectory(path)
         expert.check_whole()
     except ArtefactError as error:
-        reporter.warn(f"{error} It is redone now.")
+        reporter.warn(f"{error} It is recorded again now.")
         return None
-    found = {name: expert.note.get(name) for name in wanted}
-    differing = [f"{name}: {old!r} there, {new!r} requested" for name, old, new in differences(found, wanted)]
+    found = differences(expert.note.identity(), wanted.identity())
+    differing = [f"{name}: {old!r} there, {new!r} requested" for name, old, new in found]
     if differing:
         raise ConfigError(
-            f"{path} was made of something else ({'; '.join(differing)}). "
+            f"{path} was recorded with another configuration or other data ({'; '.join(differing)}). "
             f"Use another run folder, or delete its experts folder."
         )
     expert.check_fits(trained)
@@ -297,15 +295,15 @@ def expert_files(folder: Path, count: int = 0) -> list[Path]:
     """The files of the first ``count`` experts of a run (0: all).
 
     Raises:
-        ArtefactError: no experts; with the remedy.
-        ConfigError: fewer than ``count``.
+        ArtefactError: there are no experts.
+        ConfigError: there are fewer than ``count``.
     """
     paths = sorted(folder.glob("expert-*.safetensors"), key=lambda path: (len(path.name), path.name))  # by number
     if not paths:
         how = "" if (folder.parent / "config.yaml").exists() else " with the same configuration"
         raise ArtefactError(
-            f"{folder} holds no experts. Run `vldistill experts --run {folder.parent}` first{how}, or take a "
-            f"method that needs none, as `--method bilevel`."
+            f"{folder} holds no experts. Run `vldistill experts --run {folder.parent}` first{how}, or use a "
+            f"method that needs none, e.g. `--method bilevel`."
         )
     if count > len(paths):
         raise ConfigError(
@@ -319,8 +317,8 @@ def open_experts(bench: Workbench, folder: Path, count: int = 0) -> list[Traject
     """The first ``count`` experts of a run (0: all), checked against the workbench.
 
     Raises:
-        ArtefactError: no experts, or experts of something else; with the remedy.
-        ConfigError: fewer than ``count``.
+        ArtefactError: there are no experts, or they were trained with other towers or on other data.
+        ConfigError: there are fewer than ``count``.
     """
     paths = expert_files(folder, count)
     experts = [Trajectory(path) for path in paths]
@@ -328,15 +326,15 @@ def open_experts(bench: Workbench, folder: Path, count: int = 0) -> list[Traject
     data = bench.pixels("train").pairs.fingerprint
     for expert in experts:
         expert.check_fits(trained)
-        if expert.note.get("encoder") != bench.fingerprint:
+        if expert.note.encoder != bench.fingerprint:
             raise ArtefactError(
                 f"{expert.path} was trained with another tower, its weights or its setting "
-                f"(encoder {expert.note.get('encoder')}, this run has {bench.fingerprint}). "
-                f"Use a run folder of its own for each encoder."
+                f"(encoder {expert.note.encoder}, this run has {bench.fingerprint}). "
+                f"Use a separate run folder for each encoder."
             )
-        if expert.note.get("data") != data:
+        if expert.note.data != data:
             raise ArtefactError(
-                f"{expert.path} was trained on other data (fingerprint {expert.note.get('data')}, "
-                f"this run's train split has {data}). Use a run folder of its own for each data set."
+                f"{expert.path} was trained on other data (fingerprint {expert.note.data}, "
+                f"this run's train split has {data}). Use a separate run folder for each data set."
             )
     return experts

@@ -1,7 +1,7 @@
-"""Trajectory: named snapshots of the trained parameters of one expert, in one safetensors file.
+"""Trajectory: snapshots of the trained parameters of one expert, in one safetensors file.
 
-A snapshot is stored under ``epoch/side/name``. The file is memory-mapped, so that drawing a segment reads
-its two snapshots and nothing else.
+Tensors are stored as ``epoch/side/name``. The file is memory-mapped, so that drawing a segment reads only its two
+snapshots.
 """
 
 from __future__ import annotations
@@ -9,43 +9,46 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from vldistill.config.plain import expect
 from vldistill.encoders.dual import SIDES, Groups, packed, unpacked
 from vldistill.errors import ArtefactError, DamagedError, MatchingError
+from vldistill.experts.note import ExpertNote
 from vldistill.storage.files import TensorFile, write_tensors
 
 FORMAT = 1
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}  # by their names in the file
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}  # by the dtype's name in the file
 
 
 def clone_groups(params: Mapping[str, Mapping[str, torch.Tensor]], dtype: torch.dtype | None = None) -> Groups:
-    """Detached copies on the CPU: a live weight that is only detached would change under the snapshot."""
+    """Detached copies on the CPU: without the copy, training would change the snapshot."""
     return {
         group: {name: t.detach().to("cpu", dtype or t.dtype, copy=True) for name, t in named.items()}
         for group, named in params.items()
     }
 
 
-def save_trajectory(path: Path, snapshots: Mapping[int, Groups], note: Mapping[str, Any], dtype: str) -> None:
-    """Write ``snapshots`` by epoch, with the provenance ``note``, atomically."""
+def save_trajectory(path: Path, snapshots: Mapping[int, Groups], note: ExpertNote | None, dtype: str) -> None:
+    """Write ``snapshots`` by epoch atomically, with a ``note`` if the expert is finished."""
     target = getattr(torch, dtype)
     tensors: dict[str, torch.Tensor] = {}
     for epoch, groups in snapshots.items():
         tensors |= {name: tensor.to(target) for name, tensor in packed(groups, f"{epoch}/").items()}
-    write_tensors(path, tensors, {"vldistill.trajectory": json.dumps({"format": FORMAT, **note})})
+    write_tensors(
+        path, tensors, {"vldistill.trajectory": json.dumps({"format": FORMAT, **(note.to_record() if note else {})})}
+    )
 
 
 class Trajectory:
-    """One expert's file, opened and checked; snapshots are read when asked for.
+    """One expert's file, opened and checked; snapshots are read on demand.
 
     Args:
         path: a file written by :func:`save_trajectory`.
 
     Raises:
-        ArtefactError: when the file is missing, damaged or not a trajectory.
+        ArtefactError: the file is missing, damaged or not a trajectory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,12 +57,10 @@ class Trajectory:
             raise ArtefactError(f"expert {path} does not exist. Run `vldistill experts` first.")
         try:
             self._file = TensorFile(path, "expert")
-            self.note: dict[str, Any] = json.loads(self._file.metadata["vldistill.trajectory"])
-            if not isinstance(self.note, dict):
-                raise ValueError("its note is no object")
-            json.dumps(self.note, ensure_ascii=False, allow_nan=False).encode()  # or it could not be shown
-            if self.note["format"] != FORMAT:
-                raise ValueError(f"format {self.note['format']!r}; expected {FORMAT}")
+            self._record = expect(json.loads(self._file.metadata["vldistill.trajectory"]), dict)
+            json.dumps(self._record, ensure_ascii=False, allow_nan=False).encode()  # else it could not be shown
+            if self._record["format"] != FORMAT:
+                raise ValueError(f"format {self._record['format']!r}; expected {FORMAT}")
             self._shapes = self._read_shapes()
         except (DamagedError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise self._damaged(error) from None
@@ -68,16 +69,27 @@ class Trajectory:
         reason = error.reason if isinstance(error, DamagedError) else error
         return DamagedError(
             f"expert {self.path} is damaged or not a trajectory ({reason}). "
-            f"Run `vldistill experts` again: it redoes broken experts and keeps the others."
+            f"Run `vldistill experts` again: it records damaged experts again and keeps the others."
         )
 
+    @property
+    def note(self) -> ExpertNote:
+        """What the expert was trained on and how. Raises DamagedError."""
+        try:
+            return ExpertNote.from_record(self._record)
+        except KeyError as error:
+            raise self._damaged(ValueError(f"its note has no {error}")) from None
+        except TypeError as error:
+            raise self._damaged(ValueError(f"its note: {error}")) from None
+
     def check_whole(self) -> None:
-        """Read every snapshot and check it: of a file that is about to be kept or built upon. Raises DamagedError."""
+        """Read the note and every snapshot, and verify their checksums. Raises DamagedError."""
+        _ = self.note
         for epoch in self.epochs:
             self.snapshot(epoch)
 
     def _read_shapes(self) -> dict[int, dict[str, tuple[int, ...]]]:
-        """By epoch the shape of every ``side/name``, from the header alone. Raises ValueError."""
+        """The shape of every ``side/name`` by epoch, from the header. Raises ValueError."""
         shapes: dict[int, dict[str, tuple[int, ...]]] = {}
         for full in self._file.names:
             epoch, _, name = full.partition("/")
@@ -91,19 +103,19 @@ class Trajectory:
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs whose snapshot is kept, ascending."""
+        """The epochs of the snapshots, ascending."""
         return sorted(self._shapes)
 
     def snapshot(self, epoch: int) -> Groups:
-        """The trained parameters after ``epoch`` epochs, float32 on the CPU; checked when they are first read.
+        """The trained parameters after ``epoch`` epochs, float32 on the CPU; verified at the first read.
 
         Raises:
-            MatchingError: the snapshot was not kept.
+            MatchingError: there is no such snapshot.
             DamagedError: its checksum differs.
         """
         if epoch not in self._shapes:
             raise MatchingError(
-                f"expert {self.path.name} has no snapshot of epoch {epoch}; it keeps {self.epochs}. "
+                f"expert {self.path.name} has no snapshot of epoch {epoch}; it has {self.epochs}. "
                 f"Lower max_start_epoch or expert_epochs, or train longer experts."
             )
         try:
@@ -124,5 +136,5 @@ class Trajectory:
         if differing:
             raise ArtefactError(
                 f"expert {self.path} was trained with other towers or another setting: {differing[:3]} differ. "
-                f"Use a run folder of its own for each encoder."
+                f"Use a separate run folder for each encoder."
             )

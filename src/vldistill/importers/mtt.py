@@ -18,6 +18,7 @@ import torch
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.encoders.features import Standardisation
 from vldistill.errors import ArtefactError, ConfigError
+from vldistill.experts.note import ExpertNote
 from vldistill.experts.record import expert_path
 from vldistill.experts.trajectory import save_trajectory
 from vldistill.importers.torchfile import read_torch_file
@@ -161,16 +162,16 @@ def _fold_head(head: dict[str, torch.Tensor], standard: Standardisation) -> None
     head["project.weight"] = weight * standard.scale.to(weight)
 
 
-def _note(bench: Workbench, index: int, files: Mapping[str, Path], epochs: list[int]) -> dict[str, Any]:
+def _note(bench: Workbench, index: int, files: Mapping[str, Path], epochs: list[int]) -> ExpertNote:
     """Where a trajectory came from, with what :func:`vldistill.experts.record.open_experts` checks."""
-    return {
-        "index": index,
-        "setting": bench.setting,
-        "encoder": bench.fingerprint,
-        "data": bench.pixels("train").pairs.fingerprint,
-        "imported_from": {side: path.name for side, path in files.items()},
-        "snapshots": epochs,
-        "losses": [],
-        "dtype": "float32",
-        "version": __version__,
-    }
+    return ExpertNote(
+        index=index,
+        setting=bench.setting,
+        encoder=bench.fingerprint,
+        data=bench.pixels("train").pairs.fingerprint,
+        imported_from={side: path.name for side, path in files.items()},
+        snapshots=tuple(epochs),
+        losses=(),
+        dtype="float32",
+        version=__version__,
+    )

@@ -1,1 +1,1 @@
-"""The process and the machine: log, signals, devices, memory, processes of torchrun, random numbers."""
+"""The process and the machine: log, signals, devices, memory, torchrun's processes, random numbers."""

@@ -1,4 +1,4 @@
-"""Where work runs and in which number format: what ``runtime.*`` means on this machine."""
+"""Device and precision on this machine, from the options ``runtime.*``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import torch
 
 from vldistill.config import RuntimeConfig
 from vldistill.errors import ConfigError
-from vldistill.runtime.micro_batches import Passes
+from vldistill.runtime.micro_batches import ComputeOptions
 from vldistill.runtime.processes import ALONE, Processes
 
 
-def choose_device(config: RuntimeConfig, ranks: Processes = ALONE) -> torch.device:
-    """The device asked for; of several GPUs each process of a machine takes its own.
+def choose_device(config: RuntimeConfig, processes: Processes = ALONE) -> torch.device:
+    """The configured device; with several GPUs each process of a machine uses its own.
 
     Raises:
         ConfigError: this machine does not have it.
     """
     device = _named_device(config)
-    if ranks.size == 1 or device.type != "cuda":
+    if processes.size == 1 or device.type != "cuda":
         return device
-    if device.index is not None or ranks.local >= torch.cuda.device_count():
+    if device.index is not None or processes.local >= torch.cuda.device_count():
         raise ConfigError(
-            f"process {ranks.local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}, and "
-            f"runtime.device is {config.device}. Use auto, and at most as many processes for each machine as GPUs."
+            f"process {processes.local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}, "
+            f"and runtime.device is {config.device}. Use auto, and at most as many processes for each machine as GPUs."
         )
-    device = torch.device("cuda", ranks.local)
+    device = torch.device("cuda", processes.local)
     torch.cuda.set_device(device)
     return device
 
@@ -45,15 +45,15 @@ def _named_device(config: RuntimeConfig) -> torch.device:
     return device
 
 
-def choose_passes(config: RuntimeConfig, device: torch.device) -> Passes:
-    """How passes are computed on ``device``."""
+def choose_compute(config: RuntimeConfig, device: torch.device) -> ComputeOptions:
+    """The precision, compilation and micro-batches to use on ``device``."""
     precision = config.precision
     if precision == "auto":
-        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if able else "float32"
-    if device.type == "cuda":  # torch's own choice is to round the inputs of convolutions to 10 bits
+        supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bfloat16" if supported else "float32"
+    if device.type == "cuda":  # torch's default rounds the inputs of convolutions to 10 bits
         torch.backends.cudnn.allow_tf32 = precision != "float32"
-    return Passes(precision, config.compile, config.micro_batch)
+    return ComputeOptions(precision, config.compile, config.micro_batch)
 
 
 def augments_on(config: RuntimeConfig, device: torch.device) -> str:

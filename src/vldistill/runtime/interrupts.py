@@ -1,4 +1,4 @@
-"""Stopping politely: Ctrl-C and SIGTERM end the current step, not the file being written."""
+"""Clean stops: after Ctrl-C or SIGTERM the current step is finished, and no file is left half written."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PARENT = "VLDISTILL_PARENT"  # the process that a unit's command must not outlive
+PARENT = "VLDISTILL_PARENT"  # id of the process that a unit's command must not outlive
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 def stop_at_once(number: int, frame: FrameType | None) -> None:
-    """Signal handler: raise KeyboardInterrupt where the program is."""
+    """Signal handler: raise KeyboardInterrupt at once."""
     raise KeyboardInterrupt
 
 
 @contextmanager
 def deferred_stop() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether a stop was asked for; a second request stops at once.
+    """Yield a function that returns whether a stop was requested; a second request stops at once.
 
-    Signals reach the main thread alone: in another one the function is always false.
+    Only the main thread receives signals: in other threads the function always returns false.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -35,12 +35,12 @@ def deferred_stop() -> Iterator[Callable[[], bool]]:
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked and "TORCHELASTIC_RUN_ID" in os.environ:
-            return  # torchrun passes a Ctrl-C on to processes that got it already; it ends them itself after a while
+            return  # torchrun sends Ctrl-C again to processes that received it; it kills them after a while
         if asked:
             raise KeyboardInterrupt
         asked = True
-        with suppress(OSError):  # not print: the signal may have come in the middle of one
-            os.write(2, b"stopping after this step; once more stops at once\n")
+        with suppress(OSError):  # not print: the signal may have interrupted a print
+            os.write(2, b"stopping after this step; a second request stops at once\n")
 
     before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
@@ -51,14 +51,14 @@ def deferred_stop() -> Iterator[Callable[[], bool]]:
 
 
 def end_with_parent() -> None:
-    """Stop politely when the process that started this one as a unit's command dies (Linux; elsewhere nothing).
+    """Stop this process cleanly when the process that started it as a unit's command dies (Linux only).
 
-    Without it a lost worker's command would go on beside the one that does its unit again.
+    Otherwise the command of a lost worker would keep running beside the retry of its unit.
     """
     parent = os.environ.pop(PARENT, "")
     if not parent or not sys.platform.startswith("linux"):
         return
-    with suppress(OSError, AttributeError):  # another C library: nothing to ask
+    with suppress(OSError, AttributeError):  # another C library: not available
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    if os.getppid() != int(parent):  # it died before it could be asked for
+    if os.getppid() != int(parent):  # the parent died before prctl was called
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What the user sees while work goes on: progress bars on a terminal, plain lines elsewhere (stderr)."""
+"""Messages and progress on stderr: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-PLAIN_SECONDS = 10.0  # between two plain progress lines: enough for a log file to stay readable
+PLAIN_SECONDS = 10.0  # between two plain progress lines, so that a log file stays short
 
 
 class Progress:
-    """One running task, shown nowhere unless a subclass shows it."""
+    """The progress of one task; this base class shows nothing."""
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         """Count ``steps`` more as done and show ``figures`` (loss, rate, ...) beside them."""
@@ -27,20 +27,20 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._bars: RichProgress | None = None  # what is on the terminal now; a task within a task is one more line
+        self._bars: RichProgress | None = None  # what the terminal shows now; a nested task adds a line
 
     def info(self, message: str) -> None:
-        """Say what happens."""
+        """Print a message, unless quiet."""
         if not self.quiet:
             print(message, file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
-        """Say what went wrong without stopping."""
+        """Print a warning."""
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, description: str, total: int, done: int = 0, seconds: float = math.inf) -> Iterator[Progress]:
-        """Show ``description`` while ``total`` steps are done, ``done`` of them already, or what ``seconds`` allow."""
+        """Show the progress of ``total`` steps, ``done`` already, of which ``seconds`` may allow only a part."""
         if self.quiet:
             yield Progress()
         elif self._bars is not None:
@@ -60,7 +60,7 @@ class Reporter:
 
     @contextmanager
     def counter(self, description: str) -> Iterator[Callable[[int, int], None]]:
-        """Yield ``count(done, total)``; nothing is shown until the first call, for work that may be done already."""
+        """Yield ``count(done, total)``; shows nothing before the first call, as the work may be done already."""
         with ExitStack() as stack:
             bar: Progress | None = None
             shown = 0
@@ -76,17 +76,17 @@ class Reporter:
 
 
 class Mute(Reporter):
-    """Of a process whose words another one says already."""
+    """For processes whose messages another process prints already."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
 
     def warn(self, message: str) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class _Paced(Progress):
-    """How far work is, how fast it goes, and how many steps there will be before its time is over."""
+    """Steps done, their rate, and the number of steps expected within the time limit."""
 
     def __init__(self, total: int, done: int, seconds: float) -> None:
         self.total, self.done, self.first, self.limit = total, done, done, seconds
@@ -102,7 +102,7 @@ class _Paced(Progress):
         return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
 
     def expected(self) -> int:
-        """Steps there will be; all of them while that cannot be told."""
+        """Expected number of steps; all steps while there is no estimate."""
         if self.limit == math.inf or self.done == self.first:
             return self.total
         left = max(0.0, self.limit - (time.monotonic() - self.started))

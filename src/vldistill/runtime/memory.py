@@ -1,4 +1,4 @@
-"""Memory: this process's peak, what a device has left, what a graph keeps, an allocator that keeps what it has."""
+"""Memory: the peak of this process, free bytes of a device, bytes saved by graphs, and allocator settings."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def peak_memory() -> int:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on ``device``, those that torch holds in reserve among them.
+    """Bytes that can still be allocated on ``device``, including those cached by torch.
 
-    On a CPU the limits of a container or of a batch job count too.
+    On a CPU the limits of containers and batch jobs count too.
     """
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -36,11 +36,11 @@ def available_memory(device: torch.device) -> int:
 
 
 def cgroup_memory(root: Path, own: Path) -> float:
-    """Bytes that the control groups of this process leave it; infinite where nothing limits them.
+    """Bytes that the control groups still allow this process; infinite without a limit.
 
     Args:
         root: where control groups are mounted.
-        own: the file that names the one of this process, as ``0::/its/path``.
+        own: file that names the control group of this process, as ``0::/its/path``.
     """
     try:
         named = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::")]
@@ -54,12 +54,12 @@ def cgroup_memory(root: Path, own: Path) -> float:
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             except (OSError, ValueError):  # "max", or a group that does not count memory
                 continue
-            left = min(left, limit - taken + int(stat.get("inactive_file", 0)))  # pages of files make room
+            left = min(left, limit - taken + int(stat.get("inactive_file", 0)))  # file pages can be freed
     return max(left, 0)
 
 
 class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
-    """A context in which ``count`` grows by the bytes that graphs keep for the way back, parameters left out."""
+    """A context that adds to ``count`` the bytes that graphs save for backward, without parameters."""
 
     def __init__(self) -> None:
         self.count, self._seen = 0, set[int]()
@@ -71,21 +71,21 @@ class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
         if not isinstance(owner, torch.nn.Parameter) and storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.count += storage.nbytes()
-        # not the tensor itself: where a node keeps its own output (ReLU, softmax), the two would hold each other,
-        # and a graph that is let go without a way back would never be freed
+        # not the tensor itself: a node that saves its own output (ReLU, softmax) would form a reference cycle, and a
+        # graph that is dropped without backward would never be freed
         return tensor.detach()
 
 
 def keep_freed_memory() -> bool:
-    """Ask glibc to reuse freed blocks instead of returning them to the system; whether it took the wish.
+    """Ask glibc to reuse freed blocks instead of returning them to the system; returns whether it accepted.
 
-    Training on the CPU frees and takes the same large activations in every step. Returned to the system they come
-    back as pages to be zeroed one by one; benchmarks/allocator.py measures what that costs.
+    Training on the CPU allocates and frees the same large activations in every step. If they are returned to the
+    system, every page is zeroed again; benchmarks/allocator.py measures the cost.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library: nothing to ask
+    except (OSError, AttributeError):  # another C library: no mallopt
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

@@ -1,7 +1,7 @@
-"""How a first-order pass of a dual encoder is computed: number format, compilation, parts of a batch, processes.
+"""Options of first-order computation (precision, compilation, micro-batches), and halving where memory is short.
 
-None of it changes what is computed beyond rounding; by default nothing is different from calling the encoder. Passes
-that are differentiated twice (``distillation/metagrad/backward_sweep.py``) do not come here.
+They change results by rounding only; the defaults call the encoder as it is. Second-order computation
+(``distillation/metagrad/backward_sweep.py``) does not use them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,43 +17,47 @@ from torch import Tensor
 from vldistill.errors import MemoryShortError
 
 T = TypeVar("T")
-SHORT = ("out of memory", "not enough memory", "can't allocate memory")  # of devices, and of CPUs by system
+SHORT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+)  # messages of devices, and of CPUs by system
 
 
 @dataclass(frozen=True)
-class Passes:
-    """How passes are computed.
+class ComputeOptions:
+    """How forward and backward passes are computed.
 
     Args:
         precision: ``float32``, or ``bfloat16`` for the towers and heads (weights, logits and losses stay float32).
-        compiled: towers go through ``torch.compile``.
-        micro_batch: inputs that pass a trained tower at a time; 0 is all, and half of them when memory is short.
+        compiled: compile towers with ``torch.compile``.
+        micro_batch: inputs per pass of a trained tower; 0 is the whole batch, halved when memory is short.
     """
 
     precision: str = "float32"
     compiled: bool = False
     micro_batch: int = 0
 
-    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        """The number format of a pass."""
+    def autocast(self, device: torch.device) -> contextlib.nullcontext[None] | torch.autocast:
+        """A context in which a pass has this precision."""
         if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(device.type, torch.bfloat16)
 
 
-FLOAT32 = Passes()
+FLOAT32 = ComputeOptions()
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory is used up."""
+    """Whether an error means that the device is out of memory."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in SHORT)
+    return isinstance(error, RuntimeError) and any(words in text for words in SHORT_OF_MEMORY)
 
 
 def heads_too_large(device: torch.device, batch: int) -> MemoryShortError:
-    """The error of a step of two heads that the device has no memory for."""
+    """The error of a training step of two heads that does not fit in memory."""
     return MemoryShortError(
         f"{device} has too little memory for a training step of two heads on {batch} rows. Use smaller batches, or "
         f"another device."
@@ -61,7 +65,7 @@ def heads_too_large(device: torch.device, batch: int) -> MemoryShortError:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give cached blocks of an accelerator back."""
+    """Release the cached blocks of an accelerator."""
     if device.type != "cpu":
         torch.get_device_module(device).empty_cache()
 
@@ -70,14 +74,14 @@ def free_memory(device: torch.device) -> None:
 def in_parts(
     function: Callable[[Tensor], Tensor], inputs: Tensor, size: int = 0, device: torch.device | None = None
 ) -> Tensor:
-    """``function(inputs)`` without gradients, row by row independent, in parts that the device's memory has room for.
+    """``function(inputs)`` without gradients, in parts that fit in memory; rows must be independent.
 
     Args:
-        size: rows at a time; 0 is all, as long as they fit.
-        device: that ``function`` computes on; None is that of the inputs.
+        size: rows per part; 0 is all, if they fit.
+        device: where ``function`` computes; None is the device of the inputs.
 
     Raises:
-        MemoryShortError: one row is too much.
+        MemoryShortError: even one row does not fit.
     """
     size = min(size or len(inputs), len(inputs))
 
@@ -89,14 +93,14 @@ def in_parts(
 
 
 def halved_where_short(run: Callable[[int], T], size: int, device: torch.device, least: str) -> T:
-    """``run(size)``; where the device's memory is too short for it, ``run`` of half the size, and of half of that, ...
+    """``run(size)``, with the size halved until it fits in the memory of ``device``.
 
     Args:
         run: does the whole work, ``size`` rows at a time.
-        least: in words, what is too much where a size of 1 is.
+        least: what a size of 1 is, for the error message.
 
     Raises:
-        MemoryShortError: a size of 1 is too much.
+        MemoryShortError: even a size of 1 does not fit.
     """
     while True:
         try:

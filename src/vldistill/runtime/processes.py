@@ -1,6 +1,6 @@
-"""Several processes that work on one distillation or one expert, started by ``torchrun``.
+"""Several processes that share one distillation or one expert, started by ``torchrun``.
 
-What they say to each other is either JSON (losses, a wish to stop, an error) or tensors; nothing is pickled.
+They exchange JSON values (losses, stop requests, errors) and tensors; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -11,30 +11,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from vldistill.errors import ConfigError
 
-PATIENCE = timedelta(hours=24)  # others wait while rank 0 judges; torchrun ends them all when one fails
-NUMBERS_AT_ONCE = 2**22  # numbers of one variable that are gathered from every draw at a time
+T = TypeVar("T")
+PATIENCE = timedelta(hours=24)  # the others wait while rank 0 evaluates; torchrun stops all when one fails
+NUMBERS_AT_ONCE = 2**22  # elements of a variable gathered from every draw at a time
 
 
 def launched() -> int:
-    """How many processes ``torchrun`` started; 1 without it."""
+    """The number of processes that ``torchrun`` started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that work together.
+    """All processes that work together, and which one this process is.
 
     Args:
-        rank: of this process, from 0.
-        size: processes.
-        local: of this process on its machine, from 0: which GPU is its own.
+        rank: number of this process, from 0.
+        size: number of processes.
+        local: number of this process on its machine, from 0: the number of its GPU.
     """
 
     rank: int = 0
@@ -43,11 +44,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes, judges and reports."""
+        """Whether this process is rank 0, which writes, evaluates and reports."""
         return self.rank == 0
 
-    def gather(self, value: Any) -> list[Any]:
-        """The plain values (JSON) of all ranks, in their order; every rank has to call it."""
+    def gather(self, value: T) -> list[T]:
+        """The values (JSON) of all ranks, in rank order; every rank must call it."""
         if self.size == 1:
             return [value]
         raw = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
@@ -65,20 +66,20 @@ class Processes:
         return [part[:count] for part, count in zip(found, counts)]
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true on any rank."""
+        """Whether ``flag`` is true on any rank."""
         return any(self.gather(flag))
 
-    def of_first(self, value: Any) -> Any:
+    def of_first(self, value: T) -> T:
         """The value of rank 0."""
         return self.gather(value)[0]
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Wait until all processes have called this."""
         self.gather(None)
 
     @torch.no_grad()
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Make ``tensors`` those of rank 0, in place; every rank has to call it with the same shapes."""
+        """Copy the ``tensors`` of rank 0 to all ranks, in place; every rank must call it with the same shapes."""
         if self.size == 1:
             return
         for tensor in tensors:
@@ -88,7 +89,7 @@ class Processes:
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
-        """Rank 0 goes through this block alone, then the others, who find its files."""
+        """Run the block on rank 0 first, then on the others, which find its files."""
         if not self.first:
             self.wait()
         yield
@@ -96,10 +97,10 @@ class Processes:
             self.wait()
 
     def mean(self, own: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The mean over the draws of all ranks, added up in the order of the draws: the same bits for any number.
+        """The mean over the draws of all ranks, summed in draw order: the same bits for any number of ranks.
 
         Args:
-            own: tensors of this rank's draws, as many on every rank, all of one shape and dtype.
+            own: tensors of this rank's draws; the same number on every rank, all of one shape and dtype.
         """
         count = len(own) * self.size
         if count == 1:
@@ -124,7 +125,7 @@ def joined() -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started; :data:`ALONE` without it.
 
     Raises:
-        ConfigError: its variables are not all there.
+        ConfigError: its environment variables are incomplete.
     """
     if launched() == 1:
         yield ALONE
@@ -145,7 +146,7 @@ def joined() -> Iterator[Processes]:
 
 
 def merged_logs(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of every figure over the draws that have it."""
+    """The mean of every logged value over the draws that have it."""
     names = dict.fromkeys(name for log in logs for name in log)
     having = {name: [log[name] for log in logs if name in log] for name in names}
     return {name: sum(values) / len(values) for name, values in having.items()}

@@ -1,4 +1,4 @@
-"""Randomness from names, not from running generators: a resumed run draws what the first would have drawn."""
+"""Random seeds from names instead of a running generator, so that a resumed run draws the same numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed made of ``parts``, e.g. ``seed_of(seed, "segment", iteration)``."""
+    """A 63-bit seed from a hash of ``parts``, e.g. ``seed_of(seed, "segment", iteration)``."""
     raw = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little") >> 1
 
@@ -22,7 +22,7 @@ def generator(*parts: object) -> torch.Generator:
 
 @contextmanager
 def seeded(device: torch.device, *parts: object) -> Iterator[None]:
-    """Seed torch's global generators from ``parts`` for a while, and leave them as they were afterwards."""
+    """Seed torch's global generators from ``parts`` within the context, and restore them afterwards."""
     seed = seed_of(*parts)
     if device.type == "cuda":
         with torch.cuda.device(device), torch.random.fork_rng(devices=[torch.cuda.current_device()]):

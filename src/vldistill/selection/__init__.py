@@ -1,6 +1,6 @@
-"""Coresets: real pairs chosen by a selector, one file each. A selector registers itself; nothing else is edited.
+"""Coresets: real pairs chosen by a selector. Each selector is one file that registers itself.
 
-A selector sees the training pairs as :class:`Candidates` and gives the rows of the captions it chooses, at most one of
-each image. Its choice is usable as a set (``--set kcenter:100``), as a start (``distill.start kcenter``), and on its
-own (``vldistill select``).
+A selector gets the training pairs as :class:`Candidates` and returns the rows of the captions it chooses, at most one
+per image. A coreset can be evaluated (``--set kcenter:100``), start a distillation (``distill.start kcenter``), or be
+written as a set (``vldistill select``).
 """

@@ -1,4 +1,4 @@
-"""A choice of real pairs by a selector's name, among the training pairs of a workbench."""
+"""Choose real pairs of a workbench's training split with a selector."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vldistill.workbench.bench import Workbench
 
 
 class _TrainingCandidates:
-    """The :class:`Candidates` of a workbench, by a warm-up with ``options``."""
+    """The :class:`Candidates` of a workbench; ``options`` configure the warm-up."""
 
     def __init__(self, bench: Workbench, options: SelectConfig) -> None:
         self.bench, self.options = bench, options
@@ -50,28 +50,28 @@ def check_count(images: int, pairs: int) -> None:
     """Refuse more pairs than there are images. Raises ConfigError."""
     if pairs > images:
         raise ConfigError(
-            f"{pairs} pairs were asked for, but the train split has {images} images, "
+            f"{pairs} pairs were requested, but the train split has {images} images, "
             f"and the pairs of one set have distinct images. Ask for {images} or fewer."
         )
 
 
 def check_readable(bench: Workbench, pairs: int) -> None:
-    """Refuse more pairs than training images that can be read; they are decoded for that. Raises ConfigError."""
+    """Refuse more pairs than readable training images; decodes the images. Raises ConfigError."""
     readable, listed = bench.pixels("train").pairs.count_images, bench.pairs("train").count_images
     if readable < pairs <= listed:
         raise ConfigError(
-            f"{pairs} pairs were asked for, but of the {listed} images of the train split {readable} can be read, "
-            f"and the pairs of one set have distinct images. Ask for {readable} or fewer, or mend the others."
+            f"{pairs} pairs were requested, but of the {listed} images of the train split {readable} can be read, "
+            f"and the pairs of one set have distinct images. Ask for {readable} or fewer, or repair the others."
         )
     check_count(readable, pairs)
 
 
 def check_ground(name: str, pairs: int, options: SelectConfig) -> None:
-    """Refuse more pairs than a selector draws to choose among. Raises ConfigError."""
+    """Refuse more pairs than the selector's random sample holds. Raises ConfigError."""
     for option in ("ground_set", "cluster_sample"):
         if option in SELECTORS.find(name).reads and getattr(options, option) < pairs:
             raise ConfigError(
-                f"select.{option} is {getattr(options, option)}, fewer than the {pairs} pairs that {name} is to "
+                f"select.{option} is {getattr(options, option)}, fewer than the {pairs} pairs that {name} must "
                 f"choose. Ask for fewer pairs, or set select.{option} to {pairs} or more."
             )
 
@@ -79,10 +79,10 @@ def check_ground(name: str, pairs: int, options: SelectConfig) -> None:
 def choose_pairs(
     bench: Workbench, name: str, count: int, seed: int, options: SelectConfig | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``count`` training pairs chosen by the selector ``name``: image rows and caption rows, (count,) int64 each.
+    """Choose ``count`` training pairs with the selector ``name``: image rows and caption rows, (count,) int64 each.
 
     Raises:
-        ConfigError: an unknown selector, more pairs than readable images, or more than it draws to choose among.
+        ConfigError: an unknown selector, or more pairs than readable images or than the selector's sample.
     """
     options = options or SelectConfig()
     entry = SELECTORS.find(name)

@@ -1,11 +1,9 @@
-"""A choice of real pairs as a set: the same folder as a distilled one, and the names of what was chosen."""
+"""Coresets: chosen real pairs as a set, in the same format as a distilled set, with the names of the pairs."""
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +16,6 @@ from vldistill.selection.choose import choose_pairs
 from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import write_record
 from vldistill.training.recipe import Recipe
-from vldistill.version import __version__
 from vldistill.workbench.bench import Workbench
 
 
@@ -27,34 +24,44 @@ def coreset_name(options: SelectConfig, label: str = "") -> str:
     return f"{options.method}-{options.pairs}-s{options.seed}" + (f"-{label}" if label else "")
 
 
+@dataclass(frozen=True)
+class ChosenPair:
+    """A pair as ``pairs.json`` records it: the name of its image, its caption, and the rows of both in the source."""
+
+    image: str
+    caption: str
+    image_row: int
+    caption_row: int
+
+
 @dataclass(frozen=True, eq=False)
 class Coreset:
-    """Real pairs that were chosen.
+    """Chosen real pairs.
 
     Args:
-        pairs: as a set.
-        rows: image names, captions and their rows, by pair.
+        pairs: the pairs as a set.
+        rows: the chosen pairs in their source.
         pixels: (N, 3, S, S) uint8, the decoded photos.
     """
 
     pairs: DistilledSet
-    rows: list[dict[str, Any]]
+    rows: list[ChosenPair]
     pixels: np.ndarray
 
     def save(self, folder: Path) -> None:
-        """Write the set with a preview, and ``pairs.json``: what was chosen."""
+        """Write the set, a preview, and the chosen pairs as ``pairs.json``."""
         about = {name: self.pairs.info[name] for name in ("method", "seed")}
-        write_record(folder / "pairs.json", about | {"pairs": self.rows})
-        captions = [str(row["caption"]) for row in self.rows]
+        write_record(folder / "pairs.json", about | {"pairs": [asdict(row) for row in self.rows]})
+        captions = [row.caption for row in self.rows]
         draw_contact_sheet(self.pixels, captions, folder / "preview.png", title=self.pairs.name)
         self.pairs.save(folder)
 
 
 def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> Coreset:
-    """Choose pairs by ``options``, and name them with ``label``; nothing is written.
+    """Choose pairs by ``options`` and add ``label`` to their name; writes nothing.
 
-    Pixels are the decoded real ones at the tower's size. A coreset has learned no recipe: the one it carries is the
-    generic one at common rates, and evaluation tunes rates and epochs on val as for all real pairs.
+    The images are the decoded photos at the tower's size. A coreset has no learned recipe: it carries the default one,
+    and evaluation tunes rates and epochs on val, as for all real pairs.
 
     Raises:
         ConfigError: more pairs than images that can be read.
@@ -64,15 +71,9 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
     chosen = [split.pairs.captions[int(row)] for row in captions]
     pixels = split.pixels.array[images.numpy()]
     entry, tower = SELECTORS.find(options.method), bench.image_tower
-    standard: dict[str, torch.Tensor] = {}
     texts, mask = split.data.texts.rows(captions).detach().cpu().clone(), None
     if bench.setting == "both":
         texts, mask = texts[..., :-1].clone(), texts[..., -1].clone()
-    else:
-        standard |= {"text_mean": bench.text_standardisation.mean, "text_scale": bench.text_standardisation.scale}
-    if bench.setting == "heads":
-        standard |= {"image_mean": bench.image_standardisation.mean, "image_scale": bench.image_standardisation.scale}
-    versions = {"vldistill": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
     coreset = DistilledSet(
         images=to_float(torch.from_numpy(pixels), tower.mean, tower.std),
         texts=texts,
@@ -80,7 +81,7 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
         recipe=Recipe(),
         towers=bench.towers,
         setting=bench.setting,
-        standardisation=standard,
+        standardisation=bench.standardisation,
         captions=tuple({"start": caption, "nearest": caption} for caption in chosen),
         info={
             "name": coreset_name(options, label),
@@ -91,11 +92,11 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
             "data": split.pairs.fingerprint,
             "source": bench.data_config.source,
             "config": {"encoder": asdict(bench.encoder_config), "select": entry.options(options)},
-            "versions": versions,
+            "versions": bench.versions,
         },
     )
     rows = [
-        {"image": split.pairs.images.names[image], "caption": caption, "image_row": image, "caption_row": row}
+        ChosenPair(split.pairs.images.names[int(image)], caption, image_row=image, caption_row=row)
         for image, row, caption in zip(images.tolist(), captions.tolist(), chosen)
     ]
     return Coreset(coreset, rows, pixels)

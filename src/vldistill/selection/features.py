@@ -1,8 +1,8 @@
-"""Features of all training pairs, held once per image and once per caption, and never joined in memory.
+"""Features of all training pairs, stored once per image and once per caption, never joined in memory.
 
 A pair (i, j) of image i and caption j has the joined vector [u_i; t_j]. COCO has 113,000 images and 565,000 captions:
-joined in float32 that is 2.3 GB, apart in float16 0.7 GB. Everything the selectors need is a projection of all pairs,
-which falls apart into one of the images and one of the captions.
+2.3 GB joined in float32, 0.7 GB separately in float16. Selectors only need projections of all pairs, and these are sums
+of a projection of the images and one of the captions.
 
 Shapes: N images, M captions, D and d the two widths, B rows.
 """
@@ -17,7 +17,7 @@ import torch
 
 from vldistill.runtime.randomness import generator
 
-ROWS_AT_ONCE = 1024  # turned into float32 at a time: they stay in a core's cache (measured: 0.08 s per 680,000 rows)
+ROWS_AT_ONCE = 1024  # converted to float32 at a time: they fit in a core's cache (measured: 0.08 s per 680,000 rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class PairFeatures:
 
     Args:
         images: (N, D), L2-normalised rows in float16 or float32; may be memory-mapped.
-        texts: (M, d) likewise.
+        texts: (M, d), in the same form.
         caption_image: (M,) int64, the image of each caption.
     """
 
@@ -40,14 +40,14 @@ class PairFeatures:
     def joined(self, rows: torch.Tensor) -> torch.Tensor:
         """The joined vectors of some pairs, (B, D + d) float32."""
         out = torch.empty(len(rows), self.images.shape[1] + self.texts.shape[1])
-        images, texts = self.apart(out)
-        for into in torch.arange(len(rows)).split(ROWS_AT_ONCE):  # nothing large beside ``out``
+        images, texts = self.split(out)
+        for into in torch.arange(len(rows)).split(ROWS_AT_ONCE):  # in parts: no large temporary beside ``out``
             part = rows[into]
             images[into] = self.images[self.caption_image[part]].float()
             texts[into] = self.texts[part].float()
         return out
 
-    def apart(self, joined: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def split(self, joined: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The image part and the text part of joined vectors (..., D + d)."""
         return joined[..., : self.images.shape[1]], joined[..., self.images.shape[1] :]
 
@@ -60,7 +60,7 @@ class PairFeatures:
         return _project(self.images, image_direction)[self.caption_image] + _project(self.texts, text_direction)
 
     def mean(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The image part (D,) and the text part (d,) of the mean pair: an image counts once for each caption."""
+        """The image part (D,) and text part (d,) of the mean over pairs: an image counts once per caption."""
         weights = torch.bincount(self.caption_image, minlength=len(self.images)).double()
         image = torch.zeros(self.images.shape[1], dtype=torch.float64)
         text = torch.zeros(self.texts.shape[1], dtype=torch.float64)
@@ -71,8 +71,8 @@ class PairFeatures:
         return (image / len(self)).float(), (text / len(self)).float()
 
     def agreement(self) -> torch.Tensor:
-        """The scalar product u_i . t_j within each pair, (M,) float32; both sides need one width."""
-        out = torch.empty(len(self))  # filled in place: small results between large ones would split up the heap
+        """The scalar product u_i . t_j of each pair, (M,) float32; both sides must have the same width."""
+        out = torch.empty(len(self))  # filled in place, to avoid fragmenting the heap
         for rows in self.chunks():
             out[rows] = self.images[self.caption_image[rows]].float().mul_(self.texts[rows].float()).sum(1)
         return out
@@ -90,7 +90,7 @@ def _project(table: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     for start in range(0, len(table), ROWS_AT_ONCE):
         part = table[start : start + ROWS_AT_ONCE]
         rows = buffer[: len(part)]
-        rows.copy_(part)  # into memory used again: fresh pages would cost more than the product
+        rows.copy_(part)  # reuses the buffer: fresh pages would cost more than the product
         torch.mv(rows, direction, out=out[start : start + ROWS_AT_ONCE])
     return out
 
@@ -103,7 +103,7 @@ def _square_norms(table: torch.Tensor) -> torch.Tensor:
 
 
 def first_of_each_image(order: torch.Tensor, caption_image: torch.Tensor, count: int) -> torch.Tensor:
-    """The first ``count`` rows of ``order`` (M,) that are the first of their image, (count,) int64."""
+    """The first ``count`` rows of ``order`` (M,), at most one per image, (count,) int64."""
     images = caption_image[order]
     first = torch.full((int(caption_image.max()) + 1,), len(order)).scatter_reduce(
         0, images, torch.arange(len(order)), reduce="amin"
@@ -112,7 +112,7 @@ def first_of_each_image(order: torch.Tensor, caption_image: torch.Tensor, count:
 
 
 def draw_captions(image_captions: Sequence[np.ndarray], count: int, seed: int) -> torch.Tensor:
-    """One random caption of each of ``count`` random images: rows (count,) int64."""
+    """One random caption for each of ``count`` random images: rows (count,) int64."""
     draw = generator(seed, "pairs")
     images = torch.randperm(len(image_captions), generator=draw)[:count]
     captions = (image_captions[image] for image in images.tolist())

@@ -1,15 +1,16 @@
-"""What a selector is, what it may use, and how one is registered; see selection/selectors/."""
+"""The interface of selectors: what they get and return, and how they are registered; see selection/selectors/."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
+from vldistill.config.plain import Plain
 from vldistill.errors import ConfigError, unknown
 from vldistill.registry import Registry, summary_of
 from vldistill.selection.features import PairFeatures
@@ -18,9 +19,9 @@ WARMUP = ("warmup_epochs", "warmup_image_rate", "warmup_text_rate")
 
 
 class Candidates(Protocol):
-    """The training pairs a selector chooses among; what is costly is made when it is first asked for.
+    """The training pairs a selector chooses from; costly values are computed at first use.
 
-    Features are opened anew each time they are asked for: memory is only taken while a selector holds on to them.
+    Features are opened again at each access: they take memory only while a selector holds them.
     """
 
     @property
@@ -30,17 +31,17 @@ class Candidates(Protocol):
 
     @property
     def image_captions(self) -> Sequence[np.ndarray]:
-        """For each of the N images the rows of its captions."""
+        """The rows of the captions of each of the N images."""
         ...
 
     @property
     def towers(self) -> PairFeatures:
-        """Standardised features of the frozen towers, each side L2-normalised."""
+        """Standardised features of the frozen towers, L2-normalised on each side."""
         ...
 
     @property
     def student(self) -> PairFeatures:
-        """Normalised embeddings of a student after a warm-up on the real pairs; both sides have one width."""
+        """Normalised embeddings of a student after a warm-up on the real pairs; both sides have the same width."""
         ...
 
     @property
@@ -59,9 +60,9 @@ class Selector:
 
     Args:
         choose: the function.
-        drawn: whether the seed matters; a selector without randomness chooses the same pairs with any.
-        reads: names of the options in :class:`~vldistill.config.SelectConfig` that matter to it.
-        summary: one line about it.
+        drawn: whether it is random; otherwise it chooses the same pairs for every seed.
+        reads: names of the options in :class:`~vldistill.config.SelectConfig` that it uses.
+        summary: one line for listings.
     """
 
     choose: Choose
@@ -69,8 +70,8 @@ class Selector:
     reads: tuple[str, ...]
     summary: str
 
-    def options(self, config: SelectConfig) -> dict[str, Any]:
-        """The options that decide the choice, by name."""
+    def options(self, config: SelectConfig) -> dict[str, Plain]:
+        """The options that determine the choice, by name."""
         return {name: getattr(config, name) for name in self.reads}
 
 
@@ -83,7 +84,7 @@ def register(name: str, *, drawn: bool, reads: tuple[str, ...] = ()) -> Callable
     """Register a selector under ``name``; its docstring's first line is its summary.
 
     Raises:
-        ConfigError: a name that is taken or malformed, an option that does not exist, or no docstring.
+        ConfigError: the name is taken or malformed, an option does not exist, or there is no docstring.
     """
 
     def add(choose: Choose) -> Choose:

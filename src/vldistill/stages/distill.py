@@ -38,13 +38,13 @@ START = "start"  # folder, in a set's, of the set that was made first
 
 
 def distill(
-    run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None, ranks: Processes = ALONE
+    run: Run, config: Config, reporter: Reporter, experts_from: Path | None = None, processes: Processes = ALONE
 ) -> Path:
     """Distil a set, or resume it; returns its folder.
 
     Args:
         experts_from: another run that has the experts; here too ``distill.experts`` is how many are used.
-        ranks: the processes that share the work; the first one writes.
+        processes: the processes that share the work; the first one writes.
 
     Raises:
         ConfigError: what cannot work or contradicts what the run or the set was begun with.
@@ -60,30 +60,30 @@ def distill(
     if entry.own_start and config.distill.starts != ("real", "real"):
         start = config.distill.start_image or config.distill.start_text or config.distill.start
         reporter.warn(f"{config.distill.method} chooses its own starting pairs: distill.start {start} is ignored.")
-    check_asked(config, experts_from, ranks)
+    check_asked(config, experts_from, processes)
     run.check(config.given)
-    bench = open_bench(config, reporter, ranks, run)
+    bench = open_bench(config, reporter, processes, run)
     check_data(config, bench)
     folder = run.sets / set_name(config.distill)
     asked = refuse_other_set(run, config)
     if (folder / "set.json").exists():
-        if ranks.first:
+        if processes.first:
             run.begin(config.given)  # refuses a contradiction
-        return _finished(folder, reporter, ranks)
-    with ranks.first_before_others():
+        return _finished(folder, reporter, processes)
+    with processes.first_before_others():
         teachers = (Run(experts_from) if experts_from else run).experts
         recorded = open_experts(bench, teachers, config.distill.experts) if entry.needs_experts else []
         context = Context(bench, config.distill, config.options, recorded)
         method.check(context)
         own = replace(config.distill, start="real", start_image="", start_text="") if config.first else config.distill
         begin = starting_pairs(method, replace(context, config=own), config.select)
-        if ranks.first:
+        if processes.first:
             run.begin(config.given)
-    with held(folder / ".lock", str(folder)) if ranks.first else nullcontext():
-        if not ranks.of_first((folder / "set.json").exists()):  # else another process has just finished it
-            if ranks.first:
+    with held(folder / ".lock", str(folder)) if processes.first else nullcontext():
+        if not processes.of_first((folder / "set.json").exists()):  # else another process has just finished it
+            if processes.first:
                 write_record(folder / "config.json", asked)
-            start, seconds = _start(config, bench, begin, folder / START, ranks)
+            start, seconds = _start(config, bench, begin, folder / START, processes)
             with deferred_stop() as stop_asked, _resumable():
                 loop = Loop(
                     method,
@@ -92,30 +92,30 @@ def distill(
                     score=lambda distilled: quick_score(bench, distilled, config.evaluate),
                     save=lambda made, iteration: _save(bench, made, begin, folder / f"kept/iteration-{iteration}"),
                     stop_asked=stop_asked,
-                    ranks=ranks,
+                    processes=processes,
                     start_seconds=seconds,
                 )
                 try:
                     distilled = loop.run(start)
                 except DivergedError:
-                    if ranks.first:
+                    if processes.first:
                         _save(bench, loop.best_set(), begin, folder / DIVERGED)
                     raise
-            if ranks.first:
+            if processes.first:
                 _save(bench, distilled, begin, folder)
                 loop.checkpoints.remove()
                 run.log(
                     stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **distilled.info["selection"]
                 )
                 reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
-        ranks.wait()
+        processes.wait()
     return folder
 
 
-def _finished(folder: Path, reporter: Reporter, ranks: Processes) -> Path:
+def _finished(folder: Path, reporter: Reporter, processes: Processes) -> Path:
     """The folder of a set that is there already. Raises ArtefactError where it is damaged."""
     DistilledSet.load(folder)
-    if ranks.first:
+    if processes.first:
         Checkpoints(folder / CHECKPOINT, reporter).remove()  # of a process that was killed right after the end
     reporter.info(f"{folder} is finished already; nothing to do")
     return folder
@@ -131,24 +131,29 @@ def _resumable() -> Iterator[None]:
 
 
 def _start(
-    config: ResolvedConfig, bench: Workbench, begin: Start, folder: Path, ranks: Processes
+    config: ResolvedConfig, bench: Workbench, begin: Start, folder: Path, processes: Processes
 ) -> tuple[Start, float]:
     """What the loop starts from, and the seconds it took: ``begin``, or the set that is made of it first."""
     if config.first is None:
         return begin, 0.0
-    made, distill = _first(config, config.first, bench, begin, folder, ranks), config.distill
+    made, distill = _first(config, config.first, bench, begin, folder, processes), config.distill
     start = start_from(bench, made, distill.pairs, distill.space, distill.size)
     return start, float(made.info["selection"]["seconds"])
 
 
 def _first(
-    config: ResolvedConfig, own: ResolvedDistillConfig, bench: Workbench, begin: Start, folder: Path, ranks: Processes
+    config: ResolvedConfig,
+    own: ResolvedDistillConfig,
+    bench: Workbench,
+    begin: Start,
+    folder: Path,
+    processes: Processes,
 ) -> DistilledSet:
     """The set that another starts from: read, or made in ``folder``, where it is resumed if it was stopped.
 
     The first process makes it alone: its own outer loop has nothing to share.
     """
-    with ranks.first_before_others():
+    with processes.first_before_others():
         if not (folder / "set.json").exists():
             inner = Context(bench, own, config.options_of(own.method))
             method = METHODS.find(own.method).build()

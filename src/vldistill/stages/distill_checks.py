@@ -43,10 +43,10 @@ def check_captions(name: str, count: int) -> None:
         )
 
 
-def check_asked(config: ResolvedConfig, experts_from: Path | None = None, ranks: Processes = ALONE) -> None:
+def check_asked(config: ResolvedConfig, experts_from: Path | None = None, processes: Processes = ALONE) -> None:
     """Refuse what cannot be, before data or towers are opened. Raises ConfigError."""
     name = config.distill.method
-    check_draws(config.distill.draws, ranks)
+    check_draws(config.distill.draws, processes)
     if experts_from and not METHODS.find(name).needs_experts:
         raise ConfigError(
             f"--experts_from is {experts_from}, but {name} needs no experts. Leave it out, or name a method that "

@@ -41,7 +41,7 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     run.begin(config)
     path = run.results / _result_name(run, target_set, target, config.evaluate.protocol)
     key = evaluation_key(bench, target_set, config)
-    question = digest(key, asdict(config.evaluate), bench.passes.precision)
+    question = digest(key, asdict(config.evaluate), bench.compute.precision)
     with held(path.with_name(f".{path.stem}.lock"), str(path)):
         answers = PartialResults(path.with_name(f"{path.stem}.unfinished"), key, reporter)
         if (kept := _kept(path, reporter)) and kept.get("question") == question:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +40,7 @@ def spread_experts(
         _command(f"expert {index}", ["experts", *words, "--shard", str(shard)], folder / f"expert-{index:03d}.log")
         for index, shard in shards.items()
     ]
-    units = [Unit(unit.name, unit.work, unit.arguments, needs=("encode",)) for unit in units]
+    units = [replace(unit, needs=("encode",)) for unit in units]
     return give_out("experts", [encode, *units], place, reporter)
 
 
@@ -72,7 +74,7 @@ def spread_encode(
 
 
 def _command(name: str, words: Sequence[str], log: Path) -> Unit:
-    return Unit(name, command, {"words": list(words), "log": str(log)})
+    return Unit(name, partial(command, words=list(words), log=str(log)))
 
 
 def give_out(what: str, units: Sequence[Unit], place: Place, reporter: Reporter) -> dict[str, UnitFailed]:
@@ -81,7 +83,7 @@ def give_out(what: str, units: Sequence[Unit], place: Place, reporter: Reporter)
         return {}
     failed: Mapping[str, UnitFailed]
     with place.backend(reporter) as backend:
-        reporter.info(f"{what}: {len(units)} units, {place.said(backend.slots)}")
+        reporter.info(f"{what}: {len(units)} units, {place.describe(backend.slots)}")
         with reporter.progress(what, len(units)) as bar:
             failed = run_units(units, backend, lambda unit, error: bar.advance(1), reporter, place.retries)
     for name, error in failed.items():

@@ -1,4 +1,4 @@
-"""Training data: what each side consumes, by row."""
+"""Training data: the inputs of each side, by row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Inputs(Protocol):
-    """What one side of the encoder consumes, by row."""
+    """The inputs of one side of the encoder, by row."""
 
     def __len__(self) -> int: ...
 
@@ -20,15 +20,15 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Pairs as the trained sides see them.
+    """Pairs as inputs of the trained sides.
 
     Args:
         images: N image inputs.
         texts: M text inputs.
         caption_image: (M,) int64, the image of each text.
         similarity: (M, M) soft targets, or None.
-        blocks: the texts are so many blocks, each with one text of every image in order. A batch is of one block: two
-            texts of one image would be each other's negatives.
+        blocks: number of blocks of texts; each has one text per image, in image order. A batch is taken from one
+            block, because two texts of one image would be each other's negatives.
     """
 
     images: Inputs

@@ -1,4 +1,4 @@
-"""First-order training of a dual encoder: experts and students use the same few lines.
+"""First-order training of a dual encoder, for experts and students alike.
 
 Shapes: M captions (one epoch passes all of them, each with its image), N images, B batch.
 """
@@ -13,7 +13,7 @@ import torch
 
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.errors import ConfigError, DivergedError
-from vldistill.runtime.micro_batches import FLOAT32, Passes
+from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.runtime.randomness import generator, seed_of, seeded
 from vldistill.training.data import TrainingData
@@ -24,7 +24,7 @@ from vldistill.training.state import Keeper, restore_training, training_state
 from vldistill.training.stepper import Stepper
 from vldistill.training.steps import PlannedStep, StepPlan
 
-CHECK_STEPS = 20  # steps between two looks at the loss: each waits for the device
+CHECK_STEPS = 20  # steps between two checks of the loss: each check waits for the device
 
 
 def _check_fits(data: TrainingData, recipe: Recipe) -> None:
@@ -49,20 +49,20 @@ def fit(
     on_epoch: Callable[[int, float], None] | None = None,
     on_step: Callable[[float], None] | None = None,
     keeper: Keeper | None = None,
-    passes: Passes = FLOAT32,
-    ranks: Processes = ALONE,
+    compute: ComputeOptions = FLOAT32,
+    processes: Processes = ALONE,
 ) -> None:
     """Train ``encoder`` in place by SGD.
 
     Args:
         seed: of the order, dropout, augmentation and noise.
-        noise: standard deviation of normal noise that is added to what both sides consume, drawn anew in every step.
+        noise: standard deviation of normal noise added to the inputs of both sides, redrawn in every step.
         steps_per_epoch: cut every epoch to this many steps; 0 means all.
         on_epoch: called with (epochs done, mean loss) after each epoch.
         on_step: called with the loss after each step, for a progress bar (costs a device sync).
-        keeper: keeps the training in files now and then, and goes on from there: the result is the same to the bit.
-        passes: how passes are computed; the result is the same but for rounding.
-        ranks: processes that call this with the same arguments and share every batch, and no dropout.
+        keeper: saves checkpoints and resumes from them; a resumed training gives the same bits.
+        compute: precision, compilation and micro-batches; they change the result by rounding only.
+        processes: all call this with the same arguments and share every batch; there is no dropout.
 
     Raises:
         ConfigError: when the data cannot be trained on by this recipe.
@@ -72,7 +72,7 @@ def fit(
     _check_fits(data, recipe)
     plan = StepPlan.of(len(data), recipe, steps_per_epoch, data.blocks)
     optimiser = _optimiser(encoder, recipe)
-    stepper = Stepper(encoder, passes, device, ranks)
+    stepper = Stepper(encoder, compute, device, processes)
     descend = _descent(encoder, data, recipe, stepper, optimiser)
     loss, total = (torch.zeros((), device=device) for _ in range(2))  # of the last step, and of the epoch's together
     encoder.train()
@@ -86,7 +86,7 @@ def fit(
                 total.zero_()
             for group in optimiser.param_groups:
                 group["lr"] = plan.rate(group["side"], step.at) * (recipe.head_factor if group["head"] else 1.0)
-            mine, names = stepper.rows(step.index), ("augment", step.at, *([ranks.rank] if ranks.rank else []))
+            mine, names = stepper.rows(step.index), ("augment", step.at, *([processes.rank] if processes.rank else []))
             images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
             texts = data.texts.rows(mine)
             if noise:
@@ -94,7 +94,7 @@ def fit(
                 images, texts = (_noisy(inputs, noise, draw) for inputs in (images, texts))
             before, loss = loss, descend(images, texts, step.index)
             total += loss
-            if on_step:  # the last but one on a device: to read it does not wait for the step that has just begun
+            if on_step:  # on a device the loss of the step before: reading it does not wait for the current step
                 on_step(float(before if device.type != "cpu" and step.number else loss))
             if step.last or step.at % CHECK_STEPS == 0:
                 _require_finite(encoder, total, recipe, step)
@@ -115,15 +115,15 @@ def _noisy(inputs: torch.Tensor, noise: float, draw: torch.Generator) -> torch.T
 def _descent(
     encoder: DualEncoder, data: TrainingData, recipe: Recipe, stepper: Stepper, optimiser: torch.optim.SGD
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """What takes a step at the optimiser's rates, given inputs of this process's rows and all rows of the batch (B,).
+    """A function that takes one step, given the inputs of this process's rows and all rows (B,) of the batch.
 
-    It returns the loss before the step. Plain steps of two heads are written out.
+    It uses the optimiser's rates and returns the loss before the step. Plain SGD on two heads has closed-form steps.
     """
-    whole = stepper.ranks.size == 1 and stepper.sides.passes.precision == "float32"
+    whole = stepper.processes.size == 1 and stepper.sides.compute.precision == "float32"
     heads = two_heads(encoder) if whole and recipe.is_plain else None
     scale = 1 / recipe.temperature if recipe.temperature else encoder.logit_scale
 
-    def written_out(images: torch.Tensor, texts: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def closed_form(images: torch.Tensor, texts: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         assert heads is not None
         rates = {group["side"]: group["lr"] for group in optimiser.param_groups}
         return head_step(heads, images, texts, scale, rates)
@@ -134,11 +134,11 @@ def _descent(
         optimiser.step()
         return loss
 
-    return written_out if heads else by_autograd
+    return closed_form if heads else by_autograd
 
 
 def _optimiser(encoder: DualEncoder, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with a group for each tower and head; a group tells its ``side``, and whether it is the ``head``."""
+    """SGD with a parameter group per tower and head; each group has its ``side`` and whether it is a ``head``."""
     groups = [
         {"params": part, "side": side, "head": head}
         for side in SIDES
@@ -148,7 +148,7 @@ def _optimiser(encoder: DualEncoder, recipe: Recipe) -> torch.optim.SGD:
 
 
 def _require_finite(encoder: DualEncoder, total: torch.Tensor, recipe: Recipe, step: PlannedStep) -> None:
-    """Refuse to go on once a loss of the epoch was not finite. Raises DivergedError."""
+    """Stop the training when a loss of this epoch was not finite. Raises DivergedError."""
     mean = float(total) / (step.number + 1)
     if not math.isfinite(mean):
         encoder.eval()

@@ -1,8 +1,8 @@
-"""Steps of plain SGD on two heads with their derivatives written out: the experts of setting ``heads``.
+"""Plain SGD on two heads with hand-written derivatives: the experts of setting ``heads``.
 
-Such a step is a handful of matrix products, beside which autograd's own reads and writes cost half as much again. Here
-the gradient of a weight is never stored: the product that makes it adds it to the weight. What is computed is what
-``DualEncoder``, ``infonce`` and ``torch.optim.SGD`` compute, but for rounding (``tests/numeric/test_head_steps.py``).
+Such a step is a handful of matrix products, and autograd's own reads and writes would add half of their cost. Here the
+gradient of a weight is never stored: the product that computes it adds it to the weight. Up to rounding the result is
+that of ``DualEncoder``, ``infonce`` and ``torch.optim.SGD`` (``tests/numeric/test_head_steps.py``).
 
 Shapes: B pairs, D embedding width.
 """
@@ -23,7 +23,7 @@ EPSILON = 1e-12  # of F.normalize
 
 
 class _Passed(NamedTuple):
-    """A pass through a head, with what its derivative needs."""
+    """The forward pass of a head, with what its derivative needs."""
 
     features: Tensor
     projected: Tensor
@@ -35,7 +35,7 @@ class _Passed(NamedTuple):
 
 
 def two_heads(encoder: DualEncoder) -> tuple[Head, Head] | None:
-    """The trained heads of an encoder that is nothing else and draws no dropout; None for any other."""
+    """Both heads of an encoder that consists of two trained heads without dropout; None for any other encoder."""
     image, text = encoder.image, encoder.text
     if type(image) is not Head or type(text) is not Head:
         return None
@@ -97,7 +97,7 @@ def _forward(head: Head, features: Tensor) -> _Passed:
 
 
 def _descend(head: Head, passed: _Passed, gradient: Tensor, rate: float) -> None:
-    """Move a head by ``rate`` against its gradient, given that of its embeddings (B, D)."""
+    """One SGD step of a head at ``rate``, given the gradient at its embeddings (B, D)."""
     along = (gradient * passed.embeddings).sum(1, keepdim=True)
     gradient = torch.addcmul(gradient, passed.embeddings, along, value=-1).div_(passed.length)
     norm = head.norm

@@ -55,14 +55,14 @@ def bce(logits: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
 
 
 def wbce(logits: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
-    """:func:`bce` with positives (S > 0.5) and the rest weighted alike, wBCE of LoRS (arXiv 2406.03793).
+    """:func:`bce` with equal weight for the positives (S > 0.5) and the rest, wBCE of LoRS (arXiv 2406.03793).
 
     Args:
         logits: (B, B), images by texts.
         similarity: (B, B) targets; a learned one may leave [0, 1].
 
     Returns:
-        A scalar, half of the mean over the positives plus half of the mean over the rest; an empty kind counts 0.
+        A scalar, half the mean over the positives plus half the mean over the rest; the mean of none is 0.
     """
     each = _cross_entropies(logits, similarity)
     positive = (similarity > 0.5).to(each)
@@ -75,4 +75,4 @@ SOFT_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "bce": bce,
     "wbce": wbce,
 }
-"""Losses of logits and a similarity by name: eNCE, BCE and wBCE of LoRS."""
+"""Losses that take logits and a similarity matrix, by name: eNCE, BCE and wBCE of LoRS."""

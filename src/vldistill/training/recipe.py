@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
 
+from vldistill.config.plain import Plain, Record, expect, items, number
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError, unknown
 from vldistill.training.losses import SOFT_LOSSES
@@ -17,7 +17,7 @@ SCHEDULES = {
     "half": lambda progress: 1.0 if progress < 0.5 else 0.1,
 }
 
-YOUNGER = {"head_factor": 1, "phases": []}  # fields that are left out of records where they say nothing
+ADDED_LATER = {"head_factor": 1, "phases": []}  # fields omitted from records at these defaults, as in older records
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Recipe:
     """How a student is trained on a set.
 
     Args:
-        rates: learning rates by side; one number, or one per step.
+        rates: learning rates by side: one number, or one per step.
         epochs: passes over all pairs.
         batch: pairs per step; a smaller set is one batch.
         momentum: of SGD.
@@ -34,9 +34,9 @@ class Recipe:
         dropout: in the heads.
         temperature: of the logits; 0 means the encoder's own.
         loss: ``infonce``, or where the set has a similarity matrix ``soft_infonce`` (eNCE), ``bce`` or ``wbce``.
-        head_factor: heads of a side whose tower is trained too (setting ``both``) learn this many times faster.
-        phases: sizes of consecutive blocks of pairs that are trained on one after the other, ``epochs`` each; empty
-            is one block of all pairs.
+        head_factor: factor on the learning rate of a head whose tower is trained too (setting ``both``).
+        phases: sizes of consecutive blocks of pairs, trained on one after the other for ``epochs`` epochs each; empty
+            means one block of all pairs.
     """
 
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {"image": (0.1,), "text": (0.1,)})
@@ -74,29 +74,29 @@ class Recipe:
             if not fine:
                 raise ConfigError(f"recipe.{name} is {getattr(self, name)!r}; expected {expected}.")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Plain]:
         """Plain values for JSON."""
         rates = {side: list(rate) for side, rate in self.rates.items()}
         plain = asdict(self) | {"rates": rates, "phases": list(self.phases)}
-        return {name: value for name, value in plain.items() if value != YOUNGER.get(name)}
+        return {name: value for name, value in plain.items() if value != ADDED_LATER.get(name)}
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Recipe:
-        """The opposite of :meth:`to_dict`. Raises ConfigError on unknown fields and impossible values."""
+    def from_dict(values: Record) -> Recipe:
+        """The inverse of :meth:`to_dict`. Raises ConfigError on unknown fields and impossible values."""
         known = Recipe.__dataclass_fields__
         for name in values:
             if name not in known:
                 raise ConfigError(unknown("recipe field", name, known))
         try:
-            rates = {side: tuple(float(x) for x in rate) for side, rate in values["rates"].items()}
-            phases = tuple(int(size) for size in values.get("phases", ()))
-            return Recipe(**{**values, "rates": rates, "phases": phases})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"recipe {dict(values)} is malformed ({error}); expected what to_dict gives.") from None
+            rates = {side: tuple(map(number, items(rate))) for side, rate in expect(values["rates"], dict).items()}
+            phases = tuple(expect(size, int) for size in items(values.get("phases", ())))
+            return replace(Recipe(), **{**values, "rates": rates, "phases": phases})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"recipe {dict(values)} is malformed ({error}); expected what to_dict returns.") from None
 
     @property
     def is_plain(self) -> bool:
-        """Whether a step is nothing but the rate times the gradient of InfoNCE."""
+        """Whether a step is plain SGD on InfoNCE: no momentum and no weight decay."""
         return self.momentum == self.weight_decay == 0 and self.loss == "infonce"
 
     @property

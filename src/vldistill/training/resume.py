@@ -1,16 +1,16 @@
-"""Trainings kept in files: a checkpoint now and then and when the user asks to stop, and going on from there."""
+"""Checkpoints of a training: written at intervals and when the user stops it, and read to resume it."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from vldistill.config.plain import Plain, Record
 from vldistill.errors import ArtefactError, DamagedError, InUseError, Stopped, StorageError
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.processes import Processes
@@ -18,72 +18,72 @@ from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.locks import held
 from vldistill.training.state import Tensors
 
-SAVE_SECONDS = 60.0  # between two checkpoints of a training, where nothing else is asked for
+SAVE_SECONDS = 60.0  # between two checkpoints of a training, by default
 
 
 @dataclass
 class FileKeeper:
-    """A :class:`vldistill.training.state.Keeper`. What else a training collects is added by :meth:`also`.
+    """A :class:`vldistill.training.state.Keeper` with files. Subclasses add their own values in :meth:`extra`.
 
     Args:
-        what: names the training in messages.
-        folder: of this training alone; deleted once it is finished.
-        note: what it is made of, as plain values; a folder with another note is not gone on from.
-        reporter: hears of damage.
+        what: the training's name in messages.
+        folder: of this training alone; deleted when the training is finished.
+        note: what the training depends on; a folder whose note differs is not resumed.
+        reporter: where damage is reported.
         save_seconds: between two checkpoints.
-        stop_asked: true once the user wants to stop.
-        went_on: hears of the steps that an earlier process had done.
+        stop_asked: returns true once the user wants to stop.
+        on_resume: called with the number of steps already done, when a training is resumed.
     """
 
     what: str
     folder: Path
-    note: Mapping[str, Any]
+    note: Record
     reporter: Reporter
     save_seconds: float
     stop_asked: Callable[[], bool]
-    went_on: Callable[[int], None]
+    on_resume: Callable[[int], None]
 
     def __post_init__(self) -> None:
         self._saved = time.monotonic()
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The last two."""
+        """The last two checkpoints."""
         return Checkpoints(self.folder / "checkpoint.safetensors", self.reporter)
 
-    def also(self) -> tuple[Tensors, dict[str, Any]]:
-        """What belongs to the checkpoint beside the training's state: tensors, and plain values."""
+    def extra(self) -> tuple[Tensors, dict[str, Plain]]:
+        """What a checkpoint holds besides the training's state: tensors, and plain values."""
         return {}, {}
 
-    def restore(self, tensors: Tensors, about: Mapping[str, Any]) -> None:
-        """Take back what :meth:`also` gave. Raises ArtefactError, KeyError, TypeError or ValueError."""
+    def restore(self, tensors: Tensors, about: Record) -> None:
+        """Restore what :meth:`extra` returned. Raises ArtefactError, KeyError, TypeError or ValueError."""
 
     def found(self) -> tuple[Tensors, int] | None:
-        """The training's state and its steps; None, and a clean folder, where there is none or none that fits."""
+        """The saved state and its number of steps; None, and an empty folder, when no checkpoint fits."""
         try:
             read = self.checkpoints.read()
             if read is None:
                 return None
             tensors, about = read[0], json.loads(read[1]["about"])
             if about["note"] != json.loads(json.dumps(self.note)):
-                raise ValueError("it was made of something else")
+                raise ValueError("its configuration or data differ")
             self.restore(tensors, about)
         except (ArtefactError, KeyError, TypeError, ValueError) as error:
             reason = error.reason if isinstance(error, DamagedError) else str(error)
-            self.reporter.warn(f"{self.what} cannot go on from {self.folder} ({reason}); it starts anew")
+            self.reporter.warn(f"{self.what} cannot resume from {self.folder} ({reason}); it starts from the beginning")
             self.remove()
             return None
-        self.reporter.info(f"{self.what}: going on after {about['steps']} steps")
-        self.went_on(about["steps"])
+        self.reporter.info(f"{self.what}: resuming after {about['steps']} steps")
+        self.on_resume(about["steps"])
         return tensors, about["steps"]
 
     def due(self) -> bool:
-        """After ``save_seconds``, or when the user asked to stop."""
+        """True after ``save_seconds``, or when the user asked to stop."""
         return self.stop_asked() or time.monotonic() - self._saved >= self.save_seconds
 
     def keep(self, tensors: Tensors, steps: int) -> None:
         """Write a checkpoint. Raises Stopped when the user asked to stop."""
-        more, about = self.also()
+        more, about = self.extra()
         about = {"note": self.note, "steps": steps, **about}
         self.checkpoints.write({**tensors, **more}, {"about": json.dumps(about)})
         self._saved = time.monotonic()
@@ -91,14 +91,14 @@ class FileKeeper:
             raise Stopped(f"stopped after step {steps} of {self.what}; everything is saved")
 
     def remove(self) -> None:
-        """Delete the folder: the training is finished, or starts anew."""
+        """Delete the folder: the training is finished, or starts from the beginning."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def clear_leftovers(folder: Path, lock: Path) -> None:
-    """Delete ``folder`` and ``lock``, left by a process that was killed between the end of its work and tidying up.
+    """Delete ``folder`` and ``lock`` of a process that was killed after its work and before it deleted them.
 
-    Those of a process that is at work stay, and so do those that this one may not delete.
+    They stay if another process is using them, or if this process may not delete them.
     """
     if folder.exists() or lock.exists():
         with suppress(InUseError, StorageError), held(lock, str(folder)):
@@ -107,24 +107,24 @@ def clear_leftovers(folder: Path, lock: Path) -> None:
 
 @dataclass
 class SharedKeeper:
-    """The keeper of a training that several processes share: all go on from one place and stop together.
+    """The keeper of a training that several processes share: all resume from the same step and stop together.
 
     Args:
-        own: of this process; the first one's writes.
-        ranks: the processes.
+        own: the keeper of this process; only the first process writes.
+        processes: share the training.
     """
 
     own: FileKeeper
-    ranks: Processes
+    processes: Processes
     stopping: bool = False
 
     def __post_init__(self) -> None:
         self._asked, self.own.stop_asked = self.own.stop_asked, lambda: self.stopping
 
     def found(self) -> tuple[Tensors, int] | None:
-        """What all of them found. Raises ArtefactError where they differ."""
+        """The state that all processes found. Raises ArtefactError if they found different steps."""
         found = self.own.found()
-        steps = self.ranks.gather(None if found is None else found[1])
+        steps = self.processes.gather(None if found is None else found[1])
         if any(step != steps[0] for step in steps):
             raise ArtefactError(
                 f"the processes found {self.own.what} after {steps} steps in {self.own.folder}. They need one file "
@@ -133,14 +133,14 @@ class SharedKeeper:
         return found
 
     def due(self) -> bool:
-        """When the first one's time is over, or when any was asked to stop."""
-        told = self.ranks.gather([self._asked(), self.own.due()])
-        self.stopping = any(asked for asked, _ in told)
-        return self.stopping or told[0][1]
+        """True when the first process is due to save, or when any process was asked to stop."""
+        asked_and_due = self.processes.gather([self._asked(), self.own.due()])
+        self.stopping = any(asked for asked, _ in asked_and_due)
+        return self.stopping or asked_and_due[0][1]
 
     def keep(self, tensors: Tensors, steps: int) -> None:
-        """The first one writes. Raises Stopped on all when any was asked to stop."""
-        if self.ranks.first:
+        """Write in the first process. Raises Stopped in all when any was asked to stop."""
+        if self.processes.first:
             self.own.keep(tensors, steps)
         elif self.stopping:
             raise Stopped("stopped")

@@ -1,4 +1,4 @@
-"""What one side of the encoder consumes, by row: tensors, features on disk in one view or several, pixels."""
+"""Inputs of one side of the encoder, by row: tensors, features on disk in one view or several, pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vldistill.training.data import Inputs
 
 
 class TensorInputs:
-    """Rows of a tensor that is already on the training device."""
+    """Rows of a tensor on the training device."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
@@ -26,7 +26,7 @@ class TensorInputs:
 
     def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
         """Rows ``index``; features and distilled images are not augmented here."""
-        return self.tensor.index_select(0, index.to(self.tensor.device))  # quicker than indexing on a CPU
+        return self.tensor.index_select(0, index.to(self.tensor.device))  # faster than indexing on a CPU
 
 
 class FeatureInputs:
@@ -54,7 +54,7 @@ class ViewInputs:
         return len(self.views[0])
 
     def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
-        """Features (B, D) of the plain images; with a seed each row in a view of its own, the plain one among them."""
+        """Features (B, D) of the plain images; with a seed each row is of a random view, plain or augmented."""
         out = self.views[0].rows(index)
         if augment_seed is None:
             return out
@@ -95,7 +95,7 @@ class PixelInputs:
 
 
 def moved(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``pixels`` of the CPU on ``device``; a GPU fetches them from pinned memory while this process goes on."""
+    """Copy ``pixels`` from the CPU to ``device``; to a GPU the copy is asynchronous, from pinned memory."""
     if device.type != "cuda":
         return pixels.to(device)
     return pixels.pin_memory().to(device, non_blocking=True)

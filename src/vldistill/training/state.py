@@ -1,4 +1,4 @@
-"""Everything that the next step of a training depends on, by name, so that a stopped training goes on exactly."""
+"""Everything the next step of a training depends on, by name, so that a stopped training resumes exactly."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class Keeper(Protocol):
-    """What keeps a training in files while it goes on."""
+    """Saves the state of a training while it runs."""
 
     def found(self) -> tuple[Tensors, int] | None:
-        """The state that an earlier process kept and the steps it had done; None to start from the beginning."""
+        """The state that an earlier process saved and its number of steps; None to start from the beginning."""
         ...
 
     def due(self) -> bool:
-        """Whether to keep the state now; asked after every step."""
+        """Whether to save the state now; called after every step."""
         ...
 
     def keep(self, tensors: Tensors, steps: int) -> None:
-        """Keep the state after ``steps`` steps. Raises Stopped when the user asked to stop."""
+        """Save the state after ``steps`` steps. Raises Stopped when the user asked to stop."""
         ...
 
 
 def training_state(
     model: nn.Module, optimiser: torch.optim.Optimizer, total: torch.Tensor, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """The live tensors: weights, statistics, momentum, the epoch's loss so far, and both random generators.
+    """The live tensors: weights, statistics, momentum, the epoch's loss so far, and the random generators.
 
     Args:
         total: sum of the losses of the current epoch.
-        device: that the training runs on.
+        device: where the training runs.
     """
     generators = {"random/cpu": torch.get_rng_state()}
     if device.type != "cpu":
@@ -55,10 +55,10 @@ def training_state(
 def restore_training(
     tensors: Tensors, model: nn.Module, optimiser: torch.optim.Optimizer, total: torch.Tensor, device: torch.device
 ) -> None:
-    """Put :func:`training_state` back in place.
+    """Restore :func:`training_state` in place.
 
     Raises:
-        KeyError, RuntimeError: the state is another model's.
+        KeyError, RuntimeError: the state belongs to another model.
     """
     for name, value in _moving(model).items():
         value.copy_(tensors[f"weights/{name}"])
@@ -68,7 +68,7 @@ def restore_training(
             optimiser.state[parameter] = {"momentum_buffer": buffer}
     total.copy_(tensors["total"])
     torch.set_rng_state(tensors["random/cpu"].clone())
-    if device.type != "cpu" and "random/device" in tensors:  # else it was begun on a CPU
+    if device.type != "cpu" and "random/device" in tensors:  # absent if the training began on a CPU
         torch.get_device_module(device).set_rng_state(tensors["random/device"].clone(), device)
 
 

@@ -1,4 +1,4 @@
-"""One step of a dual encoder: forward, loss, backward, in parts and over processes."""
+"""One step of a dual encoder: forward, loss and backward, in micro-batches and over several processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import MemoryShortError
-from vldistill.runtime.micro_batches import FLOAT32, Passes, free_memory, heads_too_large, in_parts, is_short_of_memory
+from vldistill.runtime.micro_batches import (
+    FLOAT32,
+    ComputeOptions,
+    free_memory,
+    heads_too_large,
+    in_parts,
+    is_short_of_memory,
+)
 from vldistill.runtime.processes import ALONE, Processes
 
 Loss = Callable[[Tensor], Tensor]
@@ -19,27 +26,27 @@ Loss = Callable[[Tensor], Tensor]
 
 
 class Sides(nn.Module):
-    """Both sides of an encoder as one module: embeddings of a batch, its trained towers in parts.
+    """Both sides of an encoder as one module: embeddings of a batch, trained towers in micro-batches.
 
     Args:
-        encoder: whose modules are called; they are shared, not copied.
-        passes: how.
-        device: where.
+        encoder: its modules are shared, not copied.
+        compute: precision, compilation and micro-batches.
+        device: where the encoder is.
     """
 
-    def __init__(self, encoder: DualEncoder, passes: Passes, device: torch.device) -> None:
+    def __init__(self, encoder: DualEncoder, compute: ComputeOptions, device: torch.device) -> None:
         super().__init__()
-        self.encoder, self.passes, self.device = encoder, passes, device
-        self.micro_batch = passes.micro_batch
+        self.encoder, self.compute, self.device = encoder, compute, device
+        self.micro_batch = compute.micro_batch
         self.towers: dict[str, Callable[[Tensor], Tensor]] = {}
         for side in SIDES:
             tower = _tower(encoder, side)
             if tower is not None:
-                self.towers[side] = torch.compile(tower) if passes.compiled else tower  # pyright: ignore
+                self.towers[side] = torch.compile(tower) if compute.compiled else tower  # pyright: ignore
 
     def forward(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised embeddings (B, D) of images and texts."""
-        with self.passes.autocast(self.device):
+        with self.compute.autocast(self.device):
             return self._embed("image", images), self._embed("text", texts)
 
     def _embed(self, side: str, inputs: Tensor) -> Tensor:
@@ -49,17 +56,17 @@ class Sides(nn.Module):
         else:
             out = self._features(self.towers[side], inputs)
             out = module.get_submodule("head")(out) if _has_head(module) else out
-        return F.normalize(out if self.passes.precision == "float32" else out.float(), dim=-1)
+        return F.normalize(out if self.compute.precision == "float32" else out.float(), dim=-1)
 
     def _features(self, tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """What a tower makes of ``inputs``; in parts, whose activations are made again when they are needed."""
+        """A tower's features of ``inputs``; micro-batches are checkpointed: backward recomputes their activations."""
         if not 0 < self.micro_batch < len(inputs):
             return tower(inputs)
         parts = [checkpoint(tower, part, use_reentrant=False) for part in inputs.split(self.micro_batch)]
         return torch.cat(parts)  # pyright: ignore
 
     def halve(self, batch: int) -> bool:
-        """Use parts of half the size from now on; false where there are none."""
+        """Halve the micro-batches from now on; false if they cannot be halved."""
         size = min(self.micro_batch or batch, batch)
         if not self.towers or size < 2:
             return False
@@ -72,7 +79,7 @@ def _has_head(module: nn.Module) -> bool:
 
 
 def _tower(encoder: DualEncoder, side: str) -> nn.Module | None:
-    """The tower that is trained on a side, without its head; None where the side is a head alone."""
+    """The trained tower of a side, without its head; None if the side is a head alone."""
     module = encoder.side(side)
     if isinstance(module, Head):
         return None
@@ -83,69 +90,69 @@ class Stepper:
     """Computes the gradient of a contrastive loss over a batch.
 
     Args:
-        encoder: gets the gradients.
-        passes: how passes are computed.
-        device: where.
-        ranks: processes that share every batch; each embeds its part, and all compute the loss of the whole.
+        encoder: receives the gradients.
+        compute: precision, compilation and micro-batches.
+        device: where the encoder is; None is the CPU.
+        processes: share every batch: each embeds its part, and all compute the loss of the whole batch.
     """
 
     def __init__(
         self,
         encoder: DualEncoder,
-        passes: Passes = FLOAT32,
+        compute: ComputeOptions = FLOAT32,
         device: torch.device | None = None,
-        ranks: Processes = ALONE,
+        processes: Processes = ALONE,
     ) -> None:
-        self.encoder, self.ranks = encoder, ranks
+        self.encoder, self.processes = encoder, processes
         self.device = device or torch.device("cpu")
-        self.sides = Sides(encoder, passes, self.device)
-        self.plain = passes == FLOAT32 and ranks.size == 1
+        self.sides = Sides(encoder, compute, self.device)
+        self.plain = compute == FLOAT32 and processes.size == 1
         self.model: nn.Module = self.sides
-        if ranks.size > 1:
+        if processes.size > 1:
             devices = [self.device] if self.device.type == "cuda" else None
             self.model = nn.parallel.DistributedDataParallel(self.sides, devices)
 
     def rows(self, index: Tensor) -> Tensor:
-        """This process's part of a batch: all of it where there are too few rows to share."""
+        """This process's rows of a batch; all of them if there are too few to share."""
         if not self._shared(len(index)):
             return index
-        return index.tensor_split(self.ranks.size)[self.ranks.rank]
+        return index.tensor_split(self.processes.size)[self.processes.rank]
 
     def _shared(self, batch: int) -> bool:
-        return self.ranks.size > 1 and batch >= 2 * self.ranks.size
+        return self.processes.size > 1 and batch >= 2 * self.processes.size
 
     def backward(self, images: Tensor, texts: Tensor, batch: int, loss: Loss) -> Tensor:
-        """The loss of the whole batch, its gradients left in the encoder.
+        """Compute the loss of the whole batch and leave its gradients in the encoder.
 
-        When the device's memory is too short for a tower's activations, they are kept for half as many inputs at a
-        time, and the pass is done again with the same random numbers.
+        When the device has too little memory for a tower's activations, the micro-batches are halved and the pass is
+        repeated with the same random numbers.
 
         Args:
-            images: inputs of this process's rows.
-            texts: likewise.
-            batch: rows of the whole batch.
-            loss: of the logits (B, B) of the whole batch.
+            images: image inputs of this process's rows.
+            texts: text inputs of this process's rows.
+            batch: number of rows of the whole batch.
+            loss: function of the logits (B, B) of the whole batch.
 
         Raises:
-            MemoryShortError: one input at a time is still too much.
+            MemoryShortError: even one input at a time needs too much memory.
         """
         while True:
             random = _random_state(self.device) if self.sides.towers else None
             self.encoder.zero_grad(set_to_none=True)
             try:
                 value = self._value(images, texts, batch, loss)
-                (value * (self.ranks.size if self._shared(batch) else 1)).backward()
+                (value * (self.processes.size if self._shared(batch) else 1)).backward()
                 return value.detach()
             except RuntimeError as error:
-                if not is_short_of_memory(error) or self.ranks.size > 1:
+                if not is_short_of_memory(error) or self.processes.size > 1:
                     raise
             value = None
             if random is None:
                 raise heads_too_large(self.device, batch)
             if not self.sides.halve(len(images)):
                 raise MemoryShortError(
-                    f"{self.device} has too little memory for a training step, though inputs pass the tower one at a "
-                    f"time. Use a smaller encoder.image.size, or another tower or device."
+                    f"{self.device} has too little memory for a training step, even with one input at a time in the "
+                    f"tower. Use a smaller encoder.image.size, or another tower or device."
                 )
             self.encoder.zero_grad(set_to_none=True)
             free_memory(self.device)
@@ -156,15 +163,15 @@ class Stepper:
             return loss(self.encoder(images, texts))
         embedded = self.model(images, texts)
         if self._shared(batch):
-            embedded = tuple(_gathered(part, batch, self.ranks) for part in embedded)
+            embedded = tuple(_gathered(part, batch, self.processes) for part in embedded)
         return loss(self.encoder.logits(*embedded))
 
 
-def _gathered(own: Tensor, batch: int, ranks: Processes) -> Tensor:
-    """The embeddings of all ranks (batch, D); gradients flow to this rank's own."""
-    sizes = [len(part) for part in torch.arange(batch).tensor_split(ranks.size)]
-    parts = ranks.gather_rows(own, sizes)
-    parts[ranks.rank] = own
+def _gathered(own: Tensor, batch: int, processes: Processes) -> Tensor:
+    """The embeddings of all ranks (batch, D); gradients flow only to this rank's rows."""
+    sizes = [len(part) for part in torch.arange(batch).tensor_split(processes.size)]
+    parts = processes.gather_rows(own, sizes)
+    parts[processes.rank] = own
     return torch.cat(parts)
 
 
@@ -179,14 +186,14 @@ def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
         torch.get_device_module(device).set_rng_state(states[1], device)
 
 
-def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, passes: Passes = FLOAT32) -> Tensor:
-    """Embeddings (B, D) for testing, float32; in parts where memory is short. Raises MemoryShortError."""
+def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, compute: ComputeOptions = FLOAT32) -> Tensor:
+    """Embeddings (B, D) for testing, float32; in smaller parts if memory is short. Raises MemoryShortError."""
 
     def embed(part: Tensor) -> Tensor:
-        if passes.precision == "float32":
+        if compute.precision == "float32":
             return encoder.embed(side, part)
-        with passes.autocast(part.device):
+        with compute.autocast(part.device):
             out = encoder.side(side)(part)
         return F.normalize(out.float(), dim=-1)
 
-    return in_parts(embed, inputs, passes.micro_batch)
+    return in_parts(embed, inputs, compute.micro_batch)

@@ -16,11 +16,11 @@ class PlannedStep:
     """One step of a training.
 
     Args:
-        at: its number in the training, from 0.
-        epoch: the number of its epoch, from 0.
-        number: its number in the epoch, from 0.
-        last: whether it ends its epoch.
-        index: (B,) int64, its pairs.
+        at: step number in the training, from 0.
+        epoch: number of its epoch, from 0.
+        number: step number in the epoch, from 0.
+        last: whether it is the last step of its epoch.
+        index: (B,) int64, the pairs of its batch.
     """
 
     at: int
@@ -36,9 +36,9 @@ class StepPlan:
 
     Args:
         recipe: of the training.
-        sizes: pairs of each phase, in each block of texts.
-        per_epoch: steps of an epoch in each phase.
-        blocks: of texts, which an epoch takes one after the other.
+        sizes: number of pairs of each phase, in each block of texts.
+        per_epoch: steps per epoch in each phase.
+        blocks: number of blocks of texts; an epoch passes them one after the other.
     """
 
     recipe: Recipe
@@ -48,7 +48,7 @@ class StepPlan:
 
     @staticmethod
     def of(pairs: int, recipe: Recipe, steps_per_epoch: int = 0, blocks: int = 1) -> StepPlan:
-        """The plan of a training on ``pairs`` pairs, its epochs cut to ``steps_per_epoch`` steps; 0 means all."""
+        """The plan of a training on ``pairs`` pairs, with at most ``steps_per_epoch`` steps per epoch (0: no limit)."""
         sizes = recipe.phases or (pairs // blocks,)
         whole = [blocks * _steps_per_epoch(size, recipe) for size in sizes]
         return StepPlan(recipe, sizes, tuple(min(count, steps_per_epoch or count) for count in whole), blocks)
@@ -59,14 +59,14 @@ class StepPlan:
         return self.recipe.epochs * sum(self.per_epoch)
 
     def rate(self, side: str, step: int) -> float:
-        """The learning rate of ``side``, by the number of the step in the training."""
-        # "half" was published for the first phase: later ones go on at the tenth
+        """The learning rate of ``side`` at step number ``step`` of the training."""
+        # "half" was published for the first phase: later phases stay at a tenth
         span = self.recipe.epochs * self.per_epoch[0] if self.recipe.schedule == "half" else self.length
         return self.recipe.rate(side, step, span)
 
     def steps(self, seed: int, done: int) -> Iterator[PlannedStep]:
-        """The steps that follow the first ``done``, each epoch in an order of its own."""
-        passed = 0  # steps of the epochs before
+        """The steps after the first ``done``; each epoch has its own random order."""
+        passed = 0  # steps of the previous epochs
         for epoch in range(self.recipe.all_epochs):
             phase = epoch // self.recipe.epochs
             size, count = self.sizes[phase], self.per_epoch[phase]
@@ -83,11 +83,11 @@ class StepPlan:
 
 
 def steps_in(pairs: int, recipe: Recipe, steps_per_epoch: int = 0, blocks: int = 1) -> int:
-    """Steps of one training: a last batch of a single pair is left out, it has no contrast.
+    """Number of steps of one training. A last batch of a single pair is left out: it has no contrast.
 
     Args:
         steps_per_epoch: as for :func:`fit`.
-        blocks: of texts, as in :class:`TrainingData`.
+        blocks: number of blocks of texts, as in :class:`TrainingData`.
     """
     return StepPlan.of(pairs, recipe, steps_per_epoch, blocks).length
 

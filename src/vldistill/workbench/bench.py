@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +25,6 @@ from vldistill.encoders.features import (
     Encoding,
     FeatureTable,
     Standardisation,
-    encode_images,
-    encode_texts,
     image_encoding,
     text_encoding,
 )
@@ -37,11 +35,12 @@ from vldistill.encoders.tokens import TokenTower, require_trainable, token_input
 from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import DataError
 from vldistill.runtime.log import Reporter
-from vldistill.runtime.micro_batches import FLOAT32, Passes, in_parts
+from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions, in_parts
 from vldistill.runtime.randomness import seeded
 from vldistill.storage.files import digest
 from vldistill.training.data import Inputs, TrainingData
 from vldistill.training.side_inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
+from vldistill.version import __version__
 
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
 
@@ -71,7 +70,7 @@ class Workbench:
         encoder: towers and setting.
         device: where tensors live.
         reporter: where progress goes.
-        passes: how first-order passes of experts and students are computed.
+        compute: precision, compilation and micro-batches of the training of experts and students.
         augment_on: where experts' images are augmented: ``cpu`` or ``device``.
         on_pixels: called with the readable pairs of each split that is decoded; may refuse them.
     """
@@ -82,12 +81,12 @@ class Workbench:
         encoder: EncoderConfig,
         device: torch.device,
         reporter: Reporter,
-        passes: Passes = FLOAT32,
+        compute: ComputeOptions = FLOAT32,
         augment_on: str = "cpu",
         on_pixels: Callable[[Pairs], None] | None = None,
     ) -> None:
         self._on_pixels = on_pixels
-        self.passes, self.augment_on = passes, augment_on
+        self.compute, self.augment_on = compute, augment_on
         self.data_config, self.encoder_config = data, encoder
         self.device, self.reporter = device, reporter
         self.cache = Path(expand(data.cache))
@@ -102,7 +101,7 @@ class Workbench:
         if name not in self._beside:
             encoder = replace(self.encoder_config, image=image)
             self._beside[name] = Workbench(
-                self.data_config, encoder, self.device, self.reporter, self.passes, self.augment_on
+                self.data_config, encoder, self.device, self.reporter, self.compute, self.augment_on
             )
         return self._beside[name]
 
@@ -207,26 +206,24 @@ class Workbench:
         return self._decoded[split]
 
     def _image_table(self, split: str, view: int = 0) -> FeatureTable:
-        return encode_images(
-            self.encoding_tower, self.pixels(split), self.cache, self.reporter,
-            device=self.device, view=view, dtype=self.data_config.features,
-        )  # fmt: skip
+        return self._image_encoding(split, view).table(self.reporter)
+
+    def _image_encoding(self, split: str, view: int = 0) -> Encoding:
+        pixels, dtype = self.pixels(split), self.data_config.features
+        return image_encoding(self.encoding_tower, pixels, self.cache, device=self.device, view=view, dtype=dtype)
 
     def _text_table(self, split: str) -> FeatureTable:
+        return self._text_encoding(split).table(self.reporter)
+
+    def _text_encoding(self, split: str) -> Encoding:
         pairs, dtype = self.pixels(split).pairs, self.data_config.features
-        return encode_texts(self.text_tower, pairs, self.cache, self.reporter, dtype=dtype)
+        return text_encoding(self.text_tower, pairs, self.cache, dtype=dtype)
 
     def encodings(self, split: str) -> list[Encoding]:
         """What of a split passes a frozen tower once, for :meth:`split`: images with their views, captions."""
-        pixels, config = self.pixels(split), self.data_config
-        found: list[Encoding] = []
-        if self.setting == "heads":
-            for view in range(1 + (config.views if split == "train" else 0)):
-                options: dict[str, Any] = {"device": self.device, "view": view, "dtype": config.features}
-                found.append(image_encoding(self.encoding_tower, pixels, self.cache, **options))
-        if self.setting != "both":
-            found.append(text_encoding(self.text_tower, pixels.pairs, self.cache, dtype=config.features))
-        return found
+        views = self.data_config.views if split == "train" else 0
+        images = [self._image_encoding(split, view) for view in range(1 + views)] if self.setting == "heads" else []
+        return images if self.setting == "both" else [*images, self._text_encoding(split)]
 
     def _inputs(self, table: FeatureTable, standardise: Standardisation) -> TensorInputs | FeatureInputs:
         if len(table) * table.width * 4 <= IN_MEMORY_BYTES:
@@ -308,6 +305,21 @@ class Workbench:
             },
             "text": {"name": text.name, "width": text.width, "fingerprint": self.text_fingerprint},
         }
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions that a set records."""
+        return {"vldistill": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+    @property
+    def standardisation(self) -> dict[str, torch.Tensor]:
+        """The mean and scale of the features of frozen towers, as a set records them."""
+        found: dict[str, torch.Tensor] = {}
+        if self.setting != "both":
+            found |= {"text_mean": self.text_standardisation.mean, "text_scale": self.text_standardisation.scale}
+        if self.setting == "heads":
+            found |= {"image_mean": self.image_standardisation.mean, "image_scale": self.image_standardisation.scale}
+        return found
 
     @torch.no_grad()
     def encode_in_batches(self, images: torch.Tensor, batch: int = 64) -> torch.Tensor:

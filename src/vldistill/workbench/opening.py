@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vldistill.config import Config
-from vldistill.runtime.devices import augments_on, choose_device, choose_passes
+from vldistill.runtime.devices import augments_on, choose_compute, choose_device
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import keep_freed_memory
 from vldistill.runtime.processes import ALONE, Processes
@@ -11,9 +11,9 @@ from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import Run
 
 
-def open_bench(config: Config, reporter: Reporter, ranks: Processes = ALONE, run: Run | None = None) -> Workbench:
+def open_bench(config: Config, reporter: Reporter, processes: Processes = ALONE, run: Run | None = None) -> Workbench:
     """The workbench of a configuration; data that are not those ``run`` was begun with will be refused."""
     keep_freed_memory()
-    device = choose_device(config.runtime, ranks)
-    how = choose_passes(config.runtime, device), augments_on(config.runtime, device)
+    device = choose_device(config.runtime, processes)
+    how = choose_compute(config.runtime, device), augments_on(config.runtime, device)
     return Workbench(config.data, config.encoder, device, reporter, *how, on_pixels=run.check_data if run else None)

@@ -238,7 +238,7 @@ class Bilevel:
             else:  # a trained tower: the activations of one part at a time
                 parts = [
                     checkpoint(student.embed, "image", part, params, use_reentrant=False)
-                    for part in image_inputs.split(context.bench.passes.micro_batch or REAL_PART)
+                    for part in image_inputs.split(context.bench.compute.micro_batch or REAL_PART)
                 ]
                 embedded = torch.cat(parts)
             losses = [infonce(student.logits(embedded, student.embed("text", t, params))) for t in text_inputs]

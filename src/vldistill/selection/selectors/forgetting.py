@@ -1,4 +1,4 @@
-"""Forgetting: the pairs that a student learns and loses again (Toneva et al., ICLR 2019, arXiv 1812.05159)."""
+"""Forgetting: the pairs that a student learns and forgets again (Toneva et al., ICLR 2019, arXiv 1812.05159)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vldistill.selection.selector import WARMUP, Candidates, register
 
 @register("forgetting", drawn=True, reads=WARMUP)
 def forgetting(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
-    """The pairs that a warm-up forgets most often; ties, and there are many, are broken by the seed.
+    """The pairs that a warm-up forgets most often; the many ties are broken at random.
 
-    After every epoch each pair is retrieved among a fixed gallery; it is forgotten where it is found no longer. Pairs
-    that were never found were never forgotten: with captions they are mostly the ones that fit their image badly.
+    After every epoch each pair is retrieved in a fixed gallery; it is forgotten when it was found before and no longer
+    is. Pairs never found are never forgotten: they are mostly captions that fit their image badly.
     """
     forgotten = candidates.forgotten
     shuffled = torch.randperm(len(forgotten), generator=generator(seed, "forgetting"))

@@ -10,10 +10,10 @@ from vldistill.selection.selector import WARMUP, Candidates, register
 
 @register("herding", drawn=False, reads=WARMUP)
 def herding(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
-    """Greedily the pair that brings the mean of the chosen nearest to the mean of all, in a warmed-up student's space.
+    """Greedily the pair that moves the chosen pairs' mean closest to the mean of all, in a warmed-up student's space.
 
-    Image and text embeddings are normalised and joined, as MDM does (arXiv 2605.23482). With mu the mean of all pairs
-    and s the sum of k - 1 chosen ones, |mu - (s + x) / k|^2 is least where <k mu - s, x> - |x|^2 / 2 is largest.
+    Image and text embeddings are normalised and joined, as in MDM (arXiv 2605.23482). With mu the mean of all pairs and
+    s the sum of the k - 1 chosen ones, |mu - (s + x) / k|^2 is smallest where <k mu - s, x> - |x|^2 / 2 is largest.
     """
     features = candidates.student
     toward = features.project(*features.mean())
@@ -23,6 +23,6 @@ def herding(candidates: Candidates, count: int, seed: int, options: SelectConfig
         best = int(score.argmax())
         chosen.append(best)
         own = features.joined(torch.tensor([best]))[0]
-        score += toward - features.project(*features.apart(own))
+        score += toward - features.project(*features.split(own))
         score[torch.from_numpy(candidates.image_captions[int(features.caption_image[best])])] = -torch.inf
     return torch.tensor(chosen)

@@ -1,4 +1,4 @@
-"""k-center: pairs that leave no pair far away (Sener and Savarese, ICLR 2018, arXiv 1708.00489: greedy)."""
+"""k-center: every pair is close to a chosen one (Sener and Savarese, ICLR 2018, arXiv 1708.00489; greedy)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vldistill.selection.selector import WARMUP, Candidates, register
 
 @register("kcenter", drawn=False, reads=WARMUP)
 def kcenter(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
-    """Greedily the pair farthest from all that are chosen, in a warmed-up student's space; the most central one first.
+    """Greedily the pair farthest from all chosen pairs, in a warmed-up student's space; the most central pair first.
 
     A pair is the sum z = u + t of its normalised embeddings, as in MDM (arXiv 2605.23482), and distances are
-    Euclidean. The first is the pair nearest to the mean, so that no seed is involved.
+    Euclidean. The first pair is the one nearest to the mean, so that no seed is needed.
     """
     features = candidates.student
     squares = features.square_norms() + 2 * features.agreement()

@@ -1,4 +1,4 @@
-"""Similarity-score filtering: keep the pairs whose two sides agree most, as web-scale data are cleaned."""
+"""Similarity-score filtering: keep the pairs whose image and text agree most, as for web-scale data."""
 
 from __future__ import annotations
 
