@@ -257,7 +257,7 @@ def main() -> int:
             "kills": toll.kills,
             "kills_by_stage": dict(sorted(toll.stages.items())),
             "kills_aimed_at": dict(sorted(toll.aims.items())),
-            "kills_hit": dict(sorted(toll.hits.items(), key=lambda item: -item[1])),
+            "kills_hit": dict(toll.hits.most_common()),
             "lives": toll.lives,
             "lives_identical": toll.identical,
             "different": toll.different,

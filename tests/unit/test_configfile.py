@@ -9,6 +9,7 @@ import pytest
 
 from vldistill.comparison.sweepfile import read_sweep
 from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, RuntimeConfig
+from vldistill.config.plain import Plain
 from vldistill.config.plain_yaml import MOST_BYTES, read_yaml
 from vldistill.distillation.method import METHODS
 from vldistill.errors import ArtefactError, ConfigError, VldistillError
@@ -172,6 +173,6 @@ def test_a_grid_without_end_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("options", [{"distill": {"minutes": 10**400}}, {"encoder": {"image": {"mean": [-(10**400)]}}}])
-def test_numbers_without_end_are_refused(options: dict[str, object]) -> None:
+def test_numbers_without_end_are_refused(options: dict[str, Plain]) -> None:
     with pytest.raises(ConfigError, match=r"a number has 13\d\d bits"):
         resolved(options, "here")
