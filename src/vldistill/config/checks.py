@@ -12,6 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vldistill.errors import ConfigError
 
+TypeExpression = type | types.GenericAlias | types.UnionType
+"""What a field of a dataclass is annotated with."""
+
 
 def expand(text: str) -> str:
     """``text`` with ``${VAR}``, ``${VAR:-default}`` and a leading ``~`` filled in. Raises ConfigError if unset."""
@@ -74,13 +77,13 @@ def check_fields(config: Any, section: str) -> None:
 
 
 @cache
-def _kinds(cls: type) -> dict[str, Any]:
+def _kinds(cls: type) -> dict[str, TypeExpression]:
     return {
         name: kind for name, kind in get_type_hints(cls).items() if name in getattr(cls, "__dataclass_fields__", {})
     }
 
 
-def _fits(value: object, kind: Any) -> bool:
+def _fits(value: object, kind: TypeExpression) -> bool:
     """Whether a field of type ``kind`` takes ``value``; a whole number will do for a float, a list for a tuple."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -97,10 +100,11 @@ def _fits(value: object, kind: Any) -> bool:
         return len(value) == len(inner) and all(map(_fits, value, inner))
     if kind in (int, float):
         return isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-    return isinstance(value, origin or kind)
+    plain = origin or kind
+    return isinstance(plain, type) and isinstance(value, plain)
 
 
-def in_words(kind: Any) -> str:
+def in_words(kind: TypeExpression) -> str:
     """What a field of type ``kind`` takes, for messages."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:

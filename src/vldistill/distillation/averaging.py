@@ -7,14 +7,32 @@ that one process gives.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, TypedDict
 
 import torch
 
 from vldistill.distillation.metagrad.backward_sweep import NonFiniteError
-from vldistill.distillation.method import Context, State, TrainedMethod, Update
+from vldistill.distillation.method import Context, State, T, TrainedMethod, Update
 from vldistill.errors import ConfigError
 from vldistill.runtime.processes import Processes, merged_logs
+
+
+class Draw(TypedDict):
+    """What the other processes need of an update, as JSON; NaN and infinity are sent as text."""
+
+    value: str
+    logs: dict[str, str]
+    phase: str
+    progress: float | None
+    gradients: list[str]
+    carried: list[str]
+
+
+class Gathered(TypedDict):
+    """The draws of one process, or why one of them failed."""
+
+    trouble: str
+    draws: list[Draw]
 
 
 def check_draws(draws: int, processes: Processes) -> None:
@@ -27,7 +45,7 @@ def check_draws(draws: int, processes: Processes) -> None:
         )
 
 
-def averaged_update(method: TrainedMethod[Any], state: State, context: Context[Any], processes: Processes) -> Update:
+def averaged_update(method: TrainedMethod[T], state: State, context: Context[T], processes: Processes) -> Update:
     """The mean over all draws of this iteration.
 
     Raises:
@@ -44,11 +62,12 @@ def averaged_update(method: TrainedMethod[Any], state: State, context: Context[A
         except NonFiniteError as error:
             trouble = f"draw {draw}: {error}"
             break
-    gathered = processes.gather({"trouble": trouble, "draws": [] if trouble else [_plain(update) for update in own]})
+    ours: Gathered = {"trouble": trouble, "draws": [] if trouble else [_plain(update) for update in own]}
+    gathered = processes.gather(ours)
     for other in gathered:
         if other["trouble"]:
             raise NonFiniteError(other["trouble"])
-    draws: list[dict[str, Any]] = [draw for other in gathered for draw in other["draws"]]
+    draws = [draw for other in gathered for draw in other["draws"]]
     values = [float(draw["value"]) for draw in draws]
     return Update(
         gradients=_means([update.gradients for update in own], draws, "gradients", state.variables, processes),
@@ -60,8 +79,7 @@ def averaged_update(method: TrainedMethod[Any], state: State, context: Context[A
     )
 
 
-def _plain(update: Update) -> dict[str, Any]:
-    """What the other processes need of an update, as JSON; NaN and infinity are sent as text."""
+def _plain(update: Update) -> Draw:
     return {
         "value": str(update.value),
         "logs": {name: str(value) for name, value in update.logs.items()},
@@ -74,8 +92,8 @@ def _plain(update: Update) -> dict[str, Any]:
 
 def _means(
     own: list[dict[str, torch.Tensor]],
-    draws: list[dict[str, Any]],
-    kind: str,
+    draws: list[Draw],
+    kind: Literal["gradients", "carried"],
     like: dict[str, torch.Tensor],
     processes: Processes,
 ) -> dict[str, torch.Tensor]:

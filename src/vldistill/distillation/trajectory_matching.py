@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -101,12 +101,12 @@ class SoftOptions:
             raise ConfigError(unknown("similarity", self.similarity, KINDS))
 
 
-def check_trajectory_options(section: str, options: Any) -> None:
+def check_trajectory_options(section: str, options: MatchingOptions) -> None:
     """Refuse impossible values of the options that trajectory methods share, where ``options`` has them."""
     known = vars(options)
     counts = {"syn_steps", "expert_epochs", "max_start_epoch", "student_epochs", "rank"} & known.keys()
     at_least(1, options, section, *sorted(counts))
-    check_batch(f"{section}.student_batch", options.student_batch)
+    check_batch(f"{section}.student_batch", known["student_batch"])
     choices = {"estimator": ESTIMATORS, "reduce": REDUCTIONS, "loss": SOFT_LOSSES}
     for name, allowed in choices.items():
         if name in known and known[name] not in allowed:

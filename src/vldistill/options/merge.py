@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentError
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vldistill.config import Config
 from vldistill.config.former import current
@@ -14,6 +14,9 @@ from vldistill.config.plain_yaml import check_plain
 from vldistill.errors import ConfigError
 from vldistill.options.parser import build_parser, built
 from vldistill.storage.files import digest
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 WHOLE = ("image", "text")  # sections of ``encoder`` that stand for one tower
 
@@ -38,13 +41,13 @@ def merged(*parts: Record) -> dict[str, Plain]:
     return out
 
 
-def on_towers(encoder: Mapping[str, Any], towers: Mapping[str, Any]) -> dict[str, Any]:
+def on_towers(encoder: Record, towers: Record) -> dict[str, Plain]:
     """Section ``encoder`` with other ``towers``: each is replaced whole, because options of one fit no other."""
     return merged({name: part for name, part in encoder.items() if name not in WHOLE or name not in towers}, towers)
 
 
 @cache
-def _parser() -> tuple[Any, list[str]]:
+def _parser() -> tuple[ArgumentParser, list[str]]:
     parser, names, _ = build_parser("distill", None)
     return parser, names
 

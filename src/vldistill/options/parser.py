@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from vldistill.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, Namespace
 
     from vldistill.config import Config
+    from vldistill.config.checks import TypeExpression
 
 
 ABOUT = {
@@ -68,7 +69,7 @@ def packaged_config(path: str, option: str = "--config") -> str:
     raise ConfigError(f"{option}: {path} does not exist. " + unknown("packaged configuration", name, known))
 
 
-def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], dict[str, Any]]:
+def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], dict[str, TypeExpression]]:
     """The parser of a stage, the methods' names, and the type of every option of theirs and of the sections."""
     from jsonargparse import ArgumentParser
 
@@ -93,7 +94,7 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     return parser, list(METHODS), kinds
 
 
-def built(parser: ArgumentParser, read: Any, methods: Sequence[str]) -> Config:
+def built(parser: ArgumentParser, read: Namespace, methods: Sequence[str]) -> Config:
     """The configuration of what a parser has read. Raises ConfigError for a section that holds no options."""
     from vldistill.config import Config
 
@@ -124,9 +125,9 @@ def _guarded_mode() -> str:
     return "vldistill"
 
 
-def _kinds(cls: type, prefix: str) -> dict[str, Any]:
+def _kinds(cls: type, prefix: str) -> dict[str, TypeExpression]:
     """The type of every option of a section, of nested sections too."""
-    found: dict[str, Any] = {}
+    found: dict[str, TypeExpression] = {}
     for name, kind in get_type_hints(cls).items():
         if isinstance(kind, type) and is_dataclass(kind):
             found |= _kinds(kind, f"{prefix}.{name}")

@@ -7,9 +7,9 @@ import re
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, get_args, get_origin
 
-from vldistill.config.checks import in_words
+from vldistill.config.checks import TypeExpression, in_words
 from vldistill.config.former import successor
 from vldistill.config.plain_yaml import LARGEST, read_yaml
 from vldistill.errors import ArtefactError, ConfigError
@@ -17,7 +17,7 @@ from vldistill.options.help import help_text, wanted_topic
 from vldistill.options.parser import ALIASES, SECTIONS, build_parser, built, packaged_config
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, Namespace
 
     from vldistill.config import Config
     from vldistill.options.resolve import ResolvedConfig
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ALIASES |= {"demo": ALIASES["distill"] | ALIASES["evaluate"], "cross": ALIASES["evaluate"]}
 
 
-def rewrite(stage: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
+def rewrite(stage: str, argv: Sequence[str], kinds: Mapping[str, TypeExpression]) -> list[str]:
     """Expand short options, find packaged configurations, and accept ``1,2,3`` where a list is meant.
 
     Args:
@@ -61,7 +61,7 @@ def _files_first(words: Sequence[str]) -> list[str]:
     return files + others
 
 
-def _value(name: str, value: str, kind: Any) -> str:
+def _value(name: str, value: str, kind: TypeExpression | None) -> str:
     if name == "config":
         path = packaged_config(value)
         read_yaml(Path(path), "--config")  # jsonargparse says less of what is wrong with a file
@@ -84,7 +84,7 @@ def _refuse_endless(name: str, value: str) -> None:
 
 def parse(
     stage: str, argv: Sequence[str], extend: Callable[[ArgumentParser], None] | None = None
-) -> tuple[Config, Any]:
+) -> tuple[Config, Namespace]:
     """The configuration of a stage and the remaining arguments.
 
     Values come from the dataclasses' defaults, then the run's own ``config.yaml`` or ``--config``, then the command
@@ -117,7 +117,7 @@ def parse(
     return config, namespace
 
 
-def _plain(message: str, kinds: Mapping[str, Any]) -> str:
+def _plain(message: str, kinds: Mapping[str, TypeExpression]) -> str:
     """A message of the parser about a value, in the words of ours; other messages as they are."""
     found = re.match(r'Parser key "([^"]+)":', message)
     value = re.search(r"(?:Got|Given) value: (.*)\Z", message, re.DOTALL)

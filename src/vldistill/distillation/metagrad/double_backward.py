@@ -11,6 +11,7 @@ where *^T is the transposed convolution and (*) the weight gradient, so each is 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +24,9 @@ Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
 """Stride, padding, dilation, groups."""
 
 
-def _gradients(gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
+def _gradients(
+    gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
     stride, padding, dilation, groups = geometry
     gx, gw, _ = torch.ops.aten.convolution_backward(
         gy, x, w, None, stride, padding, dilation, False, (0, 0), groups, (*wanted, False)
@@ -117,26 +120,19 @@ class FastDoubleBackward(TorchFunctionMode):
     ) -> Any:
         """Replace what is slow, call everything else as it is."""
         kwargs = dict(kwargs or {})
-        if func is F.conv2d and _plain_convolution(args, kwargs):
-            return convolution(*args, **kwargs)
-        if func is F.batch_norm and not _batch_norm_argument("training", args, kwargs):
-            return _frozen_batch_norm(*(_batch_norm_argument(name, args, kwargs) for name in BATCH_NORM))
+        if func is F.conv2d:
+            padding = args[4] if len(args) > 4 else kwargs.get("padding", 0)
+            if (args[0] if args else kwargs["input"]).ndim == 4 and not isinstance(padding, str):
+                return convolution(*args, **kwargs)
+        if func is F.batch_norm:
+            given = BATCH_NORM.bind(*args, **kwargs)
+            given.apply_defaults()
+            if not given.arguments["training"]:
+                return _frozen_batch_norm(*given.args)
         return func(*args, **kwargs)
 
 
-BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-
-
-def _batch_norm_argument(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    position = BATCH_NORM.index(name)
-    defaults = {"training": False, "momentum": 0.1, "eps": 1e-5}
-    return args[position] if position < len(args) else kwargs.get(name, defaults.get(name))
-
-
-def _plain_convolution(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    padding = args[4] if len(args) > 4 else kwargs.get("padding", 0)
-    x = args[0] if args else kwargs["input"]
-    return x.ndim == 4 and not isinstance(padding, str)
+BATCH_NORM = inspect.signature(F.batch_norm)
 
 
 def _frozen_batch_norm(
