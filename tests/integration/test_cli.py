@@ -629,7 +629,7 @@ def test_pairs_are_counted_without_broken_photos(
     (karpathy.folder / "2.jpg").write_bytes(b"not a photo")
     words = ["--config", config, "--data.source", karpathy.folder, "--method", method, "--run", tmp_path / "run"]
     done = vldistill("distill", *words, "--pairs", "6")
-    assert done.code == 2 and "6 pairs were asked for" in done.err and "Ask for 5 or fewer" in done.err
+    assert done.code == 2 and "6 pairs were requested" in done.err and "Ask for 5 or fewer" in done.err
 
 
 def test_what_a_kill_right_after_the_result_left_is_cleared(vldistill: Any, run: Path) -> None:

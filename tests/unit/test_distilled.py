@@ -265,7 +265,7 @@ def test_the_card_says_what_matters(tmp_path: Path) -> None:
         "image tower `convnet` at 8 px",
         "text tower `hashing`",
         "807 stored floats, a similarity matrix among them",
-        "10 floats of feature standardisation apart",
+        "10 floats of feature standardisation not counted",
         "7 epochs, batch 3, SGD with momentum 0.9 and weight decay 0.0005, schedule half",
         "image 0.123, text 0.456",
         "fingerprint feedbeef",
