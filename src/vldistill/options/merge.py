@@ -5,18 +5,15 @@ from __future__ import annotations
 from argparse import ArgumentError
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 from vldistill.config import Config
 from vldistill.config.former import current
 from vldistill.config.plain import Plain, Record
 from vldistill.config.plain_yaml import check_plain
 from vldistill.errors import ConfigError
-from vldistill.options.parser import build_parser, built
+from vldistill.options.parser import SECTIONS, build_parser, built, section_classes, section_parser
 from vldistill.storage.files import digest
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
 
 WHOLE = ("image", "text")  # sections of ``encoder`` that stand for one tower
 
@@ -46,12 +43,8 @@ def on_towers(encoder: Record, towers: Record) -> dict[str, Plain]:
     return merged({name: part for name, part in encoder.items() if name not in WHOLE or name not in towers}, towers)
 
 
-@cache
-def _parser() -> tuple[ArgumentParser, list[str]]:
-    parser, names, _ = build_parser("distill", None)
-    return parser, names
-
-
+_parser = cache(section_parser)
+_SECTIONS: dict[tuple[str, str], Any] = {}
 _RESOLVED: dict[str, Config] = {}
 
 
@@ -64,9 +57,29 @@ def resolved(options: Record, where: str) -> Config:
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: {str(error) or type(error).__name__}.") from None
     if key not in _RESOLVED:
-        parser, names = _parser()
         try:
-            _RESOLVED[key] = built(parser, parser.parse_object(dict(options)), names)
+            _RESOLVED[key] = _built(options)
         except (ArgumentError, ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{where}: {error}") from None
     return _RESOLVED[key]
+
+
+def _built(options: Record) -> Config:
+    """The configuration of options by section; equal sections are read once."""
+    known = section_classes()
+    if options.keys() - known.keys():
+        parser, names, _ = build_parser("distill", None)  # names what it does not know
+        return built(parser, parser.parse_object(dict(options)), names)
+    made = {name: _section(name, options.get(name, {})) for name in known}
+    sections = {name: made.pop(name) for name in SECTIONS}
+    return Config(**sections, methods=made)
+
+
+def _section(name: str, options: Plain) -> Any:
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"{name} is {str(options)[:80]!r}; expected options by name.")
+    key = name, digest(options)
+    if key not in _SECTIONS:
+        parser = _parser(name)
+        _SECTIONS[key] = parser.instantiate(parser.parse_object({name: options}))[name]
+    return _SECTIONS[key]

@@ -73,7 +73,6 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     """The parser of a stage, the methods' names, and the type of every option of theirs and of the sections."""
     from jsonargparse import ArgumentParser
 
-    from vldistill import config as configs
     from vldistill.distillation.method import METHODS
 
     parser = ArgumentParser(
@@ -86,12 +85,29 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     parser.add_argument("--config", action="config", help="YAML file; options on the command line win")
     parser.add_argument("--run", type=str, default=None, help="the run folder")
     parser.add_argument("--quiet", action="store_true", help="warnings only")
-    sections: dict[str, type] = {name: getattr(configs, f"{name.capitalize()}Config") for name in SECTIONS}
-    sections |= {name: entry.options for name, entry in METHODS.items()}
+    sections = section_classes()
     for name, cls in sections.items():
         parser.add_class_arguments(cls, name)
     kinds = {name: kind for section, cls in sections.items() for name, kind in _kinds(cls, section).items()}
     return parser, list(METHODS), kinds
+
+
+def section_classes() -> dict[str, type]:
+    """The dataclass of every section, those of the methods last."""
+    from vldistill import config as configs
+    from vldistill.distillation.method import METHODS
+
+    sections: dict[str, type] = {name: getattr(configs, f"{name.capitalize()}Config") for name in SECTIONS}
+    return sections | {name: entry.options for name, entry in METHODS.items()}
+
+
+def section_parser(name: str) -> ArgumentParser:
+    """A parser of one section alone: a sweep reads hundreds of them, and the whole parser takes half a second each."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(parser_mode=_guarded_mode(), exit_on_error=False)
+    parser.add_class_arguments(section_classes()[name], name)
+    return parser
 
 
 def built(parser: ArgumentParser, read: Namespace, methods: Sequence[str]) -> Config:
