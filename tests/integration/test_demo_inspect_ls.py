@@ -41,6 +41,7 @@ def test_the_demo_ends_with_a_table_and_its_files(vldistill: Any, config: Path, 
     assert "Retrieval browser" in (run / "report.html").read_text(encoding="utf-8")
     again = vldistill("demo", "--config", config, "--run", run)
     assert again.code == 0 and "nothing to do" in again.err
+    assert vldistill("evaluate", "--run", run, "--set", "random:6").code == 0  # the run remembers what was given
 
 
 def test_inspect_a_set_an_experts_folder_and_a_run(vldistill: Any, run: Path) -> None:

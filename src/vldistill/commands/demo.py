@@ -44,12 +44,12 @@ def main(argv: Sequence[str]) -> int:
 
     if needs_experts:
         begin("experts: students trained on the real data")
-        experts(run, config, reporter)
+        experts(run, given, reporter)
     begin("distilling")
     folder = distill(run, config, reporter)
     begin("judging: fresh students, tested on scenes nobody has seen")
     targets = (str(folder), f"random:{config.distill.pairs}", "full")
-    results = [evaluate(run, config, reporter, target) for target in targets]
+    results = [evaluate(run, given, reporter, target) for target in targets]
     summary = _summary(results, round(time.monotonic() - began, 1))
     write_json(run.folder / "results.json", summary)
     _draw(run, folder, summary)
