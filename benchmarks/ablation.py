@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,13 @@ def val_recalls(config: Config, folder: Path, seeds: int) -> dict[str, Any]:
     judged = subject(bench, DistilledSet.load(folder))
     recipe, trials = choose_generic(bench, judged, config.evaluate)
     scores = [
-        score_student(bench, train_student(bench, judged.draw(seed), recipe, seed), "val")["mean_recall"]
+        score_student(bench, train_student(bench, judged.draw(seed), recipe, seed), "val").mean_recall
         for seed in range(seeds)
     ]
     return {
         "val": {"mean": statistics.mean(scores), "std": statistics.stdev(scores)},
         "rate": recipe.rates["image"][0],
-        "trials": trials,
+        "trials": [asdict(trial) for trial in trials],
         "stored_floats": judged.stored_floats,
     }
 

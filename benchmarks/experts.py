@@ -41,7 +41,7 @@ def scores(bench: Workbench, config: ExpertsConfig, index: int) -> list[float]:
     found: list[float] = []
 
     def look(expert: DualEncoder) -> None:
-        found.append(score_student(bench, expert, "val")["mean_recall"])
+        found.append(score_student(bench, expert, "val").mean_recall)
 
     fit(
         student,

@@ -54,7 +54,7 @@ def main() -> None:
             recipe = replace(judged.own, momentum=momentum, batch=batch or len(made.images), epochs=epochs)
             recipe = replace(recipe, schedule=schedule)
             students = (train_student(bench, judged.draw(seed), recipe, seed) for seed in range(asked.students))
-            found = [score_student(bench, student, "val")["mean_recall"] for student in students]
+            found = [score_student(bench, student, "val").mean_recall for student in students]
             val[name] = {"mean": statistics.mean(found), "std": statistics.stdev(found)}
         told = {"momentum": momentum, "batch": batch, "epochs": epochs, "schedule": schedule}
         rows.append(told | {"own_recipe_val": val})

@@ -20,8 +20,11 @@ from typing import Any, get_type_hints
 
 import docstring_parser
 
+from vldistill.comparison.rows import Row
 from vldistill.comparison.table import comparison_markdown
-from vldistill.evaluation.tables import evaluation_text, markdown, spread
+from vldistill.evaluation.measures import Figure
+from vldistill.evaluation.results import Evaluation
+from vldistill.evaluation.tables import evaluation_text, markdown
 from vldistill.storage.files import CHECKSUM, human_bytes, write_json, write_record, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +35,7 @@ OPTIONS = re.compile(r"(<!-- options: (?P<name>\w+) -->\n).*?(<!-- end options -
 
 def study_table(study: dict[str, Any]) -> str:
     """One row per set and recipe, what the numbers mean, and the command that made them."""
-    table, _, note = evaluation_text(study["rows"]).rpartition("\n")
+    table, _, note = evaluation_text([Evaluation.from_json(row) for row in study["rows"]]).rpartition("\n")
     made = f"Commit `{study['environment']['commit']}`, command\n`{study['command']}`."
     return f"{table}\n\nTest split, {note}. {_taken(study)}{made}\n"
 
@@ -235,6 +238,23 @@ def scale_table(result: dict[str, Any]) -> str:
     )
 
 
+def spread(figure: dict[str, float]) -> str:
+    return f"{figure['mean']:.1f} ± {figure['std']:.1f}"
+
+
+def _row(plain: dict[str, Any]) -> Row:
+    """A row of ``table.json``."""
+    recalls = {name: Figure.from_json(figure) for name, figure in plain["recalls"].items()}
+    return Row(
+        **{
+            **plain,
+            "recalls": recalls,
+            "own": Figure.from_json(plain["own"]),
+            "generic": Figure.from_json(plain["generic"]),
+        }
+    )
+
+
 def _extrapolated(rows: list[dict[str, Any]], stage: str, pairs: int) -> str:
     """Hours and memory of a stage at ``pairs``, on the line through two sizes."""
     small, large = rows
@@ -248,7 +268,7 @@ def _extrapolated(rows: list[dict[str, Any]], stage: str, pairs: int) -> str:
 
 def comparison_table(result: dict[str, Any]) -> str:
     """A comparison as its own command writes it."""
-    text = comparison_markdown(result["rows"], result["failed"]).rstrip()
+    text = comparison_markdown([_row(row) for row in result["rows"]], result["failed"]).rstrip()
     left = f" {len(result['missing'])} cells are not done." if result["missing"] else ""
     commits = dict.fromkeys(cell.get("commit") or result["environment"]["commit"] for cell in result["cells"])
     said = f"Commit{'s' if len(commits) > 1 else ''} {', '.join(f'`{one}`' for one in commits)}"

@@ -225,7 +225,7 @@ def test_an_exported_set_is_a_copy_that_loads_and_evaluates(ground: Ground, case
     loaded = DistilledSet.load(tmp_path)
     assert bits(loaded.tensors()) == exported and loaded.recipe == distilled.recipe
     result = evaluate_set(ground.bench, loaded, QUICK)
-    assert result["pairs"] == CONFIG.pairs and 0 <= result["own"]["mean_recall"]["mean"] <= 100
+    assert result.pairs == CONFIG.pairs and 0 <= result.scores()["own"].mean_recall.mean <= 100
 
 
 @every_method

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from vldistill.drawing.figures import heat_map, inline_svg, scatter
 from vldistill.drawing.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality
-from vldistill.evaluation.measures import MEASURES
+from vldistill.evaluation.measures import MEASURES, Recalls
 from vldistill.reporting.browser import students_table
 from vldistill.reporting.page import render
 from vldistill.reporting.records import read_runs
@@ -168,7 +168,7 @@ def browser_view(run: str, captions: Sequence[str], side: int = 32, queries: int
         found[0] |= {"a": [found[0]["a"][0]] * 3, "r": [1, 1, 1]}  # one on which the students agree
         return found
 
-    recalls = {name: 10.0 + index for index, name in enumerate(MEASURES)}
+    recalls = Recalls(**{name: 10.0 + index for index, name in enumerate(MEASURES)})
     students = ["bitraj-20-s0", "random:20", "full"]
     table = students_table([(name, "generic recipe", recalls) for name in students], queries, queries)
     data = {"students": students, "images": images, "captions": texts, "byCaption": asked(), "byImage": asked()}

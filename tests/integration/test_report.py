@@ -147,7 +147,7 @@ def test_a_report_without_results_or_data_shows_what_there_is(vldistill: Any, ru
     config.write_text(config.read_text().replace("scenes:train=40,val=20,test=20", "/nowhere/at-all"))
     done = vldistill("report", run, "--out", tmp_path / "r.html")
     assert done.code == 0, done.err
-    assert "cannot be had here" in done.err
+    assert "not available here" in done.err
     page = Page(tmp_path / "r.html")
     text = page.text()
     assert "Nothing is evaluated yet" in text and "/nowhere/at-all" in text
@@ -301,7 +301,7 @@ def test_a_start_is_shown_only_if_it_is_the_start(vldistill: Any, run: Path):
     assert starting_pairs(bench, elsewhere)[0] is None
     wrong = replace(distilled, captions=tuple({"start": "else", "nearest": ""} for _ in range(6)))
     assert starting_pairs(bench, wrong) == (None, starting_pairs(bench, wrong)[1])
-    assert "cannot be made again" in starting_pairs(bench, wrong)[1]
+    assert "computes another start" in starting_pairs(bench, wrong)[1]
 
 
 def test_a_learned_similarity_is_drawn_and_a_set_alone_tells_what_it_carries(vldistill: Any, run: Path):

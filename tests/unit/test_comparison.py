@@ -8,19 +8,15 @@ from typing import Any
 import pytest
 
 from vldistill.comparison.published import data_of, published
-from vldistill.comparison.table import (
-    comparison_csv,
-    comparison_latex,
-    comparison_markdown,
-    comparison_rows,
-    published_row,
-)
+from vldistill.comparison.results import CellResult
+from vldistill.comparison.rows import comparison_rows, published_row
+from vldistill.comparison.table import comparison_csv, comparison_latex, comparison_markdown
 from vldistill.errors import ConfigError
 
 NAMES = ("mean_recall", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
 
 
-def result(row: str, mean: float, *, kind: str = "method", own: float | None = None, **more: Any) -> dict[str, Any]:
+def result(row: str, mean: float, *, kind: str = "method", own: float | None = None, **more: Any) -> CellResult:
     """A cell as run_cell leaves it; recall i is the mean plus i."""
 
     def figures(value: float) -> dict[str, Any]:
@@ -32,12 +28,12 @@ def result(row: str, mean: float, *, kind: str = "method", own: float | None = N
         "seeds": 3,
         "own": None if own is None else figures(own),
         "generic": figures(mean),
-        "chance": {"mean_recall": 1.25},
+        "chance": dict.fromkeys(NAMES, 1.25),
         "peak_memory_bytes": 2_000_000,
         "details": {},
     }
     base = {"row": row, "name": row, "kind": kind, "setting": "heads", "towers": "own", "protocol": "last", "seed": 0}
-    return base | {"evaluation": evaluation} | more
+    return CellResult.from_json(base | {"evaluation": evaluation} | more)
 
 
 def test_gain_and_share_are_of_the_same_budget_setting_towers_and_protocol() -> None:
@@ -51,10 +47,10 @@ def test_gain_and_share_are_of_the_same_budget_setting_towers_and_protocol() -> 
         ]
     )
     first, random, _, _, elsewhere = rows
-    assert first["gain"] == 4.0 and first["share"] == 0.5 and first["own"]["mean"] == 15.0
-    assert (first["seconds"], first["peak_memory_bytes"]) == (12.0, 5)
-    assert random["gain"] == 1.0 and random["seconds"] is None and random["peak_memory_bytes"] == 2_000_000
-    assert elsewhere["gain"] is None and elsewhere["share"] is None  # no random or full row in that setting
+    assert first.gain == 4.0 and first.share == 0.5 and first.own and first.own.mean == 15.0
+    assert (first.seconds, first.peak_memory_bytes) == (12.0, 5)
+    assert random.gain == 1.0 and random.seconds is None and random.peak_memory_bytes == 2_000_000
+    assert elsewhere.gain is None and elsewhere.share is None  # no random or full row in that setting
 
 
 def test_the_table_in_four_forms_says_the_same() -> None:
@@ -101,36 +97,35 @@ def test_published_recalls_have_the_published_means() -> None:
         ("coco", 500): 12.6,
     }
     ours = {
-        (entry["data"], entry["pairs"]): published_row(entry)["own"]["mean"]
+        (entry.data, entry.pairs): entry.mean
         for entry in published()
-        if entry["row"] == "bi-trajectory" and entry.get("towers") == "NFNet-L0, BERT" and entry["data"] != "flickr8k"
+        if entry.row == "bi-trajectory" and entry.towers == "NFNet-L0, BERT" and entry.data != "flickr8k"
     }
     assert ours.keys() == means.keys() | {("flickr30k", 1000), ("coco", 1000)}
     for key, mean in means.items():
         assert ours[key] == pytest.approx(mean, abs=0.051), key
-    full = [e for e in published(["flickr30k"]) if e["row"] == "full data" and None not in e.get("tr", [None])]
-    assert [published_row(entry)["own"]["mean"] for entry in full] == [pytest.approx(54.7, abs=0.051)]
+    full = [e for e in published(["flickr30k"]) if e.row == "full data" and None not in e.recalls.values()]
+    assert [entry.mean for entry in full] == [pytest.approx(54.7, abs=0.051)]
 
 
 def test_every_published_row_has_a_source_and_a_setting_and_is_marked() -> None:
     rows = published()
     assert len(rows) > 80
     for entry in rows:
-        assert entry["source"] and entry["setting"] in ("full", "heads", "lora", "both"), entry
-        assert ("mean_recall" in entry) != ("tr" in entry), entry
+        assert entry.source and entry.setting in ("full", "heads", "lora", "both"), entry
+        assert (entry.mean_recall is not None) != any(entry.recalls.values()), entry
         row = published_row(entry)
-        assert row["published"] and row["protocol"] == "published" and row["generic"] is None
-        assert "(published" in row["row"] and ("2nd-hand" in row["row"]) == bool(entry.get("second_hand"))
-        values = [v["mean"] for v in row["recalls"].values() if v["mean"] is not None]
-        assert all(0 < value < 100 for value in values)
+        assert row.published and row.protocol == "published" and row.generic is None
+        assert "(published" in row.row and ("2nd-hand" in row.row) == entry.second_hand
+        assert all(0 < figure.mean < 100 for figure in row.recalls.values() if figure)
         for side in ("tr", "ir"):
-            known = [value for value in entry.get(side, []) if value is not None]
+            known = [value for name, value in entry.recalls.items() if name.startswith(side) and value is not None]
             assert known == sorted(known), entry
 
 
 def test_published_rows_are_chosen_by_data_and_budget_and_never_rank() -> None:
     rows = published(["flickr30k"], [100])
-    assert {entry["data"] for entry in rows} == {"flickr30k"} and {entry["pairs"] for entry in rows} == {100, None}
+    assert {entry.data for entry in rows} == {"flickr30k"} and {entry.pairs for entry in rows} == {100, None}
     assert data_of("/data/Flickr30K/x.json") == ["flickr30k"] and len(data_of("scenes")) == 3
     with pytest.raises(ConfigError, match="Did you mean flickr8k"):
         published(["flickr8"])

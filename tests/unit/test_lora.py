@@ -192,6 +192,6 @@ def test_from_experts_to_a_judged_set(kind: str, method: str, workbench: Bench, 
     assert distilled.setting == "lora" and distilled.info["config"]["encoder"]["lora"]["rank"] == 2
     judging = EvaluateConfig(seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
     result = evaluate_set(bench, distilled, judging)
-    assert result["setting"] == "lora" and result["own"]["mean_recall"]["mean"] >= 0
+    assert result.setting == "lora" and result.scores()["own"].mean_recall.mean >= 0
     after = bench.image_tower.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in frozen.items())

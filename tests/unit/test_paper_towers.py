@@ -107,7 +107,7 @@ def main_path(bench: Workbench, folder: Path) -> None:
     made = method.export(state, context)
     judged = EvaluateConfig(seeds=1, generic_epochs=1, head_rates=(0.03,), tower_rates=(0.003,))
     result = evaluate_set(bench, made, judged)
-    assert 0 <= result["generic"]["mean_recall"]["mean"] <= 100 and result["setting"] == bench.setting
+    assert 0 <= result.scores()["generic"].mean_recall.mean <= 100 and result.setting == bench.setting
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -18,7 +18,7 @@ from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
 from vldistill.evaluation import protocol
-from vldistill.evaluation.measures import MEASURES
+from vldistill.evaluation.measures import MEASURES, Figure, Recalls
 from vldistill.evaluation.protocol import (
     choose_generic,
     embed_split,
@@ -27,6 +27,7 @@ from vldistill.evaluation.protocol import (
     score_student,
     train_student,
 )
+from vldistill.evaluation.results import Evaluation, Scores
 from vldistill.evaluation.retrieval import chance_level, retrieval_metrics
 from vldistill.evaluation.subjects import subject
 from vldistill.evaluation.tables import evaluation_rows, evaluation_text, markdown
@@ -75,14 +76,14 @@ class Looks:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **script: list[float]) -> None:
         self.seen: list[tuple[str, bytes, float]] = []
         self.script = {split: iter(values) for split, values in script.items()}
-        self.real: Callable[..., dict[str, float]] = protocol.score_student
+        self.real: Callable[..., Recalls] = protocol.score_student
         monkeypatch.setattr(protocol, "score_student", self.score)
 
-    def score(self, bench: Workbench, student: DualEncoder, split: str) -> dict[str, float]:
+    def score(self, bench: Workbench, student: DualEncoder, split: str) -> Recalls:
         figures = self.real(bench, student, split)
         if split in self.script:
-            figures = figures | {"mean_recall": next(self.script[split])}
-        self.seen.append((split, weights(student), figures["mean_recall"]))
+            figures = replace(figures, mean_recall=next(self.script[split]))
+        self.seen.append((split, weights(student), figures.mean_recall))
         return figures
 
     def splits(self) -> list[str]:
@@ -180,9 +181,9 @@ def features_set(bench: Workbench) -> DistilledSet:
 def test_features_train_the_same_students_as_the_pixels_they_come_from(bench: Workbench) -> None:
     config = replace(QUICK, recipes=("own",))
     by_pixels, by_features = (evaluate_set(bench, made, config) for made in (make_set(bench), features_set(bench)))
-    assert by_pixels["own"]["students"] == by_features["own"]["students"]
-    assert by_pixels["stored_floats"] == 6 * (3 * 16 * 16 + 32) + 2
-    assert by_features["stored_floats"] == 6 * (32 + 32) + 2
+    assert by_pixels.scores()["own"].students == by_features.scores()["own"].students
+    assert by_pixels.stored_floats == 6 * (3 * 16 * 16 + 32) + 2
+    assert by_features.stored_floats == 6 * (32 + 32) + 2
 
 
 def test_features_do_not_train_a_tower(bench: Workbench, cache: Path) -> None:
@@ -198,8 +199,8 @@ def test_last_looks_at_test_once_per_student_at_the_end(bench: Workbench, monkey
     result = evaluate_set(bench, make_set(bench), replace(QUICK, protocol="last"))
     assert looks.splits() == ["test"] * 3 + ["val"] * 2 + ["test"] * 3  # own; rates on val; generic
     tested = [score for split, _, score in looks.seen if split == "test"]
-    assert [student["mean_recall"] for student in result["own"]["students"]] == tested[:3]
-    assert [student["mean_recall"] for student in result["generic"]["students"]] == tested[3:]
+    assert [student.mean_recall for student in result.scores()["own"].students] == tested[:3]
+    assert [student.mean_recall for student in result.scores()["generic"].students] == tested[3:]
     last = train_student(bench, subject(bench, make_set(bench)).draw(0), OWN, 0)
     assert weights(last) == looks.seen[0][1]
 
@@ -211,7 +212,7 @@ def test_val_best_tests_the_epoch_that_did_best_on_val(bench: Workbench, monkeyp
     assert looks.splits() == ["val"] * 4 + ["test"]
     assert looks.seen[4][1] == looks.seen[1][1]  # a tie goes to the earlier epoch
     assert len({seen[1] for seen in looks.seen[:4]}) == 4
-    assert result["own"]["mean_recall"]["mean"] == looks.seen[4][2]
+    assert result.scores()["own"].mean_recall.mean == looks.seen[4][2]
 
 
 def test_the_legacy_protocol_chooses_on_test_and_says_so(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +221,8 @@ def test_the_legacy_protocol_chooses_on_test_and_says_so(bench: Workbench, monke
     result = evaluate_set(bench, make_set(bench), config)
     assert looks.splits() == ["test"] * 5
     scores = [score for _, _, score in looks.seen]
-    assert result["own"]["mean_recall"]["mean"] == scores[4] == max(scores[:4])
-    assert result["protocol"] == "test-best-legacy"
+    assert result.scores()["own"].mean_recall.mean == scores[4] == max(scores[:4])
+    assert result.protocol == "test-best-legacy"
     assert "biased" in evaluation_text([result])
 
 
@@ -231,8 +232,8 @@ def test_the_protocols_differ_as_they_should(bench: Workbench) -> None:
     config = replace(QUICK, seeds=4, recipes=("own",), max_validations=12)
     found = {
         name: [
-            student["mean_recall"]
-            for student in evaluate_set(bench, distilled, replace(config, protocol=name))["own"]["students"]
+            student.mean_recall
+            for student in evaluate_set(bench, distilled, replace(config, protocol=name)).scores()["own"].students
         ]
         for name in ("last", "val-best", "test-best-legacy")
     }
@@ -268,41 +269,43 @@ def test_val_and_test_wait_until_they_are_needed(cache: Path, monkeypatch: pytes
 
 def test_the_result_of_a_set(bench: Workbench) -> None:
     result = evaluate_set(bench, make_set(bench), QUICK)
-    assert {"set", "kind", "setting", "protocol", "pairs", "stored_floats", "seeds", "own", "generic"} <= result.keys()
-    assert {"seconds", "peak_memory_bytes", "chance"} <= result.keys()
-    assert (result["set"], result["setting"], result["pairs"], result["seeds"]) == ("bitraj-6-s0", "heads", 6, 3)
-    for name in ("own", "generic"):
-        figures = result[name]
-        assert len(figures["students"]) == 3
+    assert (result.set, result.setting, result.pairs, result.seeds) == ("bitraj-6-s0", "heads", 6, 3)
+    for scores in result.scores().values():
+        assert len(scores.students) == 3
         for metric in MEASURES:
-            values = [student[metric] for student in figures["students"]]
-            assert figures[metric]["mean"] == pytest.approx(statistics.mean(values))
-            assert figures[metric]["std"] == pytest.approx(statistics.stdev(values))  # n - 1 beneath
-        six = [figures[metric]["mean"] for metric in MEASURES if metric != "mean_recall"]
-        assert figures["mean_recall"]["mean"] == pytest.approx(statistics.mean(six))
-    assert result["own"]["recipe"] == OWN.to_dict()
-    assert 50e6 < result["peak_memory_bytes"] < 1e12 and result["seconds"] > 0
-    json.dumps(result, allow_nan=False)
+            values = [getattr(student, metric) for student in scores.students]
+            assert scores.figures[metric].mean == pytest.approx(statistics.mean(values))
+            assert scores.figures[metric].std == pytest.approx(statistics.stdev(values))  # n - 1 in the denominator
+        six = [scores.figures[metric].mean for metric in MEASURES if metric != "mean_recall"]
+        assert scores.mean_recall.mean == pytest.approx(statistics.mean(six))
+    assert result.scores()["own"].recipe == OWN.to_dict()
+    assert result.peak_memory_bytes and 50e6 < result.peak_memory_bytes < 1e12 and result.seconds
+    plain = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert list(plain) == [
+        *("set", "kind", "setting", "protocol", "pairs", "stored_floats", "seeds", "own", "generic", "chance"),
+        *("image_tower", "text_tower", "data", "details", "seconds", "peak_memory_bytes"),
+    ]
+    assert Evaluation.from_json(plain) == result
 
 
 def test_students_are_the_same_again_and_differ_by_seed(bench: Workbench) -> None:
     config = replace(QUICK, recipes=("own",))
-    first, again = (evaluate_set(bench, make_set(bench), config)["own"]["students"] for _ in range(2))
+    first, again = (evaluate_set(bench, make_set(bench), config).scores()["own"].students for _ in range(2))
     assert first == again
-    assert len({json.dumps(student) for student in first}) == 3
-    more = evaluate_set(bench, make_set(bench), replace(config, seeds=2))["own"]["students"]
+    assert len(set(first)) == 3
+    more = evaluate_set(bench, make_set(bench), replace(config, seeds=2)).scores()["own"].students
     assert more == first[:2]
 
 
 def test_one_student_has_no_spread(bench: Workbench) -> None:
     result = evaluate_set(bench, make_set(bench), replace(QUICK, seeds=1, recipes=("own",)))
-    assert result["own"]["mean_recall"]["std"] == 0.0 and result["generic"] is None
+    assert result.scores()["own"].mean_recall.std == 0.0 and result.generic is None
 
 
 @pytest.mark.parametrize("target", ["random:6", "full"])
 def test_real_pairs_have_no_recipe_of_their_own(bench: Workbench, target: str) -> None:
     result = evaluate_set(bench, target, replace(QUICK, seeds=2))
-    assert result["own"] is None and result["generic"]["mean_recall"]["mean"] > 0
+    assert result.own is None and result.scores()["generic"].mean_recall.mean > 0
     with pytest.raises(ConfigError, match="no recipe of its own"):
         evaluate_set(bench, target, replace(QUICK, recipes=("own",)))
 
@@ -310,13 +313,13 @@ def test_real_pairs_have_no_recipe_of_their_own(bench: Workbench, target: str) -
 def test_chance_is_that_of_the_test_gallery(bench: Workbench) -> None:
     result = evaluate_set(bench, make_set(bench), replace(QUICK, seeds=1, recipes=("own",)))
     test = bench.split("test")
-    assert result["chance"] == chance_level(test.data.caption_image, 20)
-    assert result["chance"]["ir1"] == pytest.approx(5.0) and result["chance"]["ir10"] == pytest.approx(50.0)
+    assert result.chance == chance_level(test.data.caption_image, 20)
+    assert result.chance.ir1 == pytest.approx(5.0) and result.chance.ir10 == pytest.approx(50.0)
 
 
 def test_an_untrained_student_is_near_chance(bench: Workbench) -> None:
-    chance = chance_level(bench.split("test").data.caption_image, 20)["mean_recall"]
-    scores = [score_student(bench, bench.student(seed), "test")["mean_recall"] for seed in range(40)]
+    chance = chance_level(bench.split("test").data.caption_image, 20).mean_recall
+    scores = [score_student(bench, bench.student(seed), "test").mean_recall for seed in range(40)]
     error = statistics.stdev(scores) / len(scores) ** 0.5
     assert abs(statistics.mean(scores) - chance) < 4 * error < 6
 
@@ -341,7 +344,7 @@ def test_a_diverging_student_is_an_error_with_its_rates(bench: Workbench) -> Non
 def test_a_student_that_breaks_in_its_very_last_step_names_its_rates_too(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*args: Any) -> dict[str, float]:
+    def broken(*args: Any) -> Recalls:
         raise DivergedError("embeddings are not finite.")
 
     monkeypatch.setattr(protocol, "score_student", broken)
@@ -357,7 +360,7 @@ def test_the_generic_rates_are_those_that_do_best_on_val(bench: Workbench, monke
     config = replace(QUICK, head_rates=(0.01, 0.03, 0.1))
     recipe, trials = choose_generic(bench, subject(bench, make_set(bench)), config)
     assert looks.splits() == ["val"] * 3
-    assert [trial["rates"]["image"] for trial in trials] == [0.01, 0.03, 0.1]
+    assert [trial.rates["image"] for trial in trials] == [0.01, 0.03, 0.1]
     assert recipe.rates == {"image": (0.03,), "text": (0.03,)} and recipe.epochs == 3
     published = (recipe.batch, recipe.momentum, recipe.weight_decay, recipe.schedule, recipe.dropout)
     assert published == (128, 0.9, 5e-4, "cosine", 0.1)
@@ -367,7 +370,7 @@ def test_real_pairs_choose_their_epochs_too(bench: Workbench, monkeypatch: pytes
     Looks(monkeypatch, val=[1.0, 3.0, 2.0, 9.0])
     config = replace(QUICK, subset_epochs=(1, 2, 4))
     recipe, trials = choose_generic(bench, subject(bench, "random:6"), config)
-    assert [(trial["rates"]["text"], trial["epochs"]) for trial in trials] == [(0.03, 2), (0.3, 2), (0.3, 1), (0.3, 4)]
+    assert [(trial.rates["text"], trial.epochs) for trial in trials] == [(0.03, 2), (0.3, 2), (0.3, 1), (0.3, 4)]
     assert (recipe.epochs, recipe.rates["image"]) == (4, (0.3,))
 
 
@@ -376,7 +379,7 @@ def test_a_trained_tower_has_a_rate_of_its_own(cache: Path, monkeypatch: pytest.
     Looks(monkeypatch, val=[1.0, 5.0, 4.0, 6.0, 2.0])
     config = replace(QUICK, tower_rates=(0.001, 0.01), head_rates=(0.01, 0.03, 0.1, 0.3), generic_epochs=1)
     recipe, trials = choose_generic(bench, subject(bench, make_set(bench)), config)
-    pairs = [(trial["rates"]["image"], trial["rates"]["text"]) for trial in trials]
+    pairs = [(trial.rates["image"], trial.rates["text"]) for trial in trials]
     assert pairs == [(0.001, 0.03), (0.01, 0.03), (0.01, 0.01), (0.01, 0.1), (0.01, 0.3)]
     assert recipe.rates == {"image": (0.01,), "text": (0.1,)}
 
@@ -384,12 +387,12 @@ def test_a_trained_tower_has_a_rate_of_its_own(cache: Path, monkeypatch: pytest.
 def test_a_rate_that_diverges_is_not_chosen(bench: Workbench) -> None:
     config = replace(QUICK, head_rates=(1e20, 0.1))
     recipe, trials = choose_generic(bench, subject(bench, make_set(bench)), config)
-    assert trials[0]["val_mean_recall"] == 0.0 and recipe.rates["image"] == (0.1,)
+    assert trials[0].val_mean_recall == 0.0 and recipe.rates["image"] == (0.1,)
 
 
 def test_the_quick_score_is_the_best_of_the_grid_on_val(bench: Workbench) -> None:
     _, trials = choose_generic(bench, subject(bench, make_set(bench)), QUICK)
-    assert quick_score(bench, make_set(bench), QUICK) == max(trial["val_mean_recall"] for trial in trials)
+    assert quick_score(bench, make_set(bench), QUICK) == max(trial.val_mean_recall for trial in trials)
 
 
 def test_the_quick_score_of_a_trained_tower_is_one_student(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,8 +406,8 @@ def test_a_trained_tower_is_evaluated(cache: Path) -> None:
     bench = make_bench(cache, setting="full")
     config = replace(QUICK, seeds=1, head_rates=(0.03,), subset_epochs=(1,))
     result = evaluate_set(bench, "random:6", config)
-    assert result["setting"] == "full" and len(result["generic"]["students"]) == 1
-    assert evaluate_set(bench, make_set(bench), replace(config, recipes=("own",)))["own"]
+    assert result.setting == "full" and len(result.scores()["generic"].students) == 1
+    assert evaluate_set(bench, make_set(bench), replace(config, recipes=("own",))).own
 
 
 # --- similarity ---------------------------------------------------------------------------------------------------
@@ -413,12 +416,14 @@ def test_a_trained_tower_is_evaluated(cache: Path) -> None:
 def test_a_similarity_matrix_is_used(bench: Workbench, tmp_path: Path) -> None:
     config = replace(QUICK, seeds=1, recipes=("own",))
     soft = replace(OWN, loss="soft_infonce")
-    plain = evaluate_set(bench, make_set(bench), config)["own"]["students"]
+    plain = evaluate_set(bench, make_set(bench), config).scores()["own"].students
     identity = replace(make_set(bench, similarity=torch.eye(6)), recipe=soft)
     rolled = replace(make_set(bench, similarity=torch.eye(6).roll(1, 0)), recipe=soft)
     rolled.save(tmp_path)
     assert DistilledSet.load(tmp_path).stored_floats == identity.stored_floats == make_set(bench).stored_floats + 36
-    assert evaluate_set(bench, identity, config)["own"]["students"][0] == pytest.approx(plain[0])
+    assert evaluate_set(bench, identity, config).scores()["own"].students[0].to_json() == pytest.approx(
+        plain[0].to_json()
+    )
     data = subject(bench, DistilledSet.load(tmp_path)).draw(0)
     assert torch.equal(data.similarity if data.similarity is not None else torch.zeros(()), torch.eye(6).roll(1, 0))
     student = train_student(bench, data, replace(soft, epochs=20), 0)
@@ -439,14 +444,33 @@ def test_soft_targets_need_a_similarity(bench: Workbench) -> None:
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def row(**changes: Any) -> dict[str, Any]:
-    figures = {name: {"mean": 12.34, "std": 0.56} for name in MEASURES}
-    base = {"set": "random:6", "setting": "heads", "protocol": "last", "seeds": 3, "pairs": 6, "stored_floats": 4802}
-    return base | {"own": None, "generic": figures, "chance": {"mean_recall": 2.086}} | changes
+def row(**changes: Any) -> Evaluation:
+    generic = Scores({name: Figure(12.34, 0.56) for name in MEASURES})
+    return replace(
+        Evaluation(
+            set="random:6",
+            kind="subset",
+            setting="heads",
+            protocol="last",
+            pairs=6,
+            stored_floats=4802,
+            seeds=3,
+            own=None,
+            generic=generic,
+            chance=Recalls(*[0.0] * 6, mean_recall=2.086),
+            image_tower="convnet",
+            text_tower="hashing",
+            data={},
+            details={},
+            seconds=1.0,
+            peak_memory_bytes=None,
+        ),
+        **changes,
+    )
 
 
 def test_a_table_says_beneath_what_its_rows_share() -> None:
-    text = evaluation_text([row(), row(set="full", pairs=30000, own=row()["generic"])])
+    text = evaluation_text([row(), row(set="full", pairs=30000, own=row().generic)])
     lines = text.splitlines()
     assert len(lines) == 2 + 3 + 1
     assert [cell.strip() for cell in lines[2].split("|")[1:6]] == ["random:6", "generic", "6", "4,802", "12.3 ± 0.6"]

@@ -12,6 +12,7 @@ from torchmetrics.retrieval import RetrievalHitRate
 
 from vldistill.errors import DataError, DivergedError
 from vldistill.evaluation import retrieval
+from vldistill.evaluation.measures import Recalls
 from vldistill.evaluation.retrieval import CUTOFFS, chance_level, retrieval_metrics, retrieval_ranks
 
 KEYS = ["tr1", "tr5", "tr10", "ir1", "ir5", "ir10", "mean_recall"]
@@ -84,9 +85,7 @@ def test_recalls_of_a_hand_made_matrix():
     scores = torch.stack([torch.arange(n).float().roll(i + rank + 1) for i in range(n)])
     assert [int((row > row[i]).sum()) for i, row in enumerate(scores)] == [rank] * n
     measured = retrieval_metrics(torch.eye(n), scores.T.contiguous(), torch.arange(n))
-    assert measured == {
-        "tr1": 0.0, "tr5": 0.0, "tr10": 100.0, "ir1": 0.0, "ir5": 0.0, "ir10": 100.0, "mean_recall": 100 / 3,
-    }  # fmt: skip
+    assert measured == Recalls(tr1=0.0, tr5=0.0, tr10=100.0, ir1=0.0, ir5=0.0, ir10=100.0, mean_recall=100 / 3)
 
 
 def test_recalls_with_exact_fractions():
@@ -99,11 +98,11 @@ def test_recalls_with_exact_fractions():
         scores[image, image] = 30.0
         scores[image, 4 : 4 + rank] = 30.0 + torch.arange(1.0, rank + 1)
     measured = retrieval_metrics(torch.eye(4), scores.T.contiguous(), torch.tensor(owner))
-    assert [measured[f"tr{k}"] for k in CUTOFFS] == [25.0, 75.0, 75.0]
+    assert [getattr(measured, f"tr{k}") for k in CUTOFFS] == [25.0, 75.0, 75.0]
     # Captions 4.. belong to image 0 (score 20) and lose to every image that scores 30 or more on them.
     beaten = [sum(rank > j for rank in (1, 4, 10)) for j in range(11)]
     expected = [0, 0, 0, 0, *beaten]
-    assert [measured[f"ir{k}"] for k in CUTOFFS] == [100 * sum(r < k for r in expected) / 15 for k in CUTOFFS]
+    assert [getattr(measured, f"ir{k}") for k in CUTOFFS] == [100 * sum(r < k for r in expected) / 15 for k in CUTOFFS]
 
 
 @settings(max_examples=60, deadline=None)
@@ -135,7 +134,7 @@ def test_torchmetrics_agrees(seed: int, k: int):
     for direction, table, target in (("tr", scores, matching), ("ir", scores.T, matching.T)):
         query = torch.arange(len(table))[:, None].expand(table.shape)
         oracle = RetrievalHitRate(top_k=k)(table.flatten(), target.flatten(), indexes=query.flatten())
-        assert measured[f"{direction}{k}"] == pytest.approx(100 * float(oracle), abs=1e-4)
+        assert getattr(measured, f"{direction}{k}") == pytest.approx(100 * float(oracle), abs=1e-4)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 24, 1000, 4096, 2**24])
@@ -168,8 +167,8 @@ def test_a_collapsed_student_ranks_last(n: int, each: int, d: int, chunk_bytes: 
     assert set(ranks.text_to_image.tolist()) == {n - 1}
     measured = retrieval_metrics(images, captions, owner, chunk_bytes=chunk_bytes)
     for k in CUTOFFS:
-        assert measured[f"tr{k}"] <= 100 * k / (n * each)
-        assert measured[f"ir{k}"] <= 100 * k / n
+        assert getattr(measured, f"tr{k}") <= 100 * k / (n * each)
+        assert getattr(measured, f"ir{k}") <= 100 * k / n
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -182,7 +181,7 @@ def test_a_nearly_collapsed_student_is_at_chance(seed: int):
         torch.nn.functional.normalize(point + 1e-7 * torch.randn(rows, 96, generator=generator)) for rows in (200, 1000)
     )
     measured = retrieval_metrics(images, captions, owner, chunk_bytes=100_000)
-    assert measured["mean_recall"] <= 2 * chance_level(owner, 200)["mean_recall"]
+    assert measured.mean_recall <= 2 * chance_level(owner, 200).mean_recall
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -210,7 +209,7 @@ def test_a_single_image():
     assert ranks.image_to_text.tolist() == [0]
     assert ranks.text_to_image.tolist() == [0, 0, 0]
     measured = retrieval_metrics(torch.ones(1, 4), -torch.ones(3, 4), torch.zeros(3, dtype=torch.int64))
-    assert measured == dict.fromkeys(KEYS, 100.0)
+    assert measured == Recalls(**dict.fromkeys(KEYS, 100.0))
 
 
 def test_images_with_different_numbers_of_captions():
@@ -284,11 +283,11 @@ def test_wrong_arguments_are_refused():
 
 def test_chance_level_of_the_usual_galleries():
     flickr = chance_level(torch.arange(1000).repeat_interleave(5), 1000)
-    assert list(flickr) == KEYS
-    assert [flickr[f"ir{k}"] for k in CUTOFFS] == [0.1, 0.5, 1.0]
-    assert flickr["tr1"] == 0.1
-    assert flickr["tr10"] == pytest.approx(0.9965, abs=1e-3)
-    assert chance_level(torch.zeros(3, dtype=torch.int64), 1) == dict.fromkeys(KEYS, 100.0)
+    assert list(flickr.to_json()) == KEYS
+    assert [getattr(flickr, f"ir{k}") for k in CUTOFFS] == [0.1, 0.5, 1.0]
+    assert flickr.tr1 == 0.1
+    assert flickr.tr10 == pytest.approx(0.9965, abs=1e-3)
+    assert chance_level(torch.zeros(3, dtype=torch.int64), 1) == Recalls(**dict.fromkeys(KEYS, 100.0))
 
 
 def test_chance_level_enumerates_all_rankings():
@@ -297,4 +296,4 @@ def test_chance_level_enumerates_all_rankings():
     level = chance_level(owner, 3)
     for k in CUTOFFS:
         hits = sum(bool({owner[j].item() for j in order[:k]} & {i}) for order in orders for i in range(3))
-        assert level[f"tr{k}"] == pytest.approx(float(Fraction(100 * hits, 3 * len(orders))))
+        assert getattr(level, f"tr{k}") == pytest.approx(float(Fraction(100 * hits, 3 * len(orders))))

@@ -16,6 +16,7 @@ from sklearn.cluster import MiniBatchKMeans
 from tiny import Recorder, make_bench
 
 from vldistill.config import EvaluateConfig, SelectConfig
+from vldistill.config.plain import section
 from vldistill.data.transforms import to_float
 from vldistill.distillation.start import make_start
 from vldistill.distilled.distilled_set import DistilledSet
@@ -426,7 +427,7 @@ def test_a_choice_is_judged_like_random_pairs(bench: Workbench, name: str) -> No
     assert torch.equal(first, other) != SELECTORS.find(name).drawn
     assert (judged.kind, judged.pairs, judged.own) == ("subset", 6, None)
     assert judged.stored_floats == subject(bench, "random:6").stored_floats
-    assert judged.details["select"].keys() == set(SELECTORS.find(name).reads)
+    assert section(judged.details, "select").keys() == set(SELECTORS.find(name).reads)
 
 
 def test_pairs_that_do_not_depend_on_the_seed_are_chosen_once(
@@ -439,8 +440,8 @@ def test_pairs_that_do_not_depend_on_the_seed_are_chosen_once(
     monkeypatch.setattr(subjects, "choose_pairs", lambda *args: (made_choices.append(args[1]), real(*args))[1])
     result = evaluate_set(bench, "kcenter:6", QUICK, OPTIONS)
     assert made_choices == ["kcenter"]
-    assert result["own"] is None and result["details"]["new_pairs_for_each_student"] is False
-    assert result["details"]["select"]["warmup_epochs"] == 4
+    assert result.own is None and result.details["new_pairs_for_each_student"] is False
+    assert section(result.details, "select")["warmup_epochs"] == 4
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "random"])
@@ -469,10 +470,12 @@ def test_a_coreset_is_a_set_of_real_pairs(bench: Workbench, tmp_path: Path) -> N
     assert not re.search("iteration|Learned", card)
     result = evaluate_set(bench, coreset, QUICK)
     same = evaluate_set(bench, "herding:6", QUICK, OPTIONS)
-    assert result["own"] is None and result["stored_floats"] == same["stored_floats"]
+    assert result.own is None and result.stored_floats == same.stored_floats
     for column in ("mean", "std"):  # the same pairs, by way of their pixels
-        assert result["generic"]["mean_recall"][column] == pytest.approx(same["generic"]["mean_recall"][column], abs=3)
-    assert result["generic"]["recipe"]["epochs"] == 2  # chosen as for real pairs
+        assert getattr(result.scores()["generic"].mean_recall, column) == pytest.approx(
+            getattr(same.scores()["generic"].mean_recall, column), abs=3
+        )
+    assert result.scores()["generic"].recipe["epochs"] == 2  # chosen as for real pairs
     with pytest.raises(ConfigError, match="herding-6-s0 has no recipe of its own"):
         check_target(bench, coreset, replace(QUICK, recipes=("own",)))
 

@@ -168,11 +168,11 @@ def test_budgets_of_minutes_and_of_methods_are_all_named(sweep: Any) -> None:
     limits = sweep(methods=["bitraj"], targets=[], pairs=[100, 500], minutes={100: 10, 500: 0}).cells()
     assert [cell.configs[0].distill.minutes for cell in limits] == [10, 0]
     methods = {"bitraj": {"by_pairs": {50: {"bitraj.syn_steps": 3}}}}
-    with pytest.raises(ConfigError, match=r"methods.bitraj.by_pairs names 50, which is no budget .* some of 100, 500"):
+    with pytest.raises(ConfigError, match=r"by_pairs names 50, which is not one of its budgets; .* some of 100, 500"):
         sweep(methods=methods, pairs=[100, 500])
     path = sweep(methods=["bitraj"]).path
     path.write_text(yaml.safe_dump({"base": "base.yaml", "methods": methods, "pairs": [100]}))
-    assert read_sweep(path, other_pairs=True).methods["bitraj"]["by_pairs"].keys() == {50}
+    assert read_sweep(path, other_pairs=True).methods["bitraj"].by_pairs.keys() == {50}
 
 
 def test_data_read_in_another_way_has_experts_and_features_of_its_own(sweep: Any) -> None:
@@ -213,7 +213,7 @@ def test_experts_are_shared_whatever_their_number(sweep: Any) -> None:
         ({"targets": {"random": {"seeds": [1]}}}, "unknown key 'seeds'"),
         ({"targets": {"random": {"settings": "hed"}}}, "unknown settings 'hed'"),
         ({"targets": {"random": {"settings": [[]]}}}, r"unknown settings '\[\]'"),
-        ({"methods": [], "targets": []}, "nothing to compare"),
+        ({"methods": [], "targets": []}, "no methods and no targets"),
         ({"methods": ["bitraj"], "settings": [[]]}, r"settings is \[\[\]\]; expected a list of names"),
         ({"methods": ["bitraj"], "set": {"encoder": 5}}, "encoder is 5; expected options"),
         ({"methods": ["bitraj"], "towers": {"a/b": {}}}, "towers: 'a/b' cannot name towers"),

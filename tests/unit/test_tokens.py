@@ -120,19 +120,19 @@ def test_a_set_of_tokens_is_saved_loaded_and_judged(bench: Workbench, distilled:
     assert "input embeddings" in (tmp_path / "README.md").read_text()
     assert not loaded.standardisation
     result = evaluate_set(bench, loaded, QUICK)
-    own = result["own"]["recipe"]
-    assert result["setting"] == "both" and own["rates"]["image"][0] * own["head_factor"] == pytest.approx(0.1)
-    trials = result["generic"]["trials"]
-    assert [trial["rates"] for trial in trials] == [{"towers": 0.01, "heads": 0.1}, {"towers": 0.001, "heads": 0.1}]
-    best = max(trials, key=lambda trial: trial["val_mean_recall"])["rates"]
-    recipe = result["generic"]["recipe"]
+    own = Recipe.from_dict(result.scores()["own"].recipe)
+    assert result.setting == "both" and own.rates["image"][0] * own.head_factor == pytest.approx(0.1)
+    trials = result.scores()["generic"].trials or ()
+    assert [trial.rates for trial in trials] == [{"towers": 0.01, "heads": 0.1}, {"towers": 0.001, "heads": 0.1}]
+    best = max(trials, key=lambda trial: trial.val_mean_recall).rates
+    recipe = result.scores()["generic"].recipe
     assert recipe["rates"] == {"image": [best["towers"]], "text": [best["towers"]]}
     assert recipe.get("head_factor", 1.0) == pytest.approx(0.1 / best["towers"])
 
 
 def test_real_pairs_are_judged_in_the_same_setting(bench: Workbench) -> None:
     found = evaluate_set(bench, "random:4", replace(QUICK, recipes=("generic",)))
-    assert found["stored_floats"] == 4 * (3 * 16 * 16 + 12) and found["generic"]["mean_recall"]["mean"] >= 0
+    assert found.stored_floats == 4 * (3 * 16 * 16 + 12) and found.scores()["generic"].mean_recall.mean >= 0
 
 
 def test_tokens_and_sentence_vectors_are_not_mixed_up(bench: Workbench, distilled: DistilledSet) -> None:

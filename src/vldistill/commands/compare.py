@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -24,15 +23,18 @@ from vldistill.cluster.options import Place, add_place, place_of
 from vldistill.cluster.shards import WHOLE
 from vldistill.cluster.units import Backend
 from vldistill.commands.helptext import KeptLines
-from vldistill.commands.shared import DONE, SOME_FAILED
+from vldistill.commands.shared import DONE, SOME_FAILED, refuse_problems
 from vldistill.comparison import sweepfile
 from vldistill.comparison import table as tables
 from vldistill.comparison.cells import Cell, failure, finished, note_failure
 from vldistill.comparison.data_versions import known_data, refuse_mixed
 from vldistill.comparison.published import data_of, published
+from vldistill.comparison.results import CellResult
+from vldistill.comparison.rows import comparison_rows, published_row
 from vldistill.comparison.sweep import Sweep
 from vldistill.comparison.units import UNTIL, comparison_units, shared_units
 from vldistill.config import expand
+from vldistill.config.plain import Plain
 from vldistill.config.plain_yaml import parse_yaml
 from vldistill.data.load import load_pairs
 from vldistill.errors import ConfigError, Stopped, VldistillError
@@ -77,7 +79,7 @@ class Asked:
         return self.place.shard != WHOLE or self.until == "experts"
 
     @property
-    def results(self) -> list[tuple[Cell, dict[str, Any]]]:
+    def results(self) -> list[tuple[Cell, CellResult]]:
         """The cells of the table that are finished."""
         found = ((cell, finished(cell, self.run)) for cell in self.every)
         return [(cell, result) for cell, result in found if result is not None]
@@ -92,12 +94,10 @@ def main(argv: Sequence[str]) -> int:
     """
     asked, reporter = _parse(argv)
     if asked.dry_run:
-        text, problems = comparison_plan(asked.cells, asked.run, asked.place.workers)
-        print(text)
+        plan = comparison_plan(asked.cells, asked.run, asked.place.workers)
+        print(plan.text)
         refuse_mixed(asked.results, asked.run)
-        if problems:
-            raise ConfigError("; ".join(problems))
-        return DONE
+        return refuse_problems(plan)
     with storage_errors(asked.run):
         refuse_mixed(asked.results, asked.run)
         missing = [cell for cell in asked.cells if finished(cell, asked.run) is None]
@@ -187,10 +187,10 @@ def _budgets(text: str) -> tuple[int, ...]:
     return pairs
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Plain]]:
     """The command's own words, and ``--section.option VALUE`` as options of every cell."""
     own: list[str] = []
-    options: dict[str, Any] = {}
+    options: dict[str, Plain] = {}
     words = list(argv)
     while words:
         word = words.pop(0)
@@ -206,7 +206,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     return own, options
 
 
-def _value(option: str, value: str) -> Any:
+def _value(option: str, value: str) -> Plain:
     """What was typed for an option, as YAML. Raises ConfigError."""
     try:
         return parse_yaml(value)
@@ -275,24 +275,24 @@ def _write_tables(asked: Asked) -> dict[str, str]:
     """
     found = asked.results
     refuse_mixed(found, asked.run)
-    results = [result for _, result in found]
     done = {cell.id for cell, _ in found}
     failed = {cell.id: why for cell in asked.every if cell.id not in done and (why := failure(cell, asked.run))}
-    rows = tables.comparison_rows(results)
+    missing = [cell.id for cell in asked.every if cell.id not in done and cell.id not in failed]
+    rows = comparison_rows([result for _, result in found])
     if asked.published:
         budgets = {cell.pairs for cell in asked.every if cell.pairs is not None}
-        rows += [tables.published_row(entry) for entry in published(asked.published, budgets)]
+        rows += [published_row(entry) for entry in published(asked.published, budgets)]
     table = {
         "sweep": str(asked.sweep.path),
         "environment": environment(),
-        "rows": rows,
+        "rows": [row.to_json() for row in rows],
         "failed": failed,
-        "missing": [cell.id for cell in asked.every if cell.id not in done and cell.id not in failed],
-        "cells": results,
+        "missing": missing,
+        "cells": [result.record for _, result in found],
     }
     write_record(asked.run / "table.json", table)
     if rows:
-        write_text(asked.run / "table.md", tables.comparison_markdown(rows, failed, table["missing"]))
+        write_text(asked.run / "table.md", tables.comparison_markdown(rows, failed, missing))
         write_text(asked.run / "table.tex", tables.comparison_latex(rows))
         write_text(asked.run / "table.csv", tables.comparison_csv(rows))
     else:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from jsonargparse import ArgumentParser
 
 from vldistill.commands.helptext import KeptLines
 from vldistill.commands.shared import DONE, SOME_FAILED, opened, print_plan
@@ -35,7 +36,7 @@ from vldistill.workbench.run_folder import Run
 def main(argv: Sequence[str]) -> int:
     """The command; returns 0, or 4 when a tower failed."""
 
-    def extend(parser: Any) -> None:
+    def extend(parser: ArgumentParser) -> None:
         parser.description, parser.formatter_class = __doc__, KeptLines
         parser.add_argument("--set", type=str, required=True, help="a set's folder, or the name of one of the run's")
         parser.add_argument("--towers", type=str, required=True, help="YAML: encoder sections by name")
@@ -88,8 +89,8 @@ def _planned(run: Run, towers: Mapping[str, Config], folder: str, also: Sequence
     targets = _targets(subject, pairs, also)
     matrix = Matrix(run, towers, targets, reporter)
     rows = [(name_of(target), None if target == "full" else pairs_of(target, pairs)) for target in targets]
-    text, problems = cross_plan(towers, rows, matrix.folder, matrix.finished())
-    return print_plan(text, [*missing, *problems])
+    plan = cross_plan(towers, rows, matrix.folder, matrix.finished())
+    return print_plan(plan._replace(problems=(*missing, *plan.problems)))
 
 
 def _targets(subject: str | DistilledSet, pairs: int, also: Sequence[str]) -> list[str | DistilledSet]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vldistill.commands.shared import DONE, opened
+from vldistill.config.plain import Plain
 from vldistill.distillation.method import METHODS
 from vldistill.distillation.resume import METRICS_FILE
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.drawing.figures import draw_curves
 from vldistill.evaluation.measures import MEASURES, ratio
+from vldistill.evaluation.results import Evaluation
 from vldistill.evaluation.tables import evaluation_text
 from vldistill.options.resolve import resolve
 from vldistill.options.words import parse
@@ -26,7 +27,7 @@ from vldistill.workbench.run_folder import Run, environment
 
 
 def main(argv: Sequence[str]) -> int:
-    """20 distilled pairs, and an honest comparison with 20 random pairs and the full data."""
+    """The command: distil 20 pairs, and compare them with 20 random pairs and the full data."""
     typed = {word.partition("=")[0] for word in argv}
     usual = {"--config": "configs/scenes.yaml", "--run": "runs/demo"}
     missing = [part for option in usual if option not in typed for part in (option, usual[option])]
@@ -47,63 +48,55 @@ def main(argv: Sequence[str]) -> int:
         experts(run, given, reporter)
     begin("distilling")
     folder = distill(run, config, reporter)
-    begin("judging: fresh students, tested on scenes nobody has seen")
+    begin("evaluation: fresh students, tested on scenes of the test split")
     targets = (str(folder), f"random:{config.distill.pairs}", "full")
     results = [evaluate(run, given, reporter, target) for target in targets]
-    summary = _summary(results, round(time.monotonic() - began, 1))
+    seconds = round(time.monotonic() - began, 1)
+    distilled, random, full = (result.generic.mean_recall.mean for result in results if result.generic)
+    gain, share, chance = ratio(distilled, random), ratio(distilled, full), results[0].chance.mean_recall
+    summary = {
+        "rows": [_row(result) for result in results],
+        "setting": results[0].setting,
+        "protocol": results[0].protocol,
+        "seeds": results[0].seeds,
+        "chance_mean_recall": chance,
+        "gain_over_random": gain,
+        "share_of_full": share,
+        "full_over_chance": full / chance,
+        "seconds": seconds,
+        "environment": environment(),
+    }
     write_json(run.folder / "results.json", summary)
-    _draw(run, folder, summary)
+    _draw(run, folder, {"full data": full, f"{results[1].pairs} random pairs": random, "chance": chance})
     print(evaluation_text(results))
-    gain, share = summary["gain_over_random"], summary["share_of_full"]
     if gain is not None and share is not None:
-        took = summary["seconds"]
-        print(f"gain over random pairs x {gain:.1f}, {share:.0%} of the full data's mean recall, {took} s")
-    begin("the report: everything above as one page, with the pairs and what students find")
+        print(f"gain over random pairs x {gain:.1f}, {share:.0%} of the full data's mean recall, {seconds} s")
+    begin("report: all results on one page, with the pairs and a retrieval browser")
     page = write_report([run.folder], None, ReportOptions(), reporter)
     for path in (run.folder / "results.json", folder / "preview.png", run.folder / "curve.png", page):
         print(path)
     return DONE
 
 
-def _summary(results: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    distilled, random, full = (result["generic"]["mean_recall"]["mean"] for result in results)
-    rows = []
-    for result in results:
-        row: dict[str, Any] = {"set": result["set"], "pairs": result["pairs"]}
-        for recipe in ("own", "generic"):
-            figures = result[recipe]
-            row[recipe] = {name: figures[name] for name in MEASURES} if figures else None
-        rows.append(row)
-    return {
-        "rows": rows,
-        "setting": results[0]["setting"],
-        "protocol": results[0]["protocol"],
-        "seeds": results[0]["seeds"],
-        "chance_mean_recall": results[0]["chance"]["mean_recall"],
-        "gain_over_random": ratio(distilled, random),
-        "share_of_full": ratio(distilled, full),
-        "full_over_chance": full / results[0]["chance"]["mean_recall"],
-        "seconds": seconds,
-        "environment": environment(),
+def _row(result: Evaluation) -> dict[str, Plain]:
+    """A row of ``results.json``."""
+    figures = {
+        recipe: scores and {name: scores.figures[name].to_json() for name in MEASURES}
+        for recipe, scores in (("own", result.own), ("generic", result.generic))
     }
+    return {"set": result.set, "pairs": result.pairs, **figures}
 
 
-def _draw(run: Run, folder: Path, summary: dict[str, Any]) -> None:
-    """Mean recall on val over the iterations, with the levels the table gives on test."""
+def _draw(run: Run, folder: Path, levels: Mapping[str, float]) -> None:
+    """Mean recall on val over the iterations, with the ``levels`` of the table on test."""
     lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    looks = [json.loads(line) for line in lines if "val_mean_recall" in line]
-    points = [(float(look["iteration"]), float(look["val_mean_recall"])) for look in looks]
-    figures = {row["set"].split(":")[0]: row["generic"]["mean_recall"]["mean"] for row in summary["rows"][1:]}
-    pairs = len(DistilledSet.load(folder))
+    validations = [json.loads(line) for line in lines if "val_mean_recall" in line]
+    points = [(float(one["iteration"]), float(one["val_mean_recall"])) for one in validations]
     draw_curves(
-        {f"{pairs} distilled pairs": points},
+        {f"{len(DistilledSet.load(folder))} distilled pairs": points},
         run.folder / "curve.png",
         xlabel="outer iteration",
         ylabel="mean recall on val, %",
         title="What students learn from the distilled pairs",
-        levels={
-            "full data": figures["full"],
-            f"{pairs} random pairs": figures["random"],
-            "chance": summary["chance_mean_recall"],
-        },
+        levels=levels,
     )

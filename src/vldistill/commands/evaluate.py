@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from jsonargparse import ArgumentParser
 
@@ -21,17 +22,15 @@ def main(argv: Sequence[str]) -> int:
             "--set", type=str, required=True, help="a set's folder, SELECTOR:N such as random:N, or full"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
-        parser.add_argument(
-            "--val_only", action="store_true", help="mean recall on val, as distill looks at it; test stays closed"
-        )
+        parser.add_argument("--val_only", action="store_true", help="mean recall on val alone, as distill validates")
 
     config, rest = parse("evaluate", argv, extend)
     run, reporter = opened(rest)
-    result = (score if rest.val_only else evaluate)(run, config, reporter, rest.set)
-    if rest.json:
-        print(json.dumps(result))
-    elif rest.val_only:
-        print(f"{result['set']}: mean recall on val {result['val_mean_recall']:.2f}")
+    if rest.val_only:
+        validation = score(run, config, reporter, rest.set)
+        text, plain = f"{validation.set}: mean recall on val {validation.val_mean_recall:.2f}", asdict(validation)
     else:
-        print(evaluation_text([result]))
+        result = evaluate(run, config, reporter, rest.set)
+        text, plain = evaluation_text([result]), result.to_json()
+    print(json.dumps(plain) if rest.json else text)
     return DONE

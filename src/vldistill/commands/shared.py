@@ -1,18 +1,18 @@
-"""What the commands of stages share: exit codes, the run folder they open, a stage's plan."""
+"""Shared by the commands of stages: exit codes, opening the run folder, printing a plan."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vldistill.errors import ConfigError
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, Namespace
 
     from vldistill.config import Config
+    from vldistill.plan.plans import Plan
     from vldistill.runtime.log import Reporter
     from vldistill.workbench.run_folder import Run
 
@@ -31,28 +31,33 @@ def add_dry_run(parser: ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="validate, show plan, disk and expected time, and end")
 
 
-def show_plan(stage: str, config: Config, rest: Any) -> int:
+def show_plan(stage: str, config: Config, rest: Namespace) -> int:
     """Print what a stage would do. Raises ConfigError with what would stop it."""
     from vldistill.plan.plans import stage_plan
 
-    return print_plan(*stage_plan(stage, config, Path(rest.run), experts_from(rest)))
+    return print_plan(stage_plan(stage, config, Path(rest.run), experts_from(rest)))
 
 
-def print_plan(text: str, problems: Sequence[str]) -> int:
-    """Print a plan. Raises ConfigError with the ``problems`` that would stop the command."""
-    print(text)
-    if problems:
-        raise ConfigError("; ".join(problems))
+def print_plan(plan: Plan) -> int:
+    """Print a plan. Raises ConfigError with the problems that would stop the command."""
+    print(plan.text)
+    return refuse_problems(plan)
+
+
+def refuse_problems(plan: Plan) -> int:
+    """Raises ConfigError with the problems of a plan."""
+    if plan.problems:
+        raise ConfigError("; ".join(plan.problems))
     return DONE
 
 
-def experts_from(rest: Any) -> Path | None:
+def experts_from(rest: Namespace) -> Path | None:
     """The other run whose experts are used, if the arguments of a stage name one."""
     given = getattr(rest, "experts_from", None)
     return Path(given) if given else None
 
 
-def opened(rest: Any, mute: bool = False) -> tuple[Run, Reporter]:
+def opened(rest: Namespace, mute: bool = False) -> tuple[Run, Reporter]:
     """The run folder that the arguments of a stage name, and where its lines go."""
     from vldistill.runtime.log import Mute, Reporter
     from vldistill.workbench.run_folder import Run

@@ -15,18 +15,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from vldistill.cluster import Launch, UnitFailed
+from vldistill.comparison.results import Answer, CellResult, Making, Trial
 from vldistill.config import Config, DataConfig, EvaluateConfig
 from vldistill.config.former import as_before, without_neutral
+from vldistill.config.plain import Plain, Record, section
 from vldistill.distillation.method import METHODS
 from vldistill.errors import ArtefactError
+from vldistill.evaluation.measures import number_in
+from vldistill.evaluation.results import Evaluation
 from vldistill.storage.files import digest, read_json, write_record
 from vldistill.workbench.run_folder import differences, environment, to_plain, write_config
 
@@ -73,7 +76,7 @@ class Cell:
         return f"{slug}-s{self.seed}-{digest(asked)[:6]}" if self.kind == "method" else f"{slug}-{digest(asked)[:6]}"
 
     @property
-    def evaluation_options(self) -> dict[str, Any]:
+    def evaluation_options(self) -> dict[str, Plain]:
         """How its set is evaluated."""
         return to_plain(self.configs[0])["evaluate"]
 
@@ -116,23 +119,23 @@ def expert_group(cell: Cell, config: Config) -> str:
     return f"{cell.setting}-{cell.towers}-{parts[:6]}"
 
 
-def _identity(config: Config) -> dict[str, Any]:
+def _identity(config: Config) -> dict[str, Plain]:
     """A configuration as ids have it: without later options that change nothing, under the names that options had."""
-    plain = to_plain(config)
+    plain: dict[str, Plain] = {**to_plain(config)}
     for name, part in {**vars(config), **config.methods}.items():
         if is_dataclass(part):
-            plain[name] = without_neutral(type(part), plain[name])
+            plain[name] = without_neutral(type(part), section(plain, name))
     return as_before(plain)
 
 
-def _data(config: Config) -> str | list[Any]:
+def _data(config: Config) -> Plain:
     """The source, with the options that change what is read of it, where they are not the defaults."""
     changed = differences(asdict(DataConfig()), asdict(config.data))
     options = {name: value for name, _, value in changed if name not in SAME_DATA}
     return [config.data.source, options] if options else config.data.source
 
 
-def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
+def _meaning(config: Config, cell: Cell) -> dict[str, Plain]:
     """The part of a configuration that a cell's answer depends on."""
     plain = _identity(config)
     apart = {"runtime", "data", "evaluate", *config.methods}
@@ -142,11 +145,11 @@ def _meaning(config: Config, cell: Cell) -> dict[str, Any]:
     meaning = {"source": _data(config), **{name: part for name, part in plain.items() if name not in apart}}
     if cell.kind == "target" and (record := Path(cell.name) / "set.json").is_file():
         meaning["content"] = digest(record.read_bytes())  # it holds the checksum of the tensors
-    looks = _looks_at_val(config, cell)
-    return {**meaning, "looks": looks} if looks else meaning
+    options = _validation_options(config, cell)
+    return {**meaning, "looks": options} if options else meaning  # the key is a part of every id
 
 
-def _looks_at_val(config: Config, cell: Cell) -> dict[str, Any]:
+def _validation_options(config: Config, cell: Cell) -> dict[str, Plain]:
     """The options of judging that choose the kept iteration or the best trial, where they are not the defaults."""
     chosen = cell.kind == "method" and (config.distill.validate_every > 0 or len(cell.configs) > 1)
     if not chosen or config.encoder.setting != "heads":
@@ -165,20 +168,23 @@ def run_cell(launch: Launch, run: Path, cell: Cell) -> None:
     folder = run / "cells" / cell.id
     try:
         try:
-            made = _method_result(cell, run, folder, launch) if cell.kind == "method" else _judged(cell, folder, launch)
-        except ArtefactError as error:  # what a command left cannot be read: this cell's trouble alone
+            if cell.kind == "method":
+                answer = _method_answer(cell, run, folder, launch)
+            else:
+                answer = Answer(_evaluated(cell, folder, launch))
+        except ArtefactError as error:  # an unreadable file fails this cell alone
             raise UnitFailed(str(error), "refused") from None
-        _refuse_other_data(cell, made, folder)
+        _refuse_other_data(cell, answer.evaluation, folder)
     except UnitFailed as failure:
         note_failure(cell, run, str(failure))
         raise
-    write_record(folder / "result.json", _description(cell) | made | {"environment": environment()})
+    write_record(folder / "result.json", {**_description(cell), **answer.to_json(), "environment": environment()})
     (folder / "failed.json").unlink(missing_ok=True)
 
 
-def _refuse_other_data(cell: Cell, made: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a set that was distilled, in an earlier call, from other data than it is judged on."""
-    if cell.kind == "method" and "made_from_data" in made["evaluation"].get("details", {}):
+def _refuse_other_data(cell: Cell, evaluation: Evaluation, folder: Path) -> None:
+    """Refuse a set that was distilled, in an earlier call, from other data than it is evaluated on."""
+    if cell.kind == "method" and "made_from_data" in evaluation.details:
         raise UnitFailed(
             f"its set was distilled from other training data than {cell.configs[0].data.source} holds now. Put the "
             f"data back, or delete {folder} to distil it anew.",
@@ -191,10 +197,14 @@ def note_failure(cell: Cell, run: Path, why: str) -> None:
     write_record(run / "cells" / cell.id / "failed.json", {"cell": cell.id, "row": cell.row, "error": why})
 
 
-def finished(cell: Cell, run: Path) -> dict[str, Any] | None:
-    """The result of a cell, if it has one of the judging that is asked for."""
-    result = _kept(run / "cells" / cell.id / "result.json")
-    return result if result and result.get("judging") == cell.evaluation_options else None
+def finished(cell: Cell, run: Path) -> CellResult | None:
+    """The result of a cell, if it has one by the configured evaluation."""
+    record = _kept(run / "cells" / cell.id / "result.json")
+    try:
+        result = CellResult.from_json(record) if record else None
+    except ArtefactError:  # lacks figures: the cell runs again
+        return None
+    return result if result and result.evaluation_options == cell.evaluation_options else None
 
 
 def failure(cell: Cell, run: Path) -> str | None:
@@ -203,8 +213,8 @@ def failure(cell: Cell, run: Path) -> str | None:
     return str(note.get("error")) if note else None
 
 
-def _kept(path: Path) -> dict[str, Any] | None:
-    """A record of a cell; None when it is missing, or damaged and has to be made again."""
+def _kept(path: Path) -> Record | None:
+    """A record of a cell; None where it is missing or damaged: the cell runs again."""
     try:
         value = read_json(path, "cell")
     except ArtefactError:
@@ -212,49 +222,46 @@ def _kept(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _description(cell: Cell) -> dict[str, Any]:
-    told = {name: getattr(cell, name) for name in ("row", "kind", "name", "pairs", "setting", "towers", "seed")}
-    return {"cell": cell.id, **told, "judging": cell.evaluation_options}
+def _description(cell: Cell) -> dict[str, Plain]:
+    facts = {name: getattr(cell, name) for name in ("row", "kind", "name", "pairs", "setting", "towers", "seed")}
+    return {"cell": cell.id, **facts, "judging": cell.evaluation_options}
 
 
-def _method_result(cell: Cell, run: Path, folder: Path, launch: Launch) -> dict[str, Any]:
-    """Distil by every option that is tried, keep the best on val, and judge it."""
+def _method_answer(cell: Cell, run: Path, folder: Path, launch: Launch) -> Answer:
+    """Distil by every option that is tried, keep the best on val, and evaluate it."""
     if len(cell.configs) == 1:
-        made = _distilled(cell, cell.configs[0], run, folder / "made", launch)
-        return _judged(cell, folder, launch, made["set"]) | {"making": made, "trials": []}
+        making = _distilled(cell, cell.configs[0], run, folder / "made", launch)
+        return Answer(_evaluated(cell, folder, launch, making.set), making)
     trials = [_trial(cell, number, config, run, folder, launch) for number, config in enumerate(cell.configs, start=1)]
-    scored = [trial for trial in trials if trial["val_mean_recall"] is not None]
-    if not scored:
-        raise UnitFailed(f"all {len(trials)} trials failed; the first: {trials[0]['error']}")
-    best = max(scored, key=lambda trial: trial["val_mean_recall"])
-    chosen = cell.configs[trials.index(best)]
-    if cell.trial_minutes:
-        made = _distilled(cell, chosen, run, folder / "made", launch)
-    else:
-        made = {key: best[key] for key in ("set", "seconds", "peak_memory_bytes", "selection")}
-    result = _judged(cell, folder, launch, made["set"], chosen)
-    return result | {"making": made, "trials": trials, "chosen": best["options"]}
+    scores = [-1.0 if trial.val_mean_recall is None else trial.val_mean_recall for trial in trials]
+    if max(scores) < 0:
+        raise UnitFailed(f"all {len(trials)} trials failed; the first: {trials[0].error}")
+    best = scores.index(max(scores))
+    making = trials[best].making
+    if cell.trial_minutes or making is None:
+        making = _distilled(cell, cell.configs[best], run, folder / "made", launch)
+    evaluation = _evaluated(cell, folder, launch, making.set, cell.configs[best])
+    return Answer(evaluation, making, tuple(trials), trials[best].options)
 
 
-def _trial(cell: Cell, number: int, config: Config, run: Path, folder: Path, launch: Launch) -> dict[str, Any]:
-    """One option: its set, and one look at val. A failed trial is logged and scores nothing."""
+def _trial(cell: Cell, number: int, config: Config, run: Path, folder: Path, launch: Launch) -> Trial:
+    """One option: its set, and one validation. A failed trial is logged and scores nothing."""
     place = folder / f"trial-{number}"
     limit = cell.trial_minutes or config.distill.minutes
     tried = replace(config, distill=replace(config.distill, minutes=limit))
     options = {name: _lookup(to_plain(config), name) for name in _tried_options(cell)}
-    record: dict[str, Any] = {"options": options, "val_mean_recall": None}
     try:
-        made = _distilled(cell, tried, run, place, launch)
+        making = _distilled(cell, tried, run, place, launch)
         found = list((place / "results" / "val").glob("*.json"))
         if not found:
             words = ["evaluate", "--config", str(place.with_suffix(".yaml")), "--run", str(place)]
-            launch([*words, "--set", made["set"], "--val_only"], folder / "log.txt")
+            launch([*words, "--set", making.set, "--val_only"], folder / "log.txt")
             found = list((place / "results" / "val").glob("*.json"))
-        return record | made | {"val_mean_recall": read_json(found[0], "look at val")["val_mean_recall"]}
+        return Trial(options, number_in(read_json(found[0], "validation"), "val_mean_recall"), making)
     except UnitFailed as failed:
-        if failed.kind == "lost":  # says nothing about the option
+        if failed.kind == "lost":  # its process or node is gone, whatever the option
             raise
-        return record | {"error": str(failed)}
+        return Trial(options, error=str(failed))
 
 
 def _tried_options(cell: Cell) -> list[str]:
@@ -263,14 +270,13 @@ def _tried_options(cell: Cell) -> list[str]:
     return sorted({name for other in others for name, _, _ in differences(first, other)})
 
 
-def _lookup(plain: Mapping[str, Any], name: str) -> Any:
-    for part in name.split("."):
-        plain = plain.get(part, {})
-    return plain
+def _lookup(plain: Record, name: str) -> Plain:
+    head, dot, tail = name.partition(".")
+    return _lookup(section(plain, head), tail) if dot else plain.get(head, {})
 
 
-def _distilled(cell: Cell, config: Config, run: Path, place: Path, launch: Launch) -> dict[str, Any]:
-    """Distil in the run folder ``place``, unless it is done, and say what it took."""
+def _distilled(cell: Cell, config: Config, run: Path, place: Path, launch: Launch) -> Making:
+    """Distil in the run folder ``place``, unless its set is there already."""
     if not list(place.glob("sets/*/set.json")):
         words = ["distill", "--config", str(write_config(place.with_suffix(".yaml"), config)), "--run", str(place)]
         if cell.needs_experts:
@@ -280,12 +286,11 @@ def _distilled(cell: Cell, config: Config, run: Path, place: Path, launch: Launc
         launch(words, place.parent / "log.txt")
     note = next(iter(place.glob("sets/*/set.json")))
     selection = read_json(note, "distilled set")["info"]["selection"]
-    seconds = selection.get("seconds")
-    return {"set": str(note.parent), "seconds": seconds, "peak_memory_bytes": _peak(place), "selection": selection}
+    return Making(str(note.parent), selection.get("seconds"), _peak(place), selection)
 
 
 def _peak(place: Path) -> int | None:
-    """Peak memory of the last distillation, as its log says; None where a process was killed before it could say so."""
+    """Peak memory of the last distillation by its log; None where its process was killed before it wrote the line."""
     try:
         lines = (place / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -298,17 +303,14 @@ def _peak(place: Path) -> int | None:
     return None
 
 
-def _judged(cell: Cell, folder: Path, launch: Launch, target: str = "", config: Config | None = None) -> dict[str, Any]:
+def _evaluated(cell: Cell, folder: Path, launch: Launch, target: str = "", config: Config | None = None) -> Evaluation:
     """The evaluation of a set or target, in a run folder of its own."""
     place = folder / f"judged-{digest(cell.evaluation_options)[:6]}"
     if not _evaluations(place):
-        asked = write_config(place.with_suffix(".yaml"), config or cell.configs[0])
-        words = ["evaluate", "--config", str(asked), "--run", str(place), "--set", target or cell.name]
+        path = write_config(place.with_suffix(".yaml"), config or cell.configs[0])
+        words = ["evaluate", "--config", str(path), "--run", str(place), "--set", target or cell.name]
         launch(words, folder / "log.txt")
-    evaluation = read_json(_evaluations(place)[0], "evaluation")
-    for name in ("environment", "question"):
-        evaluation.pop(name, None)
-    return {"evaluation": evaluation, "protocol": evaluation["protocol"]}
+    return Evaluation.from_json(read_json(_evaluations(place)[0], "evaluation"))
 
 
 def _evaluations(place: Path) -> list[Path]:

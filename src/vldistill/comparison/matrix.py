@@ -7,9 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vldistill.config import Config
+from vldistill.config.plain import Record, entry, section
 from vldistill.config.plain_yaml import read_yaml
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
@@ -17,8 +17,9 @@ from vldistill.distilled.record import plain_name
 from vldistill.errors import ConfigError, VldistillError
 from vldistill.evaluation.partial_results import PartialResults, content_of
 from vldistill.evaluation.protocol import evaluate_set
+from vldistill.evaluation.results import Evaluation
 from vldistill.evaluation.subjects import check_target
-from vldistill.evaluation.tables import markdown, spread
+from vldistill.evaluation.tables import markdown
 from vldistill.options.merge import nested, on_towers, resolved
 from vldistill.runtime.devices import choose_compute, choose_device
 from vldistill.runtime.log import Reporter
@@ -30,7 +31,7 @@ OWN = "own"  # the column of the run's own towers
 
 
 def pairs_of(target: str | DistilledSet, pairs: int) -> int:
-    """The budget of a row; ``pairs`` where its name says none."""
+    """The budget of a row; ``pairs`` where its name has no number."""
     number = name_of(target).rpartition(":")[2]
     return int(number) if isinstance(target, str) and number.isdecimal() else pairs
 
@@ -53,12 +54,26 @@ def read_towers(path: Path, config: Config) -> dict[str, Config]:
     return columns
 
 
+@dataclass(frozen=True)
+class MatrixCell:
+    """A finished cell: its evaluation, and the whole JSON object of its file."""
+
+    evaluation: Evaluation
+    record: Record
+
+    @classmethod
+    def read(cls, path: Path) -> MatrixCell:
+        """Raises ArtefactError."""
+        record = read_json(path, "cell of a matrix")
+        return cls(Evaluation.from_json(record), record)
+
+
 @dataclass
 class Matrix:
     """Sets x towers.
 
     Args:
-        run: in its folder ``cross`` a file per finished cell is kept.
+        run: its folder ``cross`` keeps a file per finished cell.
         towers: configuration by column.
         targets: a set, ``random:N`` or ``full``, by row.
         reporter: where progress goes.
@@ -70,12 +85,12 @@ class Matrix:
     reporter: Reporter
 
     def __post_init__(self) -> None:
-        self.results: dict[tuple[str, str], dict[str, Any]] = {}
+        self.results: dict[tuple[str, str], MatrixCell] = {}
         self.failed: dict[tuple[str, str], str] = {}
         self.folder = self.run.folder / "cross"
 
     def fill(self) -> None:
-        """Judge every cell that has no file of these data yet. What fails is noted, and the rest goes on.
+        """Evaluate every cell that has no file of these data yet. A failure is noted, and the other cells continue.
 
         Raises:
             VldistillError: the data, or the run's own image tower that they are decoded for, cannot be opened.
@@ -83,7 +98,7 @@ class Matrix:
         config_of_own = self.towers[OWN]
         own = open_bench(config_of_own, self.reporter, run=self.run)
         for target in self.targets:
-            if isinstance(target, str):  # what the data cannot give, no tower can
+            if isinstance(target, str):  # refused on every tower if the data cannot supply it
                 check_target(own, target, config_of_own.evaluate, config_of_own.select)
         now = {split: own.pixels(split).pairs.fingerprint for split in SPLITS}
         for column, config in self.towers.items():
@@ -93,29 +108,29 @@ class Matrix:
                 name = name_of(target)
                 key = digest(paths[name].name, now)
                 answers = PartialResults(paths[name].with_suffix(".unfinished"), key, self.reporter)
-                result = self._kept(paths[name], now)
-                if result is None:
+                if self._kept(paths[name], now) is None:
                     try:
                         bench = bench or open_bench(config, self.reporter, run=self.run)
                         bench.check_towers()
                         check_target(bench, target, config.evaluate, config.select)
                         result = evaluate_set(bench, target, config.evaluate, config.select, answers)
                     except VldistillError as error:
-                        said = (column, str(error)) in {(there, why) for (_, there), why in self.failed.items()}
+                        known = {(there, why) for (_, there), why in self.failed.items()}
                         self.failed[name, column] = str(error)
-                        if not said:  # towers that cannot be built fail every row alike
+                        if (column, str(error)) not in known:  # towers that cannot be built fail every row
                             self.reporter.warn(f"{name} on {column}: {error}")
                         continue
-                    write_record(paths[name], result | {"towers": column, "environment": environment()})
+                    plain = result.to_json()
+                    write_record(paths[name], {**plain, "towers": column, "environment": environment()})
                 answers.remove()
-                self.results[name, column] = read_json(paths[name], "cell of a matrix")
+                self.results[name, column] = MatrixCell.read(paths[name])
 
-    def _kept(self, path: Path, now: Mapping[str, str]) -> dict[str, Any] | None:
-        """A finished cell; None where there is none, or one of other data than those of ``now``, as far as told."""
+    def _kept(self, path: Path, now: Mapping[str, str]) -> MatrixCell | None:
+        """A finished cell; None where there is none, or its data differ from the fingerprints ``now``."""
         if not path.exists():
             return None
-        kept = read_json(path, "cell of a matrix")
-        same = all(now.get(split, known) == known for split, known in kept.get("data", {}).items())
+        kept = MatrixCell.read(path)
+        same = all(now.get(split, known) == known for split, known in kept.evaluation.data.items())
         return kept if same else None
 
     def finished(self) -> set[tuple[str, str]]:
@@ -142,7 +157,7 @@ class Matrix:
         text = self.markdown()
         write_text(self.folder / f"{name}.md", text)
         write_text(self.folder / f"{name}.csv", self.csv())
-        results = {f"{row} on {column}": result for (row, column), result in self.results.items()}
+        results = {f"{row} on {column}": cell.record for (row, column), cell in self.results.items()}
         failed = {f"{row} on {column}": why for (row, column), why in self.failed.items()}
         write_record(self.folder / f"{name}.json", {"results": results, "failed": failed, "environment": environment()})
         return text
@@ -152,36 +167,34 @@ class Matrix:
         lines = [[row, *(self._cell(row, column) for column in self.towers)] for row in map(name_of, self.targets)]
         notes = []
         for column in self.towers:
-            found = [result for (_, there), result in self.results.items() if there == column]
+            found = [cell.evaluation for (_, there), cell in self.results.items() if there == column]
             if found:
-                maps = [result["details"]["text_map"] for result in found if "text_map" in result["details"]]
-                told = f"- {column}: {found[0]['image_tower']} and {found[0]['text_tower']}"
+                maps = [section(one.details, "text_map") for one in found if "text_map" in one.details]
+                note = f"- {column}: {found[0].image_tower} and {found[0].text_tower}"
                 if maps:
-                    told += (
-                        f"; the set's texts by a ridge map from {maps[0]['from']}, R2 {maps[0]['r2_val']:.2f} on val"
-                    )
-                notes.append(told)
+                    r2 = entry(maps[0], "r2_val", int, float) or 0.0
+                    note += f"; the set's texts by a ridge map from {maps[0].get('from')}, R2 {r2:.2f} on val"
+                notes.append(note)
         failures: dict[tuple[str, str], list[str]] = {}
         for (row, column), why in self.failed.items():
             failures.setdefault((column, why), []).append(row)
         notes += [f"- failed: {', '.join(rows)} on {column}: {why}" for (column, why), rows in failures.items()]
         evaluate = next(iter(self.towers.values())).evaluate
-        said = (
+        legend = (
             f"Mean of six recalls on test in percent, {self._recipe()} recipe, protocol {evaluate.protocol}, "
             f"mean ± standard deviation over {evaluate.seeds} students."
         )
-        return "\n".join([markdown(["set", *self.towers], lines), "", said, "", *notes, ""])
+        return "\n".join([markdown(["set", *self.towers], lines), "", legend, "", *notes, ""])
 
     def csv(self) -> str:
         """One line per cell, every recall."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["set", "towers", "recipe", "measure", "mean", "std"])
-        for (row, column), result in self.results.items():
-            for recipe in ("own", "generic"):
-                for measure, figure in (result[recipe] or {}).items():
-                    if isinstance(figure, dict) and "std" in figure:
-                        writer.writerow([row, column, recipe, measure, figure["mean"], figure["std"]])
+        for (row, column), cell in self.results.items():
+            for recipe, scores in cell.evaluation.scores().items():
+                for measure, figure in scores.figures.items():
+                    writer.writerow([row, column, recipe, measure, figure.mean, figure.std])
         return out.getvalue()
 
     def _recipe(self) -> str:
@@ -190,8 +203,9 @@ class Matrix:
     def _cell(self, row: str, column: str) -> str:
         if (row, column) in self.failed:
             return "failed"
-        figures = (self.results.get((row, column)) or {}).get(self._recipe())
-        return spread(figures["mean_recall"]) if figures else "-"
+        cell = self.results.get((row, column))
+        scores = cell.evaluation.scores().get(self._recipe()) if cell else None
+        return str(scores.mean_recall) if scores else "-"
 
 
 def name_of(target: str | DistilledSet) -> str:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 from vldistill.config import Config, ImageTowerConfig, TextTowerConfig
 from vldistill.options.resolve import resolve_distill
 from vldistill.storage.files import digest
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 SCENES = "scenes:train=40,val=20,test=20"
 PAIRS = 6
 
 
 def shrunken(config: Config) -> Config:
-    """The same question on forty drawn scenes: small untrained towers, two outer iterations, short students.
+    """The same configuration on forty drawn scenes: small untrained towers, two outer iterations, short students.
 
-    Towers that differ stay different, options of methods stay as they are, and outer rates are kept small enough for
-    towers they were not chosen for. The numbers mean nothing; that everything runs does. Setting ``both`` keeps its
-    text tower, since none that trains comes with the package: from the hub that is no longer offline.
+    Towers that differ stay different, options of methods stay as they are, and outer rates are lowered for towers they
+    were not chosen for. The numbers mean nothing: the test is that everything runs. Setting ``both`` keeps its text
+    tower, because the package has none that trains; one from the hub needs a network.
     """
     encoder, experts = config.encoder, config.experts
     distill = resolve_distill(config.distill, encoder.setting)
@@ -32,7 +37,7 @@ def shrunken(config: Config) -> Config:
             image=image,
             text=encoder.text if encoder.setting == "both" else TextTowerConfig(name="hashing", width=words),
             dim=min(encoder.dim, 16),
-            **_adapters(encoder),
+            lora=replace(encoder.lora, patterns=("layers.*",), rank=2),  # the small network's convolutions
         ),
         experts=replace(experts, count=min(experts.count, 2), batch=32, steps_per_epoch=1, image_rate=0.01),
         distill=replace(
@@ -59,14 +64,8 @@ def shrunken(config: Config) -> Config:
     )
 
 
-def _adapters(encoder: object) -> dict[str, object]:
-    """Adapters on the small network's convolutions, where the setting has adapters."""
-    lora = getattr(encoder, "lora", None)
-    return {} if lora is None else {"lora": replace(lora, patterns=("layers.*",), rank=2)}
-
-
-def _small(options: object) -> object:
+def _small(options: Options) -> Options:
     """Fewer inner steps, and batches that forty scenes can fill."""
     known = {"minibatch": 4, "real_batch": 16, "steps": 3, "first_steps": 2, "student_epochs": 2, "window": 0}
     changed = {name: min(getattr(options, name), most) for name, most in known.items() if hasattr(options, name)}
-    return replace(options, **changed)  # pyright: ignore[reportArgumentType]
+    return replace(options, **changed)

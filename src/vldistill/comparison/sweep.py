@@ -8,25 +8,58 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from vldistill.comparison.cells import Cell
 from vldistill.comparison.smoke import PAIRS, shrunken
 from vldistill.config import Config
-from vldistill.config.plain import section
+from vldistill.config.plain import Plain, Record, entry, section
 from vldistill.errors import ConfigError
 from vldistill.options.merge import merged, nested, on_towers, resolved
 from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.randomness import generator
 
+Grid = Mapping[str, Sequence[Plain]]
 MOST_POINTS = 100_000  # options of one grid
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The budgets, seeds, settings and towers that a row is limited to; None is all of the sweep's."""
+
+    pairs: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    settings: tuple[str, ...] | None = None
+    towers: tuple[str, ...] | None = None
+
+    def admit(self, setting: str, towers: str) -> bool:
+        """Whether the row has cells of this setting and these towers."""
+        return (self.settings is None or setting in self.settings) and (self.towers is None or towers in self.towers)
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A row of cells that distil.
+
+    Args:
+        method: its name.
+        options: over those that all cells share.
+        by_pairs: more options, by budget.
+        limits: of its cells.
+        grid: lists of values by dotted option; None is the sweep's.
+    """
+
+    method: str
+    options: Record = field(default_factory=dict)
+    by_pairs: Mapping[int, Record] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    grid: Grid | None = None
+
+
+@dataclass(frozen=True)
 class Sweep:
-    """A sweep as it was asked for.
+    """A sweep as its file configures it.
 
     Args:
         path: the sweep file.
@@ -35,8 +68,8 @@ class Sweep:
         seeds: of the distillations.
         settings: options by setting.
         towers: options of section ``encoder`` by name.
-        methods: entries by label.
-        targets: what is judged beside the methods, with the budgets, settings and towers it is limited to.
+        methods: rows by label.
+        targets: what is evaluated beside the methods.
         minutes: of a distillation, by pairs, or by None for all; empty is no limit but the options'.
         trial_minutes: of a trial; 0 means the same as ``minutes``.
         trials: options tried per method; 0 leaves it to each grid.
@@ -45,17 +78,17 @@ class Sweep:
     """
 
     path: Path
-    base: Mapping[str, Any]
+    base: Record
     pairs: tuple[int, ...]
     seeds: tuple[int, ...]
-    settings: Mapping[str, Mapping[str, Any]]
-    towers: Mapping[str, Mapping[str, Any]]
-    methods: Mapping[str, Mapping[str, Any]]
-    targets: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Record]
+    towers: Mapping[str, Record]
+    methods: Mapping[str, MethodRow]
+    targets: Mapping[str, Limits]
     minutes: Mapping[int | None, float] = field(default_factory=dict)
     trial_minutes: float = 0.0
     trials: int = 0
-    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    grid: Grid = field(default_factory=dict)
     smoke: bool = False
 
     def cells(self) -> list[Cell]:
@@ -65,24 +98,24 @@ class Sweep:
             for target in self._targets(setting, towers):
                 cell = self._target_cell(target, setting, towers)
                 found[cell.id] = cell
-            for label, entry in self.methods.items():
-                if setting in entry.get("settings", self.settings) and towers in entry.get("towers", self.towers):
-                    budgets = itertools.product(entry.get("pairs", self.pairs), entry.get("seeds", self.seeds))
+            for label, row in self.methods.items():
+                if row.limits.admit(setting, towers):
+                    budgets = itertools.product(row.limits.pairs or self.pairs, row.limits.seeds or self.seeds)
                     for pairs, seed in budgets:
-                        cell = self._method_cell(label, entry, setting, towers, pairs, seed)
+                        cell = self._method_cell(label, row, setting, towers, pairs, seed)
                         found[cell.id] = cell
         return list(found.values())
 
     def _targets(self, setting: str, towers: str) -> Iterator[str]:
         for target, limits in self.targets.items():
-            if setting not in limits.get("settings", [setting]) or towers not in limits.get("towers", [towers]):
+            if not limits.admit(setting, towers):
                 continue
             if target == "full" or ":" in target or "/" in target:
                 yield target
             else:
-                yield from (f"{target}:{pairs}" for pairs in limits.get("pairs", self.pairs))
+                yield from (f"{target}:{pairs}" for pairs in limits.pairs or self.pairs)
 
-    def _shared(self, setting: str, towers: str) -> dict[str, Any]:
+    def _shared(self, setting: str, towers: str) -> Record:
         options = merged(self.base, {"encoder": {"setting": setting}}, self.settings[setting])
         return {**options, "encoder": on_towers(section(options, "encoder"), self.towers[towers])}
 
@@ -97,8 +130,8 @@ class Sweep:
 
     def with_pairs(self, pairs: tuple[int, ...]) -> Sweep:
         """The sweep with other budgets, also where a row has its own."""
-        methods = {label: {**entry, "pairs": pairs} for label, entry in self.methods.items()}
-        targets = {name: {**limits, "pairs": pairs} for name, limits in self.targets.items()}
+        methods = {label: replace(row, limits=replace(row.limits, pairs=pairs)) for label, row in self.methods.items()}
+        targets = {name: replace(limits, pairs=pairs) for name, limits in self.targets.items()}
         return replace(self, pairs=pairs, methods=methods, targets=targets)
 
     def _target_cell(self, target: str, setting: str, towers: str) -> Cell:
@@ -107,24 +140,21 @@ class Sweep:
         pairs = int(number) if number.isdecimal() else None
         return Cell(target, "target", target, pairs, setting, towers, 0, (config,))
 
-    def _method_cell(
-        self, label: str, entry: Mapping[str, Any], setting: str, towers: str, pairs: int, seed: int
-    ) -> Cell:
-        method = entry.get("method", label)
-        options = merged(self._shared(setting, towers), entry.get("options", {}), entry["by_pairs"].get(pairs, {}))
+    def _method_cell(self, label: str, row: MethodRow, setting: str, towers: str, pairs: int, seed: int) -> Cell:
+        options = merged(self._shared(setting, towers), row.options, row.by_pairs.get(pairs, {}))
         minutes = self._minutes(pairs, options)
         configs = []
-        for trial in self._trials(label, entry):
-            config = resolved(merged(options, {"distill": {"method": method}}, trial), f"method {label!r}")
+        for trial in self._trials(label, row):
+            config = resolved(merged(options, {"distill": {"method": row.method}}, trial), f"method {label!r}")
             distill = resolve_distill(replace(config.distill, pairs=pairs, seed=seed, minutes=minutes), setting)
             configs.append(self._sized(replace(config, distill=distill)))
         short = self.trial_minutes if len(configs) > 1 else 0.0
-        return Cell(label, "method", method, pairs, setting, towers, seed, tuple(configs), short)
+        return Cell(label, "method", row.method, pairs, setting, towers, seed, tuple(configs), short)
 
-    def _minutes(self, pairs: int, options: Mapping[str, Any]) -> float:
-        """The limit of a distillation of so many pairs. Raises ConfigError where ``minutes`` names others alone."""
+    def _minutes(self, pairs: int, options: Record) -> float:
+        """The limit of a distillation of ``pairs``. Raises ConfigError where ``minutes`` names only other budgets."""
         if not self.minutes:
-            return options.get("distill", {}).get("minutes", 0.0)
+            return entry(section(options, "distill"), "minutes", int, float) or 0.0
         if None not in self.minutes and pairs not in self.minutes:
             raise ConfigError(
                 f"{self.path}: minutes names {', '.join(map(str, self.minutes))} pairs, but not the {pairs} of this "
@@ -132,9 +162,9 @@ class Sweep:
             )
         return self.minutes.get(pairs, self.minutes.get(None, 0.0))
 
-    def _trials(self, label: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _trials(self, label: str, row: MethodRow) -> list[dict[str, Plain]]:
         """The options to try: the grid's product, or ``trials`` points of it drawn from the label."""
-        grid = entry.get("grid", self.grid)
+        grid = self.grid if row.grid is None else row.grid
         if (count := math.prod(len(values) for values in grid.values())) > MOST_POINTS:
             raise ConfigError(
                 f"method {label!r} has {count:,} options in its grid; expected {MOST_POINTS:,} or less. Leave some out."

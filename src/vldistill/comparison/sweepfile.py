@@ -14,7 +14,7 @@
                                             # random and full where there is no `targets`
     minutes: {100: 10, 500: 20}             # of each distillation, by every budget; or one number; 0, nothing: no limit
     trials: 4                               # options tried per method; the best on val is kept, all are logged
-    trial_minutes: 2                        # of each trial; the best is then distilled anew for `minutes`
+    trial_minutes: 2                        # of each trial; the best is then distilled again for `minutes`
     grid: {distill.image_lr: [0.01, 0.03], distill.text_lr: [0.01, 0.03]}   # or `grid` in a method
 
 A method may have its own ``options``, ``by_pairs``, ``grid``, ``pairs``, ``settings``, ``towers`` and ``seeds``; a
@@ -25,9 +25,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from vldistill.comparison.sweep import Sweep
+from vldistill.comparison.sweep import Grid, Limits, MethodRow, Sweep
+from vldistill.config.plain import Plain, Record
 from vldistill.config.plain_yaml import read_yaml
 from vldistill.distillation.method import METHODS
 from vldistill.distilled.record import plain_name
@@ -41,18 +41,19 @@ KEYS = (
     *("minutes", "trials", "trial_minutes", "grid"),
 )
 TARGET_KEYS = ("pairs", "settings", "towers")
+Known = Mapping[str, Mapping[str, Record]]
 METHOD_KEYS = ("method", "options", "by_pairs", "grid", "pairs", "settings", "towers", "seeds")
 
 
 def read_sweep(
-    path: Path, overrides: Mapping[str, Any] | None = None, base: str | None = None, *, other_pairs: bool = False
+    path: Path, overrides: Record | None = None, base: str | None = None, *, other_pairs: bool = False
 ) -> Sweep:
     """Read and check a sweep file.
 
     Args:
-        overrides: nested options over everything that the file says of every cell.
+        overrides: nested options over those of the file.
         base: another base than the file's.
-        other_pairs: other budgets than the file's are going to take their place: ``by_pairs`` may name any.
+        other_pairs: whether other budgets replace the file's: ``by_pairs`` may name any.
 
     Raises:
         ConfigError: the file is missing or malformed; the message names the key and what it takes.
@@ -79,9 +80,9 @@ def read_sweep(
         for target, limits in _listed(raw.get("targets", ["random", "full"]), f"{path}: targets", about).items()
     }
     if not methods and not targets:
-        raise ConfigError(f"{path}: neither methods nor targets; there is nothing to compare.")
-    minutes = raw.get("minutes", {})
-    minutes = _by_pairs(minutes, f"{path}: minutes") if isinstance(minutes, Mapping) else {None: minutes}
+        raise ConfigError(f"{path}: no methods and no targets; name at least one.")
+    given = raw.get("minutes", {})
+    minutes = _by_pairs(given, f"{path}: minutes") if isinstance(given, Mapping) else {None: given}
     return Sweep(
         path=path,
         base=options,
@@ -98,7 +99,7 @@ def read_sweep(
     )
 
 
-def _read_mapping(path: Path, what: str) -> dict[str, Any]:
+def _read_mapping(path: Path, what: str) -> Record:
     read = read_yaml(path, what)
     if not isinstance(read, dict):
         raise ConfigError(f"{what} {path} is not a mapping; expected YAML such as `vldistill compare --help` shows.")
@@ -111,18 +112,18 @@ def _find(base: str, sweep: Path, option: str) -> Path:
     return beside if beside.is_file() else Path(packaged_config(base, option))
 
 
-def _mapping(value: Any, where: str, expected: str) -> dict[Any, Any]:
+def _mapping(value: Plain, where: str, expected: str) -> Record:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where} is {value!r}; expected {expected}.")
-    return dict(value)
+    return value
 
 
-def _options(value: Any, where: str) -> dict[str, Any]:
+def _options(value: Plain, where: str) -> Record:
     return nested(_mapping({} if value is None else value, where, "options, e.g. {distill: {iterations: 500}}"))
 
 
-def _entry(value: Any, where: str, keys: Sequence[str]) -> dict[str, Any]:
-    """What stands at ``where``, by some of ``keys``."""
+def _entry(value: Plain, where: str, keys: Sequence[str]) -> Record:
+    """The mapping at ``where``, by some of ``keys``."""
     entry = _mapping({} if value is None else value, where, f"some of {', '.join(keys)}")
     for name in entry:
         if name not in keys:
@@ -130,72 +131,75 @@ def _entry(value: Any, where: str, keys: Sequence[str]) -> dict[str, Any]:
     return entry
 
 
-def _listed(value: Any, where: str, expected: str) -> dict[str, Any]:
-    """What stands by name; nothing for each name of a list."""
+def _listed(value: Plain, where: str, expected: str) -> Record:
+    """Entries by name; a list of names gives empty entries."""
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        value = dict.fromkeys(value)
+        value = {str(name): None for name in value}
     return {str(name): entry for name, entry in _mapping(value, where, expected).items()}
 
 
-def _named(value: Any, where: str) -> dict[str, Any]:
+def _named(value: Plain, where: str) -> Record:
     return _listed([value] if isinstance(value, str) else value, where, "a list of names, or options by name")
 
 
-def _sections(value: Any, where: str) -> dict[str, dict[str, Any]]:
+def _sections(value: Plain, where: str) -> dict[str, Record]:
     return {name: _options(given, f"{where}.{name}") for name, given in _named(value, where).items()}
 
 
-def _numbers(value: Any, where: str, least: int) -> tuple[int, ...]:
+def _numbers(value: Plain, where: str, least: int) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v >= least for v in values):
+    numbers = tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= least)
+    if not numbers or len(numbers) < len(values):
         raise ConfigError(f"{where} is {value!r}; expected whole numbers of {least} or more, e.g. [{least}, 100].")
-    return tuple(values)
+    return numbers
 
 
-def _limit(value: Any, where: str) -> float:
+def _limit(value: Plain, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
         raise ConfigError(f"{where} is {value!r}; expected a number of 0 or more.")
     return float(value)
 
 
-def _by_pairs(value: Any, where: str) -> Mapping[int, Any]:
+def _by_pairs(value: Plain, where: str) -> dict[int, Plain]:
     """A mapping whose keys are budgets."""
-    for key in (found := _mapping(value, where, "a mapping by number of pairs, e.g. {100: ...}")):
-        if isinstance(key, bool) or not isinstance(key, int):
+    found: dict[int, Plain] = {}
+    for key, part in _mapping(value, where, "a mapping by number of pairs, e.g. {100: ...}").items():
+        number: Plain = key  # YAML has keys that are not texts
+        if isinstance(number, bool) or not isinstance(number, int):
             raise ConfigError(f"{where} has the key {key!r}; expected a number of pairs without quotes, e.g. 100.")
+        found[number] = part
     return found
 
 
-def _grid(value: Any, where: str) -> dict[str, Sequence[Any]]:
-    if not isinstance(value, Mapping) or not all(isinstance(v, list) and v for v in value.values()):
+def _grid(value: Plain, where: str) -> Grid:
+    lists = value if isinstance(value, Mapping) else {}
+    grid = {option: values for option, values in lists.items() if isinstance(values, list) and values}
+    if not isinstance(value, Mapping) or len(grid) < len(value):
         raise ConfigError(f"{where} is {value!r}; expected lists by option, e.g. {{distill.image_lr: [0.01, 0.03]}}.")
-    return dict(value)
+    return grid
 
 
-def _method(
-    label: str, value: Any, where: str, known: Mapping[str, Mapping[str, Any]], pairs: Sequence[int] | None
-) -> dict[str, Any]:
+def _method(label: str, value: Plain, where: str, known: Known, pairs: Sequence[int] | None) -> MethodRow:
     """A method's entry; ``pairs`` are the budgets of one that has none of its own, None lets it name any."""
     entry = _entry(value, where, METHOD_KEYS)
-    out: dict[str, Any] = {"method": str(entry.get("method", label))}
-    METHODS.find(out["method"])
-    out["options"] = _options(entry.get("options"), f"{where}.options")
-    by_pairs = _by_pairs(entry.get("by_pairs") or {}, f"{where}.by_pairs")
-    out["by_pairs"] = {budget: _options(part, f"{where}.by_pairs.{budget}") for budget, part in by_pairs.items()}
-    if "grid" in entry:
-        out["grid"] = _grid(entry["grid"], f"{where}.grid")
-    out |= _limits(entry, where, known)
-    budgets = out.get("pairs", pairs)
+    method = str(entry.get("method", label))
+    METHODS.find(method)
+    options = _options(entry.get("options"), f"{where}.options")
+    parts = _by_pairs(entry.get("by_pairs") or {}, f"{where}.by_pairs")
+    by_pairs = {budget: _options(part, f"{where}.by_pairs.{budget}") for budget, part in parts.items()}
+    grid = _grid(entry["grid"], f"{where}.grid") if "grid" in entry else None
+    limits = _limits(entry, where, known)
+    budgets = limits.pairs or pairs or ()
     for budget in by_pairs:
         if pairs is not None and budget not in budgets:
             raise ConfigError(
-                f"{where}.by_pairs names {budget}, which is no budget of it; expected some of "
+                f"{where}.by_pairs names {budget}, which is not one of its budgets; expected some of "
                 f"{', '.join(map(str, budgets))}. Correct it, or add {budget} to pairs."
             )
-    return out
+    return MethodRow(method, options, by_pairs, limits, grid)
 
 
-def _target(target: str, value: Any, where: str, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _target(target: str, value: Plain, where: str, known: Known) -> Limits:
     """The limits of full, SELECTOR, SELECTOR:N or the folder of a set; anything else is refused."""
     limits = _limits(_entry(value, where, TARGET_KEYS), where, known)
     name, colon, number = target.partition(":")
@@ -210,16 +214,23 @@ def _target(target: str, value: Any, where: str, known: Mapping[str, Mapping[str
     return limits
 
 
-def _limits(entry: Mapping[str, Any], where: str, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What a row is limited to; ``known`` are the sweep's settings and towers."""
-    out: dict[str, Any] = {}
-    for name, least in (("pairs", 2), ("seeds", 0)):
-        if name in entry:
-            out[name] = _numbers(entry[name], f"{where}.{name}", least)
-    for name, names in known.items():
-        if name in entry:
-            out[name] = list(entry[name]) if isinstance(entry[name], list) else [entry[name]]
-            for one in out[name]:
-                if not isinstance(one, str) or one not in names:
-                    raise ConfigError(f"{where}.{name}: {unknown(name, str(one), names)}")
-    return out
+def _limits(entry: Record, where: str, known: Known) -> Limits:
+    """The limits of a row; ``known`` are the sweep's settings and towers."""
+    return Limits(
+        _numbers(entry["pairs"], f"{where}.pairs", 2) if "pairs" in entry else None,
+        _numbers(entry["seeds"], f"{where}.seeds", 0) if "seeds" in entry else None,
+        _names(entry, "settings", where, known),
+        _names(entry, "towers", where, known),
+    )
+
+
+def _names(entry: Record, name: str, where: str, known: Known) -> tuple[str, ...] | None:
+    """Some of the sweep's settings or towers; None where the row names none."""
+    if name not in entry:
+        return None
+    given = entry[name]
+    values = given if isinstance(given, list) else [given]
+    for one in values:
+        if not isinstance(one, str) or one not in known[name]:
+            raise ConfigError(f"{where}.{name}: {unknown(name, str(one), known[name])}")
+    return tuple(map(str, values))

@@ -1,4 +1,4 @@
-"""A comparison as units: what cells share first, made once, then the cells."""
+"""A comparison as units of work: first the data and experts that cells share, then the cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def encode_group(launch: Launch, run: Path, group: str, config: Config, known: M
     """Decode and encode the data of a group of cells.
 
     Args:
-        known: the fingerprint of each split that finished cells of the same source were judged on, as far as they say.
+        known: the recorded fingerprint of each split that finished cells of the same source were evaluated on.
 
     Raises:
         UnitFailed: the command failed, or the data are not those of the finished cells.
@@ -32,8 +32,8 @@ def encode_group(launch: Launch, run: Path, group: str, config: Config, known: M
         if known.get(split, seen.get("fingerprint")) != seen.get("fingerprint"):
             raise UnitFailed(
                 f"the {split} split of {config.data.source} is not what the finished cells in {run / 'cells'} were "
-                f"judged on (fingerprint {known[split]} then, {seen.get('fingerprint')} now). Put the data back, use "
-                f"another --run folder, or delete the folders of those cells to do them anew.",
+                f"evaluated on (fingerprint {known[split]} then, {seen.get('fingerprint')} now). Put the data back, "
+                f"use another --run folder, or delete the folders of those cells to run them again.",
                 "refused",
             )
 
@@ -56,15 +56,15 @@ def comparison_units(
         run: the comparison's folder, absolute.
         slots: units that run at a time: experts that train a tower are a unit each, those of heads, which take
             seconds, are divided among the slots.
-        known: by :attr:`~.cells.Cell.source` the fingerprints of the data that finished cells were judged on.
+        known: by :attr:`~.cells.Cell.source` the fingerprints of the data that finished cells were evaluated on.
     """
     recording = _recording(cells, run, slots)
-    judging = []
+    answering = []
     for cell in cells:
         experts = (unit.name for group in cell.expert_groups for unit in recording[group])
         needs = (f"encode {cell.data_group}", *experts)
-        judging.append(Unit(f"cell {cell.id}", partial(run_cell, run=run, cell=cell), needs=needs))
-    return [*_encoding(cells, run, known or {}), *(unit for units in recording.values() for unit in units), *judging]
+        answering.append(Unit(f"cell {cell.id}", partial(run_cell, run=run, cell=cell), needs=needs))
+    return [*_encoding(cells, run, known or {}), *(unit for units in recording.values() for unit in units), *answering]
 
 
 def shared_units(

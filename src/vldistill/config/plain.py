@@ -36,3 +36,9 @@ def number(value: Plain) -> float:
     if not isinstance(value, int | float):
         raise TypeError(f"{value!r} is not a number")
     return float(value)
+
+
+def entry(record: Record, name: str, *kinds: type[T]) -> T | None:
+    """The value under ``name``; None where it is missing or of none of the ``kinds``."""
+    found = record.get(name)
+    return found if isinstance(found, kinds) else None

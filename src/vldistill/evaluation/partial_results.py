@@ -7,15 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from vldistill.config import Config
+from vldistill.config.plain import Plain
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest, read_json, write_record
 from vldistill.training.recipe import Recipe
 from vldistill.workbench.bench import Workbench
+
+T = TypeVar("T")
 
 
 class PartialResults:
@@ -32,26 +35,29 @@ class PartialResults:
         self.count = 0
         self._began, self._before = time.monotonic(), 0.0
 
-    def answer(self, kind: str, recipe: Recipe, seed: int, find: Callable[[], Any]) -> Any:
-        """The answer to a question: read, or found by ``find`` and kept.
+    def answer(self, kind: str, recipe: Recipe, seed: int, find: Callable[[], Plain], parse: Callable[[Plain], T]) -> T:
+        """The figures of a student: read, or computed by ``find`` and kept.
 
         Args:
             kind: ``val`` or ``test``.
             recipe: of the student.
-            seed: likewise.
+            seed: of the student.
+            find: returns a JSON value.
+            parse: makes the figures of it; raises ArtefactError, TypeError or ValueError for a damaged one.
         """
         if self.folder is None:
-            return find()
+            return parse(find())
         path = self.folder / f"{digest(self.key, kind, recipe.to_dict(), seed)}.json"
-        kept = self._read(path)
+        kept = self._read(path, parse)
         if kept is None:
             began = time.monotonic()
-            kept = {"answer": find(), "seconds": time.monotonic() - began}
-            write_record(path, kept)
+            found = find()
+            kept = parse(found), time.monotonic() - began
+            write_record(path, {"answer": found, "seconds": kept[1]})
         else:
-            self._before += kept["seconds"]
+            self._before += kept[1]
         self.count += 1
-        return kept["answer"]
+        return kept[0]
 
     def seconds(self) -> float:
         """Time that was spent, by interrupted processes too."""
@@ -62,12 +68,12 @@ class PartialResults:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
+    def _read(self, path: Path, parse: Callable[[Plain], T]) -> tuple[T, float] | None:
         if not path.exists():
             return None
         try:
             kept = read_json(path, "a student's figures")
-            return {"answer": kept["answer"], "seconds": float(kept["seconds"])}
+            return parse(kept["answer"]), float(kept["seconds"])
         except (ArtefactError, KeyError, TypeError, ValueError) as error:
             if self.reporter is not None:
                 self.reporter.warn(f"{error} This student is trained again.")

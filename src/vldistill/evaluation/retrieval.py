@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vldistill.errors import DataError, DivergedError
+from vldistill.evaluation.measures import Recalls
 
 CUTOFFS = (1, 5, 10)
 """The K of TR@K and IR@K."""
@@ -110,7 +111,7 @@ def retrieval_ranks(
 
 def retrieval_metrics(
     images: Tensor, captions: Tensor, caption_image: Tensor, *, chunk_bytes: int = 3 * 2**20
-) -> dict[str, float]:
+) -> Recalls:
     """Recalls in percent: ``tr1, tr5, tr10, ir1, ir5, ir10`` and their mean, ``mean_recall``.
 
     TR@K is the share of images with any own caption among their first K captions, IR@K the share of captions
@@ -119,16 +120,16 @@ def retrieval_metrics(
     return metrics_of(retrieval_ranks(images, captions, caption_image, chunk_bytes=chunk_bytes))
 
 
-def metrics_of(ranks: QueryRanks) -> dict[str, float]:
-    """:func:`retrieval_metrics` of what is ranked already."""
+def metrics_of(ranks: QueryRanks) -> Recalls:
+    """:func:`retrieval_metrics` of queries that are ranked already."""
     ways = {"tr": ranks.image_to_text, "ir": ranks.text_to_image}
-    return _with_mean(
+    return Recalls.of(
         {f"{way}{k}": 100.0 * int((found < k).sum()) / len(found) for way, found in ways.items() for k in CUTOFFS}
     )
 
 
-def chance_level(caption_image: Tensor, n_images: int) -> dict[str, float]:
-    """What a uniformly random ranking of the same gallery is expected to reach: the keys of ``retrieval_metrics``.
+def chance_level(caption_image: Tensor, n_images: int) -> Recalls:
+    """The expected recalls of a uniformly random ranking of the same gallery.
 
     An image with c of M captions is hit in its first K with probability 1 - C(M - c, K) / C(M, K); a caption
     with probability K / N. The values are exact expectations, in percent.
@@ -151,11 +152,7 @@ def chance_level(caption_image: Tensor, n_images: int) -> dict[str, float]:
         hits = sum(n * (draws - math.comb(n_captions - own, drawn)) for own, n in images_with.items())
         recalls[f"tr{k}"] = 100 * hits / (n_images * draws)  # exact integers up to this division
     recalls |= {f"ir{k}": 100.0 * min(k, n_images) / n_images for k in CUTOFFS}
-    return _with_mean(recalls)
-
-
-def _with_mean(recalls: dict[str, float]) -> dict[str, float]:
-    return recalls | {"mean_recall": math.fsum(recalls.values()) / len(recalls)}
+    return Recalls.of(recalls)
 
 
 _Tile = tuple[slice, slice, Tensor, Tensor]

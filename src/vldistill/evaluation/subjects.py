@@ -1,15 +1,15 @@
-"""What is judged: a distilled set, real pairs chosen by a selector, or all of them, as training data for students."""
+"""Training data of students to evaluate: a distilled set, real pairs chosen by a selector, or all of them."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from vldistill.config import EvaluateConfig, SelectConfig
+from vldistill.config.plain import Plain, Record
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.evaluation.text_map import mapped_texts
@@ -24,14 +24,14 @@ from vldistill.workbench.bench import Workbench
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged.
+    """What is evaluated.
 
     Args:
         name: as the user gave it.
         kind: ``distilled``, ``subset`` (real pairs, chosen or random) or ``full``.
         pairs: number of pairs (captions, for ``full``).
         stored_floats: numbers to store.
-        draw: the training data for a seed; what a selector draws differs by seed, the rest does not.
+        draw: the training data for a seed; only a random selector's pairs depend on it.
         own: the set's own recipe, if it has one.
         details: provenance for the result.
     """
@@ -42,13 +42,13 @@ class Subject:
     stored_floats: int
     draw: Callable[[int], TrainingData]
     own: Recipe | None
-    details: dict[str, Any]
+    details: Record
 
 
 def check_target(
     bench: Workbench, target: str | DistilledSet, config: EvaluateConfig, select: SelectConfig | None = None
 ) -> None:
-    """Refuse what cannot be judged on this workbench before anything is decoded, encoded or trained.
+    """Refuse what cannot be evaluated on this workbench before anything is decoded, encoded or trained.
 
     Raises:
         ConfigError: an unknown target or selector, more pairs than images, no recipe to train by, features for a
@@ -59,13 +59,13 @@ def check_target(
         target.check_fits(bench.towers, other_text=config.text_map == "ridge")
         if target.space == "features" and bench.setting != "heads":
             raise ConfigError(
-                f"{target.name} holds features; they train heads, not setting {bench.setting!r}. Judge it in a run of "
-                f"setting heads, or distil with distill.space pixels."
+                f"{target.name} holds features; they train heads, not setting {bench.setting!r}. Evaluate it in a run "
+                f"of setting heads, or distil with distill.space pixels."
             )
         if (target.text_space == "tokens") != (bench.setting == "both"):
             raise ConfigError(
                 f"{target.name} holds texts as {target.text_space}, which setting {bench.setting!r} cannot train on: "
-                f"tokens are for setting both, sentence vectors for the others. Judge it in a run of its own setting."
+                f"tokens are for setting both, sentence vectors for the others. Use a run of its own setting."
             )
         if bench.setting == "both" and target.towers["text"]["fingerprint"] != bench.text_fingerprint:
             raise ConfigError(
@@ -94,7 +94,7 @@ def chosen_subset(target: str) -> tuple[str, int]:
 
 
 def subject(bench: Workbench, target: str | DistilledSet, select: SelectConfig | None = None) -> Subject:
-    """Understand ``SELECTOR:N``, ``full`` or a set. Raises ConfigError or ArtefactError with the remedy."""
+    """The subject that ``SELECTOR:N``, ``full`` or a set names. Raises ConfigError or ArtefactError with the remedy."""
     if isinstance(target, DistilledSet):
         return _distilled(bench, target)
     if target == "full":
@@ -106,7 +106,7 @@ def subject(bench: Workbench, target: str | DistilledSet, select: SelectConfig |
 
 
 def _subset(bench: Workbench, target: str, select: SelectConfig) -> Subject:
-    """Real pairs: anew for each seed where the selector draws, else chosen once."""
+    """Real pairs, re-drawn for each seed if the selector is random, otherwise chosen once."""
     name, count = chosen_subset(target)
     entry = SELECTORS.find(name)
     floats = count * (3 * bench.image_tower.size**2 + _floats_per_caption(bench))
@@ -126,7 +126,7 @@ def _subset(bench: Workbench, target: str, select: SelectConfig) -> Subject:
 
 
 def _floats_per_caption(bench: Workbench) -> int:
-    """What a real caption takes: its sentence vector, or where the text tower is trained its token numbers."""
+    """Numbers of a real caption: its sentence vector, or its token numbers where the text tower is trained."""
     return bench.encoder_config.text.max_tokens if bench.setting == "both" else bench.text_tower.width
 
 
@@ -160,11 +160,11 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
         several,
     )
-    details: dict[str, Any] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
+    details: dict[str, Plain] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
     if distilled.towers["image"]["fingerprint"] != towers["image"]["fingerprint"]:
         details["made_with_image_tower"] = distilled.towers["image"]["name"]
     if text_map is not None:
-        details["text_map"] = dict(text_map)
+        details["text_map"] = text_map
     if distilled.setting != bench.setting:
         details["made_in_setting"] = distilled.setting
     if distilled.info.get("data") not in (None, bench.pixels("train").pairs.fingerprint):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from vldistill.evaluation.measures import MEASURES, TITLES
+from vldistill.evaluation.results import Evaluation
 
 LEGACY = "test-best-legacy"
 
@@ -23,36 +23,40 @@ def _cell(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text).replace("|", "\\|")
 
 
-def spread(figure: Mapping[str, float]) -> str:
-    """``mean ± std``."""
-    return f"{figure['mean']:.1f} ± {figure['std']:.1f}"
+def _conditions(result: Evaluation) -> dict[str, str]:
+    """What the results of one table usually have in common."""
+    conditions = {"setting": result.setting, "protocol": result.protocol, "seeds": str(result.seeds)}
+    return conditions | {"image_tower": str(result.image_tower)}
 
 
-def evaluation_rows(results: Iterable[Mapping[str, Any]], extra: Sequence[str] = ()) -> list[list[str]]:
-    """One row per result and recipe; ``extra`` are more keys of a result to show after its name."""
-    rows = []
-    for result in results:
-        for recipe in ("own", "generic"):
-            if figures := result.get(recipe):
-                told = [str(result[key]) for key in extra]
-                sizes = [f"{result[key]:,}" for key in ("pairs", "stored_floats")]
-                shown = [spread(figures[name]) for name in MEASURES]
-                rows.append([result["set"], *told, recipe, *sizes, *shown])
-    return rows
+def evaluation_rows(results: Iterable[Evaluation], extra: Sequence[str] = ()) -> list[list[str]]:
+    """One row per result and recipe; ``extra`` are conditions to show after its name."""
+    return [
+        [
+            result.set,
+            *(_conditions(result)[key] for key in extra),
+            recipe,
+            f"{result.pairs:,}",
+            f"{result.stored_floats:,}",
+            *(str(scores.figures[name]) for name in MEASURES),
+        ]
+        for result in results
+        for recipe, scores in result.scores().items()
+    ]
 
 
-def evaluation_text(results: Sequence[Mapping[str, Any]]) -> str:
-    """A table of evaluations: what all rows share is said beneath, what differs is a column."""
-    shared = {key: {str(result[key]) for result in results} for key in ("setting", "protocol", "seeds")}
-    shared["image_tower"] = {str(result.get("image_tower")) for result in results}
+def evaluation_text(results: Sequence[Evaluation]) -> str:
+    """A table of evaluations: conditions that all rows share are a note below it, the others are columns."""
+    every = [_conditions(result) for result in results]
+    shared = {key: {conditions[key] for conditions in every} for key in every[0]}
     differing = [key for key, values in shared.items() if len(values) > 1]
     table = markdown(
         ["set", *differing, "recipe", "pairs", "stored floats", *TITLES], evaluation_rows(results, differing)
     )
     words = {"setting": "setting {}", "protocol": "protocol {}", "seeds": "{} students"}
-    said = [words[key].format(*shared[key]) for key in words if len(shared[key]) == 1]
-    chance = sorted({f"{result['chance']['mean_recall']:.2f}" for result in results})
-    said += ["mean ± standard deviation in percent", f"chance {' or '.join(chance)}"]
+    notes = [words[key].format(*shared[key]) for key in words if len(shared[key]) == 1]
+    chance = sorted({f"{result.chance.mean_recall:.2f}" for result in results})
+    notes += ["mean ± standard deviation in percent", f"chance {' or '.join(chance)}"]
     if LEGACY in shared["protocol"]:
-        said.append(f"{LEGACY} reports the best epoch on test: biased, only to compare with published rows")
-    return f"{table}\n{', '.join(said[:-1])}; {said[-1]}"
+        notes.append(f"{LEGACY} reports the best epoch on test: biased, only to compare with published rows")
+    return f"{table}\n{', '.join(notes[:-1])}; {notes[-1]}"

@@ -1,20 +1,21 @@
 """From one sentence space to another: a ridge regression fitted on training captions.
 
-A set holds sentence vectors of the text tower it was made with. To judge it with another one, both towers encode the
-same real captions, and a linear map learnt from these takes the set's vectors across. Nothing of val or test is fitted
-but the strength of the regularisation, on val.
+A set holds sentence vectors of the text tower it was made with. To evaluate it with another one, both towers
+encode the same real captions, and a linear map fitted on these maps the set's vectors. Only the strength of the
+regularisation is chosen on val; test is not used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from vldistill.config import TextTowerConfig
+from vldistill.config.plain import Record, section
 from vldistill.data.pairs import Pairs
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.build import build_text_tower
@@ -24,18 +25,21 @@ from vldistill.errors import ArtefactError
 from vldistill.runtime.randomness import generator
 from vldistill.workbench.bench import Workbench
 
+if TYPE_CHECKING:
+    from sklearn.linear_model import Ridge
+
 CAPTIONS = 50_000  # training captions that are enough for a linear map of some hundred dimensions
 ALPHAS = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
 def fit_ridge(
     source: np.ndarray, target: np.ndarray, val_source: np.ndarray, val_target: np.ndarray
-) -> tuple[Any, float, float]:
+) -> tuple[Ridge, float, float]:
     """The ridge map that explains most of the val vectors.
 
     Args:
         source: (M, d) vectors of one tower; ``target`` (M, e) of the other, of the same captions.
-        val_source: (V, d) likewise, unseen; ``val_target`` (V, e).
+        val_source: (V, d) also, of captions of val; ``val_target`` (V, e).
 
     Returns:
         The fitted scikit-learn ``Ridge``, its alpha, and its R2 on val (variance-weighted; 1 is perfect).
@@ -43,7 +47,7 @@ def fit_ridge(
     from sklearn.linear_model import Ridge
     from sklearn.metrics import r2_score
 
-    def fitted(alpha: float) -> tuple[Any, float, float]:
+    def fitted(alpha: float) -> tuple[Ridge, float, float]:
         ridge = Ridge(alpha=alpha).fit(source, target)
         score = r2_score(val_target, ridge.predict(val_source), multioutput="variance_weighted")
         return ridge, alpha, float(score)
@@ -51,17 +55,22 @@ def fit_ridge(
     return max(map(fitted, ALPHAS), key=itemgetter(2))
 
 
-def own_text_tower(distilled: DistilledSet, bench: Workbench) -> TextTower:
-    """The text tower that a set was made with. Raises ArtefactError when the set does not say, or it is another now."""
-    encoder: Any = distilled.info.get("config", {}).get("encoder", {})
-    recorded, wanted = encoder.get("text"), distilled.towers["text"]
+def _recorded_config(make: Callable[..., TextTowerConfig], recorded: Record) -> TextTowerConfig | None:
     try:
-        config = TextTowerConfig(**recorded)
+        return make(**recorded) if recorded else None
     except TypeError:
+        return None
+
+
+def own_text_tower(distilled: DistilledSet, bench: Workbench) -> TextTower:
+    """The text tower that a set was made with. Raises ArtefactError if it is not recorded, or its weights changed."""
+    recorded, wanted = section(section(section(distilled.info, "config"), "encoder"), "text"), distilled.towers["text"]
+    config = _recorded_config(TextTowerConfig, recorded)
+    if config is None:
         raise ArtefactError(
-            f"{distilled.name} does not say how its text tower {wanted['name']!r} is built, so its vectors cannot be "
-            f"mapped to another tower. Use the tower it was made with."
-        ) from None
+            f"{distilled.name} does not record how its text tower {wanted['name']!r} is built, so its vectors cannot "
+            f"be mapped to another tower. Use the tower it was made with."
+        )
     tower = build_text_tower(config, bench.device)
     if tower.fingerprint() != wanted["fingerprint"]:
         raise ArtefactError(
@@ -71,11 +80,11 @@ def own_text_tower(distilled: DistilledSet, bench: Workbench) -> TextTower:
     return tower
 
 
-def mapped_texts(distilled: DistilledSet, bench: Workbench) -> tuple[torch.Tensor, Mapping[str, Any]]:
-    """The set's texts in the standardised sentence space of the bench's text tower, (N, e), and what the map is like.
+def mapped_texts(distilled: DistilledSet, bench: Workbench) -> tuple[torch.Tensor, Record]:
+    """The set's texts in the standardised sentence space of the bench's text tower, (N, e), and a note on the map.
 
     Raises:
-        ArtefactError: the set's own text tower cannot be built again.
+        ArtefactError: the set's own text tower cannot be rebuilt.
     """
     tower = own_text_tower(distilled, bench)
     train, val = (bench.pixels(split).pairs for split in ("train", "val"))

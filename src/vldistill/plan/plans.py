@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from vldistill.comparison.cells import Cell, expert_group, failure, finished, shared_experts
 from vldistill.config import Config
@@ -26,11 +27,18 @@ from vldistill.storage.files import human_bytes
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import Run
 
-CELL_BYTES = 20_000  # a judged cell of a matrix, about
+CELL_BYTES = 20_000  # an evaluated cell of a matrix, about
 
 
-def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None = None) -> tuple[str, list[str]]:
-    """The plan of ``experts`` or ``distill`` as text, and what would stop it."""
+class Plan(NamedTuple):
+    """A plan as text, and the problems that would stop the command."""
+
+    text: str
+    problems: tuple[str, ...]
+
+
+def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None = None) -> Plan:
+    """The plan of ``experts`` or ``distill``."""
     config = resolve(config)
     Run(run).check(config.given)
     estimate = Estimate(config)
@@ -60,7 +68,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
     if stage == "distill":
         estimate.check(lambda: check_asked(config, experts_from))
         estimate.check(lambda: refuse_other_set(Run(run), config))
-    return "\n".join(lines), estimate.problems
+    return Plan("\n".join(lines), tuple(estimate.problems))
 
 
 def _experts(folder: Path, config: ResolvedConfig) -> tuple[Sequence[Trajectory | PlannedExpert], list[str]]:
@@ -71,8 +79,8 @@ def _experts(folder: Path, config: ResolvedConfig) -> tuple[Sequence[Trajectory 
         return planned_experts(folder, config.experts, config.distill.experts), [f"first: {error}"]
 
 
-def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str, list[str]]:
-    """The plan of a comparison as text, and what would stop it."""
+def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> Plan:
+    """The plan of a comparison."""
     lines = [f"plan of `vldistill compare` in {run}: {len(cells)} cells, {workers} at a time"]
     groups: dict[str, Estimate] = {}
     experts: set[str] = set()
@@ -111,7 +119,7 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> tuple[str
         unknown = sorted({e.config.encoder.setting for e in groups.values() if not e.timed})
         apart = f", without setting {', '.join(unknown)}" if unknown else ""
         lines.append(f"expected time: {human_time(seconds / workers)} with {workers} at a time{apart}")
-    return "\n".join(lines), problems
+    return Plan("\n".join(lines), tuple(problems))
 
 
 def check_cell(cell: Cell, run: Path, bench: Workbench) -> None:
@@ -134,8 +142,8 @@ def cross_plan(
     rows: Sequence[tuple[str, int | None]],
     folder: Path,
     done: Container[tuple[str, str]],
-) -> tuple[str, list[str]]:
-    """The plan of a matrix as text, and what would stop it.
+) -> Plan:
+    """The plan of a matrix.
 
     Args:
         columns: configuration by the name of its towers.
@@ -163,7 +171,7 @@ def cross_plan(
     lines.append(f"matrix: {_disk(len(rows) * len(columns) * CELL_BYTES, folder)}, beside the caches")
     if not problems:
         lines.append(f"expected time: {human_time(seconds)}")
-    return "\n".join(lines), problems
+    return Plan("\n".join(lines), tuple(problems))
 
 
 def _cell_plan(cell: Cell, run: Path, estimate: Estimate) -> tuple[str, float]:

@@ -1,20 +1,20 @@
-"""The retrieval browser: what students of the distilled set, of random pairs and of the full data find.
+"""The retrieval browser: retrievals by students of the distilled set, of random pairs and of the full data.
 
-One student each, trained quickly and kept as its answers in ``RUN/report``, so that a second report is quick.
+One student each, trained quickly; its answers are kept in ``RUN/report``, so that a second report is quick.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from vldistill.config.plain import Record, entry, section
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.errors import ConfigError, VldistillError
-from vldistill.evaluation.measures import MEASURES, TITLES
+from vldistill.errors import ArtefactError, ConfigError, VldistillError
+from vldistill.evaluation.measures import TITLES, Recalls
 from vldistill.evaluation.protocol import GENERIC, embed_split, train_student
 from vldistill.evaluation.retrieval import metrics_of, retrieval_ranks
 from vldistill.evaluation.subjects import subject
@@ -32,27 +32,56 @@ FORMAT = 1  # of the kept answers
 TOP = 5
 MOST_SETS = 3
 MOST_STEPS = 2_000  # of one student: a report is made in seconds, where an evaluation may take minutes
-Answer = Mapping[str, Any]
-"""Of a student: ``recalls``, and ``by_caption`` and ``by_image``, each with the ``top`` five and ``ranks`` by query."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """By query, the rows of the top five, and the rank of the best right one, from 1."""
+
+    top: Sequence[Sequence[int]]
+    ranks: Sequence[int]
+
+    @classmethod
+    def from_json(cls, record: Record) -> Found:
+        """The opposite of :func:`dataclasses.asdict`. Raises ArtefactError."""
+        top, ranks = entry(record, "top", list), entry(record, "ranks", list)
+        if top is None or ranks is None:
+            raise ArtefactError("the answers of a student lack their top five or their ranks.")
+        return cls(top, ranks)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a student found: captions and images are the queries."""
+
+    recalls: Recalls
+    by_caption: Found
+    by_image: Found
+
+    @classmethod
+    def from_json(cls, record: Record) -> Answer:
+        """The opposite of :func:`dataclasses.asdict`. Raises ArtefactError."""
+        found = (Found.from_json(section(record, way)) for way in ("by_caption", "by_image"))
+        return cls(Recalls.from_json(record.get("recalls")), *found)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Who is asked: a name, what is judged, and what identifies it beside its name."""
+    """A student's training data: its name, the set or ``SELECTOR:N``, and the checksum of a set."""
 
     name: str
-    judged: str | DistilledSet
+    data: str | DistilledSet
     identity: str
 
 
 def browse(
     bench: Workbench, run: RunRecord, sets: Sequence[tuple[DistilledSet, str]], queries: int, budget: int
 ) -> BrowserView:
-    """Train what is missing and ask every student the same questions.
+    """Train the missing students and give each the same queries.
 
     Args:
         sets: distilled sets with the checksum of each.
-        queries: captions, and photos, to ask for.
+        queries: number of captions, and of photos, that are queries.
         budget: bytes of the page that photos may take.
     """
     reporter = bench.reporter
@@ -61,7 +90,7 @@ def browse(
     targets += [Target(f"random:{count}", f"random:{count}", ""), Target("full", "full", "")]
     test = bench.split("test")
     by_caption, by_image = choose_queries(test.pairs.image_captions, queries)
-    students: list[tuple[str, str, Mapping[str, float]]] = []
+    students: list[tuple[str, str, Recalls]] = []
     answers: dict[str, Answer] = {}
     troubles: list[str] = []
     for target in targets:
@@ -71,7 +100,7 @@ def browse(
             reporter.warn(f"{target.name}: no student for the retrieval browser: {error}")
             troubles.append(f"No student of {target.name}: {error}")
             continue
-        students.append((target.name, about, answer["recalls"]))
+        students.append((target.name, about, answer.recalls))
         answers[target.name] = answer
     table = students_table(students, test.pairs.count_images, test.pairs.count_captions) if students else None
     return BrowserView(run.name, table, _data(bench, answers, by_caption, by_image, budget), " ".join(troubles))
@@ -88,7 +117,7 @@ def choose_queries(image_captions: Sequence[np.ndarray], count: int) -> tuple[li
 
 
 def quick_recipe(run: RunRecord, target: str, own: Recipe | None, pairs: int) -> tuple[Recipe, str]:
-    """The recipe of a student, and in words where it is from.
+    """The recipe of a student, and its origin in words.
 
     The generic one as an evaluation of this run chose it on val; without one the set's own, or a middle rate.
     """
@@ -98,9 +127,9 @@ def quick_recipe(run: RunRecord, target: str, own: Recipe | None, pairs: int) ->
     recipe, words = None, ""
     for row in rows:
         try:
-            recipe, words = Recipe.from_dict(row.result["generic"]["recipe"]), "generic recipe of its evaluation"
+            recipe, words = Recipe.from_dict(row.trained_by), "generic recipe of its evaluation"
             break
-        except (ConfigError, KeyError, TypeError):
+        except ConfigError:
             continue
     if recipe is None and own is not None:
         recipe, words = own, "its own recipe"
@@ -116,9 +145,9 @@ def quick_recipe(run: RunRecord, target: str, own: Recipe | None, pairs: int) ->
 def _answers(
     bench: Workbench, run: RunRecord, target: Target, by_caption: Sequence[int], by_image: Sequence[int]
 ) -> tuple[str, Answer]:
-    judged = subject(bench, target.judged)
-    data = judged.draw(0)
-    recipe, about = quick_recipe(run, target.name, judged.own, len(data))
+    candidate = subject(bench, target.data)
+    data = candidate.draw(0)
+    recipe, about = quick_recipe(run, target.name, candidate.own, len(data))
     prints = [bench.pixels(split).pairs.fingerprint for split in ("train", "test")]
     key = digest(
         FORMAT, bench.fingerprint, prints, target.name, target.identity, recipe.to_dict(), by_caption, by_image
@@ -127,23 +156,23 @@ def _answers(
     kept = _kept(path)
     if kept is None:
         kept = _ask(bench, target.name, data, recipe, by_caption, by_image)
-        write_record(path, kept)
+        write_record(path, asdict(kept))
     return about, kept
 
 
 def _kept(path: Path) -> Answer | None:
-    """PartialResults of an earlier report; None where there are none, or damaged ones."""
+    """Answers of an earlier report; None where there are none, or damaged ones."""
     try:
         kept = read_json(path, "student") if path.exists() else None
+        return Answer.from_json(kept) if isinstance(kept, dict) else None
     except VldistillError:
         return None
-    return kept if isinstance(kept, dict) and {"recalls", "by_caption", "by_image"} <= kept.keys() else None
 
 
 def _ask(
     bench: Workbench, name: str, data: TrainingData, recipe: Recipe, by_caption: Sequence[int], by_image: Sequence[int]
 ) -> Answer:
-    """Train a student and note its top five for every query, the rank of the best right one, and its recalls."""
+    """Train a student; its top five for every query, the rank of the best right one, and its recalls."""
     with bench.reporter.progress(f"report: student of {name}", recipe.epochs) as bar:
         student = train_student(bench, data, recipe, 0, lambda _student, _epoch: bar.advance())
     test = bench.split("test")
@@ -151,19 +180,19 @@ def _ask(
     ranks = retrieval_ranks(images, captions, test.data.caption_image)
     top_images = (captions[list(by_caption)] @ images.T).topk(min(TOP, len(images)), dim=1).indices
     top_captions = (images[list(by_image)] @ captions.T).topk(min(TOP, len(captions)), dim=1).indices
-    return {
-        "recalls": metrics_of(ranks),
-        "by_caption": {"top": top_images.tolist(), "ranks": (ranks.text_to_image[list(by_caption)] + 1).tolist()},
-        "by_image": {"top": top_captions.tolist(), "ranks": (ranks.image_to_text[list(by_image)] + 1).tolist()},
-    }
+    return Answer(
+        metrics_of(ranks),
+        Found(top_images.tolist(), (ranks.text_to_image[list(by_caption)] + 1).tolist()),
+        Found(top_captions.tolist(), (ranks.image_to_text[list(by_image)] + 1).tolist()),
+    )
 
 
-def students_table(students: Iterable[tuple[str, str, Mapping[str, float]]], images: int, captions: int) -> Table:
-    """Name, what it was trained by and recalls of every student, on so many images and captions of the test split."""
+def students_table(students: Iterable[tuple[str, str, Recalls]], images: int, captions: int) -> Table:
+    """Name, recipe and recalls of every student, on ``images`` and ``captions`` of the test split."""
     columns = [("student of", "", False), ("trained by", "", False), *((title, "", True) for title in TITLES)]
     rows = [
         [TableCell.of(name, head=True), TableCell.of(about)]
-        + [TableCell.of(recalls[measure], "{:.1f}".format) for measure in MEASURES]
+        + [TableCell.of(value, "{:.1f}".format) for value in recalls.measures().values()]
         for name, about, recalls in students
     ]
     note = f"One student each, on {images:,} photos and {captions:,} captions of the test split; percent."
@@ -172,26 +201,27 @@ def students_table(students: Iterable[tuple[str, str, Mapping[str, float]]], ima
 
 def _data(
     bench: Workbench, answers: Mapping[str, Answer], by_caption: Sequence[int], by_image: Sequence[int], budget: int
-) -> dict[str, Any]:
-    """The answers with only the photos and captions they name, numbered anew, see :class:`~.views.BrowserView`."""
+) -> Record:
+    """The answers with only the photos and captions they name, renumbered, see :class:`~.views.BrowserView`."""
     test = bench.split("test")
     image_of, own = test.pairs.caption_image.tolist(), test.pairs.image_captions
-    found = {
-        way: {row for answer in answers.values() for top in answer[way]["top"] for row in top}
-        for way in ("by_caption", "by_image")
-    }
-    photos = sorted(found["by_caption"] | {*by_image, *(image_of[row] for row in by_caption)})
-    captions = sorted(found["by_image"] | {*by_caption, *(int(row) for photo in photos for row in own[photo])})
+    found_photos = {row for answer in answers.values() for top in answer.by_caption.top for row in top}
+    found_captions = {row for answer in answers.values() for top in answer.by_image.top for row in top}
+    photos = sorted(found_photos | {*by_image, *(image_of[row] for row in by_caption)})
+    captions = sorted(found_captions | {*by_caption, *(int(row) for photo in photos for row in own[photo])})
     photo_at, caption_at = ({row: at for at, row in enumerate(rows)} for rows in (photos, captions))
 
-    def query(number: int, row: int, way: str) -> dict[str, Any]:
-        given = [answer[way] for answer in answers.values()]
-        ranks = [int(one["ranks"][number]) for one in given]
-        tops = [one["top"][number] for one in given]
-        if way == "by_image":
-            hits = [[[caption_at[caption], int(image_of[caption] == row)] for caption in top] for top in tops]
-            return {"q": photo_at[row], "a": hits, "r": ranks, "own": 0}
+    def image_query(number: int, row: int) -> Record:
+        given = [answer.by_image for answer in answers.values()]
+        tops = [found.top[number] for found in given]
+        hits = [[[caption_at[caption], int(image_of[caption] == row)] for caption in top] for top in tops]
+        return {"q": photo_at[row], "a": hits, "r": [int(found.ranks[number]) for found in given], "own": 0}
+
+    def caption_query(number: int, row: int) -> Record:
+        given = [answer.by_caption for answer in answers.values()]
+        tops = [found.top[number] for found in given]
         hits = [[[photo_at[photo], int(image_of[row] == photo)] for photo in top] for top in tops]
+        ranks = [int(found.ranks[number]) for found in given]
         return {"q": caption_at[row], "a": hits, "r": ranks, "own": photo_at[image_of[row]]}
 
     pictures = photo_addresses(test.pixels.array, photos, len(photos), budget, 80)
@@ -201,8 +231,8 @@ def _data(
             (test.pairs.images.names[row], pictures[row], [caption_at[int(c)] for c in own[row]]) for row in photos
         ],
         "captions": [test.pairs.captions[row] for row in captions],
-        "byCaption": [query(number, row, "by_caption") for number, row in enumerate(by_caption)],
-        "byImage": [query(number, row, "by_image") for number, row in enumerate(by_image)],
+        "byCaption": [caption_query(number, row) for number, row in enumerate(by_caption)],
+        "byImage": [image_query(number, row) for number, row in enumerate(by_image)],
     }
 
 

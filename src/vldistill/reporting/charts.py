@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from vldistill.config.plain import Plain, Record, entry
 from vldistill.drawing.figures import SMALL, Points, curves, inline_svg
 from vldistill.reporting.overview import differing, every_row, words_of
 from vldistill.reporting.records import Row, RunRecord, SetRecord
 from vldistill.reporting.views import FigureView
 
-APART = ("setting", "protocol", "towers", "image_tower", "text_tower")
+CONDITIONS = ("setting", "protocol", "towers", "image_tower", "text_tower")
 MOST_POINTS = 240
 """Of a line on the page: more are averaged in bins, for a chart is about 400 pixels wide."""
 
 
 def budget_chart(runs: Sequence[RunRecord]) -> FigureView | None:
     """Mean recall on test against pairs; None with a single number of pairs."""
-    rows = [row for row in every_row(runs) if row.told("pairs")]
-    apart = differing(rows, APART, lambda row: row.run)
-    apart += differing([row for row in rows if row.kind == "distilled"], ("seed",), lambda row: (row.run, row.label))
+    rows = [row for row in every_row(runs) if row.pairs]
+    extra = differing(rows, CONDITIONS, lambda row: row.run)
+    extra += differing([row for row in rows if row.kind == "distilled"], ("seed",), lambda row: (row.run, row.label))
 
     def name_of(row: Row) -> str:
         name = f"{row.run}: {_line(row)}" if len(runs) > 1 else _line(row)
-        return name + words_of(row, apart if row.kind == "distilled" else [key for key in apart if key != "seed"])
+        return name + words_of(row, extra if row.kind == "distilled" else [key for key in extra if key != "seed"])
 
     lines: dict[str, dict[float, tuple[float, float]]] = {}
     for row in rows:
         if row.kind != "full":
             figure = row.figures["mean_recall"]
-            lines.setdefault(name_of(row), {})[float(row.told("pairs"))] = (figure["mean"], figure["std"])
+            lines.setdefault(name_of(row), {})[float(row.pairs or 0)] = (figure.mean, figure.std or 0.0)
     if len({pairs for line in lines.values() for pairs in line}) < 2:
         return None
     full = {name_of(row): row.mean for row in rows if row.kind == "full"}
@@ -49,11 +49,11 @@ def budget_chart(runs: Sequence[RunRecord]) -> FigureView | None:
 
 
 def _line(row: Row) -> str:
-    """What a row and the same with other pairs have in common: the row's label, or the set's name without its pairs."""
+    """The name that rows of different budgets share: the row's label, or the set's name without its pairs."""
     if row.kind == "full":
         return "full"
-    name = re.sub(rf"-{row.told('pairs')}(?=-|$)", "", row.set.partition(":")[0])
-    return f"{row.told('row') or name}, {row.recipe}" if row.kind == "distilled" else f"{name} pairs"
+    name = re.sub(rf"-{row.pairs}(?=-|$)", "", row.set.partition(":")[0])
+    return f"{row.row or name}, {row.recipe}" if row.kind == "distilled" else f"{name} pairs"
 
 
 def training_charts(runs: Sequence[RunRecord]) -> list[FigureView]:
@@ -61,20 +61,21 @@ def training_charts(runs: Sequence[RunRecord]) -> list[FigureView]:
     sets = [item for run in runs for item in run.sets if item.metrics]
     names = {id(item): f"{item.run}: {item.name}" if len(runs) > 1 else item.name for item in sets}
 
-    def lines(x: Callable[[Mapping[str, Any]], Any], key: str, suffix: str = "") -> dict[str, Points]:
+    def lines(x: Callable[[Record], Plain], key: str, suffix: str = "") -> dict[str, Points]:
         found = {names[id(item)] + suffix: _points(item, x, key) for item in sets}
         return {name: points for name, points in found.items() if points}
 
-    def minutes(line: Mapping[str, Any]) -> Any:
-        return line["seconds"] / 60 if "seconds" in line else None
+    def minutes(line: Record) -> Plain:
+        seconds = entry(line, "seconds", int, float)
+        return None if seconds is None else seconds / 60
 
-    def iteration(line: Mapping[str, Any]) -> Any:
+    def iteration(line: Record) -> Plain:
         return line.get("iteration")
 
     recall = "val_mean_recall"
     rates = lines(iteration, "rate_image", ", image") | lines(iteration, "rate_text", ", text")
     loss = "Methods have losses of their own."
-    asked = (
+    wanted = (
         ("Recall against time", lines(minutes, recall), "minutes", "mean recall on val, %", ""),
         ("Recall against iterations", lines(iteration, recall), "outer iteration", "mean recall on val, %", ""),
         ("Loss of the method", lines(iteration, "value"), "outer iteration", "loss", loss),
@@ -83,7 +84,7 @@ def training_charts(runs: Sequence[RunRecord]) -> list[FigureView]:
     )  # fmt: skip
     return [
         _chart(number, title, series, xlabel, ylabel, note)
-        for number, (title, series, xlabel, ylabel, note) in enumerate(asked)
+        for number, (title, series, xlabel, ylabel, note) in enumerate(wanted)
         if any(len(points) > 1 for points in series.values())
     ]
 
@@ -96,7 +97,7 @@ def _chart(number: int, title: str, series: dict[str, Points], xlabel: str, ylab
     return FigureView(title, inline_svg(figure, f"chart{number}", label), note)
 
 
-def _points(item: SetRecord, x: Callable[[Mapping[str, Any]], Any], key: str) -> Points:
+def _points(item: SetRecord, x: Callable[[Record], Plain], key: str) -> Points:
     pairs = [(x(line), line.get(key)) for line in item.metrics if key in line]
     known = [(float(a), float(b)) for a, b in pairs if isinstance(a, int | float) and isinstance(b, int | float)]
     return _thinned(known)
@@ -115,9 +116,9 @@ def _expert_losses(runs: Sequence[RunRecord]) -> dict[str, Points]:
     """By run, the mean loss of its experts by epoch, from the last time they were recorded."""
     found: dict[str, Points] = {}
     for run in runs:
-        told = [losses for event in run.events if isinstance(losses := event.get("losses"), list) and losses]
-        told = [losses for losses in told if all(isinstance(one, list) for one in losses)]
-        if told:
-            means = [sum(values) / len(values) for values in zip(*told[-1])]
+        recorded = [losses for event in run.events if (losses := entry(event, "losses", list))]
+        recorded = [losses for losses in recorded if all(isinstance(one, list) for one in losses)]
+        if recorded:
+            means = [sum(values) / len(values) for values in zip(*recorded[-1])]
             found[run.name] = [(float(epoch), mean) for epoch, mean in enumerate(means, start=1)]
     return found

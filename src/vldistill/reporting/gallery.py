@@ -1,4 +1,4 @@
-"""The gallery of one set: every pair before and after, and what stands near it."""
+"""The gallery of one set: every pair before and after, and its neighbours."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def view_set(
     trouble: str = "",
     select: SelectConfig | None = None,
 ) -> SetView:
-    """Everything the page shows of a set.
+    """The page's view of a set.
 
     Args:
         run: name of its run.
-        bench: the data and towers it was made with; None where they cannot be had: no pictures before, no nearest
+        bench: the data and towers it was made with; None where they are not available: no pictures before, no nearest
             photos, no maps, and only the captions that the set itself carries.
         name: unique in the report, of letters, digits and ``-``.
         budget: bytes of the page that its pictures may take.
@@ -81,7 +81,7 @@ def _facts(distilled: DistilledSet, gain: float) -> list[str]:
     facts = [f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats"]
     facts.append(f"method {distilled.info.get('method', 'unknown')}, iteration {distilled.info.get('iteration', '?')}")
     if (score := selection.get("val_mean_recall")) is not None:
-        facts.append(f"mean recall on val {score:.1f} % at the best of {selection.get('looks')} looks")
+        facts.append(f"mean recall on val {score:.1f} % at the best of {selection.get('looks')} validations")
     if distilled.space == "features":
         facts.append(f"features of {image['name']}, no pictures: the real photos nearest to each are shown")
     else:
@@ -123,12 +123,12 @@ def _captions(
     distilled: DistilledSet, bench: Workbench | None, place: Places | None
 ) -> list[tuple[str, list[Near], list[Near]]]:
     """By pair: the caption it started from, the nearest ones before, and after."""
-    told = [{kind: one_line(own) for kind, own in c.items()} for c in distilled.captions] or [{}] * len(distilled)
+    recorded = [{kind: one_line(own) for kind, own in c.items()} for c in distilled.captions] or [{}] * len(distilled)
     if bench is None or place is None:
-        return [(c.get("start", ""), [], [Near(c["nearest"])] if c.get("nearest") else []) for c in told]
+        return [(c.get("start", ""), [], [Near(c["nearest"])] if c.get("nearest") else []) for c in recorded]
     after = _nearest_captions(bench, place.texts)
-    before = _nearest_captions(bench, place.start.texts) if place.start else [[] for _ in told]
-    return [(c.get("start", ""), b, a) for c, b, a in zip(told, before, after, strict=True)]
+    before = _nearest_captions(bench, place.start.texts) if place.start else [[] for _ in recorded]
+    return [(c.get("start", ""), b, a) for c, b, a in zip(recorded, before, after, strict=True)]
 
 
 def _nearest_captions(bench: Workbench, texts: torch.Tensor) -> list[list[Near]]:
@@ -161,7 +161,7 @@ def _photos(bench: Workbench | None, place: Places | None, count: int, budget: i
 def photo_addresses(
     array: CheckedRows, rows: Sequence[int] | np.ndarray, shown: int, budget: int, quality: int
 ) -> dict[int, str]:
-    """``data:`` addresses of real photos by row, of at most ``quality``; so many ``shown`` fit ``budget`` bytes."""
+    """``data:`` addresses of real photos by row, of at most ``quality``: ``shown`` of them fit ``budget`` bytes."""
     share, fitting = fitting_quality(np.asarray(array[rows[:: max(1, len(rows) // 8)]]), shown, budget)
     share = min(share, 1.0, PHOTO_SIDE / array.shape[-1])
     return {int(row): data_uri(array[row], share, min(quality, fitting)) for row in rows}

@@ -1,10 +1,10 @@
-"""What stands near a distilled pair: where it started, real captions and photos, and its place on a map."""
+"""The neighbours of a distilled pair: its start, real captions and photos, and its place on a map."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from vldistill.config import DistillConfig, SelectConfig
 from vldistill.config.former import current
-from vldistill.config.plain import section
+from vldistill.config.plain import Record, section
 from vldistill.distillation import start as starts
 from vldistill.distillation.method import METHODS, Context, Start
 from vldistill.distilled.distilled_set import CORESET, DistilledSet, one_line
@@ -38,7 +38,7 @@ class Places:
     Args:
         images: (N, D) features of the learned images.
         texts: (N, d).
-        start: the starting pairs, None where they cannot be made again.
+        start: the starting pairs, None where they cannot be recomputed.
         start_images: (N, D) features of the starting images, or None.
         trouble: why there is no start.
     """
@@ -89,31 +89,33 @@ def frozen_features(bench: Workbench, images: torch.Tensor, batch: int = 64) -> 
 def starting_pairs(
     bench: Workbench, distilled: DistilledSet, select: SelectConfig | None = None
 ) -> tuple[Start | None, str]:
-    """The pairs a set started from, made again from its configuration and the run's ``select``; or None and why."""
+    """The pairs a set started from, recomputed from its configuration and ``select``; or None and the reason."""
     if distilled.info.get("kind") == CORESET:
         return None, "These are real pairs that a selector chose: nothing was learned, so there is no before."
     recorded = current(distilled.info.get("config", {}))
-    asked = section(recorded, "distill")
-    if not {"start", "pairs", "seed"} <= asked.keys():
-        return None, "The set does not say where it started."
+    distill = section(recorded, "distill")
+    if not {"start", "pairs", "seed"} <= distill.keys():
+        return None, "The set does not record its start."
     if distilled.info.get("data") != bench.pixels("train").pairs.fingerprint:
         return None, "The set was made from other data than the run's, so the pictures before are not known."
     try:
-        config = _rebuilt(DistillConfig, asked)
+        config = _rebuilt(DistillConfig, distill)
         entry = METHODS.find(config.method)
         options = _rebuilt(entry.options, section(recorded, config.method))
         context = Context(bench, resolve_distill(config, bench.setting), options)
         start = starts.starting_pairs(entry.build(), context, select)
     except VldistillError as error:
-        return None, f"Its start cannot be made again: {error}"
-    told = [one_line(caption.get("start", "")) for caption in distilled.captions]
-    if len(start.captions) != len(distilled) or (told and told != list(map(one_line, start.captions))):
-        return None, "Its start cannot be made again by this version, so the pictures before are not shown."
+        return None, f"Its start cannot be recomputed: {error}"
+    recorded_captions = [one_line(caption.get("start", "")) for caption in distilled.captions]
+    if len(start.captions) != len(distilled) or (
+        recorded_captions and recorded_captions != list(map(one_line, start.captions))
+    ):
+        return None, "This version computes another start, so the pictures before are not shown."
     return start, ""
 
 
-def _rebuilt(cls: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass of options from what a set's json holds of it; options that no longer exist are left out."""
+def _rebuilt(cls: type[T], values: Record) -> T:
+    """A dataclass of options recorded in a set's JSON; options that no longer exist are ignored."""
     known = {field.name for field in fields(cls)}  # pyright: ignore[reportArgumentType]
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return cls(**{name: value for name, value in plain.items() if name in known})

@@ -1,17 +1,19 @@
-"""What several runs say together: results with gains, towers against towers, cost."""
+"""Tables over several runs: results with gains, towers against towers, cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from vldistill.evaluation.measures import MEASURES, RECALLS, ratio
-from vldistill.evaluation.tables import LEGACY, TITLES
+from vldistill.config.plain import Record, entry, section
+from vldistill.evaluation.measures import MEASURES, RECALLS, TITLES, Figure, ratio
+from vldistill.evaluation.tables import LEGACY
 from vldistill.reporting.records import OWN, Row, RunRecord
 from vldistill.storage.files import human_bytes
 
+V = TypeVar("V", bound=float | str)
 WORDS = {
     "setting": "setting {}",
     "protocol": "protocol {}",
@@ -20,9 +22,9 @@ WORDS = {
     "text_tower": "text tower {}",
     "seeds": "{} students a row",
 }
-"""What all rows may share: said beneath the table; a column where rows differ."""
+"""Conditions of a row: a note below the table where all rows share them, else a column."""
 ATTRIBUTES = {**WORDS, "pairs": "{} pairs", "seed": "seed {}"}
-"""What tells rows of one name apart."""
+"""Conditions that are added to a row's name where it is not unique."""
 COLUMN = {"image_tower": "image tower", "text_tower": "text tower", "seeds": "students"}
 
 
@@ -47,22 +49,24 @@ class TableCell:
     strong: bool = False
 
     @classmethod
-    def of(cls, value: Any, show: Callable[[Any], str] = str, **looks: Any) -> TableCell:
+    def of(
+        cls, value: V | None, show: Callable[[V], str] = str, *, head: bool = False, strong: bool = False
+    ) -> TableCell:
         """A value that the column is sorted by, as text; a dash where there is none."""
-        return cls("–") if value is None else cls(show(value), value, **looks)
+        return cls("–") if value is None else cls(show(value), value, head=head, strong=strong)
 
     @classmethod
-    def of_figure(cls, figure: Mapping[str, float] | None, top: float = 0.0, strong: bool = False) -> TableCell:
+    def of_figure(cls, figure: Figure | None, top: float = 0.0, strong: bool = False) -> TableCell:
         """A recall, mean and deviation, with a bar where the ``top`` of its column is given."""
         if figure is None:
             return cls("–")
-        mean = figure["mean"]
-        return cls(f"{mean:.1f}", mean, f"± {figure['std']:.1f}", mean / top if top > 0 else None, strong=strong)
+        mean, share = figure.mean, figure.mean / top if top > 0 else None
+        return cls(f"{mean:.1f}", mean, f"± {figure.std or 0.0:.1f}", share, strong=strong)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: column titles (title, explanation, whether numbers), rows of cells, and what stands beneath."""
+    """A table: column titles (title, explanation, whether numbers), rows of cells, and notes below it."""
 
     columns: Sequence[tuple[str, str, bool]]
     rows: Sequence[Sequence[TableCell]]
@@ -90,7 +94,7 @@ def gain(row: Row, rows: Iterable[Row]) -> float | None:
     """
     if row.kind == "full":
         return None
-    return _over(row, (other for other in rows if other.kind == "random" and other.told("pairs") == row.told("pairs")))
+    return _over(row, (other for other in rows if other.kind == "random" and other.pairs == row.pairs))
 
 
 def share_of_full(row: Row, rows: Iterable[Row]) -> float | None:
@@ -109,30 +113,30 @@ def differing(rows: Iterable[Row], keys: Iterable[str], alike: Callable[[Row], H
     for key in keys:
         groups: dict[Hashable, set[str]] = {}
         for row in rows:
-            same = (alike(row), *(str(row.told(one)) for one in found))
-            groups.setdefault(same, set()).add(str(row.told(key)))
+            same = (alike(row), *(str(row.condition(one)) for one in found))
+            groups.setdefault(same, set()).add(str(row.condition(key)))
         if any(len(values) > 1 for values in groups.values()):
             found.append(key)
     return found
 
 
 def words_of(row: Row, keys: Iterable[str]) -> str:
-    """What a row says of ``keys``, to be put after its name."""
-    told = ((key, row.told(key)) for key in keys)
-    return "".join(f", {ATTRIBUTES[key].format(short(value))}" for key, value in told if value is not None)
+    """The conditions ``keys`` of a row, to be put after its name."""
+    values = ((key, row.condition(key)) for key in keys)
+    return "".join(f", {ATTRIBUTES[key].format(short(value))}" for key, value in values if value is not None)
 
 
 def best_row(rows: Sequence[Row]) -> tuple[Row, str] | None:
-    """The best distilled row and in words by what it is, by the generic recipe and an unbiased protocol if it can be.
+    """The best distilled row and the reason in words; by the generic recipe and an unbiased protocol if there are any.
 
-    The best is that on val, where every row tells its figure; the highest on test is the best by chance, too.
+    The best is that on val, if every row has its figure on val; the highest on test may be so by chance.
     """
     distilled = [row for row in rows if row.kind == "distilled"]
     if not distilled:
         return None
 
     def rank(row: Row) -> tuple[bool, bool]:
-        return row.told("protocol") != LEGACY, row.recipe == "generic"
+        return row.protocol != LEGACY, row.recipe == "generic"
 
     top = max(map(rank, distilled))
     several = [row for row in distilled if rank(row) == top]
@@ -151,14 +155,14 @@ def headline(runs: Sequence[RunRecord]) -> Headline | None:
         return None
     best, why = found
     figure = best.figures["mean_recall"]
-    shown = [(f"{figure['mean']:.1f} %", f"± {figure['std']:.1f}", "mean recall on test")]
+    shown = [(f"{figure.mean:.1f} %", f"± {figure.std or 0.0:.1f}", "mean recall on test")]
     if (times := gain(best, rows)) is not None:
         shown.append((f"{times:.1f} ×", "", "that of as many random pairs"))
     if (share := share_of_full(best, rows)) is not None:
         shown.append((percent(share), "", "of what the full data reaches"))
-    if pairs := best.told("pairs"):
-        floats = best.told("stored_floats")
-        shown.append((f"{pairs:,}", "pairs", f"{floats:,} numbers to store" if floats else ""))
+    if best.pairs:
+        floats = f"{best.stored_floats:,} numbers to store" if best.stored_floats else ""
+        shown.append((f"{best.pairs:,}", "pairs", floats))
     of = f"{best.label}, {best.recipe} recipe" + (f", run {best.run}" if len(runs) > 1 else "")
     return Headline(of, why, shown)
 
@@ -168,11 +172,11 @@ def result_table(runs: Sequence[RunRecord]) -> Table | None:
     rows = every_row(runs)
     if not rows:
         return None
-    values = {key: {str(row.told(key)) for row in rows if row.told(key) is not None} for key in WORDS}
-    apart = [key for key in WORDS if len(values[key]) > 1]
+    values = {key: {str(v) for row in rows if (v := row.condition(key)) is not None} for key in WORDS}
+    extra = [key for key in WORDS if len(values[key]) > 1]
     columns = [("run", "", False)] if len(runs) > 1 else []
     columns += [("set", "distilled set, random:N real pairs, or the full data", False), ("recipe", "", False)]
-    columns += [(COLUMN.get(key, key), "", key == "seeds") for key in apart]
+    columns += [(COLUMN.get(key, key), "", key == "seeds") for key in extra]
     columns += [
         (TITLES[0], _meaning(TITLES[0]), True),
         ("× random", "mean recall over that of as many random pairs", True),
@@ -183,7 +187,7 @@ def result_table(runs: Sequence[RunRecord]) -> Table | None:
     columns += [(title, _meaning(title), True) for title in TITLES[1:]]
     top = max(row.mean for row in rows)
     best, _ = best_row(rows) or (None, "")
-    body = [_result_cells(row, rows, apart, len(runs) > 1, top, row is best) for row in rows]
+    body = [_result_cells(row, rows, extra, len(runs) > 1, top, row is best) for row in rows]
     return Table(columns, body, _shared_notes(rows, values))
 
 
@@ -201,13 +205,12 @@ def _result_cells(
     cells = [TableCell.of(row.run)] if named else []
     cells += [TableCell.of(row.label, head=True, strong=best), TableCell.of(row.recipe)]
     for key in differing:
-        value = row.told(key)
+        value = row.condition(key)
         cells.append(TableCell(short(value), value if isinstance(value, int | float) else str(value)))
     cells.append(TableCell.of_figure(row.figures.get(MEASURES[0]), top, best))
     cells.append(TableCell.of(None if row.kind == "random" else gain(row, rows), "{:.1f} ×".format))
     cells.append(TableCell.of(None if row.kind == "full" else share_of_full(row, rows), percent))
-    for key in ("pairs", "stored_floats"):
-        value = row.told(key)
+    for value in (row.pairs, row.stored_floats):
         cells.append(TableCell.of(None if value is None else float(value), _compact))
     return cells + [TableCell.of_figure(row.figures.get(name)) for name in RECALLS]
 
@@ -227,7 +230,7 @@ def percent(share: float) -> str:
     return f"{share:.0%}".replace("%", " %")
 
 
-def short(value: Any) -> str:
+def short(value: str | float | None) -> str:
     """A tower's name without the folder it is in."""
     if value is None:
         return "–"
@@ -237,11 +240,11 @@ def short(value: Any) -> str:
 
 def _shared_notes(rows: Sequence[Row], values: Mapping[str, set[str]]) -> list[str]:
     shared = {key: values[key] for key in WORDS if len(values[key]) == 1 and (key, values[key]) != ("towers", {OWN})}
-    said = [WORDS[key].format(short(*value)) for key, value in shared.items()]
-    chance = sorted({f"{c['mean_recall']:.2f}" for row in rows if isinstance(c := row.told("chance"), Mapping)})
-    said += ["mean ± standard deviation over students, in percent, on the test split"]
-    said += [f"chance {' or '.join(chance)}"] if chance else []
-    notes = [_sentence("; ".join(said))]
+    facts = [WORDS[key].format(short(*value)) for key, value in shared.items()]
+    chance = sorted({f"{row.chance:.2f}" for row in rows if row.chance is not None})
+    facts += ["mean ± standard deviation over students, in percent, on the test split"]
+    facts += [f"chance {' or '.join(chance)}"] if chance else []
+    notes = [_sentence("; ".join(facts))]
     if any(row.recipe == "own" for row in rows):
         notes.append("Recipes: own is the one a set carries; generic is one for every row, its rates chosen on val.")
     if LEGACY in values["protocol"]:
@@ -255,24 +258,23 @@ def _sentence(text: str) -> str:
 
 def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
     """Mean recall of every distilled set (rows) by the towers of its students (columns); None for one kind of them."""
-    rows = [row for row in every_row(runs) if row.told("image_tower")]
-    parts = ["image_tower", *differing(rows, ("text_tower", "towers"), lambda row: row.told("image_tower"))]
+    rows = [row for row in every_row(runs) if row.image_tower]
+    parts = ["image_tower", *differing(rows, ("text_tower", "towers"), lambda row: row.image_tower)]
 
     def towers_of(row: Row) -> tuple[str, ...]:
-        return tuple(short(row.told(part)) for part in parts)
+        return tuple(short(row.condition(part)) for part in parts)
 
     towers = list(dict.fromkeys(map(towers_of, rows)))
     if len(towers) < 2:
         return None
-    apart = differing(
+    extra = differing(
         rows, ("pairs", "setting", "protocol", "seed"), lambda row: (row.label, row.recipe, towers_of(row))
     )
     table: dict[tuple[str, str, str], dict[tuple[str, ...], Row]] = {}
     for row in rows:
-        details = row.told("details")
-        made = details.get("made_with_image_tower") if isinstance(details, Mapping) else None
-        origin = short(made or row.told("image_tower")) if row.kind == "distilled" else "real pairs"
-        table.setdefault((row.label + words_of(row, apart), origin, row.recipe), {})[towers_of(row)] = row
+        made = entry(row.details, "made_with_image_tower", str)
+        origin = short(made or row.image_tower) if row.kind == "distilled" else "real pairs"
+        table.setdefault((row.label + words_of(row, extra), origin, row.recipe), {})[towers_of(row)] = row
     top = max(row.mean for row in rows)
     body = []
     for (label, origin, recipe), found in table.items():
@@ -288,7 +290,7 @@ def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
 
 
 def cost_table(runs: Sequence[RunRecord]) -> Table | None:
-    """Time, memory and disk of every step that said so; None where none did."""
+    """Time, memory and disk of every step that recorded them; None where none did."""
     named = len(runs) > 1
     body: list[list[TableCell]] = []
     for run in runs:
@@ -308,25 +310,32 @@ def _costs(run: RunRecord) -> Iterable[tuple[str, str, float | None, float | Non
     """(stage, what, seconds, bytes of memory, bytes on disk), in the order of the pipeline."""
     experts = [event for event in run.events if event.get("stage") == "experts"]
     if experts or run.disk["experts"]:
-        seconds = sum(float(event.get("seconds") or 0) for event in experts) if experts else None
+        seconds = sum(_seconds(event) or 0.0 for event in experts) if experts else None
         count = experts[-1].get("count") if experts else None
-        peak = max((event.get("peak_memory_bytes") or 0 for event in experts), default=0) or None
+        peak = max((_memory(event) or 0 for event in experts), default=0) or None
         yield "experts", f"{count} experts" if count else "", seconds, peak, run.disk["experts"] or None
-    memory = {e.get("set"): e.get("peak_memory_bytes") for e in run.events if e.get("stage") == "distill"}
+    memory = {entry(e, "set", str): _memory(e) for e in run.events if e.get("stage") == "distill"}
     for item in run.sets:
         if item.finished:
-            selection = item.info.get("selection") or {}
-            yield "distill", item.name, selection.get("seconds"), memory.get(item.name), item.size
+            yield "distill", item.name, _seconds(section(item.info, "selection")), memory.get(item.name), item.size
     seen = set()
     for row in run.rows:
-        if (key := (row.label, row.told("protocol"), row.told("cell"), row.told("towers"))) in seen:
+        if (key := (row.label, row.protocol, row.cell, row.towers)) in seen:
             continue
         seen.add(key)
-        if making := row.told("making"):
-            yield "distill", row.label, making.get("seconds"), making.get("peak_memory_bytes"), None
-        if row.told("seconds") is not None:
-            yield "evaluate", row.label, row.told("seconds"), row.told("peak_memory_bytes"), None
+        if row.making:
+            yield "distill", row.label, _seconds(row.making), _memory(row.making), None
+        if row.seconds is not None:
+            yield "evaluate", row.label, row.seconds, row.peak_memory_bytes, None
     yield "whole folder", run.name, None, None, sum(run.disk.values())
+
+
+def _seconds(record: Record) -> float | None:
+    return entry(record, "seconds", int, float)
+
+
+def _memory(record: Record) -> float | None:
+    return entry(record, "peak_memory_bytes", int, float)
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The report: runs and what needs their data, as one HTML file that needs nothing else."""
+"""The report: runs and the parts that need their data, as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from vldistill.config.plain import Plain
 from vldistill.reporting.charts import budget_chart, training_charts
-from vldistill.reporting.overview import cost_table, headline, result_table, short, tower_matrix
+from vldistill.reporting.overview import Headline, Table, cost_table, headline, result_table, short, tower_matrix
 from vldistill.reporting.records import RunRecord
-from vldistill.reporting.views import Extras, FigureView
+from vldistill.reporting.views import BrowserView, Extras, FigureView, SetView
 from vldistill.version import __version__
 
 HERE = Path(__file__).parent
@@ -29,7 +30,7 @@ def render(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> str:
 
     Args:
         runs: at least one.
-        extras: by the name of the run, what needed its data; a run may be missing.
+        extras: parts that need a run's data, by its name; a run may be missing.
 
     Returns:
         A whole HTML document, without one address outside itself. Every text is escaped by the template engine; only
@@ -46,7 +47,7 @@ def render(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> str:
     )
     environment.filters["drawing"] = Markup
     page = environment.get_template("page.html.j2").render(
-        **_context(runs, extras),
+        **vars(_page(runs, extras)),
         script=Markup(script),
         style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -54,7 +55,40 @@ def render(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> str:
     return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", page.encode("utf-8", "replace").decode())
 
 
-def _context(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RunView:
+    """A run's commands and configurations, as text."""
+
+    name: str
+    commands: Sequence[str]
+    config_text: str
+    sets: Sequence[tuple[str, str]]
+    environment: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """The values that the template shows."""
+
+    title: str
+    many: bool
+    sections: Sequence[tuple[str, str]]
+    headline: Headline | None
+    facts: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+    results: Table | None
+    charts: Sequence[FigureView]
+    sets: Sequence[SetView]
+    browsers: Sequence[BrowserView]
+    maps: Sequence[FigureView]
+    matrix: Table | None
+    cost: Table | None
+    runs: Sequence[RunView]
+    version: str
+    made: str
+
+
+def _page(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> Page:
     known = [extras[run.name] for run in runs if run.name in extras]
     sets = [view for extra in known for view in extra.sets]
     browsers = [extra.browser for extra in known if extra.browser]
@@ -68,62 +102,58 @@ def _context(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> dict[st
     sections = [("results", "Results"), ("curves", "Curves"), ("gallery", "Gallery"), ("browser", "Retrieval browser")]
     sections += [("maps", "Maps"), ("towers", "Towers"), ("cost", "Cost"), ("how", "Configuration")]
     empty = {"curves": not charts, "gallery": not sets, "browser": not browsers, "maps": not maps}
-    return {
-        "title": ", ".join(run.name for run in runs),
-        "many": many,
-        "sections": [(anchor, name) for anchor, name in sections if not empty.get(anchor)],
-        "headline": headline(runs),
-        "facts": _facts(runs),
-        "notes": [note for run in runs for note in run.notes] + [note for extra in known for note in extra.notes],
-        "results": result_table(runs),
-        "charts": charts,
-        "sets": sets,
-        "browsers": browsers,
-        "maps": maps,
-        "matrix": tower_matrix(runs),
-        "cost": cost_table(runs),
-        "runs": [_how(run) for run in runs],
-        "version": __version__,
-        "made": time.strftime("%Y-%m-%d %H:%M"),
-    }
+    return Page(
+        title=", ".join(run.name for run in runs),
+        many=many,
+        sections=[(anchor, name) for anchor, name in sections if not empty.get(anchor)],
+        headline=headline(runs),
+        facts=_facts(runs),
+        notes=[note for run in runs for note in run.notes] + [note for extra in known for note in extra.notes],
+        results=result_table(runs),
+        charts=charts,
+        sets=sets,
+        browsers=browsers,
+        maps=maps,
+        matrix=tower_matrix(runs),
+        cost=cost_table(runs),
+        runs=[_run_view(run) for run in runs],
+        version=__version__,
+        made=time.strftime("%Y-%m-%d %H:%M"),
+    )
 
 
 def _facts(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    """What the runs are about, from their configurations: (name, value)."""
+    """The main facts of the runs' configurations: (name, value)."""
 
-    def told(name: str, values: Iterable[Any], show: Callable[[str], str] = str) -> list[tuple[str, str]]:
+    def fact(name: str, values: Iterable[Plain], show: Callable[[str], str] = str) -> list[tuple[str, str]]:
         different = dict.fromkeys(str(value) for value in values if value is not None)
         return [(name, ", ".join(map(show, different)))] if different else []
 
-    def asked(*path: str) -> list[Any]:
+    def configured(*path: str) -> list[Plain]:
         return [_lookup(run.config, path) for run in runs]
 
     return [
-        *told("data", asked("data", "source")),
-        *told("image tower", asked("encoder", "image", "name")),
-        *told("text tower", asked("encoder", "text", "name"), short),
-        *told("setting", asked("encoder", "setting")),
-        *told("method", (str(item.info.get("method")) for run in runs for item in run.sets if item.finished)),
-        *told("commit", (run.environment.get("commit") or None for run in runs)),
+        *fact("data", configured("data", "source")),
+        *fact("image tower", configured("encoder", "image", "name")),
+        *fact("text tower", configured("encoder", "text", "name"), short),
+        *fact("setting", configured("encoder", "setting")),
+        *fact("method", (str(item.info.get("method")) for run in runs for item in run.sets if item.finished)),
+        *fact("commit", (run.environment.get("commit") or None for run in runs)),
     ]
 
 
-def _lookup(value: Any, path: Sequence[str]) -> Any:
+def _lookup(value: Plain, path: Sequence[str]) -> Plain:
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
-def _how(run: RunRecord) -> dict[str, Any]:
+def _run_view(run: RunRecord) -> RunView:
     sets = [(item.name, item.info.get("config")) for item in run.sets if item.finished]
-    return {
-        "name": run.name,
-        "commands": run.commands,
-        "config_text": run.config_text,
-        "sets": [(name, _pretty(config)) for name, config in sets if config],
-        "environment": _pretty(run.environment) if run.environment else "",
-    }
+    shown = [(name, _pretty(config)) for name, config in sets if config]
+    environment = _pretty(run.environment) if run.environment else ""
+    return RunView(run.name, run.commands, run.config_text, shown, environment)
 
 
-def _pretty(value: Any) -> str:
+def _pretty(value: Plain) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)

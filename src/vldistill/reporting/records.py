@@ -1,4 +1,4 @@
-"""What run folders hold, as plain values: nothing here trains, decodes or needs torch.
+"""The contents of run folders as plain values: nothing here trains, decodes or needs torch.
 
 A report is made of whatever is there, so a file that is missing or damaged becomes a note, not an error.
 """
@@ -9,51 +9,120 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import yaml
 
+from vldistill.config.plain import Plain, Record, entry, section
 from vldistill.config.plain_yaml import parse_yaml
 from vldistill.errors import ConfigError
-from vldistill.evaluation.measures import MEASURES
+from vldistill.evaluation.measures import MEASURES, Figure
 
 RECIPES = ("generic", "own")
 OWN = "own"  # the towers of a run, where an evaluation names none
 IDENTITY = ("cell", "row", "seed", "set", "setting", "protocol", "towers", "image_tower", "text_tower", "pairs")
-TOLD = ("environment", "making")  # mappings around an evaluation that say something of it
+AROUND = ("environment", "making")  # objects around an evaluation that belong to it
 MOST_BYTES = 200_000_000  # of a file; a log of a million iterations has less
-COUNTS = ("pairs", "stored_floats", "seconds", "peak_memory_bytes", "seeds", "standardisation_floats")
-NAMES = ("set", "row", "cell", "setting", "protocol", "towers", "image_tower", "text_tower")
+MOST = 1e18  # a larger number is not a count
 DEPTH = 4  # levels below a JSON file's top at which an evaluation is looked for
 
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluated row: a set by one recipe.
+    """One evaluated row: a set by one recipe. What its file does not hold is None or empty.
 
     Args:
         run: name of the run.
-        set: name of the set, ``random:N`` or ``full``.
+        set: name of the set, ``SELECTOR:N`` or ``full``.
         recipe: ``own`` or ``generic``.
-        figures: mean and standard deviation by metric, in percent.
-        result: everything else of the evaluation.
+        figures: mean and standard deviation by measure, in percent.
+        trained_by: the recipe as a JSON object.
+        row: its label in a comparison.
+        cell: its cell in a comparison.
+        seed: of the distillation.
+        data_kind: ``distilled``, ``subset`` or ``full``.
+        setting: of the students.
+        protocol: of the evaluation.
+        towers: the name of the towers.
+        image_tower: the name of the image tower.
+        text_tower: the name of the text tower.
+        pairs: number of pairs.
+        stored_floats: numbers to store.
+        seeds: number of students.
+        seconds: of the evaluation.
+        peak_memory_bytes: of the evaluation.
+        chance: mean recall of a random ranking.
+        details: provenance of the set.
+        environment: of the evaluation.
+        making: of the set, in a comparison.
     """
 
     run: str
     set: str
     recipe: str
-    figures: Mapping[str, Mapping[str, float]]
-    result: Mapping[str, Any]
+    figures: Mapping[str, Figure]
+    trained_by: Record
+    row: str | None
+    cell: str | None
+    seed: float | str | None
+    data_kind: str | None
+    setting: str | None
+    protocol: str | None
+    towers: str | None
+    image_tower: str | None
+    text_tower: str | None
+    pairs: float | None
+    stored_floats: float | None
+    seeds: float | None
+    seconds: float | None
+    peak_memory_bytes: float | None
+    chance: float | None
+    details: Record
+    environment: Record
+    making: Record
+
+    @classmethod
+    def read(cls, run: str, recipe: str, result: Record) -> Row | None:
+        """The row of a recipe in a JSON object; None where it has no figures of that recipe."""
+        figures = _figures(result.get(recipe))
+        chance = section(result, "chance").get("mean_recall")
+        if not figures:
+            return None
+        return cls(
+            run=run,
+            set=str(result["set"]),
+            recipe=recipe,
+            figures=figures,
+            trained_by=section(section(result, recipe), "recipe"),
+            row=entry(result, "row", str),
+            cell=entry(result, "cell", str),
+            seed=entry(result, "seed", int, float, str),
+            data_kind=entry(result, "kind", str),
+            setting=entry(result, "setting", str),
+            protocol=entry(result, "protocol", str),
+            towers=entry(result, "towers", str),
+            image_tower=entry(result, "image_tower", str),
+            text_tower=entry(result, "text_tower", str),
+            pairs=_count(result, "pairs"),
+            stored_floats=_count(result, "stored_floats"),
+            seeds=_count(result, "seeds"),
+            seconds=_count(result, "seconds"),
+            peak_memory_bytes=_count(result, "peak_memory_bytes"),
+            chance=chance if _percent(chance) else None,
+            details=section(result, "details"),
+            environment=section(result, "environment"),
+            making=section(result, "making"),
+        )
 
     @property
     def label(self) -> str:
-        """What the table calls it: the row's name in a comparison, else the set's."""
-        return str(self.told("row") or self.set)
+        """Its name in the table: the row's name in a comparison, else the set's."""
+        return self.row or self.set
 
     @property
     def mean(self) -> float:
         """Mean recall, percent."""
-        return self.figures["mean_recall"]["mean"]
+        return self.figures["mean_recall"].mean
 
     @property
     def kind(self) -> str:
@@ -62,23 +131,24 @@ class Row:
         if self.set == "full":
             return "full"
         if not colon:
-            return "subset" if self.told("kind") == "subset" else "distilled"  # a coreset's folder
+            return "subset" if self.data_kind == "subset" else "distilled"  # a coreset's folder
         return "random" if name == "random" else "subset"
 
     @property
     def val(self) -> float | None:
-        """Mean recall on val by which the set was chosen, percent; None where its making did not look at val."""
-        value = _mapping(_mapping(self.told("details")).get("selection")).get("val_mean_recall")
+        """Mean recall on val by which the set was chosen, percent; None where it was made without validation."""
+        value = section(self.details, "selection").get("val_mean_recall")
         return float(value) if _percent(value) else None
 
-    def told(self, key: str) -> Any:
-        """A value of the evaluation, None where it does not say."""
-        return self.result.get(key)
+    def condition(self, name: str) -> str | float | None:
+        """One of the conditions that rows may have in common, by the field's name."""
+        return getattr(self, name)
 
     def comparable(self, other: Row) -> bool:
-        """Whether a ratio of the two means something: same run, setting, protocol, towers and recipe."""
-        keys = ("setting", "protocol", "towers", "image_tower", "text_tower")
-        return self.run == other.run and all(self.told(key) == other.told(key) for key in keys)
+        """Whether a ratio of the two means something: same run, setting, protocol and towers."""
+        conditions = (self.run, self.setting, self.protocol, self.towers, self.image_tower, self.text_tower)
+        others = (other.run, other.setting, other.protocol, other.towers, other.image_tower, other.text_tower)
+        return conditions == others
 
 
 @dataclass(frozen=True)
@@ -95,8 +165,8 @@ class SetRecord:
 
     folder: Path
     run: str
-    record: Mapping[str, Any]
-    metrics: Sequence[Mapping[str, Any]]
+    record: Record
+    metrics: Sequence[Record]
     size: int
 
     @property
@@ -105,9 +175,9 @@ class SetRecord:
         return self.folder.name
 
     @property
-    def info(self) -> Mapping[str, Any]:
-        """What it says of its making."""
-        return self.record.get("info") or {}
+    def info(self) -> Record:
+        """Its provenance."""
+        return section(self.record, "info")
 
     @property
     def finished(self) -> bool:
@@ -135,11 +205,11 @@ class RunRecord:
 
     folder: Path
     name: str
-    config: Mapping[str, Any]
+    config: Record
     config_text: str
-    environment: Mapping[str, Any]
+    environment: Record
     rows: Sequence[Row]
-    events: Sequence[Mapping[str, Any]]
+    events: Sequence[Record]
     sets: Sequence[SetRecord]
     disk: Mapping[str, int]
     commands: Sequence[str]
@@ -176,11 +246,9 @@ def read_run(folder: Path, name: str) -> RunRecord:
             f"{folder} holds no configuration, no distilled set and no result: it is not a run. "
             f"Expected the folder given to --run, e.g. runs/demo."
         )
-    environment = _mapping(_json(folder / "env.json", notes))
+    environment = _record(folder / "env.json", notes)
     events = _lines(folder / "metrics.jsonl", notes)
-    said = [event.get("command") for event in events]
-    said += [_mapping(row.told("environment")).get("command") for row in rows]
-    said += [environment.get("command")]
+    commands = [place.get("command") for place in (*events, *(row.environment for row in rows), environment)]
     return RunRecord(
         folder=folder,
         name=name,
@@ -191,7 +259,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
         events=events,
         sets=sets,
         disk=_disk(folder),
-        commands=list(dict.fromkeys(str(command) for command in said if command)),
+        commands=list(dict.fromkeys(str(command) for command in commands if command)),
         notes=notes,
     )
 
@@ -203,9 +271,7 @@ def _set_folders(folder: Path) -> list[Path]:
 
 def _read_set(folder: Path, run: str, notes: list[str]) -> SetRecord:
     size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
-    return SetRecord(
-        folder, run, _mapping(_json(folder / "set.json", notes)), _lines(folder / "metrics.jsonl", notes), size
-    )
+    return SetRecord(folder, run, _record(folder / "set.json", notes), _lines(folder / "metrics.jsonl", notes), size)
 
 
 def _read_rows(folder: Path, run: str, notes: list[str]) -> list[Row]:
@@ -213,60 +279,54 @@ def _read_rows(folder: Path, run: str, notes: list[str]) -> list[Row]:
     places = ("results/**/*.json", "cells/*/result.json", "cross/**/*.json")
     paths = [path for place in places for path in folder.glob(place)]
     paths = paths or [path for path in folder.glob("*.json") if path.name != "env.json"]
-    found: dict[tuple[Any, ...], Row] = {}
+    found: dict[tuple[str, ...], Row] = {}
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
         for result in _evaluations(_json(path, notes), {"towers": OWN}, DEPTH):
             for recipe in RECIPES:
-                if figures := _figures(result.get(recipe)):
-                    row = Row(run, str(result["set"]), recipe, figures, result)
+                if row := Row.read(run, recipe, result):
                     found[(recipe, *(json.dumps(result.get(key)) for key in IDENTITY))] = row
     return sorted(found.values(), key=_order)
 
 
-def _evaluations(value: Any, inherited: Mapping[str, Any], depth: int) -> Iterator[dict[str, Any]]:
-    """Every mapping that names a set and has figures, with what the mappings around it say of all of theirs."""
+def _evaluations(value: Plain, inherited: Record, depth: int) -> Iterator[Record]:
+    """Every object that names a set and has figures, with the plain values of the objects around it."""
     if isinstance(value, list) and depth:
         for item in value:
             yield from _evaluations(item, inherited, depth - 1)
     if not isinstance(value, dict):
         return
-    plain = {key: item for key, item in value.items() if not isinstance(item, dict | list) or key in TOLD}
+    plain = {key: item for key, item in value.items() if not isinstance(item, dict | list) or key in AROUND}
     if isinstance(value.get("set"), str) and any(_figures(value.get(recipe)) for recipe in RECIPES):
-        yield {key: item for key, item in {**inherited, **value}.items() if _as_written(key, item)}
+        yield {**inherited, **value}
     elif depth:
         for item in value.values():
             yield from _evaluations(item, {**inherited, **plain}, depth - 1)
 
 
-def _as_written(key: str, value: Any) -> bool:
-    """Whether a value of an evaluation is of the kind that is calculated with or printed as a number."""
-    if key in COUNTS:
-        return value is None or (isinstance(value, int | float) and abs(value) < 1e18)
-    if key == "chance":
-        return isinstance(value, Mapping) and _percent(value.get("mean_recall"))
-    if key in ("details", *TOLD):
-        return isinstance(value, Mapping)
-    return key not in NAMES or value is None or isinstance(value, str)
+def _count(result: Record, name: str) -> float | None:
+    """A number of an evaluation; None where it is missing, or not of a size that can be printed."""
+    found = entry(result, name, int, float)
+    return found if found is not None and abs(found) < MOST else None
 
 
-def _figures(value: Any) -> dict[str, dict[str, float]] | None:
-    """Means and deviations by metric, if ``value`` has a mean recall."""
-    figures: dict[str, dict[str, float]] = {}
+def _figures(value: Plain) -> dict[str, Figure]:
+    """Means and deviations by measure; empty if ``value`` has no mean recall."""
+    figures: dict[str, Figure] = {}
     for name in MEASURES:
-        figure = _mapping(_mapping(value).get(name))
-        mean, std = figure.get("mean"), figure.get("std") or 0.0
+        found = section(value, name) if isinstance(value, Mapping) else {}
+        mean, std = found.get("mean"), found.get("std") or 0.0
         if _percent(mean) and _percent(std):
-            figures[name] = {"mean": float(mean), "std": float(std)}
-    return figures if "mean_recall" in figures else None
+            figures[name] = Figure(float(mean), float(std))
+    return figures if "mean_recall" in figures else {}
 
 
-def _percent(value: Any) -> TypeGuard[float]:
+def _percent(value: Plain) -> TypeGuard[float]:
     return isinstance(value, int | float) and -1000 <= value <= 1000
 
 
-def _order(row: Row) -> tuple[Any, ...]:
+def _order(row: Row) -> tuple[int, float, str, int, str]:
     kind = ("distilled", "subset", "random", "full").index(row.kind)
-    return kind, row.told("pairs") or 0, row.set, RECIPES.index(row.recipe), str(row.told("protocol"))
+    return kind, row.pairs or 0, row.set, RECIPES.index(row.recipe), str(row.protocol)
 
 
 def _disk(folder: Path) -> dict[str, int]:
@@ -276,10 +336,6 @@ def _disk(folder: Path) -> dict[str, int]:
             part = path.relative_to(folder).parts[0]
             parts[part if part in parts else "other"] += path.stat().st_size
     return parts
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _text(path: Path, notes: list[str]) -> str:
@@ -294,25 +350,31 @@ def _text(path: Path, notes: list[str]) -> str:
         return ""
 
 
-def _config(text: str, folder: Path, notes: list[str]) -> Mapping[str, Any]:
+def _config(text: str, folder: Path, notes: list[str]) -> Record:
     try:
-        return _mapping(parse_yaml(text))
+        config = parse_yaml(text)
+        return config if isinstance(config, Mapping) else {}
     except (yaml.YAMLError, ValueError):
         notes.append(f"{folder / 'config.yaml'} is not YAML that can be read.")
         return {}
 
 
-def _json(path: Path, notes: list[str]) -> Any:
+def _record(path: Path, notes: list[str]) -> Record:
+    value = _json(path, notes)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _json(path: Path, notes: list[str]) -> Plain:
     text = _text(path, notes)
     try:
         return json.loads(text) if text else None
     except (ValueError, RecursionError):
-        notes.append(f"{path} is not readable JSON; it is left out.")
+        notes.append(f"{path} is not readable JSON; it is ignored.")
         return None
 
 
-def _lines(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
-    """A file of one JSON object a line; half a line, left by a crash, is passed over."""
+def _lines(path: Path, notes: list[str]) -> list[Record]:
+    """A file of one JSON object a line; half a line, left by a crash, is ignored."""
     out = []
     for line in _text(path, notes).splitlines():
         try:

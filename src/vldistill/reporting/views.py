@@ -1,11 +1,11 @@
-"""What a page shows, ready to be written: texts as the user has them, pictures as ``data:`` addresses."""
+"""The contents of a page, ready to be written: texts as the user has them, pictures as ``data:`` addresses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from vldistill.config.plain import Record
 from vldistill.reporting.overview import Table
 
 
@@ -32,7 +32,7 @@ class PairView:
         number: from 1.
         before: the picture it started from, a ``data:`` address; empty where there is none.
         after: the learned picture; empty in feature space.
-        change: what changed between them.
+        change: the difference of the two.
         caption: the caption it started from; empty for noise.
         nearest_before: real captions nearest to the text it started from.
         nearest_after: real captions nearest to the learned text, at least one.
@@ -72,10 +72,10 @@ class SetView:
         space: ``pixels`` or ``features``.
         side: of its pictures, pixels.
         gain: of the change pictures.
-        facts: what stands beneath its name.
+        facts: lines below its name.
         pairs: every pair.
         figures: maps and the learned similarity.
-        notes: what could not be shown and why.
+        notes: parts that could not be shown, and why.
     """
 
     run: str
@@ -96,26 +96,26 @@ class BrowserView:
     Args:
         run: name of the run.
         table: the students; None without any.
-        data: what the page's script reads. ``students``: names. ``images``: name, ``data:`` address and rows of its own
+        data: read by the page's script. ``students``: names. ``images``: name, ``data:`` address and rows of its own
             captions of every test image shown. ``captions``: every one shown. ``byCaption`` and ``byImage``: a query
             each, with its row ``q``; by student ``a``, the rows of the top five and whether each is a right one, and
             ``r``, the rank of the best right one, from 1; of a caption ``own``, the row of its photo.
-        note: what could not be shown and why.
+        note: parts that could not be shown, and why.
     """
 
     run: str
     table: Table | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Record = field(default_factory=dict)
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What needs the data, for one run: sets, the browser, and what could not be done.
+    """Parts of one run that need its data: sets, the browser, and what could not be shown.
 
     Args:
         sets: the galleries.
-        browser: the retrieval browser, None where it was not asked for.
+        browser: the retrieval browser, None where it was not requested.
         notes: one sentence each.
     """
 

@@ -19,12 +19,12 @@ GALLERY_BYTES, BROWSER_BYTES = 5_500_000, 1_500_000
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What a report shows.
+    """Options of a report.
 
     Args:
         students: train students for the retrieval browser: ``auto`` (where that takes seconds: with frozen towers, or
             on an accelerator), ``always``, or ``never``.
-        queries: captions, and photos, that the retrieval browser asks for.
+        queries: number of captions, and of photos, that are queries of the retrieval browser.
     """
 
     students: str = "auto"
@@ -41,8 +41,8 @@ def write_report(folders: Sequence[Path], out: str | None, options: ReportOption
     """Write the report of some runs; returns its path.
 
     Raises:
-        ConfigError: a folder that is no run, or a file that cannot be written.
-        Stopped: by the user; students that are trained are kept.
+        ConfigError: a folder that is not a run, or a file that cannot be written.
+        Stopped: by the user; trained students are kept.
     """
     path = Path(out) if out else folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
     runs = read_runs(folders)
@@ -57,7 +57,7 @@ def write_report(folders: Sequence[Path], out: str | None, options: ReportOption
             for number, run in enumerate(runs)
         }
     except KeyboardInterrupt:
-        raise Stopped("stopped; students that were trained are kept. Run the same command to resume.") from None
+        raise Stopped("stopped; trained students are kept. Run the same command to resume.") from None
     from vldistill.reporting.page import render
 
     text = render(runs, extras)
@@ -69,7 +69,7 @@ def write_report(folders: Sequence[Path], out: str | None, options: ReportOption
 def _extras(
     run: RunRecord, number: int, options: ReportOptions, reporter: Reporter, set_bytes: int, browser_bytes: int
 ) -> Extras:
-    """What needs torch, and if possible the data, of one run."""
+    """The parts of one run that need torch, and if possible its data."""
     finished = [item for item in run.sets if item.finished]
     if not finished:
         return Extras()
@@ -93,11 +93,11 @@ def _extras(
 
 
 def _open_bench(run: RunRecord, reporter: Reporter):
-    """The workbench of a run, or None and the reason: a report is also made far from the data."""
+    """The workbench of a run, or None and the reason: a report can be made without the data."""
     from vldistill.options.words import parse
 
     if not run.config:
-        return None, None, [f"{run.name} has no configuration: only what its sets carry themselves is shown."]
+        return None, None, [f"{run.name} has no configuration: only the contents of its sets are shown."]
     try:
         config, _ = parse("evaluate", ["--run", str(run.folder)])
         bench = open_bench(config, reporter)
@@ -105,8 +105,8 @@ def _open_bench(run: RunRecord, reporter: Reporter):
         bench.check_towers()
         return bench, config.select, []
     except (VldistillError, ImportError, OSError) as error:
-        reporter.warn(f"{run.name}: its data or towers cannot be had here ({error})")
-        why = f"The data or towers of {run.name} could not be had when this report was made"
+        reporter.warn(f"{run.name}: its data or towers are not available here ({error})")
+        why = f"The data or towers of {run.name} were not available when this report was made"
         return None, None, [f"{why}: no pictures before, no nearest photos, no maps, no students. {error}"]
 
 
@@ -118,8 +118,8 @@ def _browser(run: RunRecord, bench, loaded, options: ReportOptions, budget: int)
     if options.students == "auto" and not worth_training(bench):
         return BrowserView(
             run.name,
-            note=f"Students of setting {bench.setting} train a whole tower, which is slow on a CPU, so there are none "
-            f"here. vldistill report {run.folder} --students always trains them.",
+            note=f"Students of setting {bench.setting} train a whole tower, which is slow on a CPU, so none is "
+            f"trained. vldistill report {run.folder} --students always trains them.",
         )
     sets = [(distilled, str(item.record.get("sha256"))) for distilled, item in loaded]
     try:

@@ -6,24 +6,25 @@ import re
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from vldistill.config import Config
+from vldistill.config.plain import Plain
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, Stopped
 from vldistill.evaluation.partial_results import PartialResults, evaluation_key
 from vldistill.evaluation.protocol import evaluate_set, quick_score
+from vldistill.evaluation.results import Evaluation, Validation
 from vldistill.evaluation.subjects import check_target, chosen_subset
 from vldistill.runtime.log import Reporter
 from vldistill.selection.selector import SELECTORS
-from vldistill.storage.files import CHECKSUM, digest, read_json, write_record
+from vldistill.storage.files import digest, read_json, write_record
 from vldistill.storage.locks import held
 from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import Run, environment
 
 
-def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> Evaluation:
     """Evaluate a set, ``SELECTOR:N`` or ``full``; the result is written to the run's results and returned."""
     run.check(config)
     bench = open_bench(config, reporter, run=run)
@@ -44,10 +45,11 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
     question = digest(key, asdict(config.evaluate), bench.compute.precision)
     with held(path.with_name(f".{path.stem}.lock"), str(path)):
         answers = PartialResults(path.with_name(f"{path.stem}.unfinished"), key, reporter)
-        if (kept := _kept(path, reporter)) and kept.get("question") == question:
+        kept, kept_question = _kept(path, reporter)
+        if kept and kept_question == question:
             answers.remove()  # of a process that was killed right after it wrote the result
             reporter.info(f"{path} is finished already; delete it to evaluate again")
-            return {name: value for name, value in kept.items() if name not in ("question", "environment", CHECKSUM)}
+            return kept
         try:
             result = evaluate_set(bench, target_set, config.evaluate, config.select, answers)
         except KeyboardInterrupt:
@@ -58,9 +60,9 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> dict[
             reporter.warn(
                 f"{path} held {_headline(kept)}, evaluated with other options; it is replaced by {_headline(result)}."
             )
-        write_record(path, result | {"question": question, "environment": environment()})
+        write_record(path, {**result.to_json(), "question": question, "environment": environment()})
         answers.remove()
-    run.log(stage="evaluate", set=result["set"], protocol=result["protocol"], seconds=result["seconds"])
+    run.log(stage="evaluate", set=result.set, protocol=result.protocol, seconds=result.seconds)
     return result
 
 
@@ -88,22 +90,24 @@ def _result_name(run: Run, target_set: str | DistilledSet, target: str, protocol
     return f"{name.replace(':', '-')}{'' if protocol == 'last' else f'-{protocol}'}.json"
 
 
-def _kept(path: Path, reporter: Reporter) -> dict[str, Any] | None:
-    """The evaluation that stands in a file; None where there is none that can be read."""
+def _kept(path: Path, reporter: Reporter) -> tuple[Evaluation | None, Plain]:
+    """The evaluation in a file and the hash of its question; None where there is none that can be read."""
+    if not path.exists():
+        return None, None
     try:
-        return read_json(path, "evaluation") if path.exists() else None
+        record = read_json(path, "evaluation")
+        return Evaluation.from_json(record), record.get("question")
     except ArtefactError as error:
         reporter.warn(f"{error} It is recomputed.")
-        return None
+        return None, None
 
 
-def _headline(result: dict[str, Any]) -> str:
+def _headline(result: Evaluation) -> str:
     """An evaluation in words."""
-    recipes = " and ".join(recipe for recipe in ("own", "generic") if result.get(recipe))
-    return f"{result.get('seeds')} students by {recipes} recipe"
+    return f"{result.seeds} students by {' and '.join(result.scores())} recipe"
 
 
-def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str, Any]:
+def score(run: Run, config: Config, reporter: Reporter, target: str) -> Validation:
     """Mean recall on val of a set, as the outer loop validates (:func:`quick_score`); test stays closed."""
     run.check(config)
     bench = open_bench(config, reporter, run=run)
@@ -122,8 +126,8 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> dict[str
     except KeyboardInterrupt:
         raise Stopped("stopped; a validation is short and starts again with the same command.") from None
     seconds = round(time.monotonic() - began, 2)
-    result = {"set": distilled.name, "setting": bench.setting, "val_mean_recall": value, "seconds": seconds}
+    result = Validation(distilled.name, bench.setting, value, seconds)
     path = run.results / "val" / _result_name(run, distilled, target)
-    write_record(path, result | {"environment": environment()})
+    write_record(path, {**asdict(result), "environment": environment()})
     run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
     return result
