@@ -171,7 +171,7 @@ def test_trials_may_be_shorter_and_a_failed_one_is_logged(
     ("words", "said"),
     [
         (["--workers", "0"], "--workers is 0; expected 1 to"),
-        (["--only", "*nothing*"], "fits no cell. Cells: heads-own-random-6"),
+        (["--only", "*nothing*"], "matches no cell. Cells: heads-own-random-6"),
         (["--pairs", "ten"], "--pairs is 'ten'; expected numbers"),
         (["--published", "imagenet"], "unknown data set with published rows 'imagenet'"),
         (["--encoder.dimm", "8"], "dimm"),

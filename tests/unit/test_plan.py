@@ -111,7 +111,7 @@ def test_times_grow_with_the_work(config: Config, setting: str) -> None:
     slow = resolve(replace(config, distill=replace(DISTILL, iterations=10**9)))
     limited = replace(slow, distill=replace(slow.distill, minutes=3.0))
     assert estimate.distill_seconds(slow) > 180 == estimate.distill_seconds(limited)
-    assert estimate.judging_seconds(config, None) > 0
+    assert estimate.evaluation_seconds(config, None) > 0
     assert (estimate.encode_seconds > 0) == (setting == "heads")
     if setting == "heads":
         from_another = replace(slow, distill=replace(slow.distill, start="canonical"))

@@ -106,7 +106,7 @@ def test_the_own_text_tower_needs_no_map(cache: Path, distilled: DistilledSet) -
 def test_a_set_that_does_not_say_how_its_text_tower_is_built_cannot_be_mapped(
     distilled: DistilledSet, other: Workbench
 ) -> None:
-    with pytest.raises(ArtefactError, match="does not say how its text tower"):
+    with pytest.raises(ArtefactError, match="does not record how its text tower"):
         mapped_texts(replace(distilled, info={"name": "x"}), other)
     encoder = {"text": {"name": "hashing", "width": 40}}
     with pytest.raises(ArtefactError, match="other weights"):

@@ -1,9 +1,9 @@
-"""``vldistill compare``: a sweep file becomes one table, cell by cell, in processes of their own.
+"""``vldistill compare``: run the cells of a sweep file, each in its own process, and write one table.
 
 The run folder holds ``experts/`` and ``cells/`` (see comparison/cells.py) and the table as ``table.md``,
-``table.tex``, ``table.csv`` and ``table.json``. A cell that is finished is not done again, one that failed is tried
-again, and a cell's name changes with whatever its answer depends on: a sweep file can grow in place. The table is of
-every finished cell of the sweep, also after ``--only``; what ``--smoke`` does is in the folder ``smoke`` of the run.
+``table.tex``, ``table.csv`` and ``table.json``. Finished cells are kept and failed ones are tried again. A cell's name
+changes with everything its result depends on, so a sweep file can be extended in place. The table has every finished
+cell of the sweep, also after ``--only``; results of ``--smoke`` are in the folder ``smoke`` of the run.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ from vldistill.workbench.run_folder import environment
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the command line asked for.
+class Request:
+    """The command line, parsed.
 
     Args:
         sweep: the sweep.
         every: its cells: those of the table.
-        cells: those of them that are done: what ``--only`` leaves.
+        cells: those that are run, by ``--only``.
         run: the comparison's folder.
-        place: where its units run, and which part of them this job does.
+        place: where its units run, and the part of them that this job runs.
         until: the last kind of unit that is run: ``experts`` or ``cells``.
         published: data sets whose published rows are shown.
         dry_run: show the plan alone.
@@ -75,7 +75,7 @@ class Asked:
 
     @property
     def partial(self) -> bool:
-        """Whether this job does a part that has no table."""
+        """Whether this job runs only a part, which has no table."""
         return self.place.shard != WHOLE or self.until == "experts"
 
     @property
@@ -90,41 +90,41 @@ def main(argv: Sequence[str]) -> int:
 
     Raises:
         ConfigError: a sweep, an option or a number of workers that cannot work; finished cells of different data.
-        Stopped: the user asked to stop.
+        Stopped: the user request to stop.
     """
-    asked, reporter = _parse(argv)
-    if asked.dry_run:
-        plan = comparison_plan(asked.cells, asked.run, asked.place.workers)
+    request, reporter = _parse(argv)
+    if request.dry_run:
+        plan = comparison_plan(request.cells, request.run, request.place.workers)
         print(plan.text)
-        refuse_mixed(asked.results, asked.run)
+        refuse_mixed(request.results, request.run)
         return refuse_problems(plan)
-    with storage_errors(asked.run):
-        refuse_mixed(asked.results, asked.run)
-        missing = [cell for cell in asked.cells if finished(cell, asked.run) is None]
+    with storage_errors(request.run):
+        refuse_mixed(request.results, request.run)
+        missing = [cell for cell in request.cells if finished(cell, request.run) is None]
     _refuse_budgets(missing)
-    _tell_impossible(missing, asked.run, reporter)
-    shard = asked.place.shard
+    _warn_of_impossible(missing, request.run, reporter)
+    shard = request.place.shard
     name = ".lock" if shard == WHOLE else f".lock-{shard.number}-{shard.count}"
-    with held_with_children(asked.run / name, str(asked.run)) as lock:
+    with held_with_children(request.run / name, str(request.run)) as lock:
         try:
-            with asked.place.backend(reporter, lock) as backend:
-                broken = _run(asked, backend, reporter)
-            if asked.partial:  # the whole comparison's table is the last command's
+            with request.place.backend(reporter, lock) as backend:
+                broken = _run(request, backend, reporter)
+            if request.partial:  # the whole comparison's table is the last command's
                 return SOME_FAILED if broken else DONE
         except Stopped as stop:
-            _write_tables(asked)
+            _write_tables(request)
             raise Stopped(f"{stop} Run the same command to resume.") from None
-        failed = _write_tables(asked)
-    print((asked.run / "table.md").read_text(encoding="utf-8"), end="")
-    failed = {cell.id: failed[cell.id] for cell in asked.cells if cell.id in failed}
+        failed = _write_tables(request)
+    print((request.run / "table.md").read_text(encoding="utf-8"), end="")
+    failed = {cell.id: failed[cell.id] for cell in request.cells if cell.id in failed}
     for name, why in failed.items():
         reporter.warn(f"{name}: {why}")
     if failed:
-        reporter.warn(f"{len(failed)} of {len(asked.cells)} cells failed; the same command tries them again.")
+        reporter.warn(f"{len(failed)} of {len(request.cells)} cells failed; the same command tries them again.")
     return SOME_FAILED if failed or broken else DONE
 
 
-def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
+def _parse(argv: Sequence[str]) -> tuple[Request, Reporter]:
     parser = ArgumentParser(
         prog="vldistill compare",
         description=f"{__doc__}\n{sweepfile.__doc__}",
@@ -136,9 +136,9 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     parser.add_argument("--base", type=str, default=None, help="another base configuration than the sweep's")
     add_place(parser)
     parser.add_argument(
-        "--until", choices=UNTIL, default="cells", help="experts: what cells share, and no cell (for job arrays)"
+        "--until", choices=UNTIL, default="cells", help="experts: only what cells share, no cells (for job arrays)"
     )
-    parser.add_argument("--only", type=str, default="*", help="do the cells whose names fit, e.g. '*bitraj*'")
+    parser.add_argument("--only", type=str, default="*", help="run the cells whose names match, e.g. '*bitraj*'")
     parser.add_argument("--pairs", type=str, default=None, help="other budgets than the sweep's, e.g. 20,50")
     parser.add_argument(
         "--published",
@@ -147,7 +147,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
         default=None,
         help="show published rows too: flickr8k, flickr30k, coco, or those of the data",
     )
-    about = "shrunken to drawn scenes, in RUN/smoke: does everything run?"
+    about = "test that everything runs: a small version on drawn scenes, in RUN/smoke"
     parser.add_argument("--smoke", action="store_true", help=about)
     parser.add_argument("--dry_run", action="store_true", help="validate, show cells, disk and time, and end")
     parser.add_argument("--quiet", action="store_true", help="warnings only")
@@ -164,7 +164,7 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
     every = (sweep.shrunk() if given.smoke else sweep).cells()
     cells = [cell for cell in every if fnmatch(cell.id, given.only)]
     if not cells:
-        raise ConfigError(f"--only {given.only!r} fits no cell. Cells: {', '.join(cell.id for cell in every)}.")
+        raise ConfigError(f"--only {given.only!r} matches no cell. Cells: {', '.join(cell.id for cell in every)}.")
     names: tuple[str, ...] = ()
     if given.published:
         sources = sorted({expand(cell.configs[0].data.source) for cell in every})
@@ -173,8 +173,8 @@ def _parse(argv: Sequence[str]) -> tuple[Asked, Reporter]:
         published(names)  # refuses an unknown one now
     run = Path(given.run).absolute()
     run = run / "smoke" if given.smoke else run
-    asked = Asked(sweep, every, cells, run, place, given.until, names, given.dry_run)
-    return asked, Reporter(quiet=given.quiet)
+    request = Request(sweep, every, cells, run, place, given.until, names, given.dry_run)
+    return request, Reporter(quiet=given.quiet)
 
 
 def _budgets(text: str) -> tuple[int, ...]:
@@ -214,37 +214,37 @@ def _value(option: str, value: str) -> Plain:
         raise ConfigError(f"{option} is {value[:80]!r}, which is not YAML ({str(error).splitlines()[0]}).") from None
 
 
-def _run(asked: Asked, backend: Backend, reporter: Reporter) -> dict[str, UnitFailed]:
+def _run(request: Request, backend: Backend, reporter: Reporter) -> dict[str, UnitFailed]:
     """Encode, record experts and run every cell that is not finished; returns the failures by unit."""
-    asked_for = asked.place.shard.of(asked.cells) if asked.until == "cells" else asked.cells
-    missing = [cell for cell in asked_for if finished(cell, asked.run) is None]
-    done, total = len(asked_for) - len(missing), len(asked_for)
-    said = f"{total} cells, {done} done"
-    reporter.info(f"{said}; {asked.place.describe(backend.slots)}" if missing else said)
-    known = known_data(asked.results)
-    if asked.until == "experts":
-        units = shared_units(asked.cells, asked.run, asked.place.shard, known)
+    wanted = request.place.shard.of(request.cells) if request.until == "cells" else request.cells
+    missing = [cell for cell in wanted if finished(cell, request.run) is None]
+    done, total = len(wanted) - len(missing), len(wanted)
+    status = f"{total} cells, {done} done"
+    reporter.info(f"{status}; {request.place.describe(backend.slots)}" if missing else status)
+    known = known_data(request.results)
+    if request.until == "experts":
+        units = shared_units(request.cells, request.run, request.place.shard, known)
     else:
-        units = comparison_units(missing, asked.run, backend.slots, known)
+        units = comparison_units(missing, request.run, backend.slots, known)
     began = time.monotonic()
     cells = {f"cell {cell.id}": cell for cell in missing}
 
-    def heard(unit: Unit, error: UnitFailed | None) -> None:
+    def report(unit: Unit, error: UnitFailed | None) -> None:
         nonlocal done
         if error is not None:
             reporter.warn(f"{unit.name} failed: {error}")
         if unit.name in cells:
             done += error is None
             if error is not None:
-                note_failure(cells[unit.name], asked.run, str(error))
+                note_failure(cells[unit.name], request.run, str(error))
         seconds = time.monotonic() - began
         reporter.info(f"{unit.name}: {'failed' if error else 'done'} ({done}/{total} cells, {seconds:.0f} s)")
 
-    return run_units(units, backend, heard, reporter, asked.place.retries)
+    return run_units(units, backend, report, reporter, request.place.retries)
 
 
 def _refuse_budgets(cells: Sequence[Cell]) -> None:
-    """Refuse cells of more pairs than there are images, and data that cannot be read, before any cell begins."""
+    """Refuse cells of more pairs than images, and data that cannot be read, before any cell begins."""
     images: dict[tuple[str, bool], int] = {}
     for cell in cells:
         data = cell.configs[0].data
@@ -254,8 +254,8 @@ def _refuse_budgets(cells: Sequence[Cell]) -> None:
             check_count(images[key], cell.pairs)
 
 
-def _tell_impossible(cells: Sequence[Cell], run: Path, reporter: Reporter) -> None:
-    """Warn of cells that will fail by their options: the others go on, but the user may prefer to mend them now."""
+def _warn_of_impossible(cells: Sequence[Cell], run: Path, reporter: Reporter) -> None:
+    """Warn of cells whose options will make them fail; the other cells run."""
     benches: dict[str, Workbench] = {}
     for cell in cells:
         if cell.data_group not in benches:
@@ -267,35 +267,35 @@ def _tell_impossible(cells: Sequence[Cell], run: Path, reporter: Reporter) -> No
             reporter.warn(f"{error} This cell will fail.")
 
 
-def _write_tables(asked: Asked) -> dict[str, str]:
+def _write_tables(request: Request) -> dict[str, str]:
     """Write the four tables of what is finished; returns the failures by cell.
 
     Raises:
         ConfigError: cells that are finished are of different data.
     """
-    found = asked.results
-    refuse_mixed(found, asked.run)
+    found = request.results
+    refuse_mixed(found, request.run)
     done = {cell.id for cell, _ in found}
-    failed = {cell.id: why for cell in asked.every if cell.id not in done and (why := failure(cell, asked.run))}
-    missing = [cell.id for cell in asked.every if cell.id not in done and cell.id not in failed]
+    failed = {cell.id: why for cell in request.every if cell.id not in done and (why := failure(cell, request.run))}
+    missing = [cell.id for cell in request.every if cell.id not in done and cell.id not in failed]
     rows = comparison_rows([result for _, result in found])
-    if asked.published:
-        budgets = {cell.pairs for cell in asked.every if cell.pairs is not None}
-        rows += [published_row(entry) for entry in published(asked.published, budgets)]
+    if request.published:
+        budgets = {cell.pairs for cell in request.every if cell.pairs is not None}
+        rows += [published_row(entry) for entry in published(request.published, budgets)]
     table = {
-        "sweep": str(asked.sweep.path),
+        "sweep": str(request.sweep.path),
         "environment": environment(),
         "rows": [row.to_json() for row in rows],
         "failed": failed,
         "missing": missing,
         "cells": [result.record for _, result in found],
     }
-    write_record(asked.run / "table.json", table)
+    write_record(request.run / "table.json", table)
     if rows:
-        write_text(asked.run / "table.md", tables.comparison_markdown(rows, failed, missing))
-        write_text(asked.run / "table.tex", tables.comparison_latex(rows))
-        write_text(asked.run / "table.csv", tables.comparison_csv(rows))
+        write_text(request.run / "table.md", tables.comparison_markdown(rows, failed, missing))
+        write_text(request.run / "table.tex", tables.comparison_latex(rows))
+        write_text(request.run / "table.csv", tables.comparison_csv(rows))
     else:
         listed = "".join(f"- `{name}`: {why}\n" for name, why in failed.items())
-        write_text(asked.run / "table.md", f"no cell is finished\n{listed}")
+        write_text(request.run / "table.md", f"no cell is finished\n{listed}")
     return failed

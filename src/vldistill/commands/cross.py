@@ -6,9 +6,9 @@ The list is a YAML file of encoder sections by name; an ``image`` or ``text`` se
     bert:            {text: {name: bert-base-uncased}}
 
 Learned pictures are resized and normalised for another image tower. Sentence vectors reach another text tower by a
-ridge map fitted on training captions, and the matrix says so. Beside the set stand as many random pairs and the full
-data on the same towers, because towers differ in what they can learn at all. The matrix of a set on a list TOWERS.yaml
-is RUN/cross/SET-on-TOWERS.md, .csv and .json; finished cells are kept and not judged again.
+ridge map fitted on training captions, which a note below the matrix reports. The same number of random pairs and the
+full data are rows too, because towers differ in what they can learn. The matrix of a set on a list TOWERS.yaml is
+written to RUN/cross/SET-on-TOWERS.md, .csv and .json; finished cells are kept and not evaluated again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _rows(also: list[str] | None, config: Config) -> list[str]:
-    """The rows beside the set: real pairs, which only the generic recipe can train on. Raises ConfigError."""
+    """The rows of real pairs, which only the generic recipe can train on. Raises ConfigError."""
     if "generic" in config.evaluate.recipes:
         return ["random", "full"] if also is None else also
     if also:
@@ -78,7 +78,7 @@ def _rows(also: list[str] | None, config: Config) -> list[str]:
 
 
 def _planned(run: Run, towers: Mapping[str, Config], folder: str, also: Sequence[str], reporter: Reporter) -> int:
-    """``--dry_run``; a set that is not made yet stops the real command, and its plan is shown all the same."""
+    """``--dry_run``: a set that is missing stops the real command, but the plan is still shown."""
     missing: list[str] = []
     subject, pairs = Path(folder).name, towers[OWN].distill.pairs
     try:
@@ -94,5 +94,5 @@ def _planned(run: Run, towers: Mapping[str, Config], folder: str, also: Sequence
 
 
 def _targets(subject: str | DistilledSet, pairs: int, also: Sequence[str]) -> list[str | DistilledSet]:
-    """The rows: the set, and beside it ``random`` as ``random:100``, ``full`` and what has a number as they are."""
+    """The rows: the set and the real pairs; a selector without a number gets the set's, as in ``random:100``."""
     return [subject, *(name if name == "full" or ":" in name else f"{name}:{pairs}" for name in also)]

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
             parser.add_argument(
                 "--mean", type=list[float], default=None, help="of the file's images; CLIP's if not given"
             )
-            parser.add_argument("--std", type=list[float], default=None, help="likewise")
+            parser.add_argument("--std", type=list[float], default=None, help="as --mean; CLIP's if not given")
 
     config, asked = parse("import", rest, extend)
     from vldistill.distilled.record import plain_name

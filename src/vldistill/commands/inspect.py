@@ -1,17 +1,18 @@
-"""``vldistill inspect PATH``: what a data source, an experts folder, a set or a run holds.
+"""``vldistill inspect PATH``: describe a data source, an experts folder, a set or a run.
 
-It ends with exit code 2 when anything is broken, if only a photo: other stages leave such photos out and go on.
+The exit code is 2 when anything is broken, even one photo; other stages leave such photos out and continue.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vldistill.config.plain import Plain, Record
 from vldistill.errors import ArtefactError, ConfigError, DataError
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import human_bytes
@@ -45,8 +46,8 @@ def main(argv: Sequence[str]) -> int:
     return 2 if found.get("broken") else 0
 
 
-def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[str, Any]:
-    """What stands at ``path``, as plain values; ``broken`` lists what could not be read.
+def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[str, Plain]:
+    """The contents of ``path`` as plain values; ``broken`` lists everything that could not be read.
 
     Args:
         path: a data source, a run, its experts folder, or a set.
@@ -57,7 +58,7 @@ def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[st
     if not folder.is_dir():  # a file, a name or a pattern
         return _describe_source(path, reporter, sheet)
     if (folder / "set.json").is_file() or (folder.parent.name == "sets" and (folder / "config.json").is_file()):
-        return _describe_set(folder)  # or the error that says it is not finished
+        return _describe_set(folder)  # or the error that it is not finished
     if any(folder.glob("expert-*.safetensors")):
         return _describe_experts(folder)
     if (folder / "config.yaml").is_file():
@@ -65,7 +66,7 @@ def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[st
     return _describe_source(path, reporter, sheet)
 
 
-def _describe_set(folder: Path) -> dict[str, Any]:
+def _describe_set(folder: Path) -> dict[str, Plain]:
     from vldistill.distilled.distilled_set import DistilledSet
 
     distilled = DistilledSet.load(folder)
@@ -96,7 +97,7 @@ def _describe_set(folder: Path) -> dict[str, Any]:
     }
 
 
-def _describe_experts(folder: Path) -> dict[str, Any]:
+def _describe_experts(folder: Path) -> dict[str, Plain]:
     from vldistill.experts.trajectory import Trajectory
 
     broken: list[str] = []
@@ -122,7 +123,7 @@ def _describe_experts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _describe_run(folder: Path) -> dict[str, Any]:
+def _describe_run(folder: Path) -> dict[str, Plain]:
     experts = sorted(path.name for path in (folder / "experts").glob("expert-*.safetensors"))
     sets = sorted(path.parent.name for path in (folder / "sets").glob("*/set.json"))
     begun = sorted(path.parent.name for path in (folder / "sets").glob("*/checkpoint.safetensors"))
@@ -137,7 +138,7 @@ def _describe_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict[str, Any]:
+def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict[str, Plain]:
     from vldistill.config import expand
     from vldistill.data.load import read_collection
     from vldistill.data.pairs import SPLITS
@@ -155,7 +156,7 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
             continue
         pairs = collection.pairs(split)
         with reporter.progress(f"{split} images", pairs.count_images) as bar:
-            for size, trouble in _looks(pairs):
+            for size, trouble in _checks(pairs):
                 bar.advance()
                 if trouble:
                     broken.append(f"{split}: {trouble}")
@@ -182,10 +183,10 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
     }
 
 
-def _looks(pairs: Pairs) -> Iterator[tuple[str, str]]:
-    """The size of every image, or what is wrong with it, in order."""
+def _checks(pairs: Pairs) -> Iterator[tuple[str, str]]:
+    """The size of every image, or its error, in order."""
 
-    def look(index: int) -> tuple[str, str]:
+    def check(index: int) -> tuple[str, str]:
         try:
             width, height = pairs.images.read(index).size
         except DataError as error:
@@ -194,7 +195,7 @@ def _looks(pairs: Pairs) -> Iterator[tuple[str, str]]:
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, pairs.count_images, AT_ONCE):  # a pool keeps a task for every image it is given
-            yield from pool.map(look, range(start, min(start + AT_ONCE, pairs.count_images)))
+            yield from pool.map(check, range(start, min(start + AT_ONCE, pairs.count_images)))
 
 
 def _contact_sheet(pairs: Pairs, sheet: str | None, reporter: Reporter) -> str | None:
@@ -212,7 +213,7 @@ def _contact_sheet(pairs: Pairs, sheet: str | None, reporter: Reporter) -> str |
         try:
             image = pairs.images.read(index, TILE).convert("RGB").resize((TILE, TILE))
         except DataError:
-            continue  # it stands in the list of broken ones
+            continue  # it is in the list of broken ones
         images.append(np.asarray(image).transpose(2, 0, 1))
         captions.append(pairs.captions[int(pairs.image_captions[index][0])])
     if not images:
@@ -230,29 +231,32 @@ def _contact_sheet(pairs: Pairs, sheet: str | None, reporter: Reporter) -> str |
     return str(path)
 
 
-def _shown(item: object, most: int = 500) -> str:
+def _shown(item: Plain, most: int = 500) -> str:
     """A value as text for a terminal: captions may hold codes that move its cursor, or be as long as a book."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(item)[:most])
     return text if len(str(item)) <= most else f"{text}…"
 
 
-def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:
+def _lines(value: Record, indent: str = "") -> Iterator[str]:
     for name, item in value.items():
         title = name.replace("_", " ")
-        if isinstance(item, dict):
+        if isinstance(item, Mapping):
             yield f"{indent}{title}:" + ("" if item else " none")
             yield from _lines(item, indent + "  ")
-        elif name == "bytes":
-            yield f"{indent}size: {human_bytes(item)}"
-        elif name == "broken":
-            yield f"{indent}broken: {len(item)}"
-            yield from (f"{indent}  {_shown(trouble)}" for trouble in item[:20])
-        elif name == "examples":
-            yield f"{indent}{title}:"
-            yield from (f"{indent}  {_shown(example)}" for example in item)
-        elif name == "absent":
-            yield from [f"{indent}absent: {', '.join(item)}"] if item else []
         elif isinstance(item, list):
-            yield f"{indent}{title}: {', '.join(map(_shown, item)) or 'none'}"
+            yield from (f"{indent}{line}" for line in _list_lines(name, title, item))
+        elif name == "bytes" and isinstance(item, int):
+            yield f"{indent}size: {human_bytes(item)}"
         else:
             yield f"{indent}{title}: {'none' if item is None else _shown(item)}"
+
+
+def _list_lines(name: str, title: str, items: Sequence[Plain]) -> Iterator[str]:
+    if name == "broken":
+        yield f"broken: {len(items)}"
+        yield from (f"  {_shown(trouble)}" for trouble in items[:20])
+    elif name == "examples":
+        yield f"{title}:"
+        yield from (f"  {_shown(example)}" for example in items)
+    elif items or name != "absent":
+        yield f"{title}: {', '.join(map(_shown, items)) or 'none'}"

@@ -1,13 +1,13 @@
-"""One cell of a comparison: what is asked, the stage commands that answer it, and one result file.
+"""One cell of a comparison: its configuration, the stage commands that answer it, and one result file.
 
-A cell is independent of every other one: :func:`run_cell` gets the cell, the comparison's folder and a function that
-runs a command, and leaves ``result.json`` in the cell's folder, atomically. Whoever can run a command somewhere (a
-process here, a task on a cluster with the same file system) can run cells.
+A cell is independent of every other one: :func:`run_cell` takes the cell, the comparison's folder and a function that
+runs a command, and leaves ``result.json`` in the cell's folder, atomically. Any process that can run commands (here, or
+a task on a cluster with the same file system) can run cells.
 
-    RUN/encode/GROUP/       notes of decoding and encoding the data; the cache has what was made
+    RUN/encode/GROUP/       notes on decoding and encoding the data; the results are in the cache
     RUN/experts/GROUP/      a run folder with the experts that all cells of one setting, towers and data share
-    RUN/cells/ID/trial-1/   a run folder per option that is tried; made/ has the set that is judged in judged-*/
-    RUN/cells/ID/log.txt    what the commands said
+    RUN/cells/ID/trial-1/   a run folder per trial; made/ has the set, which is evaluated in judged-*/
+    RUN/cells/ID/log.txt    output of the commands
     RUN/cells/ID/result.json, or failed.json
 """
 
@@ -34,8 +34,8 @@ from vldistill.storage.files import digest, read_json, write_record
 from vldistill.workbench.run_folder import differences, environment, to_plain, write_config
 
 VAL_OPTIONS = ("head_rates", "generic_epochs")
-"""Options of section ``evaluate`` by which a look at val judges heads, see :func:`~.protocol.quick_score`."""
-SAME_DATA = ("source", "strict", "cache")  # options of the data that change nothing in what is read of a source
+"""Options of section ``evaluate`` by which a validation trains heads, see :func:`~.protocol.quick_score`."""
+SAME_DATA = ("source", "strict", "cache")  # options that do not change the data read from a source
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +45,13 @@ class Cell:
     Args:
         row: the label of its row.
         kind: ``method`` or ``target``.
-        name: the method, or what ``evaluate --set`` takes.
+        name: the method, or the target as in ``evaluate --set``.
         pairs: the budget; None where the target has none (``full``, a folder).
         setting: of the student.
         towers: the name of the towers.
         seed: of the distillation.
-        configs: the configuration; several are trials of which the best on val is kept.
-        trial_minutes: limit of each trial; 0 is the same as that of the configuration.
+        configs: the configuration; of several, the best on val is kept.
+        trial_minutes: limit of each trial; 0 is the limit of the configuration.
     """
 
     row: str
@@ -68,12 +68,13 @@ class Cell:
     def id(self) -> str:
         """Readable, and different whenever its set is.
 
-        How sets are judged is apart, because judging anew is cheap, but for what chooses the set on val.
+        Evaluation options are not part of the id, because re-evaluating is cheap; those that choose on val are.
         """
         parts = (self.setting, self.towers, self.row, self.pairs if self.kind == "method" else None)
         slug = re.sub(r"[^\w.]+", "-", "-".join(str(part) for part in parts if part is not None)).strip("-")
-        asked = [self.kind, self.name, self.trial_minutes, *(_meaning(config, self) for config in self.configs)]
-        return f"{slug}-s{self.seed}-{digest(asked)[:6]}" if self.kind == "method" else f"{slug}-{digest(asked)[:6]}"
+        configured = [self.kind, self.name, self.trial_minutes, *(_meaning(config, self) for config in self.configs)]
+        key = digest(configured)[:6]
+        return f"{slug}-s{self.seed}-{key}" if self.kind == "method" else f"{slug}-{key}"
 
     @property
     def evaluation_options(self) -> dict[str, Plain]:
@@ -87,7 +88,7 @@ class Cell:
 
     @property
     def source(self) -> str:
-        """The same for cells that read the same source in the same way, whatever becomes of it meanwhile."""
+        """Equal for cells that read the same source with the same options, even if its data change later."""
         return digest(_data(self.configs[0]))
 
     @property
@@ -103,7 +104,7 @@ class Cell:
 
 
 def shared_experts(cells: Sequence[Cell]) -> dict[str, Config]:
-    """The experts that cells need together, by folder name: of each kind as many as the most demanding cell takes."""
+    """The experts that cells share, by folder name; the number in each is the largest that a cell needs."""
     groups: dict[str, Config] = {}
     for cell in cells:
         for group, config in cell.expert_groups.items():
@@ -120,7 +121,7 @@ def expert_group(cell: Cell, config: Config) -> str:
 
 
 def _identity(config: Config) -> dict[str, Plain]:
-    """A configuration as ids have it: without later options that change nothing, under the names that options had."""
+    """A configuration as ids have it: without later options at their neutral value, under the former names."""
     plain: dict[str, Plain] = {**to_plain(config)}
     for name, part in {**vars(config), **config.methods}.items():
         if is_dataclass(part):
@@ -129,7 +130,7 @@ def _identity(config: Config) -> dict[str, Plain]:
 
 
 def _data(config: Config) -> Plain:
-    """The source, with the options that change what is read of it, where they are not the defaults."""
+    """The source, with non-default options that change the data read from it."""
     changed = differences(asdict(DataConfig()), asdict(config.data))
     options = {name: value for name, _, value in changed if name not in SAME_DATA}
     return [config.data.source, options] if options else config.data.source
@@ -138,11 +139,11 @@ def _data(config: Config) -> Plain:
 def _meaning(config: Config, cell: Cell) -> dict[str, Plain]:
     """The part of a configuration that a cell's answer depends on."""
     plain = _identity(config)
-    apart = {"runtime", "data", "evaluate", *config.methods}
-    apart -= {cell.name} if cell.kind == "method" else set()
-    apart |= set() if cell.needs_experts else {"experts"}
-    apart |= set() if cell.kind == "method" else {"distill"}
-    meaning = {"source": _data(config), **{name: part for name, part in plain.items() if name not in apart}}
+    excluded = {"runtime", "data", "evaluate", *config.methods}
+    excluded -= {cell.name} if cell.kind == "method" else set()
+    excluded |= set() if cell.needs_experts else {"experts"}
+    excluded |= set() if cell.kind == "method" else {"distill"}
+    meaning = {"source": _data(config), **{name: part for name, part in plain.items() if name not in excluded}}
     if cell.kind == "target" and (record := Path(cell.name) / "set.json").is_file():
         meaning["content"] = digest(record.read_bytes())  # it holds the checksum of the tensors
     options = _validation_options(config, cell)
@@ -150,19 +151,19 @@ def _meaning(config: Config, cell: Cell) -> dict[str, Plain]:
 
 
 def _validation_options(config: Config, cell: Cell) -> dict[str, Plain]:
-    """The options of judging that choose the kept iteration or the best trial, where they are not the defaults."""
+    """Non-default evaluation options that choose the kept iteration or the best trial."""
     chosen = cell.kind == "method" and (config.distill.validate_every > 0 or len(cell.configs) > 1)
     if not chosen or config.encoder.setting != "heads":
         return {}
-    asked, usual = asdict(config.evaluate), asdict(EvaluateConfig())
-    return {name: asked[name] for name in VAL_OPTIONS if asked[name] != usual[name]}
+    given, usual = asdict(config.evaluate), asdict(EvaluateConfig())
+    return {name: given[name] for name in VAL_OPTIONS if given[name] != usual[name]}
 
 
 def run_cell(launch: Launch, run: Path, cell: Cell) -> None:
-    """Answer one cell, or go on with it; writes its result.
+    """Run one cell, or resume it; writes its result.
 
     Raises:
-        UnitFailed: a command failed; ``failed.json`` says which.
+        UnitFailed: a command failed; ``failed.json`` has its error.
         Stopped: the user asked to stop.
     """
     folder = run / "cells" / cell.id
@@ -187,13 +188,13 @@ def _refuse_other_data(cell: Cell, evaluation: Evaluation, folder: Path) -> None
     if cell.kind == "method" and "made_from_data" in evaluation.details:
         raise UnitFailed(
             f"its set was distilled from other training data than {cell.configs[0].data.source} holds now. Put the "
-            f"data back, or delete {folder} to distil it anew.",
+            f"data back, or delete {folder} to distil it again.",
             "refused",
         )
 
 
 def note_failure(cell: Cell, run: Path, why: str) -> None:
-    """Write down why a cell failed."""
+    """Write the error of a failed cell."""
     write_record(run / "cells" / cell.id / "failed.json", {"cell": cell.id, "row": cell.row, "error": why})
 
 
@@ -208,7 +209,7 @@ def finished(cell: Cell, run: Path) -> CellResult | None:
 
 
 def failure(cell: Cell, run: Path) -> str | None:
-    """Why a cell failed the last time, if it did and has no result."""
+    """The error of a cell's last run; None if it did not fail."""
     note = _kept(run / "cells" / cell.id / "failed.json")
     return str(note.get("error")) if note else None
 

@@ -1,4 +1,4 @@
-"""What an evaluation has found so far, student by student: an interrupted one goes on with the next student."""
+"""Partial results of an evaluation, student by student: an interrupted one resumes with the next student."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class PartialResults:
 
     Args:
         folder: of one evaluation; None keeps nothing.
-        key: of everything that the figures depend on, apart from recipe and seed.
-        reporter: hears of damage.
+        key: a hash of everything that the figures depend on besides recipe and seed.
+        reporter: warned of damaged files.
     """
 
     def __init__(self, folder: Path | None = None, key: str = "", reporter: Reporter | None = None) -> None:
@@ -60,7 +60,7 @@ class PartialResults:
         return kept[0]
 
     def seconds(self) -> float:
-        """Time that was spent, by interrupted processes too."""
+        """Time spent, including that of interrupted processes."""
         return self._before + time.monotonic() - self._began
 
     def remove(self) -> None:
@@ -81,19 +81,19 @@ class PartialResults:
 
 
 def content_of(distilled: DistilledSet) -> str:
-    """A hash of what students of a set learn from: its tensors and its recipe."""
+    """A hash of a set's training data for students: its tensors and its recipe."""
     return digest(*(t.contiguous().numpy().tobytes() for t in distilled.tensors().values()), distilled.recipe.to_dict())
 
 
-def evaluation_key(bench: Workbench, judged: str | DistilledSet, config: Config) -> str:
-    """A hash of what students' figures depend on: data, towers, pairs, protocol."""
-    content = content_of(judged) if isinstance(judged, DistilledSet) else digest(judged, asdict(config.select))
+def evaluation_key(bench: Workbench, target: str | DistilledSet, config: Config) -> str:
+    """A hash of everything students' figures depend on: data, towers, pairs, protocol."""
+    content = content_of(target) if isinstance(target, DistilledSet) else digest(target, asdict(config.select))
     fingerprints = [bench.pairs(split).fingerprint for split in ("train", "val", "test")]
-    judging = {
+    options = {
         "protocol": config.evaluate.protocol,
         "looks": config.evaluate.max_validations,
         "map": config.evaluate.text_map,
     }
     precision = [] if bench.compute.precision == "float32" else [bench.compute.precision]
     views, kind = bench.data_config.views, bench.data_config.features
-    return digest(content, bench.fingerprint, fingerprints, judging, views, kind, *precision)
+    return digest(content, bench.fingerprint, fingerprints, options, views, kind, *precision)

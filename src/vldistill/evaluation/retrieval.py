@@ -37,8 +37,8 @@ def retrieval_ranks(
 
     A tie counts against the match, so a student that maps everything to one point ranks last, not first.
     Equal embeddings tie exactly, however the matrix product rounds; a cosine ranking needs normalised
-    embeddings. Scores have the embeddings' precision, and at least float32 (on a GPU as exact as
-    ``torch.set_float32_matmul_precision`` says).
+    embeddings. Scores have the embeddings' precision, and at least float32 (on a GPU with the
+    precision set by ``torch.set_float32_matmul_precision``).
 
     Two images with two captions each, and these scores:
 
@@ -72,7 +72,7 @@ def retrieval_ranks(
     images, captions, caption_image = _checked(images, captions, caption_image, chunk_bytes)
     image_twin, image_weight = _twins(images)
     caption_twin, caption_weight = _twins(captions)
-    # Equal embeddings are one gallery item that weighs as much as they are many: ties do not hang on rounding.
+    # Equal embeddings are one gallery item, weighted by their number: ties do not depend on rounding.
     pair_row = torch.cat([caption_image, image_twin[caption_image]])
     pair_column = torch.cat([caption_twin, torch.arange(len(captions), device=captions.device)])
     tiles = _Tiles(images, captions, pair_row, pair_column, chunk_bytes)
@@ -239,7 +239,7 @@ def _twins(embeddings: Tensor) -> tuple[Tensor, Tensor | None]:
 def _checked(
     images: Tensor, captions: Tensor, caption_image: Tensor, chunk_bytes: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The arguments, in one precision on one device; raises what ``retrieval_ranks`` says."""
+    """The arguments, in one precision on one device; raises the errors of ``retrieval_ranks``."""
     for name, embeddings in (("images", images), ("captions", captions)):
         if embeddings.ndim != 2 or 0 in embeddings.shape:
             raise ValueError(f"{name} must be (rows, D), neither empty; got shape {tuple(embeddings.shape)}.")

@@ -1,6 +1,6 @@
-"""What a configuration will take: sizes, and times from one training step that is measured here and now.
+"""Sizes and times of a configuration, the times from one training step that is measured now.
 
-Towers are built with random weights where theirs would be fetched: shapes and speed are the same.
+Towers get random weights where theirs would be downloaded: shapes and speed are the same.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Estimate:
     Args:
         config: of any stage.
 
-    ``problems`` says what would stop the real command.
+    ``problems`` lists the errors that would stop the real command.
     """
 
     def __init__(self, config: Config) -> None:
@@ -55,7 +55,7 @@ class Estimate:
         self.counts: dict[str, tuple[int, int]] = {}
         for split in SPLITS:
             self.check(functools.partial(self._count, split))
-        missing = bool(self.problems)  # then no hub is asked for a tower
+        missing = bool(self.problems)  # then no tower is looked up on a hub
         if not (missing and image.name.startswith("hf-hub:")):
             self.check(lambda: self.bench.image_tower)
         if local or not missing:
@@ -112,14 +112,14 @@ class Estimate:
 
     @property
     def timed(self) -> bool:
-        """Whether times can be told."""
+        """Whether times can be estimated."""
         return self.ready and self.config.encoder.setting in TIMED
 
-    def said_time(self, seconds: Callable[[], float]) -> str:
+    def time_line(self, seconds: Callable[[], float]) -> str:
         """The line about the time."""
         if not self.timed:
             return f"expected time: not known for setting {self.config.encoder.setting}"
-        return f"expected time: {human_time(seconds())} on {self.bench.device}, looks at val apart"
+        return f"expected time: {human_time(seconds())} on {self.bench.device}, without validation"
 
     def training_seconds(self, pairs: int, recipe: Recipe, steps_per_epoch: int = 0) -> float:
         """Seconds to train one student or expert."""
@@ -147,7 +147,7 @@ class Estimate:
             seconds += iterations * distill.draws * 3 * distill.pairs * self.encode_seconds / every
         return min(seconds, 60 * distill.minutes) if distill.minutes else seconds
 
-    def judging_seconds(self, config: Config, pairs: int | None) -> float:
+    def evaluation_seconds(self, config: Config, pairs: int | None) -> float:
         """Seconds of one evaluation; ``pairs`` is None for the full data."""
         evaluate = config.evaluate
         epochs = max(evaluate.full_epochs) if pairs is None else max(evaluate.generic_epochs, *evaluate.subset_epochs)

@@ -1,7 +1,7 @@
-"""``--dry_run``: what a stage or a comparison would do, the disk it needs and the time it is expected to take.
+"""``--dry_run``: the plan of a stage or a comparison, the disk it needs and its expected time.
 
 Nothing is decoded or written, and no weights are downloaded (of a text tower of the hub, its tokenizer and shape are).
-Times (plan/estimate.py) are meant to tell minutes from days. What the command would refuse is a problem of its plan.
+Times (plan/estimate.py) are rough: minutes or days. Errors that the command would raise are problems of its plan.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
         lines.append(
             f"experts: {count}, {count - missing} done; {human_bytes(each)} each, {_disk(each * missing, run)}"
         )
-        lines.append(estimate.said_time(lambda: missing * estimate.expert_seconds() + estimate.encode_seconds))
+        lines.append(estimate.time_line(lambda: missing * estimate.expert_seconds() + estimate.encode_seconds))
     elif estimate.ready:
         distill = config.distill
         lines += [config.why] if config.why else []
@@ -58,7 +58,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
         lines.append(f"{distill.method}: {distill.pairs} pairs, {iterations_of(distill)} iterations{limit}")
         # the set, its preview's pictures, and a checkpoint: variables, two moments, the best, the ones before
         lines.append(f"{numbers:,} learned numbers, {_disk(4 * numbers * (7 + len(distill.keep)), run)}")
-        lines.append(estimate.said_time(lambda: estimate.distill_seconds(config) + estimate.encode_seconds))
+        lines.append(estimate.time_line(lambda: estimate.distill_seconds(config) + estimate.encode_seconds))
         estimate.check(lambda: check_data(config, estimate.bench))
         experts: Sequence[Trajectory | PlannedExpert] = []
         if METHODS.find(distill.method).needs_experts:
@@ -72,7 +72,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
 
 
 def _experts(folder: Path, config: ResolvedConfig) -> tuple[Sequence[Trajectory | PlannedExpert], list[str]]:
-    """The experts there are; or those to record, and a line that says so: planning ahead is no mistake."""
+    """The recorded experts; or those to record, and a line that lists this as the first step."""
     try:
         return [Trajectory(path) for path in expert_files(folder, config.distill.experts)], []
     except VldistillError as error:
@@ -117,13 +117,13 @@ def comparison_plan(cells: Sequence[Cell], run: Path, workers: int) -> Plan:
     lines.append(f"experts: {_disk(disk, run)}")
     if not problems:
         unknown = sorted({e.config.encoder.setting for e in groups.values() if not e.timed})
-        apart = f", without setting {', '.join(unknown)}" if unknown else ""
-        lines.append(f"expected time: {human_time(seconds / workers)} with {workers} at a time{apart}")
+        untimed = f", without setting {', '.join(unknown)}" if unknown else ""
+        lines.append(f"expected time: {human_time(seconds / workers)} with {workers} at a time{untimed}")
     return Plan("\n".join(lines), tuple(problems))
 
 
 def check_cell(cell: Cell, run: Path, bench: Workbench) -> None:
-    """Refuse a cell whose set cannot be made as it is asked for, before anything is decoded. Raises ConfigError."""
+    """Refuse a cell whose set cannot be made as configured, before anything is decoded. Raises ConfigError."""
     if cell.kind != "method":
         return
     for config in cell.configs:
@@ -161,8 +161,8 @@ def cross_plan(
         missing = [(name, pairs) for name, pairs in rows if (name, column) not in done]
         needed = 0.0
         if estimate.timed and missing:
-            judging = (estimate.judging_seconds(config, pairs) for _, pairs in missing)
-            needed = estimate.encode_seconds + sum(judging)
+            evaluations = (estimate.evaluation_seconds(config, pairs) for _, pairs in missing)
+            needed = estimate.encode_seconds + sum(evaluations)
         seconds += needed
         time_said = f", {human_time(needed)}" if needed else ""
         lines.append(f"{column}: {len(rows) - len(missing)} of {len(rows)} done{time_said}")
@@ -181,7 +181,7 @@ def _cell_plan(cell: Cell, run: Path, estimate: Estimate) -> tuple[str, float]:
     failed = f", failed the last time: {why}" if (why := failure(cell, run)) else ""
     if not estimate.timed:
         return f"to do{failed}", 0.0
-    seconds = estimate.judging_seconds(cell.configs[0], cell.pairs)
+    seconds = estimate.evaluation_seconds(cell.configs[0], cell.pairs)
     if cell.kind == "method":
         configs = [resolve(config) for config in cell.configs]
         trials = configs if len(configs) > 1 else []

@@ -67,7 +67,7 @@
   }, { rootMargin: "-16px 0px -45% 0px" });
   for (const section of all("main section")) watcher.observe(section);
 
-  // Enlarging: one dialog; what it walks through is given when it opens.
+  // Enlarging: one dialog; the pictures it shows are set when it opens.
   const dialog = one("#large");
   let walk = [];
   let place = 0;
