@@ -18,17 +18,11 @@ FILE = Path(__file__).with_name("published.yaml")
 
 @dataclass(frozen=True)
 class Published:
-    """A published row.
+    """A published row; ``recalls`` in percent by name, None where its source does not report them.
 
     Args:
-        row: its label.
-        data: one of :data:`DATA`.
         pairs: its budget; None for the full data.
-        setting: of the students.
-        source: the publication.
-        recalls: by name, in percent; None where not reported.
         mean_recall: as reported; None where the source reports recalls alone.
-        towers: as its source names them.
         second_hand: whether the source quotes another publication.
     """
 

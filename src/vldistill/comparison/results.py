@@ -75,23 +75,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class CellResult:
-    """A finished cell, as its file holds it.
-
-    Args:
-        row: the label of its row.
-        kind: ``method`` or ``target``.
-        name: the method or target.
-        setting: of the students.
-        towers: the name of the towers.
-        protocol: of the evaluation.
-        seed: of the distillation.
-        evaluation_options: the configuration of the evaluation.
-        evaluation: of its set or target.
-        making: of its set; None for a target.
-        trials: how many options were tried.
-        chosen: the options of the best trial.
-        record: the whole JSON object.
-    """
+    """A finished cell: its description, its :class:`Answer` with the number of trials, and its whole JSON object."""
 
     row: str
     kind: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vldistill.comparison.published import Published
 from vldistill.comparison.results import CellResult
@@ -16,27 +16,16 @@ class Row:
     """One row; figures in percent, None where there is none.
 
     Args:
-        row: its label.
-        towers: the name of the towers.
-        setting: of the students.
-        protocol: of the evaluation, or ``published``.
-        pairs: number of pairs; None for the full data of a publication.
-        stored_floats: numbers to store.
+        pairs: None for the full data of a publication.
         seed: of the distillation; None for a target.
-        students: number of students.
         own: mean recall by the recipe that the set carries.
         generic: mean recall by the recipe that is the same for every row.
-        recalls: by name, of the recipe that ``recalls_by`` names.
-        recalls_by: ``generic`` where that recipe was used, else ``own``.
+        recalls: by name, of the recipe that ``recalls_by`` names: ``generic`` where it was used, else ``own``.
         gain: generic mean recall over that of N random pairs for N pairs.
         share: generic mean recall over that of the full data.
-        seconds: of the distillation.
-        peak_memory_bytes: of the distillation, or of the evaluation.
-        trials: how many options were tried.
-        chosen: the options of the best trial.
+        trials: how many options were tried; ``chosen`` are the best.
         details: provenance of the set; of a published row its source and data.
         chance: mean recall of a random ranking.
-        published: whether the numbers are a publication's.
     """
 
     row: str
@@ -44,22 +33,22 @@ class Row:
     setting: str
     protocol: str
     pairs: int | None
-    stored_floats: int | None
-    seed: int | None
-    students: int | None
-    own: Figure | None
-    generic: Figure | None
-    recalls: Mapping[str, Figure | None]
-    recalls_by: str
-    gain: float | None
-    share: float | None
-    seconds: float | None
-    peak_memory_bytes: int | None
-    trials: int
-    chosen: Record | None
-    details: Record
-    chance: float | None
-    published: bool
+    stored_floats: int | None = None
+    seed: int | None = None
+    students: int | None = None
+    own: Figure | None = None
+    generic: Figure | None = None
+    recalls: Mapping[str, Figure | None] = field(default_factory=dict)
+    recalls_by: str = "own"
+    gain: float | None = None
+    share: float | None = None
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    trials: int = 0
+    chosen: Record | None = None
+    details: Record = field(default_factory=dict)
+    chance: float | None = None
+    published: bool = False
 
     @property
     def source(self) -> str:
@@ -118,7 +107,6 @@ def _row(result: CellResult, references: Mapping[tuple[Ground, str], float]) -> 
         chosen=result.chosen,
         details=evaluation.details,
         chance=evaluation.chance.mean_recall,
-        published=False,
     )
 
 
@@ -131,20 +119,8 @@ def published_row(found: Published) -> Row:
         setting=found.setting,
         protocol="published",
         pairs=found.pairs,
-        stored_floats=None,
-        seed=None,
-        students=None,
         own=None if found.mean is None else Figure(found.mean),
-        generic=None,
         recalls={name: None if value is None else Figure(value) for name, value in found.recalls.items()},
-        recalls_by="own",
-        gain=None,
-        share=None,
-        seconds=None,
-        peak_memory_bytes=None,
-        trials=0,
-        chosen=None,
         details={"source": found.source, "data": found.data},
-        chance=None,
         published=True,
     )

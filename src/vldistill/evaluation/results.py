@@ -82,20 +82,14 @@ class Evaluation:
     Args:
         set: its name, ``SELECTOR:N`` or ``full``.
         kind: ``distilled``, ``subset`` of real pairs, or ``full``.
-        setting: of the students.
-        protocol: see the options of ``evaluate``.
         pairs: number of pairs (captions, for ``full``).
-        stored_floats: numbers to store.
         seeds: number of students.
         own: by the recipe that the set carries; None where it has none, or it was not used.
         generic: by the recipe that is the same for every row; None where it was not used.
         chance: of a uniformly random ranking.
         image_tower: its name; None in files of early versions.
-        text_tower: also.
         data: the fingerprint of each split.
         details: provenance of the set.
-        seconds: that the evaluation took.
-        peak_memory_bytes: of the process.
     """
 
     set: str

@@ -8,7 +8,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,9 +15,9 @@ from markupsafe import Markup
 
 from vldistill.config.plain import Plain
 from vldistill.reporting.charts import budget_chart, training_charts
-from vldistill.reporting.overview import Headline, Table, cost_table, headline, result_table, short, tower_matrix
+from vldistill.reporting.overview import cost_table, headline, result_table, short, tower_matrix
 from vldistill.reporting.records import RunRecord
-from vldistill.reporting.views import BrowserView, Extras, FigureView, SetView
+from vldistill.reporting.views import Extras, FigureView
 from vldistill.version import __version__
 
 HERE = Path(__file__).parent
@@ -46,49 +45,6 @@ def render(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["drawing"] = Markup
-    page = environment.get_template("page.html.j2").render(
-        **vars(_page(runs, extras)),
-        script=Markup(script),
-        style=Markup(style),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", page.encode("utf-8", "replace").decode())
-
-
-@dataclass(frozen=True)
-class RunView:
-    """A run's commands and configurations, as text."""
-
-    name: str
-    commands: Sequence[str]
-    config_text: str
-    sets: Sequence[tuple[str, str]]
-    environment: str
-
-
-@dataclass(frozen=True)
-class Page:
-    """The values that the template shows."""
-
-    title: str
-    many: bool
-    sections: Sequence[tuple[str, str]]
-    headline: Headline | None
-    facts: Sequence[tuple[str, str]]
-    notes: Sequence[str]
-    results: Table | None
-    charts: Sequence[FigureView]
-    sets: Sequence[SetView]
-    browsers: Sequence[BrowserView]
-    maps: Sequence[FigureView]
-    matrix: Table | None
-    cost: Table | None
-    runs: Sequence[RunView]
-    version: str
-    made: str
-
-
-def _page(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> Page:
     known = [extras[run.name] for run in runs if run.name in extras]
     sets = [view for extra in known for view in extra.sets]
     browsers = [extra.browser for extra in known if extra.browser]
@@ -102,7 +58,7 @@ def _page(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> Page:
     sections = [("results", "Results"), ("curves", "Curves"), ("gallery", "Gallery"), ("browser", "Retrieval browser")]
     sections += [("maps", "Maps"), ("towers", "Towers"), ("cost", "Cost"), ("how", "Configuration")]
     empty = {"curves": not charts, "gallery": not sets, "browser": not browsers, "maps": not maps}
-    return Page(
+    page = environment.get_template("page.html.j2").render(
         title=", ".join(run.name for run in runs),
         many=many,
         sections=[(anchor, name) for anchor, name in sections if not empty.get(anchor)],
@@ -119,7 +75,11 @@ def _page(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> Page:
         runs=[_run_view(run) for run in runs],
         version=__version__,
         made=time.strftime("%Y-%m-%d %H:%M"),
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", page.encode("utf-8", "replace").decode())
 
 
 def _facts(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
@@ -148,11 +108,11 @@ def _lookup(value: Plain, path: Sequence[str]) -> Plain:
     return value
 
 
-def _run_view(run: RunRecord) -> RunView:
+def _run_view(run: RunRecord) -> dict[str, Plain]:
     sets = [(item.name, item.info.get("config")) for item in run.sets if item.finished]
     shown = [(name, _pretty(config)) for name, config in sets if config]
-    environment = _pretty(run.environment) if run.environment else ""
-    return RunView(run.name, run.commands, run.config_text, shown, environment)
+    plain: dict[str, Plain] = {"name": run.name, "commands": run.commands, "config_text": run.config_text}
+    return plain | {"sets": shown, "environment": _pretty(run.environment) if run.environment else ""}
 
 
 def _pretty(value: Plain) -> str:

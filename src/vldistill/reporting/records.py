@@ -21,6 +21,7 @@ from vldistill.evaluation.measures import MEASURES, Figure
 RECIPES = ("generic", "own")
 OWN = "own"  # the towers of a run, where an evaluation names none
 IDENTITY = ("cell", "row", "seed", "set", "setting", "protocol", "towers", "image_tower", "text_tower", "pairs")
+TEXTS = ("row", "cell", "setting", "protocol", "towers", "image_tower", "text_tower")
 AROUND = ("environment", "making")  # objects around an evaluation that belong to it
 MOST_BYTES = 200_000_000  # of a file; a log of a million iterations has less
 MOST = 1e18  # a larger number is not a count
@@ -37,24 +38,11 @@ class Row:
         recipe: ``own`` or ``generic``.
         figures: mean and standard deviation by measure, in percent.
         trained_by: the recipe as a JSON object.
-        row: its label in a comparison.
-        cell: its cell in a comparison.
-        seed: of the distillation.
+        row: its label in a comparison, and ``cell`` its cell, ``seed`` and ``making`` those of its distillation.
         data_kind: ``distilled``, ``subset`` or ``full``.
-        setting: of the students.
-        protocol: of the evaluation.
-        towers: the name of the towers.
-        image_tower: the name of the image tower.
-        text_tower: the name of the text tower.
-        pairs: number of pairs.
-        stored_floats: numbers to store.
         seeds: number of students.
-        seconds: of the evaluation.
-        peak_memory_bytes: of the evaluation.
         chance: mean recall of a random ranking.
         details: provenance of the set.
-        environment: of the evaluation.
-        making: of the set, in a comparison.
     """
 
     run: str
@@ -94,15 +82,9 @@ class Row:
             recipe=recipe,
             figures=figures,
             trained_by=section(section(result, recipe), "recipe"),
-            row=entry(result, "row", str),
-            cell=entry(result, "cell", str),
+            **{name: entry(result, name, str) for name in TEXTS},
             seed=entry(result, "seed", int, float, str),
             data_kind=entry(result, "kind", str),
-            setting=entry(result, "setting", str),
-            protocol=entry(result, "protocol", str),
-            towers=entry(result, "towers", str),
-            image_tower=entry(result, "image_tower", str),
-            text_tower=entry(result, "text_tower", str),
             pairs=_count(result, "pairs"),
             stored_floats=_count(result, "stored_floats"),
             seeds=_count(result, "seeds"),
