@@ -6,7 +6,7 @@ a task on a cluster with the same file system) can run cells.
 
     RUN/encode/GROUP/       notes on decoding and encoding the data; the results are in the cache
     RUN/experts/GROUP/      a run folder with the experts that all cells of one setting, towers and data share
-    RUN/cells/ID/trial-1/   a run folder per trial; made/ has the set, which is evaluated in judged-*/
+    RUN/cells/ID/trial-1/   a run folder per trial; made/ has the set; another one its evaluation
     RUN/cells/ID/log.txt    output of the commands
     RUN/cells/ID/result.json, or failed.json
 """
