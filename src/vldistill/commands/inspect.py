@@ -147,6 +147,7 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
     broken: list[str] = []
     sizes: Counter[str] = Counter()
     first: Pairs | None = None
+    broken += [loss for account in collection.accounts for loss in account.losses()]
     if not summary["splits"]:
         broken.append(f"{source} has no images at all")
     for split, counts in summary["splits"].items():
@@ -154,8 +155,9 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
             broken += counts["notes"]
             continue
         pairs = collection.pairs(split)
+        broken += [f"{split}: {loss}" for loss in collection.split_losses(split)]
         with reporter.progress(f"{split} images", pairs.count_images) as bar:
-            for size, trouble in _looks(pairs):
+            for size, trouble in _sizes(pairs):
                 bar.advance()
                 if trouble:
                     broken.append(f"{split}: {trouble}")
@@ -182,7 +184,7 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
     }
 
 
-def _looks(pairs: Pairs) -> Iterator[tuple[str, str]]:
+def _sizes(pairs: Pairs) -> Iterator[tuple[str, str]]:
     """The size of every image, or what is wrong with it, in order."""
 
     def look(index: int) -> tuple[str, str]:
@@ -212,7 +214,7 @@ def _contact_sheet(pairs: Pairs, sheet: str | None, reporter: Reporter) -> str |
         try:
             image = pairs.images.read(index, TILE).convert("RGB").resize((TILE, TILE))
         except DataError:
-            continue  # it stands in the list of broken ones
+            continue  # it is in the list of broken ones
         images.append(np.asarray(image).transpose(2, 0, 1))
         captions.append(pairs.captions[int(pairs.image_captions[index][0])])
     if not images:
@@ -236,10 +238,24 @@ def _shown(item: object, most: int = 500) -> str:
     return text if len(str(item)) <= most else f"{text}…"
 
 
+def _account_line(account: dict[str, Any]) -> str:
+    """``31 lines: 30 used; 1 left out: header (line 1)``, from the plain values of an account."""
+    parts = [f"{account['seen']:,} {account['unit']}: {account['used']:,} used"]
+    for one in account["left_out"]:
+        more = ", ..." if one["count"] > len(one["first"]) else ""
+        names = f" ({', '.join(one['first'])}{more})" if one["first"] else ""
+        parts.append(f"{one['count']:,} left out: {one['reason']}{names}")
+    return "; ".join(parts)
+
+
 def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:
     for name, item in value.items():
         title = name.replace("_", " ")
-        if isinstance(item, dict):
+        if name == "account":
+            yield f"{indent}account:"
+            own = item if isinstance(item, list) else list(item.values())
+            yield from (f"{indent}  {_shown(_account_line(one))}" for one in own)
+        elif isinstance(item, dict):
             yield f"{indent}{title}:" + ("" if item else " none")
             yield from _lines(item, indent + "  ")
         elif name == "bytes":

@@ -54,7 +54,7 @@ def files_of(source: Source, suffix: str, inside: tuple[str, ...] = ("",)) -> li
 
 def listed(folder: Path, pattern: str) -> list[Path]:
     """The files of a folder whose names fit a pattern, sorted."""
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("._"))
 
 
 def expanded(pattern: str) -> Iterator[str]:
