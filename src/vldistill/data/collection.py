@@ -89,6 +89,7 @@ class Collection:
             captions=captions,
             caption_image=np.repeat(np.arange(len(kept)), counts),
             notes=(*losses, *(note for name, note in self.made.items() if name == split)),
+            accounts=(*self.accounts, *accounts),
         )
 
     def losses(self, split: str) -> list[str]:

@@ -84,13 +84,18 @@ def _search(
     missing = dict.fromkeys(left, looked)
     closest = index.closest(lost[left[0]])
     missing[left[0]] = (
-        f"{looked}, with all below; the closest file there is {closest}"
+        f"{looked}, with all below; the closest file there is {closest}{_by_case(closest, lost[left[0]])}"
         if closest
         else f"{looked}, with all below; there are no images"
     )
     if not exactly_named:
         missing[left[0]] += ". Name the folder of the images: ?images=FOLDER"
     return missing
+
+
+def _by_case(closest: str, wanted: str) -> str:
+    """The remark that two paths differ by case only."""
+    return ", which differs by case only" if closest.casefold() == wanted.casefold() else ""
 
 
 def _siblings(folder: Path) -> list[Path]:

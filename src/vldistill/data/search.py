@@ -18,6 +18,7 @@ from vldistill.data.splits import split_in
 
 NEUTRAL = re.compile(r"(.*[-_ ])?(images?|imgs?|pictures?|photos?|pics|data|jpegimages)([-_ ].*)?")
 MOST = 5_000_000  # files of an index
+SEVERAL = 3  # names that must all fit in another case
 CLOSE_AMONG = 20_000  # names that the closest is chosen from
 
 
@@ -37,16 +38,24 @@ class PhotoIndex:
                     listed.add(path)
                     self._by_stem[_stem(path.name)].append((root, PurePosixPath(path.relative_to(root).as_posix())))
 
-    def find(self, wanted: str) -> list[Path]:
-        """The files that fit a relative path best; one means that it was found."""
+    def find(self, wanted: str, *, any_case: bool = False) -> list[Path]:
+        """The files that fit a relative path best; one means that it was found.
+
+        Suffixes fit in any case; names do with ``any_case``.
+        """
         path = PurePosixPath(wanted)
         same = self._by_stem.get(_stem(path.name), [])
-        for alike in (_exactly, _composed, _folded, _without_suffix):
+        for alike in (_exactly, _composed, _suffix_folded, _without_suffix, *([_folded] if any_case else [])):
             fitting = [(root, own) for root, own in same if alike(path.name, own.name) and _fits(path, root, own)]
             if fitting:
                 most = max(_shared(path, own) for _, own in fitting)
                 return [root / own for root, own in fitting if _shared(path, own) == most]
         return []
+
+    def is_merged(self, wanted: str, path: Path) -> bool:
+        """Whether a file that was found lacks a folder that its name has."""
+        name = PurePosixPath(wanted)
+        return _shared(name, PurePosixPath(path.as_posix())) < len(name.parent.parts)
 
     def closest(self, wanted: str) -> str:
         """The file name most like that of ``wanted``; empty without any."""
@@ -64,15 +73,41 @@ def search(index: PhotoIndex, wanted: Mapping[int, str], exact: Mapping[str, set
         wanted: relative paths by number.
         exact: by folder in the source, the folders in which others of it were found exactly: no other is used then.
     """
+    found = _found(index, wanted, exact, any_case=False)
+    left = {number: name for number, name in wanted.items() if number not in found}
+    if not found and not any(exact.values()) and len(left) >= SEVERAL:  # names in another case, all of them?
+        folded = _found(index, left, exact, any_case=True)
+        found = folded if len(folded) == len(left) else found
+    found = _without_chance(index, found, wanted)
+    claims = Counter(found.values())
+    return {number: path for number, path in found.items() if claims[path] == 1}
+
+
+def _without_chance(index: PhotoIndex, found: Mapping[int, Path], wanted: Mapping[int, str]) -> dict[int, Path]:
+    """Those found without folders that their names have, only where it is so for several and most of a folder."""
+    lost = Counter(PurePosixPath(name).parent for name in wanted.values())
+    merged = Counter(
+        PurePosixPath(wanted[number]).parent for number, path in found.items() if index.is_merged(wanted[number], path)
+    )
+    chance = {folder for folder, count in merged.items() if count < SEVERAL or 2 * count < lost[folder]}
+    return {
+        number: path
+        for number, path in found.items()
+        if PurePosixPath(wanted[number]).parent not in chance or not index.is_merged(wanted[number], path)
+    }
+
+
+def _found(
+    index: PhotoIndex, wanted: Mapping[int, str], exact: Mapping[str, set[Path]], *, any_case: bool
+) -> dict[int, Path]:
     found: dict[int, Path] = {}
     taken = {path for paths in exact.values() for path in paths}
     for number, name in wanted.items():
-        fitting = [path for path in index.find(name) if path not in taken and path.is_file()]
+        fitting = [path for path in index.find(name, any_case=any_case) if path not in taken and path.is_file()]
         homes = {path.parent for path in exact.get(str(PurePosixPath(name).parent), ())}
         if len(fitting) == 1 and (not homes or fitting[0].parent in homes):
             found[number] = fitting[0]
-    claims = Counter(found.values())
-    return {number: path for number, path in found.items() if claims[path] == 1}
+    return found
 
 
 def _below(root: Path) -> Iterator[Path]:
@@ -104,6 +139,11 @@ def _exactly(wanted: str, own: str) -> bool:
 
 def _composed(wanted: str, own: str) -> bool:
     return unicodedata.normalize("NFC", wanted) == unicodedata.normalize("NFC", own)
+
+
+def _suffix_folded(wanted: str, own: str) -> bool:
+    one, other = PurePosixPath(wanted), PurePosixPath(own)
+    return _composed(one.stem, other.stem) and one.suffix.lower() == other.suffix.lower()
 
 
 def _folded(wanted: str, own: str) -> bool:
