@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vldistill.data.archives import check_zip
@@ -23,6 +24,9 @@ ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P"  # the secon
 SHARED = 64  # bytes of tensors for each byte of the file: recordings made on a CPU hold one storage many times
 MOST_VALUES = 1_000_000
 TOO_MUCH = "is refused: it declares more than it holds"
+SCALAR = np.float64(0).__reduce__()[0]  # builds one number of a plain kind from its bytes
+NUMBERS = [SCALAR, (SCALAR, "numpy.core.multiarray.scalar"), np.dtype]
+NUMBERS += [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "i2", "u1", "?")]
 KINDS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
 
 
@@ -39,7 +43,8 @@ def read_torch_file(path: Path, what: str) -> Any:
         _check_container(path, what)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of formats that torch finds old; they are read all the same
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(NUMBERS):
+                found = torch.load(path, map_location="cpu", weights_only=True)
         _check_tensors(found, path, what)
         return found
     except pickle.UnpicklingError as error:
