@@ -86,7 +86,7 @@ def textcaps(folder: Path) -> None:
     put(folder / "TextCaps_0.1_train.json", json.dumps({"dataset_name": "textcaps", "data": rows}))
 
 
-def annotations(numbers: Iterable[int], *, name: str = "{:012d}.jpg") -> dict[str, Any]:
+def captioned(numbers: Iterable[int], *, name: str = "{:012d}.jpg") -> dict[str, Any]:
     numbers = list(numbers)
     return {
         "info": {},
@@ -98,7 +98,7 @@ def annotations(numbers: Iterable[int], *, name: str = "{:012d}.jpg") -> dict[st
 def coco(folder: Path) -> None:
     """All of COCO 2017's annotation files: captions, and those without captions."""
     for split, numbers in (("train2017", range(8)), ("val2017", range(8, 12))):
-        own = annotations(numbers)
+        own = captioned(numbers)
         put(folder / "annotations" / f"captions_{split}.json", json.dumps(own))
         for other in ("instances", "person_keypoints", "stuff", "panoptic"):
             boxes = [{"id": n, "image_id": n, "bbox": [0, 0, 1, 1]} for n in numbers]
@@ -110,7 +110,7 @@ def coco(folder: Path) -> None:
 
 def vizwiz(folder: Path) -> None:
     for split, numbers in (("train", range(8)), ("val", range(8, 12))):
-        own = annotations(numbers, name=f"VizWiz_{split}_{{:08d}}.jpg")
+        own = captioned(numbers, name=f"VizWiz_{split}_{{:08d}}.jpg")
         put(folder / "annotations" / f"{split}.json", json.dumps(own))
         photos(folder / split, numbers, f"VizWiz_{split}_{{:08d}}.jpg")
     test = {"images": [{"id": 5, "file_name": "VizWiz_test_00000005.jpg"}], "info": {}}
@@ -118,7 +118,7 @@ def vizwiz(folder: Path) -> None:
 
 
 def nocaps(folder: Path) -> None:
-    put(folder / "nocaps_val_4500_captions.json", json.dumps(annotations(NUMBERS, name="{:016x}.jpg")))
+    put(folder / "nocaps_val_4500_captions.json", json.dumps(captioned(NUMBERS, name="{:016x}.jpg")))
     photos(folder / "validation", name="{:016x}.jpg")
 
 

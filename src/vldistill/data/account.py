@@ -148,11 +148,11 @@ def files_account(read: Sequence[Any], others: Mapping[str, Sequence[Any]], seen
 
 def merged(accounts: Sequence[Account]) -> Account:
     """Accounts of the same unit as one."""
-    ledger = Ledger(accounts[0].unit)
+    left: dict[str, LeftOut] = {}
     for account in accounts:
-        ledger.use(account.used)
         for reason, one in account.left_out.items():
-            names = one.first or [""]
-            for name in names[:1]:
-                ledger.leave(reason, name, one.count, loss=one.loss, detail=one.detail)
-    return ledger.close(sum(account.seen for account in accounts), needed=False)
+            known = left.setdefault(reason, LeftOut(0, [], one.loss, one.detail))
+            known.count += one.count
+            known.first = [*known.first, *one.first][:FIRST]
+    seen, used = (sum(getattr(account, name) for account in accounts) for name in ("seen", "used"))
+    return Account(accounts[0].unit, seen, used, left)

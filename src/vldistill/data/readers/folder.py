@@ -81,9 +81,10 @@ def _read(found: _Found, ledger: Ledger, root: Path, pictures: list[Path], named
             try:
                 captions = _captions(text)
             except DataError as error:
-                both = 1 + (text is not None and text not in found.used)
-                found.used |= {text} - {None}
-                ledger.leave("captions cannot be read", str(path.relative_to(root)), both, detail=str(error))
+                ledger.leave("captions cannot be read", str(path.relative_to(root)), detail=str(error))
+                if text is not None and text not in found.used:
+                    found.used.add(text)
+                    ledger.leave("captions cannot be read", str(text.relative_to(root)))
                 continue
             found.names.append(path.relative_to(folder).as_posix())
             found.paths.append(path)
