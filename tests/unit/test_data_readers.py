@@ -59,7 +59,7 @@ def test_ambiguous_source(monkeypatch: pytest.MonkeyPatch):
 
 def test_unknown_sources(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match=r"'scnes' is no kind of source \(did you mean scenes\?\).*ls readers"):
+    with pytest.raises(DataError, match=r"'scnes' is not a kind of source \(did you mean scenes\?\).*ls readers"):
         find_reader("scnes:seed=1")
     with pytest.raises(DataError, match=r"does not exist \(did you mean .*/notes\.txt\?\)\. Expected the path"):
         find_reader(tmp_path / "note.txt")

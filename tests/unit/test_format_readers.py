@@ -105,7 +105,7 @@ def test_coco_images_elsewhere_and_mistakes(tmp_path: Path):
         ({"annotations": [{"image_id": 9, "caption": "x"}]}, "image_id 9 is none of the images"),
         ({"annotations": [{"image_id": 0, "bbox": []}]}, "not instances or keypoints"),
         ({"images": [value["images"][0]] * 2}, "id 0 was used before"),
-        ({"images": [value["images"][0], {**value["images"][0], "id": 7}]}, r"stands in 2 images; expected it in one"),
+        ({"images": [value["images"][0], {**value["images"][0], "id": 7}]}, r"is that of 2 images; expected it in one"),
         ({"images": [{**value["images"][0], "file_name": "../x.jpg"}]}, "expected a relative path"),
     ):
         other.write_text(json.dumps(value | change))
@@ -343,7 +343,7 @@ def test_webdataset_with_mistakes(tmp_path: Path):
     assert decoded.pairs.captions == ["first"] and decoded.broken == ("c.jpg",)
     os.link(tmp_path / "one.tar", tmp_path / "two.tar")
     notes = load_pairs(f"{tmp_path}{ALL}", "train").notes
-    assert any("image 'a.jpg' stands in an earlier sample" in note for note in notes)
+    assert any("image 'a.jpg' is in an earlier sample" in note for note in notes)
     with TarWriter(str(tmp_path / "none.tar"), encoder=False) as sink:
         sink.write({"__key__": "a", "txt": b"first"})
     with pytest.raises(DataError, match="holds no images"):

@@ -23,7 +23,7 @@ class LeftOut:
     Attributes:
         count: of units.
         first: their first names.
-        loss: captions or images are lost; False for what is no data, such as the header of a table.
+        loss: captions or images are lost; False for what is not data, such as the header of a table.
         detail: the first full message, where there is one.
     """
 

@@ -1,6 +1,6 @@
 """Archives that others made, listed and read without extracting anything.
 
-An archive with one absolute or ``..`` member, a link, a device, or a name that no file system should be asked for is
+An archive with one absolute or ``..`` member, a link, a device, or a name that no file system should get is
 refused as a whole: whoever made it did not mean to ship photos. So is one that is cut off, or unpacks to far more than
 it holds.
 """
@@ -65,7 +65,7 @@ def why_unsafe(name: str) -> str:
 
 
 def tar_members(path: Path) -> Iterator[Member]:
-    """The regular files of an uncompressed tar, in order; ``offset`` and ``size`` say where their bytes are in it.
+    """The regular files of an uncompressed tar, in order; ``offset`` and ``size`` give where their bytes are in it.
 
     Tars that were appended to each other (``cat a.tar b.tar``) are listed to the end of the last.
 
@@ -105,7 +105,7 @@ def unpacked(path: Path) -> Path:
 def check_zip(path: Path, what: str, *, ratio: float = RATIO) -> None:
     """Refuse a zip whose members lead outside, are links, or unpack to more than ``ratio`` times the file.
 
-    Members are judged by the archive's own list, nothing is unpacked. Raises DataError, naming ``what``.
+    Members are checked by the archive's own list, nothing is unpacked. Raises DataError, naming ``what``.
     """
     expected = "a complete zip: download it again"
     with _guarding(path, expected, what), zipfile.ZipFile(path) as archive:

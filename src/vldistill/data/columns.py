@@ -67,7 +67,7 @@ class Columns:
 
 
 def choose_columns(columns: Sequence[str], options: Mapping[str, str], source: str) -> Columns:
-    """The columns asked for by the options ``image``, ``caption`` (several joined by commas), ``name`` and ``split``,
+    """The columns named by the options ``image``, ``caption`` (several joined by commas), ``name`` and ``split``,
     the others guessed.
 
     An empty ``name`` means that no column names the images: every row is one.
@@ -194,7 +194,7 @@ class Gathered:
 
 
 def split_of_cell(value: object, usual: str | None, where: str) -> str:
-    """The split of a row: its own where it says one, else ``usual``, else train."""
+    """The split of a row: its own where it names one, else ``usual``, else train."""
     if value is None or value == "":
         return usual or "train"
     return split_named(value, where)

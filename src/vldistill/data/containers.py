@@ -50,7 +50,7 @@ def require_parquet() -> Any:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what pyarrow says of a broken file into DataError."""
+    """Turn pyarrow's errors on a broken file into DataError."""
     import pyarrow
 
     try:
@@ -112,7 +112,7 @@ def holds_image(cell: Any) -> bool:
 
 @dataclass(frozen=True)
 class TableImages(EncodedImages):
-    """An image store over cells; subclasses say where a cell is.
+    """An image store over cells; subclasses know where a cell is.
 
     Attributes:
         rows: int64 (N,), the row of each image.

@@ -36,8 +36,8 @@ def json_kind(path: Path) -> str:
 def looks_blip(head: bytes) -> bool:
     """Whether a file begins as a list of records with an image and a caption or a conversation."""
     first = head.removeprefix(b"[").lstrip()
-    told = b'"caption"' in head or b'"conversations"' in head
-    return head.startswith(b"[") and first.startswith(b"{") and b'"image"' in head and told
+    captioned = b'"caption"' in head or b'"conversations"' in head
+    return head.startswith(b"[") and first.startswith(b"{") and b'"image"' in head and captioned
 
 
 def json_files(folder: Path) -> list[Path]:
@@ -73,7 +73,7 @@ def holds_samples(path: Path) -> bool:
     try:
         names = [member.name for member in islice(open_tar_members(path), ENOUGH)]
     except DataError:
-        return True  # reading it says what is wrong
+        return True  # reading it reports what is wrong
     images = {key for key, suffix in map(key_of, names) if suffix in IMAGE_SUFFIXES}
     texts = {key for key, suffix in map(key_of, names) if suffix in TEXT_SUFFIXES}
     return bool(images & texts) or (bool(names) and not images)
@@ -88,7 +88,7 @@ def _captioned(path: Path) -> bool:
     try:
         return layout_of(path, {}, str(path)).kind != Layout.UNKNOWN
     except DataError:
-        return path.suffix.lower() in (".csv", ".tsv")  # reading it says what is wrong
+        return path.suffix.lower() in (".csv", ".tsv")  # reading it reports what is wrong
 
 
 def picture_tables(paths: list[Path]) -> list[Path]:
@@ -103,7 +103,7 @@ def picture_tables(paths: list[Path]) -> list[Path]:
 def _pictured(parquet: Any, path: Path) -> bool:
     try:
         schema = parquet.read_schema(path)
-    except Exception:  # pyarrow raises nearly anything on broken bytes; reading it says what is wrong
+    except Exception:  # pyarrow raises nearly anything on broken bytes; reading it reports what is wrong
         return True
     names = {name.lower() for name in schema.names}
     bytes_of = any("binary" in str(kind) for kind in schema.types)

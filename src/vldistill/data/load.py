@@ -41,7 +41,7 @@ def find_reader(source: str | Path) -> Reader:
         prefixed = ", ".join(f"{one.name}:{text}" for one in found if one.prefixed)
         raise DataError(
             f"data source {text!r} is recognised by several readers: {names}. Give a more exact path."
-            + (f" Or say which: {prefixed}." if prefixed else "")
+            + (f" Or name the kind: {prefixed}." if prefixed else "")
         )
     return found[0]
 
@@ -62,7 +62,7 @@ def _nothing_fits(source: str) -> str:
     kind = source.partition(":")[0]
     near = get_close_matches(kind, READERS)
     near += [str(path.with_name(name)) for name in get_close_matches(path.name, beside)]
-    strange = f", and {kind!r} is no kind of source" if re.match(r"\w\w+:", source) and kind not in READERS else ""
+    strange = f", and {kind!r} is not a kind of source" if re.match(r"\w\w+:", source) and kind not in READERS else ""
     meant = f" (did you mean {' or '.join(near)}?)" if near else ""
     return (
         f"the data source {source} does not exist{strange}{meant}. Expected the path of a file, a folder or a pattern, "

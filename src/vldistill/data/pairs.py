@@ -47,7 +47,7 @@ class ImageStore(Protocol):
         Args:
             index: which image.
             at_least: when positive, sides of this many pixels are enough: a large JPEG may be decoded at a
-                fraction of its size, which is much faster. 0 asks for the full size.
+                fraction of its size, which is much faster. 0 is the full size.
 
         Raises:
             DataError: the image is missing or broken; the message names it.

@@ -36,7 +36,7 @@ class PhotoLimits:
     """What a photo may have; more is refused before it is decoded.
 
     Args:
-        pixels: width times height, as the file's header says.
+        pixels: width times height, by the file's header.
         bytes: of the encoded file.
     """
 
@@ -79,7 +79,7 @@ def decode(raw: bytes, label: str, at_least: int = 0, limits: PhotoLimits = PHOT
         raw: the encoded bytes, PNG, JPEG or another raster format.
         label: how messages name it.
         at_least: when positive, sides of this many pixels are enough: a large JPEG may be decoded at a fraction of
-            its size, which is much faster. 0 asks for the full size.
+            its size, which is much faster. 0 is the full size.
         limits: what is too large.
 
     Raises:
@@ -133,7 +133,7 @@ def _short(error: Exception) -> str:
 def _rgb(image: Image.Image) -> Image.Image:
     """Upright and in RGB, in memory of its own: the original closes with its file.
 
-    Transparency is dropped, 16-bit greys are scaled, not clipped. Broken EXIF data is no reason to lose a photo.
+    Transparency is dropped, 16-bit greys are scaled, not clipped. Photos with broken EXIF data are kept.
     """
     try:
         method = UPRIGHT.get(image.getexif().get(0x0112, 1))

@@ -65,7 +65,7 @@ def path_reader(
     """Register a reader of ``[NAME:]PATH[?option=value&...]``; splits that the source lacks are made of train.
 
     Args:
-        name: of the reader, and the prefix that asks for it.
+        name: of the reader, and the prefix that requests it.
         looks: whether a path without prefix is of this kind, seen from its name and the beginning of files.
         options: names of its options, beside the shares ``val`` and ``test``.
         says_splits: the source names the split of every image; others are made only where shares are requested.

@@ -1,6 +1,6 @@
 """How a data source is written: ``[KIND:]PATH[?option=value&option=value]``.
 
-The kind is the name of a reader and is only needed where a path alone does not say it (``hf:OWNER/NAME``).
+The kind is the name of a reader and is only needed where a path alone does not decide it (``hf:OWNER/NAME``).
 Options are percent-decoded, so that ``sep=%3B`` is a semicolon.
 """
 

@@ -246,7 +246,7 @@ def _asked(options: Mapping[str, str], source: str) -> str:
 
 
 def _separator(path: Path, head: str) -> str:
-    """The separator whose header has columns of images and captions, else the one that the suffix stands for."""
+    """The separator whose header has columns of images and captions, else the one that the suffix means."""
     usual = "," if path.suffix.lower() == ".csv" else "\t"
     for separator in dict.fromkeys((usual, *SEPARATORS.values())):
         if _fits(tuple(head.split(separator))):

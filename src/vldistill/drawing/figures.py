@@ -25,7 +25,7 @@ Points = Sequence[tuple[float, float]]
 WIDE, SMALL = (7.6, 4.4), (4.9, 3.3)
 """Figure sizes in inches: a file of its own, and one of several beside each other on a page."""
 THEME = {INK: "--ink", FAINT: "--soft", RULE: "--rule"} | {c: f"--c{i}" for i, c in enumerate(PALETTE)}
-"""The variable of the page's stylesheet that stands for a colour of a drawing."""
+"""The variable of the page's stylesheet for a colour of a drawing."""
 
 
 def draw_curves(
@@ -72,7 +72,7 @@ def curves(
         errors: by the name of a line, half the length of the bar at each of its points.
         size: width and height in inches.
         log_x: a logarithmic scale, where every x is above 0.
-        log_y: likewise for y.
+        log_y: the same for y.
     """
     figure, axes = _figure(size)
     reference = {name: y for name, y in (levels or {}).items() if math.isfinite(y)}
@@ -137,7 +137,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
 
     Args:
         name: unique on the page, of letters, digits and ``-``; it begins every id.
-        label: what a screen reader says.
+        label: what a screen reader reads out.
     """
     from xml.sax.saxutils import quoteattr
 

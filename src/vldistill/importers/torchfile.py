@@ -1,6 +1,6 @@
 """Files of ``torch.save``, read as tensors, numbers, lists and dicts only: a pickle that wants more is refused.
 
-``weights_only`` keeps a file from importing or calling anything. What it lets pass is judged here: packed zips, the
+``weights_only`` keeps a file from importing or calling anything. What it lets pass is checked here: packed zips, the
 tar format of the first releases (torch unpacks it to disk), tensors that declare more than the file holds, views that
 share memory many times over, and kinds of tensors that no published set has.
 """
@@ -34,7 +34,7 @@ def read_torch_file(path: Path, what: str) -> Any:
     """The content of ``path`` on the CPU.
 
     Raises:
-        ArtefactError: when the file is missing, damaged, asks for anything to be imported or called, declares more
+        ArtefactError: when the file is missing, damaged, requests anything to be imported or called, declares more
             than it holds, or holds tensors that are not plain numbers in memory.
     """
     if not path.is_file():
@@ -52,7 +52,7 @@ def read_torch_file(path: Path, what: str) -> Any:
         raise ArtefactError(
             f"{what}: {path} is refused: it is damaged, or holds more than tensors, numbers, lists and dicts "
             f"({' '.join(reason.split())[:160].strip()}). Nothing in it was run. If you trust its makers, let "
-            f"their code save the plain tensors anew."
+            f"their code save the plain tensors again."
         ) from None
     except ArtefactError:
         raise
@@ -83,7 +83,7 @@ def _check_tensors(found: Any, path: Path, what: str) -> None:
         if not plain or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in KINDS:
             raise ArtefactError(
                 f"{what}: {path} is refused: it holds a tensor of kind {type(tensor).__name__}, {tensor.layout}, "
-                f"{tensor.dtype} on {tensor.device}; expected plain numbers. Save it anew as dense tensors."
+                f"{tensor.dtype} on {tensor.device}; expected plain numbers. Save it again as dense tensors."
             )
         declared = tensor.numel() * tensor.element_size()
         total += declared

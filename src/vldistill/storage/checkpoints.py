@@ -19,7 +19,7 @@ class Checkpoints:
 
     Args:
         path: of the last one; the one before has ``-before`` in its name.
-        reporter: hears of damage.
+        reporter: receives reports of damage.
     """
 
     path: Path

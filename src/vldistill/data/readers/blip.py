@@ -21,7 +21,7 @@ from vldistill.data.source import Source
 from vldistill.errors import DataError
 
 NAMED = re.compile(r"(?P<family>.*?)(?:^|(?<=[_.-]))(?P<split>train|val|test)")
-PLACE = re.compile(r"(.*[-_])?images")  # a folder that says where images are, not which one it is
+PLACE = re.compile(r"(.*[-_])?images")  # a folder that gives where images are, not which one it is
 
 
 def is_blip(path: Path) -> bool:
@@ -37,7 +37,7 @@ def read(source: Source) -> Collection:
     """BLIP-style lists NAME_train.json, NAME_val.json, NAME_test.json, or the folder with them; images as above.
 
     A record holds ``image``, ``caption`` (a text, or a list of texts) and perhaps ``image_id``; records with the
-    same image belong together. A leading folder such as ``flickr30k-images`` says where an image is and is no part
+    same image belong together. A leading folder such as ``flickr30k-images`` gives where an image is and is no part
     of its name, so that the pairs are those of the Karpathy-style file. Lists of LLaVA (``conversations``) and TextCaps
     are read too, and a list whose name names no split.
     """
@@ -119,13 +119,13 @@ class _Found(Gathered):
         key = "image_path" if "image" not in record and "image_path" in record else "image"
         path = safe_name(where, text_in(record, key, where, "flickr30k-images/1.jpg"))
         name = _without_place(path)
-        told = _told(record)
-        captions = _captions(told, where)
+        value = _value(record)
+        captions = _captions(value, where)
         known = self.paths.get(name, path)
         if known != path:
             raise DataError(f"{where}: image {name!r} is named as {known!r} too; expected one path.")
         own = self._checked_identity(record["image_id"], name, where) if "image_id" in record else None
-        if name in self.listed or (name in self.paths and not isinstance(told, str)):
+        if name in self.listed or (name in self.paths and not isinstance(value, str)):
             before = self.listed.get(name, "a record before")
             raise DataError(
                 f"{where}: image {name!r} was used before, by {before}; expected all its captions in one list, or "
@@ -135,7 +135,7 @@ class _Found(Gathered):
         self.paths[name] = path
         if own is not None:
             self.image_of[own], self.identity[name] = name, own
-        if not isinstance(told, str):
+        if not isinstance(value, str):
             self.listed[name] = where
 
     def _checked_identity(self, value: object, name: str, where: str) -> int | str:
@@ -150,7 +150,7 @@ class _Found(Gathered):
         return value
 
 
-def _told(record: dict[str, Any]) -> Any:
+def _value(record: dict[str, Any]) -> Any:
     """The captions of a record: ``caption``, TextCaps' ``caption_str``, or the answers of a conversation of LLaVA."""
     if "caption" in record or "conversations" not in record:
         return record.get("caption", record.get("caption_str"))

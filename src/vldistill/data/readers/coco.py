@@ -130,7 +130,7 @@ def _read_file(path: Path, value: dict[str, list[Any]], images: Ledger, texts: L
             if key in name_of:
                 raise DataError(f"{where}: id {key!r} was used before, by {name_of[key]}; expected it once.")
             if name in names:
-                raise DataError(f"{where}: file_name {name!r} stands in 2 images; expected it in one.")
+                raise DataError(f"{where}: file_name {name!r} is that of 2 images; expected it in one.")
             name_of[key] = name
             names[name] = []
     for number, annotation in enumerate(value["annotations"]):

@@ -20,7 +20,7 @@ from vldistill.data.splits import WORDS
 from vldistill.data.stores import FileImages, Place
 from vldistill.errors import DataError
 
-ENOUGH = 10_000  # files looked at to recognise a folder
+ENOUGH = 10_000  # files listed to recognise a folder
 ABOUT = {"readme", "license", "licence", "notes", "source", "classes", "labels", "requirements"}  # no captions
 TEXTS = (".txt", ".caption", ".json")  # the first that is there holds the captions
 

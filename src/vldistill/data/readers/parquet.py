@@ -40,7 +40,7 @@ def is_parquet(path: Path) -> bool:
 def read(source: Source) -> Collection:
     """.parquet files with image bytes: one, a pattern such as train-{000..007}.parquet or *.parquet, or their folder.
 
-    Options as for ``hf``. Names of files such as ``train-00000-of-00002.parquet`` say the split, or folders such as
+    Options as for ``hf``. Names of files such as ``train-00000-of-00002.parquet`` name the split, or folders such as
     ``default/train/``. A column of paths names files, in the folder or in that of the option ``images``. Needs the
     extra ``hf``.
     """

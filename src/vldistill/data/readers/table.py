@@ -29,7 +29,7 @@ LISTS = {"trainimages": "train", "devimages": "val", "testimages": "test"}  # Fl
 
 @dataclass(frozen=True)
 class File:
-    """A table of a source, the split that its name stands for, and the folder of its images in the source."""
+    """A table of a source, the split that its name means, and the folder of its images in the source."""
 
     path: Path
     split: str | None = None

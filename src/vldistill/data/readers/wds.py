@@ -40,9 +40,9 @@ def is_shards(path: Path) -> bool:
 def read(source: Source) -> Collection:
     """WebDataset .tar shards (.jpg/.png/.webp with .txt/.json): one, shard-{000..012}.tar, shard-*.tar, or the folder.
 
-    A ``.txt`` is one caption; a ``.json`` has ``caption`` or ``captions`` and wins; the option ``caption`` asks for
+    A ``.txt`` is one caption; a ``.json`` has ``caption`` or ``captions`` and wins; the option ``caption`` names
     ``txt``, for another ending of members, or for another key of the json; ``image`` names the ending of images. Names
-    of shards such as ``train-0000.tar`` say the split. Images stay in the tars, and are read there.
+    of shards such as ``train-0000.tar`` name the split. Images stay in the tars, and are read there.
     """
     files = _files(source)
     found = _Found(source, [unpacked(path) for path in files])
@@ -128,7 +128,7 @@ class _Found:
     ) -> None:  # fmt: skip
         known = self.gathered.row_of(name)
         if known is not None and self._same(handle, known, image):
-            raise DataError(f"{where}: image {name!r} stands in an earlier sample; expected it once. Remove one.")
+            raise DataError(f"{where}: image {name!r} is in an earlier sample; expected it once. Remove one.")
         for copy in range(2, 1_000_000):
             if known is None:
                 break
