@@ -325,6 +325,7 @@ def test_a_bug_is_called_one(vldistill: Any, run: Path, monkeypatch: pytest.Monk
 def test_experts_fill_a_run_folder(made: Path) -> None:
     names = sorted(files(made))
     assert names == [
+        "account.json",
         "config.yaml",
         "data.json",
         "env.json",

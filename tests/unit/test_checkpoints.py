@@ -49,7 +49,7 @@ def test_a_damaged_one_costs_the_work_since_the_one_before(tmp_path: Path) -> No
     damage(checkpoints.path)
     assert number(checkpoints) == 1
     said = checkpoints.reporter.warnings  # type: ignore[attr-defined]
-    assert "the checksum of at differs" in said[0] and "going on from the checkpoint before" in said[1]
+    assert "the checksum of at differs" in said[0] and "resuming from the checkpoint before" in said[1]
     checkpoints.write({"at": torch.tensor(9)}, {"number": "9"})  # the good one must still be there after that
     damage(checkpoints.path)
     assert number(checkpoints) == 1

@@ -144,8 +144,14 @@ def test_summary(karpathy: KarpathyFolder):
     summary = source_summary(str(karpathy.json))
     assert summary["reader"] == "karpathy" and summary["source"] == str(karpathy.json)
     assert list(summary["splits"]) == ["train", "val", "test"]
-    assert summary["splits"]["train"] == {"images": 3, "captions": 6, "notes": []}
-    assert summary["splits"]["val"] == {"images": 1, "captions": 2, "notes": ["1 missing image left out (4.jpg)"]}
+    train, val = summary["splits"]["train"], summary["splits"]["val"]
+    assert (train["images"], train["captions"], train["notes"]) == (3, 6, [])
+    assert (val["images"], val["captions"], val["notes"]) == (1, 2, ["1 missing image left out (4.jpg)"])
+    assert val["account"]["images"] == {
+        "unit": "images", "seen": 2, "used": 1,
+        "left_out": [{"reason": "missing", "count": 1, "first": ["4.jpg"], "loss": True}],
+    }  # fmt: skip
+    assert (summary["account"][1]["unit"], summary["account"][1]["seen"]) == ("list entries", 6)
     assert summary["splits"]["test"]["images"] == 0
     assert "none of its 1 images" in summary["splits"]["test"]["notes"][0]
 

@@ -31,7 +31,7 @@ def test_adding_a_reader_is_one_function(monkeypatch: pytest.MonkeyPatch):
         More words.
         """
         one = read_collection("scenes:train=2")
-        return Collection(source, one.images, one.captions, one.splits)
+        return Collection(source, one.images, one.captions, one.splits, accounts=one.accounts)
 
     assert READERS["drawn"].summary == "Two drawn scenes."
     assert load_pairs("drawn", "train").count_images == 2
@@ -59,13 +59,13 @@ def test_ambiguous_source(monkeypatch: pytest.MonkeyPatch):
 
 def test_unknown_sources(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match=r"'scnes' is no kind of source \(did you mean scenes\?\).*ls readers"):
+    with pytest.raises(DataError, match=r"'scnes' is not a kind of source \(did you mean scenes\?\).*ls readers"):
         find_reader("scnes:seed=1")
     with pytest.raises(DataError, match=r"does not exist \(did you mean .*/notes\.txt\?\)\. Expected the path"):
         find_reader(tmp_path / "note.txt")
     with pytest.raises(DataError, match=r"the folder .* holds notes\.txt(?s:.*)\n  \[karpathy\] "):
         find_reader(tmp_path)
-    with pytest.raises(DataError, match="is no data source"):
+    with pytest.raises(DataError, match="is not a data source"):
         find_reader(tmp_path / "notes.txt")
     with pytest.raises(DataError, match="the data source is empty"):
         find_reader("")
@@ -88,7 +88,7 @@ def test_a_source_may_name_its_reader(karpathy: KarpathyFolder):
     karpathy.add_photos()
     for source in (karpathy.json, karpathy.folder):
         assert load_pairs(f"karpathy:{source}", "train").fingerprint == load_pairs(source, "train").fingerprint
-    with pytest.raises(DataError, match=r"karpathy files say the split of every image. Leave \?val= and \?test= out"):
+    with pytest.raises(DataError, match="val is given a share, but the source has that split"):
         load_pairs(f"{karpathy.folder}?val=0.1", "train")
     with pytest.raises(DataError, match="unknown option 'image'"):
         load_pairs(f"{karpathy.folder}?image=photo", "train")
@@ -173,7 +173,7 @@ def test_strict_passes_a_faultless_source(karpathy: KarpathyFolder):
     [
         (b"[]", "a list of 0 items"),
         (b"[1, 2]", "a list of 2 items, the first a number"),
-        (b'[{"image": "a.jpg", "caption": ["x"]}]', r"BLIP style"),
+        (b'[{"image": "a.jpg", "caption": ["x"]}]', r"1 missing image left out"),
         (b'{"images": [{"id": 1, "file_name": "a"}], "annotations": []}', "COCO-style annotation file"),
         (b'{"a": 1, "b": 2}', "an object with the keys 'a', 'b'"),
         (b"{}", "an empty object"),
@@ -197,7 +197,7 @@ def test_missing_json_and_folder_named_json(tmp_path: Path):
         load_pairs(tmp_path / "no.json", "train")
     (tmp_path / "odd.json").mkdir()
     with pytest.raises(DataError, match="is not a file"):
-        load_pairs(tmp_path, "train")
+        load_pairs(tmp_path / "odd.json", "train")
 
 
 def test_byte_order_mark_is_accepted(karpathy: KarpathyFolder):
@@ -260,7 +260,10 @@ def test_wrong_entries(karpathy: KarpathyFolder, bad: Any, message: str):
     entry = {**karpathy.entry(1), **bad} if isinstance(bad, dict) else bad
     karpathy.save([good, entry])
     with pytest.raises(DataError, match=message):
-        load_pairs(karpathy.folder, "train")
+        load_pairs(karpathy.folder, "train", strict=True)
+    pairs = load_pairs(karpathy.folder, "train")
+    assert "1 list entry left out: malformed (image 1" in pairs.notes[0] or "not valid Unicode" in pairs.notes[0]
+    assert list(pairs.images.names) == ["0.jpg"] and pairs.images.encoded(0) == karpathy.photo(0)
 
 
 def test_fields_that_readers_do_not_need_may_be_missing(karpathy: KarpathyFolder):

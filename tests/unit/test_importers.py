@@ -303,3 +303,46 @@ def test_the_command_imports_sets_and_experts_that_the_next_stages_use(
         assert main(["import", *words]) == 2
         assert message in capsys.readouterr().err
     assert main(["import"]) == 0
+
+
+def test_a_low_rank_similarity_without_its_matrix_is_refused(bench: Workbench, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="without similarity_mat; expected the matrix"):
+        import_lors(bench, saved(tmp_path, published_set(similarity_mat=None)))
+    matrix = random(PAIRS, PAIRS)
+    found = import_lors(bench, saved(tmp_path, published_set(similarity_mat=None, similarity_params=[matrix])))
+    assert found.similarity is not None and torch.equal(found.similarity, matrix)
+
+
+def test_numbers_of_numpy_and_unknown_entries_are_no_reason_to_refuse(bench: Workbench, tmp_path: Path) -> None:
+    import numpy as np
+
+    extra = {"loss": np.float64(1.0), "step": np.int64(3), "notes": ["x"]}
+    found = import_lors(bench, saved(tmp_path, published_set(**extra)))
+    plain = import_lors(bench, saved(tmp_path, published_set(), "plain.pt"))
+    assert torch.equal(found.images, plain.images)
+
+
+def test_one_file_for_each_phase_becomes_one_set_with_phases(bench: Workbench, tmp_path: Path) -> None:
+    first = saved(tmp_path, published_set(), "first.pt")
+    second = saved(tmp_path, published_set(syn_lr_img=torch.tensor(0.3)), "second.pt")
+    found = import_lors(bench, first, later=[second])
+    assert found.recipe.phases == (PAIRS, PAIRS) and len(found) == 2 * PAIRS
+    assert found.similarity is not None and not found.similarity[:PAIRS, PAIRS:].any()
+    assert found.recipe.rates["image"] == pytest.approx((0.12,) * 100 + (0.3,) * 100)
+    assert found.recipe.rates["text"] == pytest.approx((0.07,))
+    hard = saved(tmp_path, published_set(similarity_mat=None, similarity_params=None), "hard.pt")
+    with pytest.raises(ArtefactError, match="expected all or none"):
+        import_lors(bench, first, later=[hard])
+
+
+@pytest.mark.parametrize("prefix", ["module.", "visual.trunk.", "module.visual.trunk."])
+def test_weights_under_the_prefix_of_another_code_are_read(tmp_path: Path, prefix: str) -> None:
+    from safetensors.torch import save_file
+
+    from vldistill.encoders.tower import load_weights
+
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    weights = {f"{prefix}{name}": random(*value.shape) for name, value in model.state_dict().items()}
+    save_file(weights | {"logit_scale": torch.ones(1)} if "visual" in prefix else weights, tmp_path / "w.safetensors")
+    load_weights(model, tmp_path / "w.safetensors", ("head",))
+    assert torch.equal(model.state_dict()["0.weight"], weights[f"{prefix}0.weight"])

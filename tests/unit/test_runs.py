@@ -15,7 +15,7 @@ from vldistill.config import Config, DataConfig, DistillConfig, EncoderConfig, E
 from vldistill.data.pairs import Pairs
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.errors import ArtefactError, ConfigError
-from vldistill.storage.files import read_json
+from vldistill.storage.files import read_json, write_record
 from vldistill.workbench import run_folder as runs
 from vldistill.workbench.run_folder import Run, command, commit, differences, environment, to_plain, with_defaults
 
@@ -30,7 +30,7 @@ def test_the_first_stage_writes_the_configuration_and_the_environment(tmp_path: 
     assert kept["data"]["source"] == "scenes:train=40" and kept["bitraj"]["syn_steps"] == 3 and "methods" not in kept
     note = json.loads((run.folder / "env.json").read_text())
     assert {"command", "commit", "python", "platform", "threads", "versions"} == note.keys()
-    assert sorted(path.name for path in run.folder.iterdir()) == ["config.yaml", "env.json"]
+    assert sorted(path.name for path in run.folder.iterdir()) == ["config.yaml", "data.json", "env.json"]
 
 
 def test_nothing_slow_is_done_while_others_wait_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,9 @@ def test_a_run_keeps_what_its_data_were_once_it_is_begun(scene_pairs: Callable[[
     run.begin(CONFIG)
     run.check_data(scene_pairs("test"))
     kept = read_json(run.data_path, "note")
-    assert kept.keys() == {"train", "test"} and kept["train"]["fingerprint"] == train.fingerprint
+    accounts = read_json(run.account_path, "account")
+    assert accounts.keys() == {"train", "test"} and accounts["train"][0]["seen"] == accounts["train"][0]["used"] == 80
+    assert kept.keys() == {"train", "test", "made_splits"} and kept["train"]["fingerprint"] == train.fingerprint
     assert (kept["train"]["images"], kept["train"]["captions"]) == (train.count_images, train.count_captions)
     before = run.data_path.stat().st_mtime_ns
     Run(run.folder).check_data(train)
@@ -195,3 +197,14 @@ def test_other_data_than_a_run_was_begun_with_are_refused(scene_pairs: Callable[
     run.data_path.unlink()
     Run(run.folder).check_data(fewer)
     assert read_json(run.data_path, "note")["train"]["images"] == fewer.count_images
+
+
+def test_runs_of_former_versions_keep_their_smaller_splits(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    assert not run.former_splits, "a run that is not begun makes splits as they are made now"
+    run.begin(CONFIG)
+    assert not Run(run.folder).former_splits
+    write_record(run.data_path, {"train": {"images": 3, "captions": 6, "fingerprint": "0" * 16}})
+    assert Run(run.folder).former_splits
+    run.data_path.unlink()
+    assert Run(run.folder).former_splits, "the first versions wrote no data.json"

@@ -35,8 +35,8 @@ def test_options():
     ("source", "message"),
     [
         ("scenes:sed=1", "unknown option 'sed'. Did you mean seed"),
-        ("scenes:", "'' is no option"),
-        ("scenes:train", "'train' is no option; expected name=number"),
+        ("scenes:", "'' is not an option"),
+        ("scenes:train", "'train' is not an option; expected name=number"),
         ("scenes:train=0", "train is '0'; expected a whole number from 1"),
         ("scenes:train=-5", "train is '-5'"),
         ("scenes:train=1e3", "train is '1e3'"),

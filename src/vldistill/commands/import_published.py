@@ -28,7 +28,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(unknown("kind of import", kind, KINDS))
 
     def extend(parser: ArgumentParser) -> None:
-        parser.add_argument("path", type=str, help=KINDS[kind])
+        more = "; of several phases one file for each, in order" if kind == "lors" else ""
+        parser.add_argument("path", type=str, nargs="+", help=KINDS[kind] + more)
         if kind == "lors":
             parser.add_argument("--loss", type=str, default="wbce", help="of the students: wbce, bce or soft_infonce")
             parser.add_argument(
@@ -44,11 +45,7 @@ def main(argv: Sequence[str]) -> int:
     from vldistill.workbench.opening import open_bench
 
     run, reporter = opened(asked)
-    path = Path(asked.path)
-    if not path.exists():
-        raise ConfigError(f"{path} does not exist; expected {KINDS[kind]}.")
-    if kind == "lors" and path.is_dir():
-        raise ConfigError(f"{path} is a folder; expected {KINDS[kind]}.")
+    path, *later = _checked(kind, [Path(one) for one in asked.path])
     run.check(config)
     bench = open_bench(config, reporter, run=run)
     bench.pairs("train")
@@ -70,10 +67,22 @@ def main(argv: Sequence[str]) -> int:
     if folder.exists():
         raise ConfigError(f"{folder} exists already. Delete it, or import into another --run folder.")
     mean, std = tuple(asked.mean or CLIP_MEAN), tuple(asked.std or CLIP_STD)
-    distilled = import_lors(bench, path, loss=asked.loss, mean=mean, std=std)
+    distilled = import_lors(bench, path, loss=asked.loss, mean=mean, std=std, later=later)
     run.begin(config)
     distilled.save(folder)
     run.log(stage="import", kind=kind, source=str(path), set=folder.name)
     reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
     print(folder)
     return DONE
+
+
+def _checked(kind: str, paths: list[Path]) -> list[Path]:
+    """The paths of an import, which must be there. Raises ConfigError."""
+    if kind == "mtt" and len(paths) > 1:
+        raise ConfigError(f"{len(paths)} paths are given; expected {KINDS[kind]}.")
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist; expected {KINDS[kind]}.")
+        if kind == "lors" and path.is_dir():
+            raise ConfigError(f"{path} is a folder; expected {KINDS[kind]}.")
+    return paths

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vldistill.config.plain import Plain, Record
+from vldistill.config.plain import Plain, Record, items, number
 from vldistill.errors import ArtefactError, ConfigError, DataError
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import human_bytes
@@ -148,6 +148,7 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
     broken: list[str] = []
     sizes: Counter[str] = Counter()
     first: Pairs | None = None
+    broken += [loss for account in collection.accounts for loss in account.losses()]
     if not summary["splits"]:
         broken.append(f"{source} has no images at all")
     for split, counts in summary["splits"].items():
@@ -155,6 +156,7 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
             broken += counts["notes"]
             continue
         pairs = collection.pairs(split)
+        broken += [f"{split}: {loss}" for loss in collection.split_losses(split)]
         with reporter.progress(f"{split} images", pairs.count_images) as bar:
             for size, trouble in _checks(pairs):
                 bar.advance()
@@ -208,8 +210,8 @@ def _contact_sheet(pairs: Pairs, sheet: str | None, reporter: Reporter) -> str |
 
     images, captions = [], []
     wanted = min(SHEET_PICTURES, pairs.count_images)
-    for number in range(wanted):
-        index = pairs.count_images * number // wanted
+    for row in range(wanted):
+        index = pairs.count_images * row // wanted
         try:
             image = pairs.images.read(index, TILE).convert("RGB").resize((TILE, TILE))
         except DataError:
@@ -237,10 +239,27 @@ def _shown(item: Plain, most: int = 500) -> str:
     return text if len(str(item)) <= most else f"{text}…"
 
 
+def _account_line(account: Record) -> str:
+    """``31 lines: 30 used; 1 left out: header (line 1)``, from the plain values of an account."""
+    parts = [f"{number(account['seen']):,.0f} {account['unit']}: {number(account['used']):,.0f} used"]
+    for one in items(account["left_out"]):
+        if isinstance(one, Mapping):
+            first = [str(name) for name in items(one["first"])]
+            count = number(one["count"])
+            more = ", ..." if count > len(first) else ""
+            names = f" ({', '.join(first)}{more})" if first else ""
+            parts.append(f"{count:,.0f} left out: {one['reason']}{names}")
+    return "; ".join(parts)
+
+
 def _lines(value: Record, indent: str = "") -> Iterator[str]:
     for name, item in value.items():
         title = name.replace("_", " ")
-        if isinstance(item, Mapping):
+        if name == "account":
+            yield f"{indent}account:"
+            own = item.values() if isinstance(item, Mapping) else item if isinstance(item, Sequence) else ()
+            yield from (f"{indent}  {_shown(_account_line(one))}" for one in own if isinstance(one, Mapping))
+        elif isinstance(item, Mapping):
             yield f"{indent}{title}:" + ("" if item else " none")
             yield from _lines(item, indent + "  ")
         elif isinstance(item, list):
@@ -251,12 +270,12 @@ def _lines(value: Record, indent: str = "") -> Iterator[str]:
             yield f"{indent}{title}: {'none' if item is None else _shown(item)}"
 
 
-def _list_lines(name: str, title: str, items: Sequence[Plain]) -> Iterator[str]:
+def _list_lines(name: str, title: str, found: Sequence[Plain]) -> Iterator[str]:
     if name == "broken":
-        yield f"broken: {len(items)}"
-        yield from (f"  {_shown(trouble)}" for trouble in items[:20])
+        yield f"broken: {len(found)}"
+        yield from (f"  {_shown(trouble)}" for trouble in found[:20])
     elif name == "examples":
         yield f"{title}:"
-        yield from (f"  {_shown(example)}" for example in items)
-    elif items or name != "absent":
-        yield f"{title}: {', '.join(map(_shown, items)) or 'none'}"
+        yield from (f"  {_shown(example)}" for example in found)
+    elif found or name != "absent":
+        yield f"{title}: {', '.join(map(_shown, found)) or 'none'}"

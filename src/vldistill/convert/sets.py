@@ -80,8 +80,10 @@ def _joined(groups: Sequence[Sequence[str]], several: int) -> tuple[str, ...]:
 def _chosen(folder: Path, distilled: DistilledSet, origin: str, limits: PhotoLimits) -> Pairs:
     """The pairs of a coreset in their source, in the chosen order. Raises DataError."""
     source = expand(origin or str(distilled.info.get("source", "")))
-    pairs = read_collection(source).limited(limits).pairs("train")
     record = read_json(folder / "pairs.json", "chosen pairs")
+    pairs = read_collection(source).limited(limits).pairs("train")
+    if not {chosen["image"] for chosen in record["pairs"]} <= set(pairs.images.names):  # of a run of a former version
+        pairs = read_collection(source, former_splits=True).limited(limits).pairs("train")
     row_of = {name: row for row, name in enumerate(pairs.images.names)}
     rows, captions = [], []
     for chosen in record["pairs"]:

@@ -1,15 +1,18 @@
 """Archives that others made, listed and read without extracting anything.
 
-An archive with one absolute or ``..`` member, a link, a device, or a name that no file system should be asked for is
+An archive with one absolute or ``..`` member, a link, a device, or a name that no file system should get is
 refused as a whole: whoever made it did not mean to ship photos. So is one that is cut off, or unpacks to far more than
 it holds.
 """
 
 from __future__ import annotations
 
+import gzip
+import os
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -17,22 +20,33 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vldistill.errors import DataError
-from vldistill.storage.files import human_bytes
+from vldistill.storage.files import atomic, digest, human_bytes
 
 BLOCK = tarfile.BLOCKSIZE
 HEADER_BYTES = 1 << 20  # the longest extended header that a tar may ask to be read at once
 DIGITS = re.compile(rb"\d{256}")  # tarfile's search of extended headers takes quadratic time on such
 RATIO = 200  # unpacked bytes for each packed one; text seldom passes 20, photos stay near 1
 MEMBERS = 20_000_000
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError, RecursionError, OverflowError, NotImplementedError)
+BROKEN = (
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    zipfile.BadZipFile,
+    OSError,
+    ValueError,
+    RecursionError,
+    OverflowError,
+    NotImplementedError,
+)
 
 
 class Member(NamedTuple):
-    """A regular file in a tar: its name, and where its bytes are."""
+    """A regular file in a tar: its name, where its bytes are, and in which of the tars that were appended."""
 
     name: str
     offset: int
     size: int
+    part: int = 0
 
 
 def why_unsafe(name: str) -> str:
@@ -51,7 +65,9 @@ def why_unsafe(name: str) -> str:
 
 
 def tar_members(path: Path) -> Iterator[Member]:
-    """The regular files of an uncompressed tar, in order; ``offset`` and ``size`` say where their bytes are in it.
+    """The regular files of an uncompressed tar, in order; ``offset`` and ``size`` give where their bytes are in it.
+
+    Tars that were appended to each other (``cat a.tar b.tar``) are listed to the end of the last.
 
     Raises:
         DataError: unreadable, compressed, cut off, or with a member that is refused.
@@ -61,10 +77,35 @@ def tar_members(path: Path) -> Iterator[Member]:
         yield from _walk(path, headers, path.stat().st_size)
 
 
+def open_tar_members(path: Path) -> Iterator[Member]:
+    """:func:`tar_members`, of a tar that may be packed by gzip."""
+    return tar_members(unpacked(path))
+
+
+def unpacked(path: Path) -> Path:
+    """``path``, or of a .tar.gz the tar that it unpacks to, kept in the cache folder. Raises DataError."""
+    if path.suffix.lower() not in (".gz", ".tgz"):
+        return path
+    expected = "a complete .tar.gz: copy it again, or unpack it (gunzip)"
+    with _guarding(path, expected):
+        state = path.stat()
+        name = digest(str(path.absolute()), state.st_size, state.st_mtime_ns)
+        cache = Path(os.environ.get("VLDISTILL_CACHE") or "~/.cache/vldistill").expanduser() / "tars"
+        target = cache / f"{name}.tar"
+        if not target.is_file():
+            cache.mkdir(parents=True, exist_ok=True)
+            with atomic(target) as temporary, temporary.open("wb") as handle, gzip.open(path) as packed:
+                while block := packed.read(1 << 20):
+                    handle.write(block)
+                    if handle.tell() > max(state.st_size, BLOCK) * RATIO:
+                        raise tarfile.ReadError(f"it unpacks to more than {RATIO} times its size")
+        return target
+
+
 def check_zip(path: Path, what: str, *, ratio: float = RATIO) -> None:
     """Refuse a zip whose members lead outside, are links, or unpack to more than ``ratio`` times the file.
 
-    Members are judged by the archive's own list, nothing is unpacked. Raises DataError, naming ``what``.
+    Members are checked by the archive's own list, nothing is unpacked. Raises DataError, naming ``what``.
     """
     expected = "a complete zip: download it again"
     with _guarding(path, expected, what), zipfile.ZipFile(path) as archive:
@@ -106,30 +147,46 @@ class _Headers(BufferedReader):
 
 
 def _walk(path: Path, headers: _Headers, end: int) -> Iterator[Member]:
-    """Regular members, judged one by one; ``end`` is where the archive is over."""
-    count = at = 0
-    with tarfile.open(fileobj=headers, mode="r:") as archive:
-        while (info := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
-            count += 1
-            if count > MEMBERS:
-                raise DataError(f"tar {path} is refused: more than {MEMBERS:,} members. Split it.")
-            if info.size < 0 or archive.offset <= at:
-                raise tarfile.ReadError("a member with a negative size")
-            at = archive.offset
-            if reason := _why_refused(info):
-                raise DataError(
-                    f"tar {path} is refused: its member {info.name!r} is {reason}. Make the tar again, from a folder "
-                    f"of plain files with relative names (tar -h follows links)."
-                )
-            if info.isdir():
-                continue
-            if info.offset_data + info.size > end:
-                raise tarfile.ReadError("unexpected end of data")
-            yield Member(_relative(info.name), info.offset_data, info.size)
-        headers.seek(archive.offset)  # tarfile takes a damaged header for the end
+    """Regular members, checked one by one; ``end`` is where the archive is over."""
+    count, part, start = 0, 0, 0
+    while start < end or not part:  # a tar, and what was appended to it
+        headers.seek(start)
+        at = 0
+        with tarfile.open(fileobj=headers, mode="r:") as archive:
+            while (info := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
+                count += 1
+                if count > MEMBERS:
+                    raise DataError(f"tar {path} is refused: more than {MEMBERS:,} members. Split it.")
+                if info.size < 0 or archive.offset <= at:
+                    raise tarfile.ReadError("a member with a negative size")
+                at = archive.offset
+                if reason := _why_refused(info):
+                    raise DataError(
+                        f"tar {path} is refused: its member {info.name!r} is {reason}. Make the tar again, from a "
+                        f"folder of plain files with relative names (tar -h follows links)."
+                    )
+                if info.isdir():
+                    continue
+                if info.offset_data + info.size > end:
+                    raise tarfile.ReadError("unexpected end of data")
+                yield Member(_relative(info.name), info.offset_data, info.size, part)
+            over = archive.offset
+        headers.seek(over)  # tarfile takes a damaged header for the end
         if headers.read(BLOCK) != bytes(BLOCK):
-            raise tarfile.ReadError(f"a damaged header, or no end mark, at byte {archive.offset:,}")
+            raise tarfile.ReadError(f"a damaged header, or no end mark, at byte {over:,}")
+        part += 1
+        start = _next_block(headers, over + BLOCK, end)
+
+
+def _next_block(headers: _Headers, start: int, end: int) -> int:
+    """Where the next block that is not empty begins; the end where there is none."""
+    headers.seek(start)
+    while start < end and (raw := headers.read(BLOCK)):
+        if raw.strip(b"\0"):
+            return start
+        start += len(raw)
+    return end
 
 
 def _why_refused(info: tarfile.TarInfo) -> str:

@@ -100,7 +100,7 @@ def crop_boxes(count: int, height: int, width: int, draw: torch.Generator) -> Te
 
 
 def crop_and_flip(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
-    """Each image's box, resized to the whole size (bicubic), mirrored where ``flips`` (B,) says."""
+    """Each image's box, resized to the whole size (bicubic), mirrored where ``flips`` (B,) is true."""
     height, width = images.shape[-2:]
     top, left, h, w = boxes.float().to(images.device).unbind(1)
     # where each output pixel's centre lies, in pixels of the input; kept inside the crop, as resizing it would

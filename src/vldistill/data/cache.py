@@ -33,7 +33,7 @@ class DecodedImages:
     """Decoded images and the pairs they belong to.
 
     Attributes:
-        pairs: the pairs asked for, less those whose image is broken.
+        pairs: the requested pairs, less those whose image is broken.
         array: uint8 (N, 3, size, size), RGB, read-only memory map; row i is image i of ``pairs``. A row is checked
             when it is first read.
         broken: names of the images left out.

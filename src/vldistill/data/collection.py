@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vldistill.data.account import Account, LeftOut
 from vldistill.data.pairs import ImageStore, Pairs, choose, in_order
 from vldistill.errors import DataError
 
@@ -20,6 +21,7 @@ WORDS_KEPT = 30  # of a caption, by the field's cleaning
 LONGEST_CAPTION = 10_000  # characters; longer texts are no captions, and some tokenizers take quadratic time on them
 LEFT_OUT = {
     "endless": ("caption", f"over {LONGEST_CAPTION:,} characters left out"),
+    "garbled": ("caption", "that is not valid Unicode left out"),
     "empty": ("empty caption", "left out"),
     "bare": ("image", "without a caption left out"),
     "lost": ("missing image", "left out"),
@@ -29,7 +31,7 @@ LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Collection:
-    """All images of a source with what is said about them, before anything is left out.
+    """All images of a source with their captions and splits, before :meth:`pairs` leaves out what is unusable.
 
     Attributes:
         source: the source, as the user wrote it.
@@ -41,6 +43,8 @@ class Collection:
         made: split -> how it was made, for splits that the source does not have of its own.
         reader: the reader's name.
         clean: captions pass :func:`clean_caption` on the way out.
+        accounts: what the reader saw, used and left out; see :mod:`vldistill.data.account`.
+        shares: of images for val and test, as the options of the source name them; None: no split is made.
     """
 
     source: str
@@ -52,6 +56,8 @@ class Collection:
     made: Mapping[str, str] = field(default_factory=dict)
     reader: str = ""
     clean: bool = False
+    accounts: Sequence[Account] = ()
+    shares: Mapping[str, float] | None = None
 
     def limited(self, limits: PhotoLimits) -> Collection:
         """The same with ``limits`` for its photos, where they are files: drawings have none."""
@@ -64,6 +70,44 @@ class Collection:
 
     def pairs(self, split: str, *, strict: bool = False) -> Pairs:
         """One split as Pairs; with ``strict`` anything left out is an error. Raises DataError."""
+        notes, kept, captions, counts, accounts = self._kept(split)
+        losses = [*self.losses(split), *notes]
+        where = f"{self.source}, split {split!r}"
+        lost = next((index for index, name in enumerate(self.splits) if name == split and index in self.missing), None)
+        looked = "" if lost is None else f" Looked for {self.images.names[lost]} in {self.missing[lost]}."
+        if strict and losses:
+            raise DataError(
+                f"{where}: {'; '.join(losses)}.{looked} Correct the source, or leave out --strict (data.strict)."
+            )
+        if not kept:
+            images = accounts[0].seen
+            raise DataError(f"{where}: none of its {images:,} images can be used: {'; '.join(notes)}.{looked}")
+        return Pairs(
+            source=self.source,
+            split=split,
+            images=choose(self.images, kept),
+            captions=captions,
+            caption_image=np.repeat(np.arange(len(kept)), counts),
+            notes=(*losses, *(note for name, note in self.made.items() if name == split)),
+            accounts=(*self.accounts, *accounts),
+        )
+
+    def losses(self, split: str) -> list[str]:
+        """What the reader left out, a sentence each; with the first split only, as few readers know of which it is."""
+        first = split == next(iter(self.splits_present()), None)
+        return [sentence for account in self.accounts for sentence in account.losses()] if first else []
+
+    def split_accounts(self, split: str) -> tuple[Account, Account]:
+        """The accounts of the images and the captions of a split. Raises DataError."""
+        return self._kept(split)[4]
+
+    def split_losses(self, split: str) -> list[str]:
+        """What is left out of a split, a sentence for each reason; the captions of missing images go without saying."""
+        images, captions = self.split_accounts(split)
+        return [*images.losses(), *captions.losses(but="of a missing image")]
+
+    def _kept(self, split: str) -> tuple[list[str], list[int], list[str], list[int], tuple[Account, Account]]:
+        """Notes on what is left out of a split; its images, their captions and how many each has; the accounts."""
         members = [index for index, name in enumerate(self.splits) if name == split]
         if not members:
             raise DataError(self._no_split(split))
@@ -72,9 +116,10 @@ class Collection:
         captions: list[str] = []
         counts: list[int] = []
         left: dict[str, list[int]] = {what: [] for what in LEFT_OUT}
+        unseen: list[int] = []  # captions of missing images
         for index in members:
-            texts = [text.strip() for text in self.captions[index]]
-            _require_encodable(texts, self.source, names[index])
+            texts = [text.strip() for text in self.captions[index] if _is_unicode(text)]
+            left["garbled"] += [index] * (len(self.captions[index]) - len(texts))
             short = [text for text in texts if len(text) <= LONGEST_CAPTION]
             if self.clean:
                 short = [clean_caption(text) for text in short]
@@ -85,43 +130,44 @@ class Collection:
                 left["bare"].append(index)
             if index in self.missing:
                 left["lost"].append(index)
+                unseen += [index] * len(full)
             elif full:
                 kept.append(index)
                 captions += full
                 counts.append(len(full))
         notes = [_note(what, [names[index] for index in those]) for what, those in left.items() if those]
-        where = f"{self.source}, split {split!r}"
-        lost = left["lost"]
-        looked = f" Looked for {names[lost[0]]} in {self.missing[lost[0]]}." if lost else ""
-        if strict and notes:
-            raise DataError(
-                f"{where}: {'; '.join(notes)}.{looked} Correct the source, or leave out --strict (data.strict)."
-            )
-        if not kept:
-            raise DataError(f"{where}: none of its {len(members):,} images can be used: {'; '.join(notes)}.{looked}")
-        return Pairs(
-            source=self.source,
-            split=split,
-            images=choose(self.images, kept),
-            captions=captions,
-            caption_image=np.repeat(np.arange(len(kept)), counts),
-            notes=(*notes, *(note for name, note in self.made.items() if name == split)),
+        bare = [index for index in left["bare"] if index not in self.missing]
+        pictures = {"missing": left["lost"], "without a caption": bare}
+        texts = {
+            "too long": left["endless"],
+            "not valid Unicode": left["garbled"],
+            "empty": left["empty"],
+            "of a missing image": unseen,
+        }
+        accounts = (
+            _account("images", self.splits.count(split), len(kept), pictures, names),
+            _account("captions", sum(len(self.captions[index]) for index in members), len(captions), texts, names),
         )
+        return notes, kept, captions, counts, accounts
 
     def summary(self) -> dict[str, Any]:
         """See :func:`vldistill.data.load.source_summary`."""
         splits = {}
         for split in self.splits_present():
+            images, captions = (account.to_dict() for account in self.split_accounts(split))
+            counts: dict[str, Any] = {"images": images["used"], "captions": captions["used"]}
             try:
-                pairs = self.pairs(split)
-                splits[split] = {
-                    "images": pairs.count_images,
-                    "captions": pairs.count_captions,
-                    "notes": list(pairs.notes),
-                }
+                notes = list(self.pairs(split).notes)
             except DataError as error:  # a split without one usable image is a finding here, not the end
-                splits[split] = {"images": 0, "captions": 0, "notes": [str(error)]}
-        return {"source": self.source, "reader": self.reader, "understood": dict(self.about), "splits": splits}
+                notes = [str(error)]
+            splits[split] = {**counts, "notes": notes, "account": {"images": images, "captions": captions}}
+        return {
+            "source": self.source,
+            "reader": self.reader,
+            "understood": dict(self.about),
+            "account": [account.to_dict() for account in self.accounts],
+            "splits": splits,
+        }
 
     def _no_split(self, split: str) -> str:
         """The message for a split without images: which there are, and how large."""
@@ -130,12 +176,22 @@ class Collection:
         for name, texts in zip(self.splits, self.captions, strict=True):
             captions[name] += len(texts)
         known = [f"{name} ({images[name]:,} images, {captions[name]:,} captions)" for name in self.splits_present()]
-        hint = ""
+        hint = "".join(f" {sentence}." for account in self.accounts for sentence in account.losses())
         if split in self.made:
-            hint = f" It was {self.made[split]}: too few images for one. Ask for a larger share, e.g. ?{split}=0.2."
+            hint += f" It was {self.made[split]}: too few images for one. Ask for a larger share, e.g. ?{split}=0.2."
         elif f"{split}=0" in self.source:
-            hint = f" Leave out {split}=0, and a share of train becomes {split}."
+            hint += f" Leave out {split}=0, and a share of train becomes {split}."
+        if len(known) == 1 and "train" not in self.splits:
+            hint += " To split it again, give shares: ?val=0.1&test=0.1."
         return f"{self.source} has no split {split!r}. It has: {', '.join(known) or 'no images at all'}.{hint}"
+
+
+def _account(unit: str, seen: int, used: int, left: Mapping[str, Sequence[int]], names: Sequence[str]) -> Account:
+    """A balanced account from the indices left out by reason."""
+    kinds = {
+        reason: LeftOut(len(those), [names[index] for index in those[:3]]) for reason, those in left.items() if those
+    }
+    return Account(unit, seen, used, kinds)
 
 
 def clean_caption(caption: str) -> str:
@@ -151,10 +207,10 @@ def _note(what: str, names: Sequence[str]) -> str:
     return f"{len(names):,} {noun}{'s' if len(names) > 1 else ''} {tail} ({shown})"
 
 
-def _require_encodable(texts: Sequence[str], source: str, name: str) -> None:
-    """Refuse half a surrogate pair, which JSON can spell but no file or tokenizer can take."""
-    for text in texts:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise DataError(f"{source}: image {name}: the caption {text!r} is not valid Unicode. Correct it.") from None
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which JSON can spell but no file or tokenizer can take."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +11,28 @@ from vldistill.data.splits import split_named
 from vldistill.errors import DataError, unknown
 
 # Names met in published data sets, the likelier ones first.
-IMAGES = ("filepath", "image", "img", "jpg", "png", "webp", "image_path", "file_name", "filename", "image_name", "path")
+IMAGES = (
+    "filepath",
+    "image",
+    "img",
+    "jpg",
+    "png",
+    "webp",
+    "image_path",
+    "file_name",
+    "filename",
+    "image_name",
+    "path",
+    "images",
+)
 CAPTIONS = (
     "captions", "caption", "title", "sentences_raw", "sentences", "text", "txt", "raw", "alt_text", "description",
-    "comment",
+    "comment", "texts", "captions_raw",
 )  # fmt: skip
 NAMES = ("image_name", "filename", "file_name", "image_id", "cocoid", "imgid", "img_id", "key", "__key__", "id")
+DOWNLOAD = "Download the images first, for example with img2dataset, and give the folder that it wrote."
 NUMBERED = re.compile(r"(captions?|text|sentences?)_?\d+")  # caption_0, caption_1, ...
-INSIDE = ("raw", "caption", "text")  # of a caption that is an object
+INSIDE = ("raw", "caption", "text", "assistant")  # of a caption that is an object
 
 
 @dataclass(frozen=True)
@@ -53,8 +67,10 @@ class Columns:
 
 
 def choose_columns(columns: Sequence[str], options: Mapping[str, str], source: str) -> Columns:
-    """The columns asked for by the options ``image``, ``caption`` (several joined by commas), ``name`` and ``split``,
+    """The columns named by the options ``image``, ``caption`` (several joined by commas), ``name`` and ``split``,
     the others guessed.
+
+    An empty ``name`` means that no column names the images: every row is one.
 
     Args:
         columns: of the table.
@@ -84,11 +100,23 @@ def choose_columns(columns: Sequence[str], options: Mapping[str, str], source: s
             have = ", ".join(columns) or "none"
             raise DataError(
                 f"{source}: no column looks like {'an image' if option == 'image' else 'a caption'}; it has: {have}. "
-                f"Name it: ?{option}=COLUMN."
+                f"Name it: ?{option}=COLUMN." + _addresses(columns, option)
             )
-    name = asked("name") or [column for column in guessed(NAMES) if column not in (*image, *captions)][:1]
+    name = (
+        []
+        if options.get("name") == ""
+        else asked("name") or [column for column in guessed(NAMES) if column not in (*image, *captions)][:1]
+    )
     split = asked("split") or guessed(("split",))
     return Columns(image[0], tuple(captions), name[0] if name else "", split[0] if split else "")
+
+
+def _addresses(columns: Sequence[str], option: str) -> str:
+    """The advice for tables that hold the addresses of images."""
+    found = [column for column in columns if "url" in column.lower()]
+    if option != "image" or not found:
+        return ""
+    return f" {found[0]} holds addresses, it seems. {DOWNLOAD}"
 
 
 def texts_of(value: Any, where: str) -> list[str]:
@@ -125,15 +153,31 @@ class Gathered:
     captions: list[list[str]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     _known: dict[str, int] = field(default_factory=dict)
+    _rows_of: dict[str, list[int]] = field(default_factory=dict)  # name in the table -> its images
+
+    def row_of(self, name: str) -> int | None:
+        """The number of an image in the lists here; None for one that is not there."""
+        return self._known.get(name)
 
     def add_cells(
-        self, row: int, cells: Mapping[str, Any], columns: Columns, name: str, split: str | None, where: str
-    ) -> None:
-        """One more row, from its cells by column; ``name`` and ``split`` hold where these are empty. As :meth:`add`."""
+        self, row: int, cells: Mapping[str, Any], columns: Columns, name: str, split: str | None, where: str,
+        same: Callable[[int, int], bool],
+    ) -> None:  # fmt: skip
+        """One more row, from its cells by column; ``name`` and ``split`` hold where these are empty. As :meth:`add`.
+
+        Rows of one name are one image only where ``same`` finds the same picture in both: ids often restart.
+        """
         captions = [text for column in columns.captions for text in texts_of(cells[column], where)]
         own = cells.get(columns.name)
-        name = name if own is None or own == "" else str(own)
-        self.add(row, name, split_of_cell(cells.get(columns.split), split, where), captions, where)
+        named = name if own is None or own == "" else str(own)
+        for known in self._rows_of.get(named, ()):
+            if same(self.rows[known], row):
+                named = self.names[known]
+                break
+        else:
+            given, named = named, name if named in self._known else named
+            self._rows_of.setdefault(given, []).append(len(self.names))
+        self.add(row, named, split_of_cell(cells.get(columns.split), split, where), captions, where)
 
     def add(self, row: int, name: str, split: str, captions: list[str], where: str) -> None:
         """One more row. Raises DataError when an image is in two splits."""
@@ -141,7 +185,7 @@ class Gathered:
         if known == len(self.names):
             self.names.append(name)
             self.splits.append(split)
-            self.captions.append(captions)
+            self.captions.append(list(captions))
             self.rows.append(row)
             return
         if self.splits[known] != split:
@@ -150,7 +194,7 @@ class Gathered:
 
 
 def split_of_cell(value: object, usual: str | None, where: str) -> str:
-    """The split of a row: its own where it says one, else ``usual``, else train."""
+    """The split of a row: its own where it names one, else ``usual``, else train."""
     if value is None or value == "":
         return usual or "train"
     return split_named(value, where)

@@ -50,7 +50,7 @@ def require_parquet() -> Any:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what pyarrow says of a broken file into DataError."""
+    """Turn pyarrow's errors on a broken file into DataError."""
     import pyarrow
 
     try:
@@ -66,6 +66,8 @@ def image_bytes(cell: Any, label: str) -> bytes:
     Raises DataError when there is none, with ``label``, which names the image.
     """
     path = None
+    if isinstance(cell, Sequence) and not isinstance(cell, bytes | str) and len(cell) == 1:
+        cell = cell[0]  # a list of one image
     if isinstance(cell, Mapping):
         cell, path = cell.get("bytes"), cell.get("path")
     if isinstance(cell, bytes):
@@ -76,12 +78,41 @@ def image_bytes(cell: Any, label: str) -> bytes:
         except OSError as error:
             raise DataError(f"{label}: {path} cannot be read ({error.strerror}).") from None
     found = "empty" if cell is None else type(cell).__name__
+    if isinstance(cell, list):
+        raise DataError(f"{label}: the cell holds a list of {len(cell)} images; expected one. Leave the row out.")
     raise DataError(f"{label}: the cell is {found}; expected the bytes of an image. Name the right column: ?image=...")
+
+
+def empty_cells(column: Any) -> list[int]:
+    """The rows of an Arrow column of images that are empty: null, or without bytes and path."""
+    import pyarrow
+    import pyarrow.compute
+
+    compute: Any = pyarrow.compute
+    empty = compute.is_null(column)
+    if pyarrow.types.is_struct(column.type):
+        names = [field.name for field in column.type if field.name in ("bytes", "path")]
+        parts = [compute.is_null(compute.struct_field(column, name)) for name in names]
+        for part in parts[1:]:
+            parts[0] = compute.and_(parts[0], part)
+        empty = compute.or_(empty, parts[0]) if parts else empty
+    elif pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
+        empty = compute.or_kleene(empty, compute.equal(compute.list_value_length(column), 0))
+    return np.flatnonzero(np.array(empty.to_pylist(), bool)).tolist()
+
+
+def holds_image(cell: Any) -> bool:
+    """Whether there is something in a cell of images."""
+    if isinstance(cell, Mapping):
+        return bool(cell.get("bytes") or cell.get("path"))
+    if isinstance(cell, list):
+        return any(map(holds_image, cell))
+    return bool(cell)
 
 
 @dataclass(frozen=True)
 class TableImages(EncodedImages):
-    """An image store over cells; subclasses say where a cell is.
+    """An image store over cells; subclasses know where a cell is.
 
     Attributes:
         rows: int64 (N,), the row of each image.
@@ -96,6 +127,11 @@ class TableImages(EncodedImages):
     def encoded(self, index: int) -> bytes:
         """The bytes in the cell."""
         return image_bytes(self.cell(int(self.rows[index])), self.label(index))
+
+    def same(self, one: int, other: int) -> bool:
+        """Whether two rows hold the same picture: the same bytes, or a file of the same path."""
+        cells = self.cell(one), self.cell(other)
+        return holds_image(cells[0]) and cells[0] == cells[1]
 
 
 @dataclass(frozen=True)
@@ -170,6 +206,11 @@ class _Groups:
 
 
 _GROUPS = _Groups()
+
+
+def column_of(path: Path, number: int, column: str) -> Any:
+    """A column of a row group of a parquet file. Raises DataError."""
+    return _GROUPS.get(path, number, column)
 
 
 def _read_group(path: Path, number: int, column: str) -> Any:

@@ -1,4 +1,4 @@
-"""Reading other people's JSON: every way in which it can be unreadable or unexpected is a DataError that says so."""
+"""Reading other people's JSON: every way in which it can be unreadable or unexpected is a DataError with the reason."""
 
 from __future__ import annotations
 

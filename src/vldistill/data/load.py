@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vldistill.data.collection import Collection
+from vldistill.data.columns import DOWNLOAD
 from vldistill.data.pairs import SPLITS, Pairs
 from vldistill.data.reader import READERS, Reader, source_of
+from vldistill.data.splits import with_splits
 from vldistill.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ def find_reader(source: str | Path) -> Reader:
         prefixed = ", ".join(f"{one.name}:{text}" for one in found if one.prefixed)
         raise DataError(
             f"data source {text!r} is recognised by several readers: {names}. Give a more exact path."
-            + (f" Or say which: {prefixed}." if prefixed else "")
+            + (f" Or name the kind: {prefixed}." if prefixed else "")
         )
     return found[0]
 
@@ -49,14 +52,17 @@ def _nothing_fits(source: str) -> str:
     if path.is_dir():
         listing = sorted(entry.name for entry in path.iterdir())
         holds = ", ".join(listing[:5]) + (", ..." if len(listing) > 5 else "") if listing else "nothing"
-        return f"the folder {source} is no data source: it holds {holds}. {_kinds()}"
+        if any(path.glob("*.npy")) or any(path.glob("*/*.npy")):
+            return f"the folder {source} holds embeddings (.npy), not images: {holds}. {DOWNLOAD}"
+        weighed = "".join(_weighed(path))
+        return f"the folder {source} is not a data source: it holds {holds}. {weighed}{_kinds()}"
     if path.exists():
-        return f"the file {source} is no data source. {_kinds()}"
+        return f"the file {source} is not a data source. {_kinds()}"
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     kind = source.partition(":")[0]
     near = get_close_matches(kind, READERS)
     near += [str(path.with_name(name)) for name in get_close_matches(path.name, beside)]
-    strange = f", and {kind!r} is no kind of source" if re.match(r"\w\w+:", source) and kind not in READERS else ""
+    strange = f", and {kind!r} is not a kind of source" if re.match(r"\w\w+:", source) and kind not in READERS else ""
     meant = f" (did you mean {' or '.join(near)}?)" if near else ""
     return (
         f"the data source {source} does not exist{strange}{meant}. Expected the path of a file, a folder or a pattern, "
@@ -64,14 +70,37 @@ def _nothing_fits(source: str) -> str:
     )
 
 
+def _weighed(folder: Path) -> Iterator[str]:
+    """What in a folder was considered, and the prefix under which it is read all the same."""
+    ends = {"csv": (".csv", ".tsv", ".jsonl"), "wds": (".tar",), "parquet": (".parquet",), "karpathy": (".json",)}
+    for kind, suffixes in ends.items():
+        names = sorted(entry.name for entry in folder.iterdir() if entry.name.lower().endswith(suffixes))
+        if names:
+            yield (
+                f"{names[0]} was weighed and does not look like captions of images; {kind}:{folder} reads the folder "
+                f"as {kind} all the same. "
+            )
+
+
 def _kinds() -> str:
     return "Expected one of:" + "".join(f"\n  [{name}] {entry.summary}" for name, entry in READERS.items())
 
 
-def read_collection(source: str | Path) -> Collection:
-    """Read a source with the reader that recognises it. Raises DataError."""
+def read_collection(source: str | Path, *, former_splits: bool = False) -> Collection:
+    """Read a source with the reader that recognises it, and make the splits that it lacks.
+
+    Args:
+        source: as :func:`load_pairs` takes it.
+        former_splits: make splits as runs of former versions have them, see :func:`.splits.with_splits`.
+
+    Raises:
+        DataError: no reader knows the source, or it is malformed.
+    """
     found = find_reader(source)
-    return replace(found.read(str(source)), reader=found.name)
+    collection = replace(found.read(str(source)), reader=found.name)
+    if not collection.accounts:
+        raise DataError(f"reader {found.name} gives no account of {source}; expected Collection.accounts. Correct it.")
+    return with_splits(collection, former=former_splits)
 
 
 def load_pairs(source: str | Path, split: str, *, strict: bool = False, limits: PhotoLimits | None = None) -> Pairs:
@@ -99,8 +128,9 @@ def source_summary(source: str | Path) -> dict[str, Any]:
     """What a data source holds, without decoding images.
 
     Returns:
-        ``source``, ``reader``, ``understood`` (format, columns, files, as the reader tells), and ``splits``: for each
-        split present ``images`` and ``captions`` (usable ones) and ``notes`` (what is left out and why).
+        ``source``, ``reader``, ``understood`` (format, columns, files), ``account`` (what was seen, used and left out)
+        and ``splits``: for each split present ``images`` and ``captions`` (usable ones), ``notes`` (what is left out
+        and why) and an ``account`` of both.
 
     Raises:
         DataError: no reader knows the source, or it is malformed.

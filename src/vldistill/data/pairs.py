@@ -15,6 +15,7 @@ from vldistill.storage.files import digest
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vldistill.data.account import Account
     from vldistill.data.photos import PhotoLimits
 
 SPLITS = ("train", "val", "test")
@@ -46,7 +47,7 @@ class ImageStore(Protocol):
         Args:
             index: which image.
             at_least: when positive, sides of this many pixels are enough: a large JPEG may be decoded at a
-                fraction of its size, which is much faster. 0 asks for the full size.
+                fraction of its size, which is much faster. 0 is the full size.
 
         Raises:
             DataError: the image is missing or broken; the message names it.
@@ -140,9 +141,10 @@ class Pairs:
         source: where the data came from, as the user wrote it.
         split: train, val or test.
         images: the N images, decoded on demand.
-        captions: M non-empty texts, as in the source apart from outer whitespace.
+        captions: M non-empty texts, as in the source but for outer whitespace.
         caption_image: int64 (M,), the index in 0..N-1 of each caption's image; every image has a caption.
         notes: what was left out on the way, counted, one sentence each.
+        accounts: of the source and of this split: what was seen, used and left out.
 
     Raises:
         DataError: the parts do not fit together.
@@ -154,6 +156,7 @@ class Pairs:
     captions: list[str]
     caption_image: np.ndarray
     notes: tuple[str, ...] = ()
+    accounts: tuple[Account, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"pairs of {self.source}, split {self.split!r}"

@@ -41,7 +41,7 @@ def files_of(source: Source, suffix: str, inside: tuple[str, ...] = ("",)) -> li
         elif any(letter in name for letter in "*["):
             place, _, below = name.rpartition("/")
             if any(letter in place for letter in "*["):
-                raise DataError(f"{source.text}: * stands in the name of a folder; expected it in that of files only.")
+                raise DataError(f"{source.text}: * is in the name of a folder; expected it in names of files only.")
             files += listed(Path(place or "."), below)
         else:
             raise DataError(f"{source.text}: {name} does not exist. Correct the path or the pattern.")
@@ -54,11 +54,11 @@ def files_of(source: Source, suffix: str, inside: tuple[str, ...] = ("",)) -> li
 
 def listed(folder: Path, pattern: str) -> list[Path]:
     """The files of a folder whose names fit a pattern, sorted."""
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("._"))
 
 
 def expanded(pattern: str) -> Iterator[str]:
-    """Every text that a pattern with ``{a,b}`` and ``{000..012}`` stands for, in order; zeros in front are kept."""
+    """Every text that a pattern with ``{a,b}`` and ``{000..012}`` means, in order; zeros in front are kept."""
     braces = BRACES.search(pattern)
     if not braces:
         yield pattern

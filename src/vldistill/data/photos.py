@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -15,7 +16,7 @@ from vldistill.errors import DataError
 from vldistill.storage.files import human_bytes
 
 # Raster formats only: Pillow would also hand PostScript to an interpreter.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "HEIF")
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -25,6 +26,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+HEIC = frozenset(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis"))
 LARGE = 16_000_000  # pixels; from here on photos are decoded one at a time, which bounds the memory
 _LARGE_ONE = threading.Lock()
 
@@ -34,7 +36,7 @@ class PhotoLimits:
     """What a photo may have; more is refused before it is decoded.
 
     Args:
-        pixels: width times height, as the file's header says.
+        pixels: width times height, by the file's header.
         bytes: of the encoded file.
     """
 
@@ -65,6 +67,8 @@ PHOTO_LIMITS = PhotoLimits()
 def _formats() -> tuple[str, ...]:
     """Those of FORMATS that this Pillow can open."""
     Image.init()
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
@@ -75,7 +79,7 @@ def decode(raw: bytes, label: str, at_least: int = 0, limits: PhotoLimits = PHOT
         raw: the encoded bytes, PNG, JPEG or another raster format.
         label: how messages name it.
         at_least: when positive, sides of this many pixels are enough: a large JPEG may be decoded at a fraction of
-            its size, which is much faster. 0 asks for the full size.
+            its size, which is much faster. 0 is the full size.
         limits: what is too large.
 
     Raises:
@@ -98,11 +102,18 @@ def decode(raw: bytes, label: str, at_least: int = 0, limits: PhotoLimits = PHOT
             f"Make it smaller."
         ) from None
     except Exception as error:  # decoders raise nearly anything on broken bytes
-        known = "of no known image format" if isinstance(error, UnidentifiedImageError) else _short(error)
+        known = _unknown(raw) if isinstance(error, UnidentifiedImageError) else _short(error)
         reason = known if raw else "empty"
         raise DataError(
             f"{label} is not a readable image ({reason}). Replace it, or take it out of the source."
         ) from None
+
+
+def _unknown(raw: bytes) -> str:
+    """Why Pillow knows no format for some bytes."""
+    if raw[4:12] in HEIC and "HEIF" not in _formats():
+        return "HEIC needs the package pillow-heif: pip install 'vldistill[heic]'"
+    return "of no known image format"
 
 
 def format_of(raw: bytes, label: str) -> str:
@@ -122,7 +133,7 @@ def _short(error: Exception) -> str:
 def _rgb(image: Image.Image) -> Image.Image:
     """Upright and in RGB, in memory of its own: the original closes with its file.
 
-    Transparency is dropped, 16-bit greys are scaled, not clipped. Broken EXIF data is no reason to lose a photo.
+    Transparency is dropped, 16-bit greys are scaled, not clipped. Photos with broken EXIF data are kept.
     """
     try:
         method = UPRIGHT.get(image.getexif().get(0x0112, 1))

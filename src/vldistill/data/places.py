@@ -1,19 +1,26 @@
-"""Where the images that a json file names are: in its folder, in images/ in it, or in tars beside it."""
+"""Where the images that a source names are: in its folder, in images/ in it, in tars beside it, or nearby."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from vldistill.data.patterns import listed
+from vldistill.data.search import PhotoIndex, search
 from vldistill.data.source import Source
 from vldistill.data.stores import FileImages, Place, TarIndex, find_in_tars, tar_index
 from vldistill.errors import DataError
 
+ANNOTATIONS = re.compile(r"(.*[-_])?(ann|annotations?|captions?|jsons?|karpathy|splits?)([-_].*)?", re.IGNORECASE)
+DRIVE = re.compile(r"[A-Za-z]:[/\\]")
+
 
 def safe_name(where: str, *parts: str) -> str:
     """The joined ``parts`` of a relative path that stays inside its folder. Raises DataError, naming ``where``."""
-    name = PurePath(*parts)
+    name = PurePath(*(part.replace("\\", "/") for part in parts))  # as Windows writes paths
     inside = not name.is_absolute() and ".." not in name.parts and name.parts
     if not inside or any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in str(name)):
         raise DataError(
@@ -23,30 +30,86 @@ def safe_name(where: str, *parts: str) -> str:
 
 
 def find_images(
-    folder: Path, names: Sequence[str], sought: Iterable[tuple[str, ...]] | None = None
+    folder: Path, names: Sequence[str], sought: Iterable[tuple[str, ...]] | None = None, *, exactly_named: bool = False
 ) -> tuple[FileImages, dict[int, str]]:
     """The images ``names`` as a store, and of those that are nowhere, index -> where they were looked for.
 
     Args:
-        folder: looked in, as are its images/ and its tars; these are listed only if needed.
+        folder: looked in, as are its images/ and its tars; these are listed only if needed. What is not there is
+            searched below it, and beside it where it holds annotations only.
         names: of the images.
-        sought: the relative paths that each may have; by default its name.
+        sought: the relative paths that each may have, the most exact one first; by default its name.
+        exactly_named: the option ``images`` named the folder: nothing beside it is searched.
     """
     tars: list[TarIndex] | None = None
     places: list[Place | None] = []
-    for own in sought or ((name,) for name in names):
+    exact: dict[str, set[Path]] = defaultdict(set)
+    lost: dict[int, str] = {}
+    for number, own in enumerate(sought or ((name,) for name in names)):
         candidates = (path for name in own for path in (folder / name, folder / "images" / name))
         path = next(filter(_is_file, candidates), None)
         if path is not None:
             places.append(Place(path))
+            exact[str(PurePosixPath(own[0]).parent)].add(path)
             continue
         if tars is None:
             tars = [tar_index(tar) for tar in listed(folder, "*.tar")]
         found = (find_in_tars(name, tars) for name in own)
         places.append(next((place for place in found if place is not None), None))
-    looked = ", ".join([str(folder), "its images/", *(tar.name for tar in listed(folder, "*.tar"))])
-    missing = {index: looked for index, place in enumerate(places) if place is None}
+        if places[-1] is None:
+            lost[number] = own[0]
+    missing = _search(folder, lost, exact, places, exactly_named) if lost else {}
     return FileImages(tuple(names), tuple(places)), missing
+
+
+def _search(
+    folder: Path, lost: dict[int, str], exact: dict[str, set[Path]], places: list[Place | None], exactly_named: bool
+) -> dict[int, str]:
+    """Fill in places that are found by searching; the rest, with where they were looked for."""
+    beside = not exactly_named and ANNOTATIONS.fullmatch(folder.absolute().name)
+    roots = [folder]
+    index = PhotoIndex(roots)
+    found = search(index, lost, exact)
+    if beside and not found and _may_search(folder.absolute().parent):
+        roots = [folder, *_siblings(folder)]
+        index = PhotoIndex(roots)
+        found = search(index, lost, exact)
+    for number, path in found.items():
+        places[number] = Place(path)
+    left = [number for number in lost if number not in found]
+    if not left:
+        return {}
+    looked = ", ".join([str(folder), "its images/", *(tar.name for tar in listed(folder, "*.tar"))])
+    looked += "".join(f", {root}" for root in roots[1:4])
+    missing = dict.fromkeys(left, looked)
+    closest = index.closest(lost[left[0]])
+    missing[left[0]] = (
+        f"{looked}, with all below; the closest file there is {closest}{_by_case(closest, lost[left[0]])}"
+        if closest
+        else f"{looked}, with all below; there are no images"
+    )
+    if not exactly_named:
+        missing[left[0]] += ". Name the folder of the images: ?images=FOLDER"
+    return missing
+
+
+def _by_case(closest: str, wanted: str) -> str:
+    """The remark that two paths differ by case only."""
+    return ", which differs by case only" if closest.casefold() == wanted.casefold() else ""
+
+
+def _siblings(folder: Path) -> list[Path]:
+    """The folders beside one, for annotations that lie beside the images."""
+    own = folder.absolute()
+    return sorted(path for path in own.parent.iterdir() if path.is_dir() and path != own and path.name[0] != ".")
+
+
+def _may_search(folder: Path) -> bool:
+    """Whether the folders in ``folder`` may be listed: not those of a whole home or disk."""
+    try:
+        return len(folder.parts) > 2 and folder != Path.home() and os.access(folder, os.R_OK)
+    except (OSError, RuntimeError):
+        return False
 
 
 def images_folder(source: Source, usual: Path) -> Path:
@@ -55,7 +118,9 @@ def images_folder(source: Source, usual: Path) -> Path:
         return usual
     folder = Path(source.options["images"]).expanduser()
     if not folder.is_dir():
-        raise DataError(f"{source.text}: images is {str(folder)!r}, which is no folder. Give the folder of the images.")
+        raise DataError(
+            f"{source.text}: images is {str(folder)!r}, which is not a folder. Give the folder of the images."
+        )
     return folder
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vldistill.data.collection import Collection
 from vldistill.data.source import Source, parse_source
-from vldistill.data.splits import shares_asked, with_splits
-from vldistill.errors import DataError
+from vldistill.data.splits import shares_asked
 from vldistill.registry import Registry, summary_of
 
 SHARES = ("val", "test")
@@ -66,26 +65,20 @@ def path_reader(
     """Register a reader of ``[NAME:]PATH[?option=value&...]``; splits that the source lacks are made of train.
 
     Args:
-        name: of the reader, and the prefix that asks for it.
+        name: of the reader, and the prefix that requests it.
         looks: whether a path without prefix is of this kind, seen from its name and the beginning of files.
         options: names of its options, beside the shares ``val`` and ``test``.
-        says_splits: the source says the split of every image; none is made, and no shares are asked for.
+        says_splits: the source names the split of every image; others are made only where shares are requested.
         fallback: gives way to any other reader that recognises the source.
     """
 
     def register(function: Callable[[Source], Collection]) -> Callable[[Source], Collection]:
         def read(text: str) -> Collection:
             source = source_of(text)
-            if says_splits and not source.options.keys().isdisjoint(SHARES):
-                raise DataError(
-                    f"{text} asks for shares of val and test, but {name} files say the split of every image. "
-                    f"Leave ?val= and ?test= out."
-                )
-            source.check_options(options if says_splits else (*options, *SHARES))
-            if says_splits:
-                return function(source)
-            shares_asked(text, source.options)
-            return with_splits(function(source), source.options)
+            source.check_options((*options, *SHARES))
+            shares = shares_asked(text, source.options)
+            found = function(source)
+            return found if says_splits and not shares else replace(found, shares=shares)
 
         read.__doc__, read.__module__ = function.__doc__, function.__module__
         reader(name, matches=lambda text: looks(source_of(text).place), fallback=fallback, prefixed=True)(read)

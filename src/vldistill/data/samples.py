@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
 from vldistill.data.columns import texts_of
 from vldistill.data.jsonfile import kind
 from vldistill.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".avif",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".jp2",
+        ".j2k",
+        ".ppm",
+    }
+    | {".pgm", ".heic", ".heif"}
+)
+TEXT_SUFFIXES = frozenset({".txt", ".json", ".caption", ".cap"})
 CAPTION_KEYS = ("captions", "caption", "text", "title", "txt")
 
 
+def key_of(name: str) -> tuple[str, str]:
+    """A member's name to its last dot, and its suffix in lower case."""
+    pure = PurePosixPath(name)
+    return str(pure.with_suffix("")), pure.suffix.lower()
+
+
 def captions_of_json(value: Any, where: str, key: str = "") -> list[str]:
-    """The captions in the json of a sample: an object with ``captions`` or ``caption``, or the key asked for.
+    """The captions in the json of a sample: an object with ``captions`` or ``caption``, or the key named.
 
     Raises:
-        DataError: no object, or captions that are no texts.
+        DataError: not an object, or captions that are not texts.
     """
     if not isinstance(value, dict):
         raise DataError(f"{where} is {kind(value)}; expected an object with 'caption' or 'captions'.")

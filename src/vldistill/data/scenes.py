@@ -1,7 +1,7 @@
 """Drawn scenes with compositional captions: an offline data set that is ready in seconds and known exactly.
 
-A scene is two objects (colour, shape, size) in a relation (left of, above) on a background shade. Telling scenes
-apart needs all of it, as with real captions. Everything follows from (seed, scene number); only numpy's PCG64
+A scene is two objects (colour, shape, size) in a relation (left of, above) on a background shade. Distinguishing scenes
+needs all of it, as with real captions. Everything follows from (seed, scene number); only numpy's PCG64
 bit stream is used, which numpy keeps the same for ever.
 """
 
@@ -22,7 +22,7 @@ SIDE = 64  # pixels of a drawn scene
 SCALE = 4  # supersampling
 VERSION = 1  # part of the signature: a change of the drawing makes caches invalid
 
-# Every word stands for one value only, so each single caption determines its scene.
+# Every word means one value only, so each single caption determines its scene.
 COLOURS = {
     "red": ((214, 39, 40), ("red", "crimson")),
     "orange": ((250, 140, 22), ("orange", "amber")),
@@ -123,7 +123,9 @@ def parse_options(source: str) -> tuple[int, dict[str, int]]:
     for part in given:
         name, equals, text = (piece.strip() for piece in part.partition("="))
         if not equals:
-            raise DataError(f"{source}: {part!r} is no option; expected name=number, such as scenes:seed=1,train=3000.")
+            raise DataError(
+                f"{source}: {part!r} is not an option; expected name=number, such as scenes:seed=1,train=3000."
+            )
         if name not in DEFAULTS:
             raise DataError(f"{source}: {unknown('option', name, DEFAULTS)}")
         if name in seen:
@@ -277,7 +279,7 @@ UP = -math.pi / 2
 ARM = 0.34  # half the width of a cross's arm
 RING = 0.48  # thickness of a ring
 CORNERS = ((1, 1), (-1, 1), (-1, -1), (1, -1))
-# Outlines in units of the radius; areas are roughly alike, so that shape and size are told apart.
+# Outlines in units of the radius; areas are roughly alike, so that shape and size can be distinguished.
 OUTLINES: dict[str, list[tuple[float, float]]] = {
     "circle": _round_points(60, (0.95,), 0.0),
     "square": [(0.84 * across, 0.84 * down) for across, down in CORNERS],

@@ -1,6 +1,6 @@
 """How a data source is written: ``[KIND:]PATH[?option=value&option=value]``.
 
-The kind is the name of a reader and is only needed where a path alone does not say it (``hf:OWNER/NAME``).
+The kind is the name of a reader and is only needed where a path alone does not decide it (``hf:OWNER/NAME``).
 Options are percent-decoded, so that ``sep=%3B`` is a semicolon.
 """
 
@@ -20,7 +20,7 @@ KIND = re.compile(r"(?P<kind>[a-z][a-z0-9_]+):(?P<rest>.+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Source:
-    """A data source, taken apart.
+    """A data source in its parts.
 
     Attributes:
         text: as the user wrote it.
@@ -47,7 +47,7 @@ class Source:
 
 
 def parse_source(text: str, kinds: Collection[str]) -> Source:
-    """Take a source apart; ``kinds`` are the names that count as a kind before a colon.
+    """Parse a source; ``kinds`` are the names that count as a kind before a colon.
 
     Raises:
         DataError: an option is given twice.

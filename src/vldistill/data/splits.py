@@ -13,6 +13,7 @@ from vldistill.data.collection import Collection
 from vldistill.errors import DataError
 
 SHARE = 0.05  # of the images, for each split that has to be made
+LEAST, PART = 100, 5  # and at least the smaller of 100 images and a fifth
 WORDS = {
     "train": "train",
     "training": "train",
@@ -34,9 +35,13 @@ def split_in(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def split_of_file(path: Path) -> str | None:
-    """The split that the name of a file speaks of, or that the folder it is in is called."""
-    return split_in(path.stem) or WORDS.get(path.parent.name.lower())
+def split_of_file(path: Path, source: Path) -> str | None:
+    """The split that the name of a file speaks of, or that of a folder below ``source`` which it is in.
+
+    What the source itself or a folder above it is called decides nothing.
+    """
+    inside = path.is_relative_to(source) and path.parent != source
+    return split_in(path.stem) or (WORDS.get(path.parent.name.lower()) if inside else None)
 
 
 def split_named(value: object, where: str) -> str:
@@ -63,17 +68,27 @@ def shares_asked(source: str, options: Mapping[str, str]) -> dict[str, float]:
     return shares
 
 
-def with_splits(collection: Collection, options: Mapping[str, str]) -> Collection:
+def with_splits(collection: Collection, *, former: bool = False) -> Collection:
     """The collection with the splits it lacks, made of images of train.
 
     An image goes to test where the hash of its name, as a number in [0, 1), is below test's share, and to val where it
-    is above one less val's share: adding pairs moves none that was there before. A share of 0 makes no split.
+    is above one less val's share. With the usual share, a split has at least 100 images or a fifth of them, whichever
+    is less: those with the lowest hashes, or the highest. A share of 0 makes no split. With shares, the images of a
+    source that has only one split are all split again.
+
+    Args:
+        collection: with the shares that its source names; None leaves it as it is.
+        former: the usual share alone, however few images it gives, as runs of former versions have it.
 
     Raises:
-        DataError: shares that cannot be, or one for a split that the source has.
+        DataError: a share for a split that the source has beside others.
     """
-    shares = shares_asked(collection.source, options)
-    present = set(collection.splits)
+    shares, present = collection.shares, set(collection.splits)
+    if shares is None:
+        return collection
+    again = any(shares.values()) and len(present) == 1
+    splits = ["train"] * len(collection.splits) if again else list(collection.splits)
+    present = {"train"} if again else present
     for split, share in shares.items():
         if share and split in present:
             raise DataError(
@@ -84,18 +99,29 @@ def with_splits(collection: Collection, options: Mapping[str, str]) -> Collectio
     wanted = {split: share for split, share in wanted.items() if share}
     if not wanted:
         return collection
-    splits = list(collection.splits)
-    for index, place in _places(collection.images.names, splits):
-        if place < wanted.get("test", 0):
-            splits[index] = "test"
-        elif place >= 1 - wanted.get("val", 0):
-            splits[index] = "val"
-    made = {
-        split: f"made by a hash of image names: {share:g} of the images of train ({splits.count(split):,}); "
-        f"another share is asked for with ?{split}=..., 0 for none"
-        for split, share in wanted.items()
-    }
+    count = splits.count("train")
+    least = {split: 0 if former or split in shares or count < 3 else min(LEAST, -(-count // PART)) for split in wanted}
+    _move(splits, collection.images.names, wanted, least)
+    made = {split: _how_made(split, share, splits.count(split), least[split]) for split, share in wanted.items()}
     return replace(collection, splits=splits, made=made)
+
+
+def _move(splits: list[str], names: Sequence[str], wanted: Mapping[str, float], least: Mapping[str, int]) -> None:
+    """Give images of train to test and val in place, by the hashes of their names."""
+    ranked = sorted((place, index) for index, place in _places(names, splits))
+    for split, ordered in (("test", ranked), ("val", ranked[::-1])):
+        for rank, (place, index) in enumerate(ordered if split in wanted else ()):
+            reached = place < wanted[split] if split == "test" else place >= 1 - wanted[split]
+            if splits[index] == "train" and (rank < least[split] or reached):
+                splits[index] = split
+
+
+def _how_made(split: str, share: float, count: int, least: int) -> str:
+    return (
+        f"made by a hash of image names: {share:g} of the images of train ({count:,})"
+        + (f", and at least {least:,}" if least else "")
+        + f"; another share is requested with ?{split}=..., 0 for none"
+    )
 
 
 def _places(names: Sequence[str], splits: Sequence[str]) -> Iterable[tuple[int, float]]:

@@ -53,7 +53,7 @@ class TarPlaces:
 
 @dataclass(frozen=True)
 class EncodedImages(ABC):
-    """An image store over the bytes of image files; subclasses say where these are.
+    """An image store over the bytes of image files; subclasses know where these are.
 
     Attributes:
         names: of the images.

@@ -56,7 +56,7 @@ def augment(images: Tensor, seed: int) -> Tensor:
     """Augment training images as the founding paper does (arXiv 2308.07545), each image on its own draw.
 
     Random resized crop of 0.5..1 of the area (bicubic), horizontal flip, RandAugment(2, 5) with torchvision's
-    operations and its scale of 31 magnitudes. The flip swaps left and right, whatever the captions say.
+    operations and its scale of 31 magnitudes. The flip swaps left and right, whatever the captions describe.
 
     Args:
         images: uint8 (B, 3, S, S).

@@ -25,7 +25,7 @@ Points = Sequence[tuple[float, float]]
 WIDE, SMALL = (7.6, 4.4), (4.9, 3.3)
 """Figure sizes in inches: a file of its own, and one of several beside each other on a page."""
 THEME = {INK: "--ink", FAINT: "--soft", RULE: "--rule"} | {c: f"--c{i}" for i, c in enumerate(PALETTE)}
-"""The variable of the page's stylesheet that stands for a colour of a drawing."""
+"""The variable of the page's stylesheet for a colour of a drawing."""
 
 
 def draw_curves(
@@ -72,7 +72,7 @@ def curves(
         errors: by the name of a line, half the length of the bar at each of its points.
         size: width and height in inches.
         log_x: a logarithmic scale, where every x is above 0.
-        log_y: likewise for y.
+        log_y: the same for y.
     """
     figure, axes = _figure(size)
     reference = {name: y for name, y in (levels or {}).items() if math.isfinite(y)}
@@ -137,7 +137,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
 
     Args:
         name: unique on the page, of letters, digits and ``-``; it begins every id.
-        label: what a screen reader says.
+        label: what a screen reader reads out.
     """
     from xml.sax.saxutils import quoteattr
 
@@ -224,7 +224,7 @@ def _draw_lines(axes: Axes, series: Mapping[str, Points], errors: Mapping[str, S
 
 
 def _frame(axes: Axes, series: Mapping[str, Points], reference: Mapping[str, float], gap: float) -> None:
-    """Limits, grid and spines, and the reference levels with names beside the right edge, ``gap`` of it apart."""
+    """Limits, grid and spines, and the reference levels with names beside the right edge, ``gap`` between them."""
     from matplotlib.ticker import MaxNLocator
 
     values = [y for points in series.values() for _, y in points if math.isfinite(y)]
@@ -254,7 +254,7 @@ def _frame(axes: Axes, series: Mapping[str, Points], reference: Mapping[str, flo
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """``heights`` (ascending) moved as little as needed to be ``gap`` apart and not above 1."""
+    """``heights`` (ascending) moved as little as needed to be ``gap`` from each other and not above 1."""
     placed: list[float] = []
     for height in heights:
         placed.append(max(height, placed[-1] + gap) if placed else height)

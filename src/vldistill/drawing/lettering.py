@@ -24,7 +24,7 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 def wrapped(text: str, width: int, *, lines: int = CAPTION_LINES, size: int = 13, bold: bool = False) -> list[str]:
     """``text`` in at most ``lines`` lines of ``width`` pixels; what is too long ends with an ellipsis."""
     letters = font(size, bold)
-    # A punctuation mark that stands alone, as in tokenised captions, stays with the word before it.
+    # A punctuation mark by itself, as in tokenised captions, stays with the word before it.
     words = re.findall(r"\S+(?: [^\w\s]+(?= |$))*", " ".join(printable(text).split()))
     done: list[str] = []
     line = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -107,11 +107,26 @@ def read_weights(path: Path, what: str) -> dict[str, torch.Tensor]:
     return read_tensors(path, what)[0]
 
 
+PREFIXES = ("module.", "visual.trunk.", "module.visual.trunk.", "visual.", "module.visual.", "model.", "backbone.")
+"""What training codes put before the names of an image tower's tensors, the likelier first."""
+
+
+def without_prefix(weights: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """The tensors under the prefix that gives every name wanted; all of them, as they are, where none does."""
+    if set(wanted) <= weights.keys():
+        return weights
+    for prefix in PREFIXES:
+        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        if set(wanted) <= own.keys():
+            return own
+    return weights
+
+
 def load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
     """Load a safetensors file strictly, without the classifier, which features do not need."""
-    left_out, found = tuple(f"{part}." for part in classifier), read_weights(path, "image tower weights")
+    own, left_out = model.state_dict(), tuple(f"{part}." for part in classifier)
+    found = without_prefix(read_weights(path, "image tower weights"), own.keys())
     weights = {name: value for name, value in found.items() if not name.startswith(left_out)}
-    own = model.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     if missing or extra or shapes:

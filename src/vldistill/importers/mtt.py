@@ -44,7 +44,7 @@ def import_mtt(bench: Workbench, folder: Path, target: Path) -> list[Path]:
         raise ConfigError(f"{target} holds experts already. Import into another --run folder.")
     trained = bench.student(0).trained()
     unfinished = target.with_name(f".{target.name}.import")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of an import that was stopped: it begins anew
+    shutil.rmtree(unfinished, ignore_errors=True)  # of an import that was stopped: it begins again
     done: list[Path] = []
     for files_of_one in files:
         sides = {side: _experts(read_torch_file(path, "replay buffer"), path) for side, path in files_of_one.items()}

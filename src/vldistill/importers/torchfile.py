@@ -1,6 +1,6 @@
 """Files of ``torch.save``, read as tensors, numbers, lists and dicts only: a pickle that wants more is refused.
 
-``weights_only`` keeps a file from importing or calling anything. What it lets pass is judged here: packed zips, the
+``weights_only`` keeps a file from importing or calling anything. What it lets pass is checked here: packed zips, the
 tar format of the first releases (torch unpacks it to disk), tensors that declare more than the file holds, views that
 share memory many times over, and kinds of tensors that no published set has.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vldistill.data.archives import check_zip
@@ -23,6 +24,9 @@ ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P"  # the secon
 SHARED = 64  # bytes of tensors for each byte of the file: recordings made on a CPU hold one storage many times
 MOST_VALUES = 1_000_000
 TOO_MUCH = "is refused: it declares more than it holds"
+SCALAR = np.float64(0).__reduce__()[0]  # builds one number of a plain kind from its bytes
+NUMBERS = [SCALAR, (SCALAR, "numpy.core.multiarray.scalar"), np.dtype]
+NUMBERS += [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "i2", "u1", "?")]
 KINDS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
 
 
@@ -30,7 +34,7 @@ def read_torch_file(path: Path, what: str) -> Any:
     """The content of ``path`` on the CPU.
 
     Raises:
-        ArtefactError: when the file is missing, damaged, asks for anything to be imported or called, declares more
+        ArtefactError: when the file is missing, damaged, requests anything to be imported or called, declares more
             than it holds, or holds tensors that are not plain numbers in memory.
     """
     if not path.is_file():
@@ -39,7 +43,8 @@ def read_torch_file(path: Path, what: str) -> Any:
         _check_container(path, what)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of formats that torch finds old; they are read all the same
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(NUMBERS):
+                found = torch.load(path, map_location="cpu", weights_only=True)
         _check_tensors(found, path, what)
         return found
     except pickle.UnpicklingError as error:
@@ -47,7 +52,7 @@ def read_torch_file(path: Path, what: str) -> Any:
         raise ArtefactError(
             f"{what}: {path} is refused: it is damaged, or holds more than tensors, numbers, lists and dicts "
             f"({' '.join(reason.split())[:160].strip()}). Nothing in it was run. If you trust its makers, let "
-            f"their code save the plain tensors anew."
+            f"their code save the plain tensors again."
         ) from None
     except ArtefactError:
         raise
@@ -78,7 +83,7 @@ def _check_tensors(found: Any, path: Path, what: str) -> None:
         if not plain or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in KINDS:
             raise ArtefactError(
                 f"{what}: {path} is refused: it holds a tensor of kind {type(tensor).__name__}, {tensor.layout}, "
-                f"{tensor.dtype} on {tensor.device}; expected plain numbers. Save it anew as dense tensors."
+                f"{tensor.dtype} on {tensor.device}; expected plain numbers. Save it again as dense tensors."
             )
         declared = tensor.numel() * tensor.element_size()
         total += declared

@@ -1,4 +1,4 @@
-"""Arrays of .npy files, memory-mapped: a file that is no such array is an error of ours, whatever is in it.
+"""Arrays of .npy files, memory-mapped: a file that is not such an array is an error of ours, whatever is in it.
 
 What :func:`write_array` writes has a checksum behind the data, where numpy does not look.
 """
@@ -45,7 +45,7 @@ def open_array(path: Path, what: str, mode: Literal["r", "c"] = "r") -> np.memma
         mode: ``r`` read-only, ``c`` with changes that stay in memory.
 
     Raises:
-        DamagedError: missing, changed, of objects, or longer or shorter than its header says.
+        DamagedError: missing, changed, of objects, or longer or shorter than its header declares.
     """
     try:
         array = np.lib.format.open_memmap(path, mode=mode)

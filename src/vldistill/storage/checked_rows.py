@@ -53,6 +53,6 @@ class CheckedRows:
             if row_digest(self._array[row]) != digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES]:
                 raise DamagedError(
                     f"{self._path} is damaged: row {row} differs from what was decoded. Delete {self._path.parent} and "
-                    f"run the same command again: images are decoded anew."
+                    f"run the same command again: images are decoded again."
                 )
             self._seen[row] = True

@@ -19,7 +19,7 @@ class Checkpoints:
 
     Args:
         path: of the last one; the one before has ``-before`` in its name.
-        reporter: hears of damage.
+        reporter: receives reports of damage.
     """
 
     path: Path
@@ -65,7 +65,7 @@ class Checkpoints:
                 damage = damage or error
                 continue
             if damage is not None:
-                self.reporter.warn(f"going on from the checkpoint before it, {path}")
+                self.reporter.warn(f"resuming from the checkpoint before it, {path}")
                 self.path.unlink(missing_ok=True)  # or the next one would take the place of the good one
             return found
         if damage is not None:

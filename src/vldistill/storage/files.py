@@ -85,7 +85,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}-{next(WRITTEN)}.tmp")
         try:
             temporary.touch()
-            usual = temporary.stat().st_mode  # what the umask says; safetensors lets the owner alone read its files
+            usual = temporary.stat().st_mode  # by the umask; safetensors lets the owner alone read its files
             temporary.unlink()
             yield temporary
             temporary.chmod(usual)

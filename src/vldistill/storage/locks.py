@@ -34,7 +34,7 @@ def held(path: Path, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
         wait_seconds: for another process, before it is refused; infinite waits as long as it takes.
 
     Raises:
-        InUseError: another process holds it; the message says which.
+        InUseError: another process holds it; the message names it.
         StorageError: the folder cannot be written.
     """
     lock = FileLock(path, mode=0o644)
@@ -94,7 +94,7 @@ def held_with_children(path: Path, what: str) -> Iterator[int | None]:
 
 
 def _note(path: Path) -> Path:
-    """The file that says who holds a lock: older versions of filelock empty the lock file itself."""
+    """The file with the holder of a lock: older versions of filelock empty the lock file itself."""
     return path.with_name(f"{path.name}.holder")
 
 

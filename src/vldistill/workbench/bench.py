@@ -73,6 +73,7 @@ class Workbench:
         compute: precision, compilation and micro-batches of the training of experts and students.
         augment_on: where experts' images are augmented: ``cpu`` or ``device``.
         on_pixels: called with the readable pairs of each split that is decoded; may refuse them.
+        former_splits: make splits that the source lacks as runs of former versions have them.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class Workbench:
         compute: ComputeOptions = FLOAT32,
         augment_on: str = "cpu",
         on_pixels: Callable[[Pairs], None] | None = None,
+        former_splits: bool = False,
     ) -> None:
+        self._former_splits = former_splits
         self._on_pixels = on_pixels
         self.compute, self.augment_on = compute, augment_on
         self.data_config, self.encoder_config = data, encoder
@@ -101,8 +104,9 @@ class Workbench:
         if name not in self._beside:
             encoder = replace(self.encoder_config, image=image)
             self._beside[name] = Workbench(
-                self.data_config, encoder, self.device, self.reporter, self.compute, self.augment_on
-            )
+                self.data_config, encoder, self.device, self.reporter, self.compute, self.augment_on,
+                former_splits=self._former_splits,
+            )  # fmt: skip
         return self._beside[name]
 
     @property
@@ -166,7 +170,8 @@ class Workbench:
         """The source, read once for all splits."""
         config = self.data_config
         try:
-            found = read_collection(expand(config.source)).limited(PhotoLimits(config.max_pixels, config.max_bytes))
+            found = read_collection(expand(config.source), former_splits=self._former_splits)
+            found = found.limited(PhotoLimits(config.max_pixels, config.max_bytes))
         except DataError as error:
             if "${" not in config.source:
                 raise

@@ -16,4 +16,6 @@ def open_bench(config: Config, reporter: Reporter, processes: Processes = ALONE,
     keep_freed_memory()
     device = choose_device(config.runtime, processes)
     how = choose_compute(config.runtime, device), augments_on(config.runtime, device)
-    return Workbench(config.data, config.encoder, device, reporter, *how, on_pixels=run.check_data if run else None)
+    checks = run.check_data if run else None
+    former = run is not None and run.former_splits
+    return Workbench(config.data, config.encoder, device, reporter, *how, on_pixels=checks, former_splits=former)

@@ -1,6 +1,7 @@
 """The run folder: configuration, data fingerprints, environment, and artefacts.
 
-``config.yaml`` is written by the first stage and read by the later ones; ``data.json`` holds what the splits had then;
+``config.yaml`` is written by the first stage and read by the later ones; ``data.json`` holds what the splits had then,
+and ``account.json`` what was seen, used and left out;
 ``env.json`` is the environment; ``metrics.jsonl`` has one line per event of a stage; ``experts/``, ``sets/`` and
 ``results/`` hold the artefacts.
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 # sections that decide what the artefacts of a run mean
 FIXED = {"data": DataConfig, "encoder": EncoderConfig, "experts": ExpertsConfig}
+MADE, MADE_NOW = "made_splits", "at least 100 images or a fifth"  # in data.json; not in those of former versions
 FREE = ("data.strict", "data.cache", "experts.count")  # may differ from stage to stage
 
 
@@ -52,7 +54,14 @@ class Run:
         self.folder = folder
         self.experts, self.sets, self.results = folder / "experts", folder / "sets", folder / "results"
         self.config_path, self.data_path = folder / "config.yaml", folder / "data.json"
+        self.account_path = folder / "account.json"
         self._data: dict[str, Record] = {}
+        self._accounts: dict[str, list[Record]] = {}
+
+    @property
+    def former_splits(self) -> bool:
+        """Whether the run was begun by a version that made smaller splits: it keeps those that it has."""
+        return self.config_path.exists() and MADE not in self._noted()
 
     def check(self, config: Config) -> None:
         """Refuse ``config`` when it contradicts the one this run was made with; writes nothing.
@@ -77,6 +86,7 @@ class Run:
             with held(self.folder / ".begin.lock", str(self.folder), wait_seconds=10):  # others wait: nothing slow here
                 self.check(config)  # again: another process may have begun the run meanwhile
                 if not self.config_path.exists():
+                    write_record(self.data_path, {MADE: MADE_NOW, **self._noted()})
                     write_text(self.config_path, text)
                 self._keep_data()
             write_json(self.folder / "env.json", environment())
@@ -104,21 +114,26 @@ class Run:
                 f"there now."
             )
         self._data[pairs.split] = seen
+        self._accounts[pairs.split] = [account.to_dict() for account in pairs.accounts]
         if self.config_path.exists() and pairs.split not in self.data():
             with held(self.folder / ".begin.lock", str(self.folder), wait_seconds=60):
                 self._keep_data()
 
     def data(self) -> dict[str, Record]:
         """What the splits held, by split: ``images``, ``captions`` and ``fingerprint``; those seen so far."""
-        if not self.data_path.exists():
-            return {}
-        known = read_json(self.data_path, "note on the data")
-        return {split: seen for split, seen in known.items() if isinstance(seen, dict)}
+        return {split: seen for split, seen in self._noted().items() if isinstance(seen, dict)}
+
+    def _noted(self) -> Record:
+        """The content of ``data.json``: the splits, and how those were made that the source lacks."""
+        return read_json(self.data_path, "note on the data") if self.data_path.exists() else {}
 
     def _keep_data(self) -> None:
-        known = self.data()
+        known = self._noted()
         if not known.keys() >= self._data.keys():
             write_record(self.data_path, {**self._data, **known})
+        accounts = read_json(self.account_path, "account of the data") if self.account_path.exists() else {}
+        if not accounts.keys() >= self._accounts.keys():
+            write_record(self.account_path, {**accounts, **self._accounts})
 
     def remembered(self) -> dict[str, Plain]:
         """The configuration that this run was made with. Raises ArtefactError when it cannot be read."""

@@ -1,73 +1,106 @@
-"""The reader of BLIP-style json lists, the other form in which Flickr30K and COCO splits are shared."""
+"""The reader of json lists of records, each with an image and its captions: BLIP's, LAVIS', LLaVA's, TextCaps'."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vldistill.data.account import Account, Ledger, files_account, merged
 from vldistill.data.collection import Collection
 from vldistill.data.columns import Gathered
-from vldistill.data.jsonfile import describe, head_of, kind, load_json, text_in
+from vldistill.data.evidence import caption_jsons, json_files, json_kind
+from vldistill.data.jsonfile import describe, kind, load_json, text_in
 from vldistill.data.pairs import in_order
 from vldistill.data.patterns import listed
-from vldistill.data.places import find_images, safe_name
+from vldistill.data.places import find_images, images_folder, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
 from vldistill.errors import DataError
 
 NAMED = re.compile(r"(?P<family>.*?)(?:^|(?<=[_.-]))(?P<split>train|val|test)")
-PLACE = re.compile(r"(.*[-_])?images")  # a folder that says where images are, not which one it is
+PLACE = re.compile(r"(.*[-_])?images")  # a folder that gives where images are, not which one it is
 
 
 def is_blip(path: Path) -> bool:
-    """Whether a path is a BLIP-style list, or a folder with some and without a Karpathy-style file."""
+    """Whether a path is a list of records, or a folder with some, or annotations/ in it, and no Karpathy-style file."""
     if path.suffix == ".json" and path.is_file():
-        return _looks_blip(head_of(path))
-    heads = [head_of(file) for file in listed(path, "*.json")] if path.is_dir() else []
-    return any(map(_looks_blip, heads)) and not any(map(_looks_karpathy, heads))
+        return json_kind(path) == "blip"
+    kinds = set(caption_jsons(path).values()) if path.is_dir() else set()
+    return "blip" in kinds and "karpathy" not in kinds
 
 
-@path_reader("blip", looks=is_blip, says_splits=True)
+@path_reader("blip", looks=is_blip, options=("images",), says_splits=True)
 def read(source: Source) -> Collection:
     """BLIP-style lists NAME_train.json, NAME_val.json, NAME_test.json, or the folder with them; images as above.
 
     A record holds ``image``, ``caption`` (a text, or a list of texts) and perhaps ``image_id``; records with the
-    same image belong together. A leading folder such as ``flickr30k-images`` says where an image is and is no part
-    of its name, so that the pairs are those of the Karpathy-style file.
+    same image belong together. A leading folder such as ``flickr30k-images`` gives where an image is and is no part
+    of its name, so that the pairs are those of the Karpathy-style file. Lists of LLaVA (``conversations``) and TextCaps
+    are read too, and a list whose name names no split.
     """
     found = _Found()
-    files = _files(source.place)
+    files, weighed = _files(source.place)
+    accounts = []
     for split, path in files.items():
-        records = load_json(path)
-        if not isinstance(records, list) or not records:
-            raise DataError(f"{path} is {describe(records)}; expected a BLIP-style list of records. Correct it.")
+        records = _records(path)
+        ledger = Ledger("list entries")
         for index, record in enumerate(records):
-            found.add_record(record, split, f"{path}: record {index}")
-    folder = next(iter(files.values())).parent
-    images, missing = find_images(folder, found.names, [(path, name) for name, path in found.paths.items()])
-    return Collection(source.text, images, found.captions, found.splits, missing)
+            with ledger.unit_of(f"record {index} of {path.name}"):
+                found.add_record(record, split, f"{path}: record {index}")
+        accounts.append(ledger.close(len(records), needed=len(files) == 1))
+    account = merged(accounts)
+    if not found.names and (detail := next((one.detail for one in account.left_out.values() if one.detail), "")):
+        raise DataError(detail)
+    folder = images_folder(source, next(iter(files.values())).parent)
+    sought = [(path, name) for name, path in found.paths.items()]
+    images, missing = find_images(folder, found.names, sought, exactly_named="images" in source.options)
+    about = {"format": "json records", "files": [str(path) for path in files.values()], "images_in": str(folder)}
+    whole = len(files) == 1 and NAMED.fullmatch(next(iter(files.values())).stem) is None
+    shares = {} if whole else None  # a list without a split in its name is split as a table would be
+    return Collection(
+        source.text, images, found.captions, found.splits, missing, about, accounts=(weighed, account), shares=shares
+    )
 
 
-def _files(path: Path) -> dict[str, Path]:
-    """By split the files that belong together, in the order train, val, test."""
+def _records(path: Path) -> list[Any]:
+    """The list of records in a file. Raises DataError."""
+    records = load_json(path)
+    if isinstance(records, dict) and isinstance(records.get("data"), list):
+        records = records["data"]  # of TextCaps
+    if not isinstance(records, list) or not records:
+        raise DataError(f"{path} is {describe(records)}; expected a BLIP-style list of records. Correct it.")
+    return records
+
+
+def _files(path: Path) -> tuple[dict[str, Path], Account]:
+    """By split the files that belong together, in the order train, val, test, and the account of those weighed."""
     folder = path if path.is_dir() else path.parent
-    families: dict[str, dict[str, Path]] = {}
-    for file in listed(folder, "*.json"):
+    weighed = json_files(path) if path.is_dir() else [file for file in listed(folder, "*.json") if file != path]
+    weighed = weighed if path.is_dir() else [path, *(file for file in weighed if _related(file, path))]
+    families: dict[str, dict[str, Path]] = defaultdict(dict)
+    for file in weighed:
         named = NAMED.fullmatch(file.stem)
-        if named and (file == path or _looks_blip(head_of(file))):
-            families.setdefault(named["family"], {})[named["split"]] = file
-    chosen = [files for files in families.values() if path == folder or path in files.values()]
-    if not chosen:
-        raise DataError(
-            f"{path} holds image-caption records (BLIP style), but its name does not say of which split: expected "
-            f"NAME_train.json, NAME_val.json or NAME_test.json. Rename it."
-        )
-    if len(chosen) > 1:
-        among = ", ".join(file.name for files in chosen for file in files.values())
+        if file == path or json_kind(file) == "blip":
+            family, split = (named["family"], named["split"]) if named else (file.stem, "train")
+            families[family][split] = file
+    if not families:
+        raise DataError(f"{path} holds no list of image-caption records (BLIP style). Give the path of the file.")
+    if len(families) > 1:
+        among = ", ".join(file.name for files in families.values() for file in files.values())
         raise DataError(f"the folder {path} holds several BLIP-style data sets: {among}. Give the path of one file.")
-    return {split: chosen[0][split] for split in in_order(chosen[0])}
+    (chosen,) = families.values()
+    files = {split: chosen[split] for split in in_order(chosen)}
+    others = [file for file in weighed if file not in files.values()]
+    return files, files_account(list(files.values()), {"json of another kind": others}, len(weighed))
+
+
+def _related(file: Path, path: Path) -> bool:
+    """Whether a file holds another split of the data set of ``path``."""
+    named, own = NAMED.fullmatch(file.stem), NAMED.fullmatch(path.stem)
+    return bool(named and own and named["family"] == own["family"] and json_kind(file) == "blip")
 
 
 @dataclass
@@ -80,36 +113,51 @@ class _Found(Gathered):
     identity: dict[str, int | str] = field(default_factory=dict)
 
     def add_record(self, record: Any, split: str, where: str) -> None:
-        """One more record. Raises DataError when it is malformed or contradicts those before."""
+        """One more record. Raises DataError when it is malformed or contradicts those before; it is not kept then."""
         if not isinstance(record, dict):
             raise DataError(f"{where} is {kind(record)}; expected an object with image and caption.")
-        path = safe_name(where, text_in(record, "image", where, "flickr30k-images/1.jpg"))
+        key = "image_path" if "image" not in record and "image_path" in record else "image"
+        path = safe_name(where, text_in(record, key, where, "flickr30k-images/1.jpg"))
         name = _without_place(path)
-        captions = _captions(record.get("caption"), where)
-        if "image_id" in record:
-            self._check_identity(record["image_id"], name, where)
-        if name in self.listed or (name in self.paths and not isinstance(record["caption"], str)):
+        value = _value(record)
+        captions = _captions(value, where)
+        known = self.paths.get(name, path)
+        if known != path:
+            raise DataError(f"{where}: image {name!r} is named as {known!r} too; expected one path.")
+        own = self._checked_identity(record["image_id"], name, where) if "image_id" in record else None
+        if name in self.listed or (name in self.paths and not isinstance(value, str)):
             before = self.listed.get(name, "a record before")
             raise DataError(
                 f"{where}: image {name!r} was used before, by {before}; expected all its captions in one list, or "
                 f"one record for each. Remove the duplicate from the json."
             )
         self.add(0, name, split, captions, where)
-        known = self.paths.setdefault(name, path)
-        if known != path:
-            raise DataError(f"{where}: image {name!r} is named as {known!r} too; expected one path.")
-        if not isinstance(record["caption"], str):
+        self.paths[name] = path
+        if own is not None:
+            self.image_of[own], self.identity[name] = name, own
+        if not isinstance(value, str):
             self.listed[name] = where
 
-    def _check_identity(self, value: object, name: str, where: str) -> None:
+    def _checked_identity(self, value: object, name: str, where: str) -> int | str:
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise DataError(f"{where}: image_id is {kind(value)}; expected a number or a text.")
-        other = self.image_of.setdefault(value, name)
+        other = self.image_of.get(value, name)
         if other != name:
             raise DataError(f"{where}: image_id {value!r} was used before, by {other!r}; expected one for each image.")
-        first = self.identity.setdefault(name, value)
+        first = self.identity.get(name, value)
         if first != value:
             raise DataError(f"{where}: image {name!r} has the image_id {first!r} too; expected one for each image.")
+        return value
+
+
+def _value(record: dict[str, Any]) -> Any:
+    """The captions of a record: ``caption``, TextCaps' ``caption_str``, or the answers of a conversation of LLaVA."""
+    if "caption" in record or "conversations" not in record:
+        return record.get("caption", record.get("caption_str"))
+    turns = record["conversations"]
+    answers = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    texts = [turn.get("value") for turn in answers if turn.get("from") in ("gpt", "assistant")]
+    return texts[0] if len(texts) == 1 else texts
 
 
 def _captions(value: object, where: str) -> list[str]:
@@ -127,13 +175,3 @@ def _without_place(path: str) -> str:
     """``path`` without a leading folder such as ``flickr30k-images`` or ``images``."""
     top, _, rest = path.partition("/")
     return rest if rest and PLACE.fullmatch(top) else path
-
-
-def _looks_blip(head: bytes) -> bool:
-    """A list whose first record has an image and a caption."""
-    first = head.removeprefix(b"[").lstrip()
-    return head.startswith(b"[") and first.startswith(b"{") and b'"image"' in head and b'"caption"' in head
-
-
-def _looks_karpathy(head: bytes) -> bool:
-    return head.startswith(b"{") and b'"sentences"' in head

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
+from vldistill.data.account import Account, Ledger
 from vldistill.data.collection import Collection
+from vldistill.data.evidence import caption_jsons, caption_tables, picture_tables, sample_tars
 from vldistill.data.jsonfile import load_json
+from vldistill.data.patterns import listed
 from vldistill.data.reader import path_reader
 from vldistill.data.samples import IMAGE_SUFFIXES, captions_of_json
 from vldistill.data.source import Source
@@ -15,57 +20,108 @@ from vldistill.data.splits import WORDS
 from vldistill.data.stores import FileImages, Place
 from vldistill.errors import DataError
 
-OTHERS = (".json", ".tar", ".csv", ".tsv", ".parquet", ".arrow")  # a folder that begins with one is of another kind
-ENOUGH = 10_000  # files looked at to recognise a folder
+ENOUGH = 10_000  # files listed to recognise a folder
+ABOUT = {"readme", "license", "licence", "notes", "source", "classes", "labels", "requirements"}  # no captions
+TEXTS = (".txt", ".caption", ".json")  # the first that is there holds the captions
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder has an image with a .txt of its name, here or deeper, and nothing that is of another kind."""
-    if not path.is_dir() or any(file.suffix in OTHERS and not _beside_image(file) for file in path.iterdir()):
+    """Whether a folder has an image with a text of its name, here or deeper, and no other file that holds captions."""
+    if not path.is_dir() or caption_jsons(path) or sample_tars(path) or caption_tables(path):
         return False
-    for number, file in enumerate(_walk(path)):
-        if file.suffix.lower() in IMAGE_SUFFIXES and any(file.with_suffix(s).is_file() for s in (".txt", ".json")):
-            return True
-        if number > ENOUGH:
-            break
-    return False
+    if picture_tables(listed(path, "*.parquet")) or (path / "dataset_dict.json").is_file():
+        return False
+    files = islice(_walk(path), ENOUGH)
+    return any(file.suffix.lower() in IMAGE_SUFFIXES and _text_of(file) is not None for file in files)
 
 
 @path_reader("folder", looks=is_folder)
 def read(source: Source) -> Collection:
     """A folder of photo.jpg with photo.txt beside it, a caption on each line; folders train/, val/, test/ are splits.
 
-    ``photo.json`` with ``caption`` or ``captions`` does as well. An image without either counts as one without caption.
+    ``photo.caption`` and ``photo.json`` with ``caption`` or ``captions`` do as well. An image without any counts as one
+    without caption.
     """
     root = source.place
     if not root.is_dir():
         raise DataError(f"{source.path} is not a folder. Give a folder of images with a .txt beside each.")
-    named = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir() and path.name.lower() in WORDS}
-    names: list[str] = []
-    places: list[Place] = []
-    splits: list[str] = []
-    captions: list[list[str]] = []
-    for split, folder in ((WORDS[name], folder) for name, folder in named.items()) if named else (("train", root),):
-        for path in _walk(folder):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                names.append(path.relative_to(folder).as_posix())
-                places.append(Place(path))
-                splits.append(split)
-                captions.append(_captions(path))
-    if not names:
+    files = list(_walk(root))
+    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")]
+    named = _split_folders(root, pictures)
+    ledger = Ledger("files")
+    found = _Found()
+    _read(found, ledger, root, pictures, named)
+    if not found.names:
         raise DataError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    stray = [path.name for path in root.iterdir() if named and path.suffix.lower() in IMAGE_SUFFIXES]
-    if stray:
-        raise DataError(
-            f"{source.path} has folders of splits ({', '.join(named)}) and images beside them ({stray[0]}, ...). "
-            f"Put every image into the folder of its split."
-        )
-    about = {"format": "folder of images and texts", "folders_of_splits": list(named)}
-    return Collection(source.text, FileImages(tuple(names), tuple(places)), captions, splits, about=about)
+    _leave_others(ledger, root, files, found.used | set(pictures))
+    about = {"format": "folder of images and texts", "folders_of_splits": [*named]}
+    images = FileImages(tuple(found.names), tuple(map(Place, found.paths)))
+    return Collection(source.text, images, found.captions, found.splits, about=about, accounts=(_closed(ledger, root),))
 
 
-def _beside_image(file: Path) -> bool:
-    return any(file.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES)
+class _Found:
+    """The images read so far."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.paths: list[Path] = []
+        self.splits: list[str] = []
+        self.captions: list[list[str]] = []
+        self.used: set[Path | None] = set()
+
+
+def _read(found: _Found, ledger: Ledger, root: Path, pictures: list[Path], named: Mapping[str, Path]) -> None:
+    """Add every image with its captions; what lies beside the folders of splits is left out."""
+    places = [(WORDS[name], folder) for name, folder in named.items()] or [("train", root)]
+    inside: set[Path] = set()
+    for split, folder in places:
+        for path in (path for path in pictures if path.is_relative_to(folder)):
+            inside.add(path)
+            text = _text_of(path)
+            try:
+                captions = _captions(text)
+            except DataError as error:
+                ledger.leave("captions cannot be read", str(path.relative_to(root)), detail=str(error))
+                if text is not None and text not in found.used:
+                    found.used.add(text)
+                    ledger.leave("captions cannot be read", str(text.relative_to(root)))
+                continue
+            found.names.append(path.relative_to(folder).as_posix())
+            found.paths.append(path)
+            found.splits.append(split)
+            found.captions.append(captions)
+            ledger.use()
+            if text is not None and text not in found.used:
+                found.used.add(text)
+                ledger.use()
+    for path in pictures:
+        if path not in inside:
+            ledger.leave("not in the folder of a split", str(path.relative_to(root)))
+
+
+def _leave_others(ledger: Ledger, root: Path, files: list[Path], used: set[Path | None]) -> None:
+    """The files that are neither images nor their texts."""
+    for path in files:
+        if path not in used:
+            text = path.suffix.lower() in (".txt", ".caption") and not path.name.startswith(".")
+            image = any(path.with_suffix(suffix) in used for suffix in IMAGE_SUFFIXES)
+            lost = text and not image and path.stem.lower() not in ABOUT
+            reason = "text without an image" if lost else "neither an image nor the text that is read"
+            ledger.leave(reason, str(path.relative_to(root)), loss=lost)
+
+
+def _closed(ledger: Ledger, root: Path) -> Account:
+    return ledger.close(sum(len(files) for _, _, files in os.walk(root)))
+
+
+def _split_folders(root: Path, pictures: list[Path]) -> dict[str, Path]:
+    """The folders that are splits: where all with images are called like one, or some are train and val or test."""
+    tops: dict[str, list[Path]] = defaultdict(list)
+    for path in pictures:
+        tops[path.relative_to(root).parts[0] if path.parent != root else ""].append(path)
+    named = {name.lower(): root / name for name in sorted(tops) if name.lower() in WORDS}
+    splits = {WORDS[name] for name in named}
+    return named if named and (len(named) == len(tops) or ("train" in splits and len(splits) > 1)) else {}
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -76,13 +132,23 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield Path(place) / file
 
 
-def _captions(image: Path) -> list[str]:
-    text, record = image.with_suffix(".txt"), image.with_suffix(".json")
-    if text.is_file():
-        try:
-            return [line for line in text.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-        except UnicodeDecodeError as error:
-            raise DataError(f"{text} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
-        except OSError as error:
-            raise DataError(f"{text} cannot be read ({error.strerror}).") from None
-    return captions_of_json(load_json(record), str(record)) if record.is_file() else []
+def _text_of(image: Path) -> Path | None:
+    """The file with an image's captions: of its name, with the case of the suffix as it comes."""
+    for suffix in TEXTS:
+        for text in (image.with_suffix(suffix), image.with_suffix(suffix.upper())):
+            if text.is_file():
+                return text
+    return None
+
+
+def _captions(text: Path | None) -> list[str]:
+    if text is None:
+        return []
+    if text.suffix.lower() == ".json":
+        return captions_of_json(load_json(text), str(text))
+    try:
+        return [line for line in text.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{text} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{text} cannot be read ({error.strerror}).") from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vldistill.data.account import Account, Ledger, files_account
 from vldistill.data.collection import Collection
+from vldistill.data.evidence import json_files, json_kind
 from vldistill.data.jsonfile import describe, identity, kind, load_json, text_in
-from vldistill.data.places import find_images, safe_name
+from vldistill.data.places import find_images, images_folder, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.readers.blip import is_blip
 from vldistill.data.source import Source
@@ -18,47 +21,82 @@ SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 def is_karpathy(path: Path) -> bool:
     """Whether a path is a json file, or a folder with some, and not of BLIP's kind."""
-    some = path.suffix == ".json" or (path.is_dir() and next(path.glob("*.json"), None) is not None)
+    some = path.suffix == ".json" or (path.is_dir() and bool(json_files(path)))
     return some and not is_blip(path)
 
 
-@path_reader("karpathy", looks=is_karpathy, says_splits=True, fallback=True)
+@path_reader("karpathy", looks=is_karpathy, options=("images",), says_splits=True, fallback=True)
 def read(source: Source) -> Collection:
     """A Karpathy-style .json, or the folder with it; images beside it, in images/, or in .tar files beside it.
 
-    ``filepath`` of an image, where present, is the folder of its ``filename``; the split ``restval`` is train.
+    ``filepath`` of an image, where present, is the folder of its ``filename``; the split ``restval`` is train. The
+    option ``images`` names another folder of images.
     """
-    path, entries = _find(source.place)
-    names: list[str] = []
-    splits: list[str] = []
-    captions: list[list[str]] = []
-    seen: dict[str, dict[Any, int]] = {"filename": {}, "imgid": {}, "sentid": {}}
+    path, entries, weighed = _find(source.place)
+    found = _Found(path)
+    ledger = Ledger("list entries")
     for index, entry in enumerate(entries):
+        name = entry.get("filename") if isinstance(entry, dict) else None
+        with ledger.unit_of(f"image {index} ({name!r})" if name else f"image {index}"):
+            found.add(index, entry)
+    account = ledger.close(len(entries))
+    folder = images_folder(source, path.parent)
+    images, missing = find_images(folder, found.names, exactly_named="images" in source.options)
+    about = {"format": "Karpathy-style json", "file": str(path), "images_in": str(folder)}
+    return Collection(source.text, images, found.captions, found.splits, missing, about, accounts=(weighed, account))
+
+
+@dataclass
+class _Found:
+    """The entries read so far."""
+
+    path: Path
+    names: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    captions: list[list[str]] = field(default_factory=list)
+    seen: dict[str, dict[Any, int]] = field(default_factory=lambda: {"filename": {}, "imgid": {}, "sentid": {}})
+
+    def add(self, index: int, entry: Any) -> None:
+        """One more entry. Raises DataError, and then nothing of it is kept."""
         if not isinstance(entry, dict):
             raise DataError(
-                f"{path}: image {index} is {kind(entry)}; expected an object with filename, split, sentences."
+                f"{self.path}: image {index} is {kind(entry)}; expected an object with filename, split, sentences."
             )
-        where = f"{path}: image {index} ({entry.get('filename')!r})"
-        names.append(_name(entry, where))
-        splits.append(_split(entry, where))
-        captions.append(_captions(entry, where, seen["sentid"], index))
-        _unique("filename", names[-1], seen["filename"], index, where)
+        where = f"{self.path}: image {index} ({entry.get('filename')!r})"
+        name, split = _name(entry, where), _split(entry, where)
+        captions, sentids = _captions(entry, where)
+        own: list[tuple[str, Any]] = [("filename", name), *(("sentid", one) for one in sentids)]
         if "imgid" in entry:
-            _unique("imgid", identity(entry["imgid"], "imgid", where), seen["imgid"], index, where)
-    images, missing = find_images(path.parent, names)
-    return Collection(source.text, images, captions, splits, missing)
+            own.append(("imgid", identity(entry["imgid"], "imgid", where)))
+        for key, value in own:
+            self._check_unique(key, value, where)
+        for key, value in own:
+            self.seen[key][value] = index
+        self.names.append(name)
+        self.splits.append(split)
+        self.captions.append(captions)
+
+    def _check_unique(self, key: str, value: object, where: str) -> None:
+        if value in self.seen[key]:
+            raise DataError(
+                f"{where}: {key} {value!r} was used before, by image {self.seen[key][value]}; expected it once. "
+                f"Remove the duplicate from the json."
+            )
 
 
-def _find(path: Path) -> tuple[Path, list[Any]]:
-    """The json file meant by a source, and its list of images."""
-    if not path.is_dir():
-        return path, _images(path, load_json(path))
-    files = sorted(path.glob("*.json"))
-    if len(files) == 1:
-        return files[0], _images(files[0], load_json(files[0]))
-    fitting = [(file, value) for file in files if _is_karpathy(value := _try_json(file))]
+def _find(path: Path) -> tuple[Path, list[Any], Account]:
+    """The json file meant by a source, its list of images, and the account of the files that were weighed."""
+    if not path.is_dir() or not json_files(path):
+        return path, _images(path, load_json(path)), files_account([path], {}, 1)
+    files = json_files(path)
+    named = [file for file in files if json_kind(file) == "karpathy"] or files
+    fitting = [(file, value) for file in named if _is_karpathy(value := _try_json(file))]
     if len(fitting) == 1:
-        return fitting[0][0], _images(*fitting[0])
+        others = [file for file in files if file != fitting[0][0]]
+        account = files_account([fitting[0][0]], {"json of another kind": others}, len(files))
+        return fitting[0][0], _images(*fitting[0]), account
+    if len(files) == 1:
+        return files[0], _images(files[0], load_json(files[0])), files_account(files, {}, 1)
     among = ", ".join(file.name for file, _ in fitting) if fitting else ", ".join(file.name for file in files)
     many = "several Karpathy-style json files" if fitting else "several json files, none of them Karpathy style"
     raise DataError(f"the folder {path} holds {many}: {among}. Give the path of the one to read.")
@@ -107,11 +145,12 @@ def _split(entry: dict[str, Any], where: str) -> str:
     return SPLIT_OF[split]
 
 
-def _captions(entry: dict[str, Any], where: str, seen: dict[Any, int], index: int) -> list[str]:
+def _captions(entry: dict[str, Any], where: str) -> tuple[list[str], list[Any]]:
+    """The captions of an entry, and their sentids."""
     sentences = entry.get("sentences")
     if not isinstance(sentences, list):
         raise DataError(f"{where}: sentences is {kind(sentences)}; expected a list of objects with 'raw'.")
-    captions = []
+    captions, sentids = [], []
     for number, sentence in enumerate(sentences):
         if not isinstance(sentence, dict) or not isinstance(sentence.get("raw"), str):
             found = kind(sentence)
@@ -119,15 +158,6 @@ def _captions(entry: dict[str, Any], where: str, seen: dict[Any, int], index: in
                 found = f"an object whose raw is {kind(sentence.get('raw'))}"
             raise DataError(f"{where}: sentence {number} is {found}; expected an object with a text 'raw'.")
         if "sentid" in sentence:
-            _unique("sentid", identity(sentence["sentid"], "sentid", where), seen, index, where)
+            sentids.append(identity(sentence["sentid"], "sentid", where))
         captions.append(sentence["raw"])
-    return captions
-
-
-def _unique(key: str, value: object, seen: dict[Any, int], index: int, where: str) -> None:
-    if value in seen:
-        raise DataError(
-            f"{where}: {key} {value!r} was used before, by image {seen[value]}; expected it once. "
-            f"Remove the duplicate from the json."
-        )
-    seen[value] = index
+    return captions, sentids

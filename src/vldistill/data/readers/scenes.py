@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vldistill.data.account import Account
 from vldistill.data.collection import Collection
 from vldistill.data.reader import reader
 from vldistill.data.scenes import SceneImages, caption_scene, draw_splits, parse_options
@@ -15,4 +16,6 @@ def read(source: str) -> Collection:
     for split, chosen in draw_splits(seed, counts).items():
         scenes += chosen
         splits += [split] * len(chosen)
-    return Collection(source, SceneImages(tuple(scenes)), [caption_scene(scene) for scene in scenes], splits)
+    account = Account("scenes", sum(counts.values()), len(scenes))
+    images = SceneImages(tuple(scenes))
+    return Collection(source, images, [caption_scene(scene) for scene in scenes], splits, accounts=(account,))

@@ -1,141 +1,212 @@
-"""The reader of csv and tsv tables, one row for each pair, as open_clip trains on."""
+"""The reader of text tables: csv, tsv, a json object on each line, and Flickr's token files."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
-from pathlib import Path
+import filecmp
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vldistill.data.account import Account, Ledger, files_account, merged
 from vldistill.data.collection import Collection
-from vldistill.data.columns import CAPTIONS, IMAGES, NUMBERED, Columns, Gathered, choose_columns, split_of_cell
+from vldistill.data.columns import DOWNLOAD, Columns, Gathered, choose_columns, split_of_cell, texts_of
+from vldistill.data.evidence import TABLES, caption_jsons, caption_tables, is_table_name, sample_tars
 from vldistill.data.pairs import in_order
-from vldistill.data.places import find_images, images_folder, safe_name
+from vldistill.data.patterns import listed
+from vldistill.data.places import DRIVE, find_images, images_folder, safe_name
 from vldistill.data.reader import path_reader
+from vldistill.data.readers.folder import is_folder
+from vldistill.data.readers.hf import is_saved
+from vldistill.data.readers.parquet import is_parquet
+from vldistill.data.samples import IMAGE_SUFFIXES
 from vldistill.data.source import Source
-from vldistill.data.splits import split_in, split_of_file
+from vldistill.data.splits import WORDS, split_in
+from vldistill.data.tables import ADDRESS, Layout, Table, count_lines, layout_of, rows_of
 from vldistill.errors import DataError
 
-SUFFIXES = (".csv", ".tsv")
-SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
+LISTS = {"trainimages": "train", "devimages": "val", "testimages": "test"}  # Flickr_8k.trainImages.txt, ...
+
+
+@dataclass(frozen=True)
+class File:
+    """A table of a source, the split that its name means, and the folder of its images in the source."""
+
+    path: Path
+    split: str | None = None
+    folder: str = ""
 
 
 def is_table(path: Path) -> bool:
-    """Whether a path is a csv or tsv file, or a folder with some and without a json or a tar."""
+    """Whether a path is a text table, or a folder with some that name images and captions."""
     if path.is_dir():
-        return bool(_tables(path)) and not any(file.suffix in (".json", ".tar") for file in path.iterdir())
-    return path.suffix.lower() in SUFFIXES
+        if caption_jsons(path) or sample_tars(path) or is_saved(path):
+            return False
+        return bool(_tables(path)) or (bool(listed(path, "*.[ct]sv")) and not is_folder(path) and not is_parquet(path))
+    return is_table_name(path) or (path.suffix.lower() == ".txt" and path.is_file() and _is_captions(path))
 
 
 @path_reader("csv", looks=is_table, options=("image", "caption", "split", "sep", "images"))
 def read(source: Source) -> Collection:
-    """A .csv or .tsv with a header (filepath and title, or other columns), or the folder with train.csv, val.csv, ...
+    """A .csv, .tsv, .jsonl or Flickr's .token.txt (filepath and title, or others), or the folder with train.csv, ...
 
     Rows with the same image belong together. Images are looked for beside the file and in ``images/``; the option
     ``images`` names another folder. Further options: ``image``, ``caption``, ``split`` (columns) and ``sep``.
     """
+    files, weighed = _files(source)
+    root = files[0].path.parent if not files[0].folder else source.place
+    folder = images_folder(source, root).absolute()
     found = Gathered()
-    files = _files(source)
-    folder = images_folder(source, files[0][1].parent).absolute()
-    about: dict[str, Any] = {"format": "csv", "files": [str(path) for _, path in files]}
-    for split, path in files:
-        separator = _separator(path, source)
-        rows = _rows(path, separator)
-        _, header = next(rows)
-        columns = choose_columns(header, source.options, str(path))
-        about |= {"columns": columns.about(), "separator": separator}
-        for line, cells in rows:
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path}: line {line} has {len(cells)} cells, the header {len(header)}. Quote texts that hold the "
-                    f"separator {separator!r}, or name another: ?sep=tab."
-                )
-            row = dict(zip(reversed(header), reversed(cells)))  # of two columns with one name the first counts
-            _add(found, columns, row, split, folder, f"{path}: line {line}")
-    images, missing = find_images(folder, found.names)
+    about: dict[str, Any] = {"format": "csv", "files": [str(file.path) for file in files]}
+    accounts = []
+    for file in files:
+        table = layout_of(file.path, source.options, source.text)
+        columns = choose_columns(table.header, source.options, str(file.path)) if _named(table) else None
+        if columns is None:
+            raise DataError(_unknown(table))
+        accounts.append(_gather(found, table, columns, file, folder, "images" in source.options))
+        about |= {"columns": columns.about(), "separator": table.separator, "lines": table.kind.value}
+    account = merged(accounts)
+    if file_split := next((file for file in files if file.split and len(files) == 1), None):
+        about["split"] = f"{file_split.split}, from the name {file_split.path.name}; ?val=0.1&test=0.1 splits it again"
+    images, missing = find_images(folder, found.names, exactly_named="images" in source.options)
     about["images_in"] = str(folder)
-    return Collection(source.text, images, found.captions, found.splits, missing, about)
+    return Collection(source.text, images, found.captions, found.splits, missing, about, accounts=(weighed, account))
 
 
-def _add(found: Gathered, columns: Columns, cells: dict[str, str], split: str | None, folder: Path, where: str) -> None:
-    raw = cells[columns.image].strip()
+def _gather(found: Gathered, table: Table, columns: Columns, file: File, folder: Path, named: bool) -> Account:
+    """Add the rows of a table; returns the account of its lines. Raises DataError where no row can be used."""
+    ledger = Ledger("lines")
+    if table.skipped:
+        ledger.leave("header", "line 1", table.skipped, loss=False)
+    lists = _split_lists(table)
+    for row in rows_of(table):
+        where = f"{table.path}: line {row.line}"
+        if row.blank:
+            ledger.leave("blank", f"line {row.line}", loss=False)
+            continue
+        with ledger.unit_of(f"line {row.line}", row.span, "malformed"):
+            if row.trouble:
+                raise DataError(row.trouble)
+            name = _name(row.cells.get(columns.image), columns, folder, named, where)
+            split = lists.get(name) if lists else file.split
+            if lists and split is None:
+                raise DataError(f"{where}: {name} is in none of the lists of splits beside it. Add it to one.")
+            own = split_of_cell(row.cells.get(columns.split) if columns.split else None, split, where)
+            captions = [text for column in columns.captions for text in texts_of(row.cells.get(column), where)]
+            found.add(0, f"{file.folder}/{name}" if file.folder else name, own, captions, where)
+    return ledger.close(count_lines(table.path, table.encoding))
+
+
+def _name(cell: Any, columns: Columns, folder: Path, named: bool, where: str) -> str:
+    """The name of a row's image: its path in the folder of images. Raises DataError."""
+    if not isinstance(cell, str) or not (raw := cell.strip()):
+        raise DataError(f"{where}: the column {columns.image!r} is empty; expected the path of an image.")
+    if ADDRESS.fullmatch(raw):
+        raise DataError(f"{where}: the column {columns.image!r} holds addresses ({raw[:80]}). {DOWNLOAD}")
+    if len(raw) > 1000:
+        raise DataError(
+            f"{where}: the column {columns.image!r} holds a text of {len(raw):,} letters ({raw[:20]}...), as base64 "
+            f"data of images has; expected the path of an image. Decode the images into files and name these."
+        )
     path = Path(raw)
     if path.is_absolute() and path.is_relative_to(folder):
         raw = path.relative_to(folder).as_posix()
-    elif path.is_absolute():
-        raise DataError(
-            f"{where}: {raw!r} is outside {folder}, where images are looked for. Name the folder above them, e.g. "
-            f"?images={path.parent}."
-        )
-    if not raw:
-        raise DataError(f"{where}: the column {columns.image!r} is empty; expected the path of an image.")
-    own = split_of_cell(cells[columns.split] if columns.split else None, split, where)
-    found.add(0, safe_name(where, raw), own, [cells[column] for column in columns.captions], where)
+    elif path.is_absolute() or DRIVE.match(raw):
+        if not named:
+            parent = "FOLDER" if DRIVE.match(raw) else path.parent
+            raise DataError(
+                f"{where}: {raw!r} is outside {folder}, where images are looked for. Name the folder above them, e.g. "
+                f"?images={parent}."
+            )
+        raw = DRIVE.sub("", raw).lstrip("/")
+    return safe_name(where, raw)
 
 
-def _tables(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+def _named(table: Table) -> bool:
+    return table.kind is not Layout.UNKNOWN or not any(map(ADDRESS.search, table.header))
 
 
-def _files(source: Source) -> list[tuple[str | None, Path]]:
-    """The tables of a source with the split that their names speak of. Raises DataError."""
+def _unknown(table: Table) -> str:
+    return f"{table.path} has no header, and holds addresses of images ({', '.join(table.header)[:120]}). {DOWNLOAD}"
+
+
+def _is_captions(path: Path) -> bool:
+    try:
+        return layout_of(path, {}, str(path)).kind in (Layout.HEADER, Layout.TOKEN)
+    except DataError:
+        return False
+
+
+def _tables(folder: Path) -> list[File]:
+    """The tables in a folder, or in its folders of splits."""
+    texts = [path for path in sorted(folder.glob("*.txt"))[:50] if not _beside_image(path) and _is_captions(path)]
+    own = sorted({*caption_tables(folder), *texts})
+    if own:
+        return [File(path) for path in own]
+    nested = [(WORDS[sub.name.lower()], sub) for sub in sorted(folder.iterdir()) if sub.name.lower() in WORDS]
+    return [File(path, split, sub.name) for split, sub in nested if sub.is_dir() for path in caption_tables(sub)]
+
+
+def _beside_image(path: Path) -> bool:
+    return any(path.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES)
+
+
+def _files(source: Source) -> tuple[list[File], Account]:
+    """The tables of a source with their splits, and the account of the tables weighed. Raises DataError."""
     path = source.place
-    tables = _tables(path) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [File(path, split_in(_stem(path)))], files_account([path], {}, 1)
+    tables = _tables(path) or [File(file) for file in sorted(path.iterdir()) if file.suffix.lower() in (".csv", ".tsv")]
     if not tables:
-        raise DataError(f"the folder {path} holds no .csv and no .tsv file. Give the file.")
-    if len(tables) == 1:
-        return [(split_of_file(tables[0]), tables[0])]
-    named: dict[str, Path] = {}
-    for table in tables:
-        split = split_in(table.stem)
+        raise DataError(
+            f"the folder {path} holds no table ({', '.join(TABLES)}) of images and captions. Give the file."
+        )
+    kept, copies = _without_copies(tables)
+    others = [one for one in sorted(path.iterdir()) if is_table_name(one) and one not in {file.path for file in tables}]
+    account = files_account(
+        [file.path for file in kept], {"copy of another": copies, "table of other things": others},
+        len(tables) + len(others),
+    )  # fmt: skip
+    if len(kept) == 1:
+        return [File(kept[0].path, kept[0].split or split_in(_stem(kept[0].path)), kept[0].folder)], account
+    named: dict[str, File] = {}
+    for file in kept:
+        split = file.split or split_in(_stem(file.path))
         if split is None or split in named:
-            among = ", ".join(file.name for file in tables)
+            among = ", ".join(one.path.name for one in kept)
             raise DataError(f"the folder {path} holds several tables: {among}. Give the path of the one to read.")
-        named[split] = table
-    return [(split, named[split]) for split in in_order(named)]
+        named[split] = File(file.path, split, file.folder)
+    return [named[split] for split in in_order(named)], account
 
 
-def _separator(path: Path, source: Source) -> str:
-    """The separator asked for, or the one whose header has columns of images and captions."""
-    asked = source.options.get("sep")
-    if asked is not None:
-        separator = SEPARATORS.get(asked, asked)
-        if len(separator) != 1 or separator in '"\r\n':
-            expected = ", ".join(SEPARATORS)
-            raise DataError(f"{source.text}: sep is {asked!r}; expected one character, or one of {expected}.")
-        return separator
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            header = handle.readline().lower()
-    except (OSError, UnicodeDecodeError):
-        return usual  # reading it says why
-    fitting = []
-    for separator in dict.fromkeys((usual, *SEPARATORS.values())):
-        columns = {column.strip().strip('"') for column in header.split(separator)}
-        captioned = columns & {*CAPTIONS} or any(map(NUMBERED.fullmatch, columns))
-        if columns & {*IMAGES} and captioned:
-            fitting.append(separator)
-    return fitting[0] if fitting else usual
+def _without_copies(tables: list[File]) -> tuple[list[File], list[Path]]:
+    kept: list[File] = []
+    copies: list[Path] = []
+    for file in tables:
+        same = any(one.split == file.split and filecmp.cmp(one.path, file.path, shallow=False) for one in kept)
+        if same:
+            copies.append(file.path)
+        else:
+            kept.append(file)
+    return kept, copies
 
 
-def _rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The line number and the cells of every row, the header first. Raises DataError."""
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            rows = csv.reader(handle, delimiter=separator)
-            for cells in rows:
-                if cells:
-                    yield rows.line_num, [cell.strip() for cell in cells] if not number else cells
-                    number += 1
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Give the path of a .csv or .tsv file, or of its folder.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}). Save the table as UTF-8.") from None
-    except csv.Error as error:
-        raise DataError(f"{path}: line {number + 1} is no row of a table ({error}). Check its quotes.") from None
-    if not number:
-        raise DataError(f"{path} is empty; expected a header such as filepath{separator}title.")
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+def _split_lists(table: Table) -> dict[str, str]:
+    """Image -> split from Flickr's lists beside a table, where all three are there; else nothing."""
+    found: dict[str, Path] = {}
+    for path in table.path.parent.glob("*Images.txt"):
+        for word, split in LISTS.items():
+            if path.stem.lower().endswith(word):
+                found[split] = path
+    if len(found) < len(LISTS) or table.kind is not Layout.TOKEN:
+        return {}
+    return {
+        PurePosixPath(name.strip()).name: split
+        for split, path in found.items()
+        for name in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if name.strip()
+    }

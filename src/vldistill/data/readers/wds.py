@@ -1,121 +1,228 @@
-"""The reader of WebDataset tars: consecutive members with one key are a sample, an image and its caption."""
+"""The reader of WebDataset tars: members with one key are a sample, an image and its caption."""
 
 from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
-from vldistill.data.archives import tar_members
+from vldistill.data.account import Ledger, files_account
+from vldistill.data.archives import Member, tar_members, unpacked
 from vldistill.data.collection import Collection
 from vldistill.data.columns import Gathered, split_of_cell
+from vldistill.data.evidence import caption_jsons, is_tar, sample_tars
 from vldistill.data.patterns import files_of
 from vldistill.data.reader import path_reader
 from vldistill.data.samples import IMAGE_SUFFIXES, captions_of_json
 from vldistill.data.source import Source
 from vldistill.data.splits import split_of_file
-from vldistill.data.stores import FileImages, TarPlaces
+from vldistill.data.stores import TAIL_BYTES, FileImages, TarPlaces
 from vldistill.errors import DataError
 
-SUFFIX = ".tar"
 LARGEST_TEXT = 16_000_000  # bytes of a caption's member
 NAME_KEY = "image_name"  # in the json of a sample: the image's name in the source it was converted from
 
-Members = dict[str, tuple[int, int]]  # extension -> offset and size
+Members = dict[str, Member]  # what follows the key of a sample -> the member
 
 
 def is_shards(path: Path) -> bool:
-    """Whether a path is WebDataset tars: one, a pattern, or a folder with tars and no json but img2dataset's."""
+    """Whether a path is WebDataset tars: one, a pattern, or a folder with some and no json that holds the captions."""
     if path.is_dir():
-        files = list(path.iterdir())
-        other = any(file.suffix == ".json" and not file.name.endswith("_stats.json") for file in files)
-        return any(file.suffix == SUFFIX for file in files) and not other
-    return path.suffix == SUFFIX
+        return bool(sample_tars(path)) and not caption_jsons(path)
+    return is_tar(path)
 
 
-@path_reader("wds", looks=is_shards, options=("caption",))
+@path_reader("wds", looks=is_shards, options=("image", "caption"))
 def read(source: Source) -> Collection:
     """WebDataset .tar shards (.jpg/.png/.webp with .txt/.json): one, shard-{000..012}.tar, shard-*.tar, or the folder.
 
-    A ``.txt`` is one caption; a ``.json`` has ``caption`` or ``captions`` and wins; the option ``caption`` asks for
-    ``txt`` or for another key of the json. Names of shards such as ``train-0000.tar`` say the split. Images stay in the
-    tars, and are read there.
+    A ``.txt`` is one caption; a ``.json`` has ``caption`` or ``captions`` and wins; the option ``caption`` names
+    ``txt``, for another ending of members, or for another key of the json; ``image`` names the ending of images. Names
+    of shards such as ``train-0000.tar`` name the split. Images stay in the tars, and are read there.
     """
-    files = files_of(source, SUFFIX, inside=("", "*"))
-    found = Gathered()
-    number, offset, size = array("i"), array("q"), array("q")
+    files = _files(source)
+    found = _Found(source, [unpacked(path) for path in files])
     for tar, path in enumerate(files):
-        usual = split_of_file(path)
-        with path.open("rb") as handle:
-            for key, members in _samples(path):
-                where = f"{path}: sample {key}"
-                image = next((ext for ext in members if "." + ext.lower() in IMAGE_SUFFIXES), None)
-                if image is None:
-                    continue  # a sample of something else, or whose download failed
-                record = _json(handle, members, where)
-                captions = _captions(handle, members, record, source.options.get("caption", ""), where)
-                before = len(found.names)
-                name = record.get(NAME_KEY)
-                name = name if isinstance(name, str) and name else f"{key}.{image}"
-                split = split_of_cell(record.get("split") if usual is None else None, usual, where)
-                found.add(before, name, split, captions, where)
-                if len(found.names) == before:
-                    raise DataError(f"{where}: an image {name!r} stands in an earlier sample; expected distinct keys.")
-                number.append(tar)
-                offset.append(members[image][0])
-                size.append(members[image][1])
-    if not found.names:
-        raise DataError(f"{source.text} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    about: dict[str, Any] = {"format": "WebDataset", "shards": len(files), "samples": len(number)}
-    images = FileImages(tuple(found.names), TarPlaces(files, number, offset, size))
-    return Collection(source.text, images, found.captions, found.splits, about=about)
+        found.add_tar(tar, path)
+    if not any(found.gathered.captions):
+        what = "captions" if found.gathered.names else f"images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        endings = ", ".join("." + ending for ending, _ in found.endings.most_common(5)) or "nothing"
+        raise DataError(
+            f"{source.text} holds no {what} that belong to each other; its members end in {endings}. Name the "
+            f"endings of images and captions: ?image=ENDING&caption=ENDING."
+        )
+    about: dict[str, Any] = {"format": "WebDataset", "shards": len(files), "samples": len(found.number)}
+    images = FileImages(tuple(found.gathered.names), TarPlaces(found.tars, found.number, found.offset, found.size))
+    account = found.ledger.close(found.seen, needed=False)
+    return Collection(
+        source.text, images, found.gathered.captions, found.gathered.splits, about=about,
+        accounts=(files_account(files, {}, len(files)), account),
+    )  # fmt: skip
 
 
-def _samples(path: Path) -> Iterator[tuple[str, Members]]:
-    """The samples of a tar in order: their key and what they hold."""
-    key, members = "", Members()
-    for member in tar_members(path):
+def _files(source: Source) -> list[Path]:
+    path = source.place
+    if not path.is_dir():
+        return files_of(source, ".tar")
+    tars = sorted(file for file in path.iterdir() if is_tar(file) and file.is_file())
+    tars = tars or sorted(file for file in path.glob("*/*") if is_tar(file) and file.is_file())
+    return tars or files_of(source, ".tar")
+
+
+@dataclass
+class _Found:
+    """The samples read so far: their images by place in the tars."""
+
+    source: Source
+    tars: list[Path]
+    gathered: Gathered = field(default_factory=Gathered)
+    ledger: Ledger = field(default_factory=lambda: Ledger("tar members"))
+    seen: int = 0
+    endings: Counter[str] = field(default_factory=Counter)
+    number: array[int] = field(default_factory=lambda: array("i"))
+    offset: array[int] = field(default_factory=lambda: array("q"))
+    size: array[int] = field(default_factory=lambda: array("q"))
+
+    def add_tar(self, tar: int, path: Path) -> None:
+        """All samples of a tar. Raises DataError where the tar cannot be read."""
+        members = list(tar_members(self.tars[tar]))
+        self.seen += len(members)
+        usual = split_of_file(path, self.source.place)
+        with self.tars[tar].open("rb") as handle:
+            samples = list(_samples(members, self.ledger, self.source.options))
+            pictured = {key for key, own in samples if _image(own, self.source.options.get("image", "")) is not None}
+            for key, own in samples:
+                self.endings.update(PurePosixPath(one.name).name.partition(".")[2] for one in own.values())
+                self._add_sample(handle, tar, path, key, own, usual, pictured)
+
+    def _add_sample(
+        self, handle: IO[bytes], tar: int, path: Path, key: str, own: Members, usual: str | None,
+        pictured: set[str],
+    ) -> None:  # fmt: skip
+        where = f"{path}: sample {key}"
+        image = _image(own, self.source.options.get("image", ""))
+        if image is None:
+            beside = key.rpartition(".")[0] in pictured  # such as a.cls.txt beside a.jpg
+            reason = "beside a sample" if beside else "of a sample without an image"
+            self.ledger.leave(reason, next(iter(own.values())).name, len(own), loss=not beside)
+            return
+        read = {ending: one for ending, one in own.items() if ending == image or not _is_image(ending)}
+        with self.ledger.unit_of(own[image].name, len(read)):
+            record = _json(handle, own, where)
+            captions = _captions(handle, own, record, self.source.options.get("caption", ""), where)
+            name = record.get(NAME_KEY)
+            name = name if isinstance(name, str) and name else own[image].name
+            split = split_of_cell(record.get("split") if usual is None else None, usual, where)
+            self._add(handle, tar, path, name, split, captions, own[image], where)
+        for ending, one in own.items():
+            if ending not in read:
+                self.ledger.leave("another image of a sample", one.name, loss=False)
+
+    def _add(
+        self, handle: IO[bytes], tar: int, path: Path, name: str, split: str, captions: list[str], image: Member,
+        where: str,
+    ) -> None:  # fmt: skip
+        known = self.gathered.row_of(name)
+        if known is not None and self._same(handle, known, image):
+            raise DataError(f"{where}: image {name!r} is in an earlier sample; expected it once. Remove one.")
+        for copy in range(2, 1_000_000):
+            if known is None:
+                break
+            shorter = f"{path.name.partition('.')[0]}/{image.name}"
+            name = shorter if copy == 2 else f"{shorter}#{copy - 1}"
+            known = self.gathered.row_of(name)
+        self.gathered.add(len(self.gathered.names), name, split, captions, where)
+        self.number.append(tar)
+        self.offset.append(image.offset)
+        self.size.append(image.size)
+
+    def _same(self, handle: IO[bytes], known: int, image: Member) -> bool:
+        """Whether an image has the bytes of an earlier one of its name."""
+        if self.size[known] != image.size:
+            return False
+        with self.tars[self.number[known]].open("rb") as earlier:
+            return _bytes(earlier, self.offset[known], image.size) == _bytes(handle, image.offset, image.size)
+
+
+def _bytes(handle: IO[bytes], offset: int, size: int) -> bytes:
+    length = min(size, 16 * TAIL_BYTES)
+    handle.seek(offset + size - length)
+    return handle.read(length)
+
+
+def _samples(members: list[Member], ledger: Ledger, options: Mapping[str, str]) -> Iterator[tuple[str, Members]]:
+    """The samples of a tar in order: their key and what they hold, wherever in the tar it is.
+
+    A key ends at the last dot, so that ``v1.2.jpg`` and ``v1.3.txt`` stay separate; at the first one where an option
+    names an ending with a dot, such as ``input.jpg``.
+    """
+    first_dot = any("." in options.get(option, "") for option in ("image", "caption"))
+    groups: dict[tuple[int, str], list[tuple[int, str, Member]]] = defaultdict(list)
+    for number, member in enumerate(members):
         pure = PurePosixPath(member.name)
-        base, _, extension = pure.name.partition(".")
-        own = str(pure.parent / base)
-        if own != key and members:
-            yield key, members
-            members = {}
-        key = own
-        if base:  # .DS_Store and the like have no key
-            members[extension] = (member.offset, member.size)
-    if members:
-        yield key, members
+        if pure.name.startswith(".") or "__MACOSX" in pure.parts:
+            ledger.leave("metadata of macOS, or hidden", member.name, loss=False)
+            continue
+        base, _, ending = pure.name.partition(".") if first_dot else pure.name.rpartition(".")
+        base, ending = (base, ending) if base else (ending, "")
+        groups[member.part, str(pure.parent / base)].append((number, ending, member))
+    for (_, key), own in groups.items():
+        endings = [ending for _, ending, _ in own]
+        again = len(set(endings)) < len(endings)  # a name comes twice: only neighbours belong together then
+        sample, before = Members(), own[0][0] - 1
+        for number, ending, member in own:
+            if sample and again and (ending in sample or number != before + 1):
+                yield key, sample
+                sample = {}
+            sample[ending] = member
+            before = number
+        yield key, sample
 
 
-def _json(handle: Any, members: Members, where: str) -> dict[str, Any]:
+def _is_image(ending: str) -> bool:
+    return "." + ending.lower() in IMAGE_SUFFIXES
+
+
+def _image(own: Mapping[str, Member], asked: str) -> str | None:
+    """The ending of a sample's image: the one named by the option, else one of an image."""
+    return next((ending for ending in own if (ending == asked if asked else _is_image(ending))), None)
+
+
+def _json(handle: IO[bytes], own: Mapping[str, Member], where: str) -> dict[str, Any]:
     """The json of a sample, empty where there is none."""
-    if "json" not in members:
+    member = own.get("json")
+    if member is None:
         return {}
     try:
-        value = json.loads(_text(handle, members["json"], where))
+        value = json.loads(_text(handle, member, where))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: its json cannot be read ({error}). Make the shard again.") from None
     if not isinstance(value, dict):
-        raise DataError(f"{where}: its json is no object; expected 'caption' or 'captions' in one.")
+        raise DataError(f"{where}: its json is not an object; expected 'caption' or 'captions' in one.")
     return value
 
 
-def _captions(handle: Any, members: Members, record: dict[str, Any], asked: str, where: str) -> list[str]:
+def _captions(
+    handle: IO[bytes], own: Mapping[str, Member], record: dict[str, Any], asked: str, where: str
+) -> list[str]:
+    if asked and asked != "json" and not record.get(asked) and asked in own:
+        return [_text(handle, own[asked], where)]
     found = [] if asked == "txt" else captions_of_json(record, where, asked)
-    if found or "txt" not in members or asked not in ("", "txt"):
+    member = own.get("txt") or own.get("caption")
+    if found or member is None or asked not in ("", "txt"):
         return found
-    return [_text(handle, members["txt"], where)]
+    return [_text(handle, member, where)]
 
 
-def _text(handle: Any, place: tuple[int, int], where: str) -> str:
-    offset, size = place
-    if size > LARGEST_TEXT:
-        raise DataError(f"{where}: its text has {size:,} bytes; expected a caption.")
-    handle.seek(offset)
+def _text(handle: IO[bytes], member: Member, where: str) -> str:
+    if member.size > LARGEST_TEXT:
+        raise DataError(f"{where}: its text has {member.size:,} bytes; expected a caption.")
+    handle.seek(member.offset)
     try:
-        return handle.read(size).decode("utf-8-sig")
+        return handle.read(member.size).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: its text is not UTF-8 (byte {error.start}). Make the shard again.") from None

@@ -136,7 +136,7 @@ class BiTrajectoryMatching:
     def _persistent_students(self, context: Context[BitrajOptions]) -> dict[str, torch.Tensor]:
         """Room for persistent students, under the names that checkpoints have always had.
 
-        ``walks`` (persistent_students, 3): steps taken, expert and start epoch of each; all are to be reset at first.
+        The first tensor (persistent_students, 3): steps taken, expert and start epoch of each; all are reset at first.
         """
         options = context.options
         trained = context.bench.architecture.trained()
