@@ -116,10 +116,12 @@ def read(work: Path, images: int) -> None:
 def inspect(work: Path, images: int) -> None:
     """Every image opened once, as ``vldistill inspect``."""
     from vldistill.commands.inspect import describe
+    from vldistill.config.plain import number, section
     from vldistill.runtime.log import Reporter
 
     found = describe(configured(work, images).data.source, Reporter(quiet=True), str(work / "sheet.png"))
-    assert sum(split["images"] for split in found["splits"].values()) == images
+    splits = section(found, "splits")
+    assert sum(number(section(splits, split)["images"]) for split in splits) == images
     assert not found["broken"]
 
 
