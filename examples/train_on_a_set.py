@@ -93,7 +93,7 @@ def main(folder: str, source: str, out: str, *questions: str) -> None:
     with torch.no_grad():
         gallery = student.embed("image", image_features(inputs))
         captions = student.embed("text", text_features(real.captions))
-        print(retrieval_metrics(gallery, captions, torch.tensor(real.caption_image)))
+        print(retrieval_metrics(gallery, captions, torch.tensor(real.caption_image)).to_json())
         for question in questions:
             scores = gallery @ student.embed("text", text_features([question]))[0]
             print(question, [real.images.names[index] for index in scores.topk(min(5, len(scores))).indices.tolist()])

@@ -177,5 +177,5 @@ def test_only_the_learned_side_moves(learn: Any, fixed: set[str]) -> None:
 
 
 def test_a_variable_that_does_not_say_its_rate_is_refused() -> None:
-    with pytest.raises(ConfigError, match="learns 'logits' but does not say which outer rate"):
+    with pytest.raises(ConfigError, match="learns 'logits' but names no outer rate"):
         OuterOptimiser(State({"logits": torch.ones(3)}), CONFIG)
