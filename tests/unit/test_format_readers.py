@@ -553,3 +553,13 @@ def test_a_png_that_lies_about_its_name_is_read(tmp_path: Path):
     (tmp_path / "1.jpg").write_bytes(buffer.getvalue())
     (tmp_path / "1.txt").write_text("black")
     assert load_pairs(f"{tmp_path}{ALL}", "train").images.read(0).size == (5, 4)
+
+
+def test_a_list_of_train_alone_names_the_way_to_the_other_splits(tmp_path: Path):
+    for number in range(40):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    entries = [{"image": f"{n}.png", "caption": f"number {n}", "image_id": f"{n}"} for n in range(40)]
+    (tmp_path / "photos_train.json").write_text(json.dumps(entries))
+    with pytest.raises(DataError, match=r"no split 'val'.*To make it of train, give a share: \?val=0.1"):
+        load_pairs(tmp_path, "val")
+    assert load_pairs(f"{tmp_path}?val=0.2", "val").count_images

@@ -181,6 +181,8 @@ class Collection:
             hint += f" It was {self.made[split]}: too few images for one. Ask for a larger share, e.g. ?{split}=0.2."
         elif f"{split}=0" in self.source:
             hint += f" Leave out {split}=0, and a share of train becomes {split}."
+        elif set(self.splits) == {"train"}:
+            hint += f" To make it of train, give a share: ?{split}=0.1."
         if len(known) == 1 and "train" not in self.splits:
             hint += " To split it again, give shares: ?val=0.1&test=0.1."
         return f"{self.source} has no split {split!r}. It has: {', '.join(known) or 'no images at all'}.{hint}"
