@@ -505,8 +505,8 @@ def test_diverging_keeps_the_best_set_and_gives_advice(
     assert not (folder / "set.json").exists()
     kept = DistilledSet.load(folder / "kept" / "best-before-divergence")
     assert kept.info["iteration"] in (0, 2, 4, 6, 8) and kept.info["selection"]["undone_steps"] == 5
-    judged = vldistill("evaluate", "--run", run, "--set", folder)
-    assert judged.code == 2 and "its distillation diverged" in judged.err and "best-before-divergence" in judged.err
+    done = vldistill("evaluate", "--run", run, "--set", folder)
+    assert done.code == 2 and "its distillation diverged" in done.err and "best-before-divergence" in done.err
 
 
 def test_a_run_that_learned_nothing_is_no_finished_set(

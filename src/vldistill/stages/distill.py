@@ -13,7 +13,7 @@ import torch
 from vldistill.config import Config, ResolvedDistillConfig
 from vldistill.distillation.export import set_name
 from vldistill.distillation.loop import Loop
-from vldistill.distillation.method import METHODS, Context, Start
+from vldistill.distillation.method import METHODS, Context, Method, Start, T
 from vldistill.distillation.resume import CHECKPOINT
 from vldistill.distillation.start import nearest_by_image, start_from, starting_pairs
 from vldistill.distilled.distilled_set import DIVERGED, DistilledSet, one_line
@@ -53,13 +53,9 @@ def distill(
         Stopped: by Ctrl-C or SIGTERM, after everything is saved.
     """
     config = resolve(config)
-    if config.why:
-        reporter.info(config.why)
     entry = METHODS.find(config.distill.method)
     method = entry.build()
-    if entry.own_start and config.distill.starts != ("real", "real"):
-        start = config.distill.start_image or config.distill.start_text or config.distill.start
-        reporter.warn(f"{config.distill.method} chooses its own starting pairs: distill.start {start} is ignored.")
+    _announce(config, reporter)
     check_asked(config, experts_from, processes)
     run.check(config.given)
     bench = open_bench(config, reporter, processes, run)
@@ -75,8 +71,7 @@ def distill(
         recorded = open_experts(bench, teachers, config.distill.experts) if entry.needs_experts else []
         context = Context(bench, config.distill, config.options, recorded)
         method.check(context)
-        own = replace(config.distill, start="real", start_image="", start_text="") if config.first else config.distill
-        begin = starting_pairs(method, replace(context, config=own), config.select)
+        begin = _begin(config, method, context)
         if processes.first:
             run.begin(config.given)
     with held(folder / ".lock", str(folder)) if processes.first else nullcontext():
@@ -104,12 +99,29 @@ def distill(
             if processes.first:
                 _save(bench, distilled, begin, folder)
                 loop.checkpoints.remove()
-                run.log(
-                    stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **distilled.info["selection"]
-                )
+                selection = distilled.info["selection"]
+                run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
                 reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
         processes.wait()
     return folder
+
+
+def _announce(config: ResolvedConfig, reporter: Reporter) -> None:
+    """Report which method is taken where none is named, and a start that it ignores."""
+    distill = config.distill
+    if config.why:
+        reporter.info(config.why)
+    if METHODS.find(distill.method).own_start and distill.starts != ("real", "real"):
+        start = distill.start_image or distill.start_text or distill.start
+        reporter.warn(f"{distill.method} chooses its own starting pairs: distill.start {start} is ignored.")
+
+
+def _begin(config: ResolvedConfig, method: Method[T], context: Context[T]) -> Start:
+    """The starting pairs; real ones where a set is made of them first."""
+    if config.first:
+        real = replace(config.distill, start="real", start_image="", start_text="")
+        context = replace(context, config=real)
+    return starting_pairs(method, context, config.select)
 
 
 def _finished(folder: Path, reporter: Reporter, processes: Processes) -> Path:
