@@ -25,7 +25,8 @@ import yaml
 from vldistill import DistilledSet
 from vldistill.cli import main as vldistill
 from vldistill.config import Config
-from vldistill.evaluation.protocol import choose_generic, score_student, train_student
+from vldistill.evaluation.fixed_grid import choose_from_grid
+from vldistill.evaluation.students import score_student, train_student
 from vldistill.evaluation.subjects import subject
 from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter
@@ -43,7 +44,7 @@ def val_recalls(config: Config, folder: Path, seeds: int) -> dict[str, Any]:
     """Mean recall on val of ``seeds`` students by the generic recipe."""
     bench = open_bench(config, Reporter(quiet=True))
     judged = subject(bench, DistilledSet.load(folder))
-    recipe, trials = choose_generic(bench, judged, config.evaluate)
+    recipe, trials = choose_from_grid(bench, judged, config.evaluate)
     scores = [
         score_student(bench, train_student(bench, judged.draw(seed), recipe, seed), "val").mean_recall
         for seed in range(seeds)

@@ -18,7 +18,7 @@ from typing import Any
 
 from vldistill.config import ExpertsConfig
 from vldistill.encoders.dual import DualEncoder
-from vldistill.evaluation.protocol import score_student
+from vldistill.evaluation.students import score_student
 from vldistill.experts.record import augments, expert_recipe
 from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter

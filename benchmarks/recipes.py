@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.evaluation.protocol import score_student, train_student
+from vldistill.evaluation.students import score_student, train_student
 from vldistill.evaluation.subjects import subject
 from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter

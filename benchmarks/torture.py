@@ -48,7 +48,7 @@ experts: {count: 2, epochs: 3, batch: 32, momentum: 0.5, image_rate: 0.02}
 distill:
   {method: bitraj, start: START, pairs: 6, iterations: 8, validate_every: 4, checkpoint_every: 1, ema: 0.5, keep: [4]}
 bitraj: {syn_steps: 2}
-evaluate: {seeds: 2, generic_epochs: 2, head_rates: [0.1], tower_rates: [0.01]}
+evaluate: {seeds: 2, trials: 2, max_steps: 8, generic_epochs: 2, head_rates: [0.1], tower_rates: [0.01]}
 """
 IMPORTED = (  # ahead, what stages import when they need it
     "jsonargparse", "matplotlib.font_manager", "peft", "sklearn.feature_extraction.text", "torchvision.transforms.v2",

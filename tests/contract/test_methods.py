@@ -24,7 +24,7 @@ from vldistill.stages.distill_checks import check_setting
 from vldistill.workbench.bench import Workbench
 
 CONFIG = DistillConfig(method="bitraj", pairs=6, iterations=3, validate_every=0, checkpoint_every=10)
-QUICK = EvaluateConfig(seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
+QUICK = EvaluateConfig(generic="generic-v1", seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
 SMALL = {
     "straighten": (3, 3),
     "persistent_students": 2,

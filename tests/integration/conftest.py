@@ -22,7 +22,7 @@ encoder:
 experts: {count: 2, epochs: 3, batch: 32}
 distill: {method: bitraj, pairs: 6, iterations: 6, validate_every: 3}
 bitraj: {syn_steps: 2}
-evaluate: {seeds: 2, generic_epochs: 2, subset_epochs: [2], full_epochs: [1], head_rates: [0.1]}
+evaluate: {seeds: 2, trials: 2, max_steps: 8, generic_epochs: 2, head_rates: [0.1]}
 """
 
 

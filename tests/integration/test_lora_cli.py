@@ -26,7 +26,7 @@ experts: {count: 2, epochs: 2, batch: 12, augment: false}
 distill: {pairs: 3, iterations: 2, validate_every: 2}
 bitraj: {syn_steps: 2, student_epochs: 2}
 bilevel: {steps: 2, real_batch: 4}
-evaluate: {seeds: 1, generic_epochs: 1, head_rates: [0.1], tower_rates: [0.01]}
+evaluate: {seeds: 1, trials: 1, max_steps: 2, generic_epochs: 1, head_rates: [0.1], tower_rates: [0.01]}
 """
 
 

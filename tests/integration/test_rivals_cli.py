@@ -15,7 +15,15 @@ from vldistill.distillation.method import METHODS, Context, State, Update
 from vldistill.distillation.methods.canonical import CanonicalPairs
 from vldistill.distilled.distilled_set import DistilledSet
 
-QUICK = ["--evaluate.seeds=1", "--evaluate.generic_epochs=1", "--evaluate.head_rates=[0.1]", "--quiet", "--json"]
+QUICK = [
+    "--evaluate.seeds=1",
+    "--evaluate.trials=1",
+    "--evaluate.max_steps=2",
+    "--evaluate.generic_epochs=1",
+    "--evaluate.head_rates=[0.1]",
+    "--quiet",
+    "--json",
+]
 CASES = {
     "prototypes": [],
     "canonical": ["--canonical.rank=3"],

@@ -93,7 +93,7 @@ def test_a_published_set_is_read_for_the_towers_here(bench: Workbench, tmp_path:
     found.save(tmp_path / "set")
     loaded = DistilledSet.load(tmp_path / "set")
     assert loaded.name == "distilled_3000" and len(loaded.captions) == PAIRS and loaded.info["iteration"] == "3000"
-    quick = EvaluateConfig(seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
+    quick = EvaluateConfig(generic="generic-v1", seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
     assert evaluate_set(bench, loaded, quick).scores()["own"].mean_recall.mean >= 0
 
 

@@ -190,7 +190,7 @@ def test_from_experts_to_a_judged_set(kind: str, method: str, workbench: Bench, 
         torch.testing.assert_close(gradient, other, rtol=1e-2, atol=1e-3 * float(other.abs().max()))
     distilled = built.export(state, context)
     assert distilled.setting == "lora" and distilled.info["config"]["encoder"]["lora"]["rank"] == 2
-    judging = EvaluateConfig(seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
+    judging = EvaluateConfig(generic="generic-v1", seeds=1, generic_epochs=1, head_rates=(0.1,), tower_rates=(0.01,))
     result = evaluate_set(bench, distilled, judging)
     assert result.setting == "lora" and result.scores()["own"].mean_recall.mean >= 0
     after = bench.image_tower.state_dict()

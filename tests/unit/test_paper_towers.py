@@ -105,7 +105,7 @@ def main_path(bench: Workbench, folder: Path) -> None:
     for name, gradient in gradients.items():
         state.variables[name].sub_(0.1 * gradient / gradient.norm())
     made = method.export(state, context)
-    judged = EvaluateConfig(seeds=1, generic_epochs=1, head_rates=(0.03,), tower_rates=(0.003,))
+    judged = EvaluateConfig(generic="generic-v1", seeds=1, generic_epochs=1, head_rates=(0.03,), tower_rates=(0.003,))
     result = evaluate_set(bench, made, judged)
     assert 0 <= result.scores()["generic"].mean_recall.mean <= 100 and result.setting == bench.setting
 

@@ -17,18 +17,13 @@ from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
-from vldistill.evaluation import protocol
+from vldistill.evaluation import protocol, students
+from vldistill.evaluation.fixed_grid import choose_from_grid
 from vldistill.evaluation.measures import MEASURES, Figure, Recalls
-from vldistill.evaluation.protocol import (
-    choose_generic,
-    embed_split,
-    evaluate_set,
-    quick_score,
-    score_student,
-    train_student,
-)
+from vldistill.evaluation.protocol import evaluate_set, quick_score
 from vldistill.evaluation.results import Evaluation, Scores
-from vldistill.evaluation.retrieval import chance_level, retrieval_metrics
+from vldistill.evaluation.retrieval import QueryRanks, chance_level, retrieval_metrics
+from vldistill.evaluation.students import embed_split, score_student, train_student
 from vldistill.evaluation.subjects import subject
 from vldistill.evaluation.tables import evaluation_rows, evaluation_text, markdown
 from vldistill.options.resolve import resolve_distill
@@ -37,6 +32,7 @@ from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
 QUICK = EvaluateConfig(
+    generic="generic-v1",
     seeds=3,
     generic_epochs=3,
     subset_epochs=(2, 4),
@@ -76,14 +72,22 @@ class Looks:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **script: list[float]) -> None:
         self.seen: list[tuple[str, bytes, float]] = []
         self.script = {split: iter(values) for split, values in script.items()}
-        self.real: Callable[..., Recalls] = protocol.score_student
-        monkeypatch.setattr(protocol, "score_student", self.score)
+        self.real: Callable[..., QueryRanks] = students.rank_split
+        self.metrics = students.metrics_of
+        self.split = ""
+        for module in (students, protocol):
+            monkeypatch.setattr(module, "rank_split", self.rank)
+            monkeypatch.setattr(module, "metrics_of", self.score)
 
-    def score(self, bench: Workbench, student: DualEncoder, split: str) -> Recalls:
-        figures = self.real(bench, student, split)
-        if split in self.script:
-            figures = replace(figures, mean_recall=next(self.script[split]))
-        self.seen.append((split, weights(student), figures.mean_recall))
+    def rank(self, bench: Workbench, student: DualEncoder, split: str) -> QueryRanks:
+        self.split, self.student = split, weights(student)
+        return self.real(bench, student, split)
+
+    def score(self, ranks: QueryRanks) -> Recalls:
+        figures = self.metrics(ranks)
+        if self.split in self.script:
+            figures = replace(figures, mean_recall=next(self.script[self.split]))
+        self.seen.append((self.split, self.student, figures.mean_recall))
         return figures
 
     def splits(self) -> list[str]:
@@ -123,7 +127,7 @@ def test_full_is_every_caption_with_its_image(bench: Workbench) -> None:
     "target", ["random", "random:", "random:1", "random:-3", "random:1.5", "random:²", "everything"]
 )
 def test_an_unknown_target_is_refused(bench: Workbench, target: str) -> None:
-    with pytest.raises(ConfigError, match="random:N with N of 2 or more, or full"):
+    with pytest.raises(ConfigError, match=r"random:N with N of 2 or more.* or full"):
         subject(bench, target)
 
 
@@ -283,7 +287,7 @@ def test_the_result_of_a_set(bench: Workbench) -> None:
     plain = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert list(plain) == [
         *("set", "kind", "setting", "protocol", "pairs", "stored_floats", "seeds", "own", "generic", "chance"),
-        *("image_tower", "text_tower", "data", "details", "seconds", "peak_memory_bytes"),
+        *("image_tower", "text_tower", "data", "details", "seconds", "peak_memory_bytes", "test_captions"),
     ]
     assert Evaluation.from_json(plain) == result
 
@@ -347,7 +351,7 @@ def test_a_student_that_breaks_in_its_very_last_step_names_its_rates_too(
     def broken(*args: Any) -> Recalls:
         raise DivergedError("embeddings are not finite.")
 
-    monkeypatch.setattr(protocol, "score_student", broken)
+    monkeypatch.setattr(protocol, "rank_split", broken)
     with pytest.raises(DivergedError, match=r"student 0 by the own recipe, rates \{'image': 0.1, 'text': 0.2\}"):
         evaluate_set(bench, make_set(bench), replace(QUICK, recipes=("own",)))
 
@@ -358,7 +362,7 @@ def test_a_student_that_breaks_in_its_very_last_step_names_its_rates_too(
 def test_the_generic_rates_are_those_that_do_best_on_val(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = Looks(monkeypatch, val=[1.0, 3.0, 2.0])
     config = replace(QUICK, head_rates=(0.01, 0.03, 0.1))
-    recipe, trials = choose_generic(bench, subject(bench, make_set(bench)), config)
+    recipe, trials = choose_from_grid(bench, subject(bench, make_set(bench)), config)
     assert looks.splits() == ["val"] * 3
     assert [trial.rates["image"] for trial in trials] == [0.01, 0.03, 0.1]
     assert recipe.rates == {"image": (0.03,), "text": (0.03,)} and recipe.epochs == 3
@@ -369,7 +373,7 @@ def test_the_generic_rates_are_those_that_do_best_on_val(bench: Workbench, monke
 def test_real_pairs_choose_their_epochs_too(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     Looks(monkeypatch, val=[1.0, 3.0, 2.0, 9.0])
     config = replace(QUICK, subset_epochs=(1, 2, 4))
-    recipe, trials = choose_generic(bench, subject(bench, "random:6"), config)
+    recipe, trials = choose_from_grid(bench, subject(bench, "random:6"), config)
     assert [(trial.rates["text"], trial.epochs) for trial in trials] == [(0.03, 2), (0.3, 2), (0.3, 1), (0.3, 4)]
     assert (recipe.epochs, recipe.rates["image"]) == (4, (0.3,))
 
@@ -378,7 +382,7 @@ def test_a_trained_tower_has_a_rate_of_its_own(cache: Path, monkeypatch: pytest.
     bench = make_bench(cache, setting="full")
     Looks(monkeypatch, val=[1.0, 5.0, 4.0, 6.0, 2.0])
     config = replace(QUICK, tower_rates=(0.001, 0.01), head_rates=(0.01, 0.03, 0.1, 0.3), generic_epochs=1)
-    recipe, trials = choose_generic(bench, subject(bench, make_set(bench)), config)
+    recipe, trials = choose_from_grid(bench, subject(bench, make_set(bench)), config)
     pairs = [(trial.rates["image"], trial.rates["text"]) for trial in trials]
     assert pairs == [(0.001, 0.03), (0.01, 0.03), (0.01, 0.01), (0.01, 0.1), (0.01, 0.3)]
     assert recipe.rates == {"image": (0.01,), "text": (0.1,)}
@@ -386,12 +390,12 @@ def test_a_trained_tower_has_a_rate_of_its_own(cache: Path, monkeypatch: pytest.
 
 def test_a_rate_that_diverges_is_not_chosen(bench: Workbench) -> None:
     config = replace(QUICK, head_rates=(1e20, 0.1))
-    recipe, trials = choose_generic(bench, subject(bench, make_set(bench)), config)
+    recipe, trials = choose_from_grid(bench, subject(bench, make_set(bench)), config)
     assert trials[0].val_mean_recall == 0.0 and recipe.rates["image"] == (0.1,)
 
 
 def test_the_quick_score_is_the_best_of_the_grid_on_val(bench: Workbench) -> None:
-    _, trials = choose_generic(bench, subject(bench, make_set(bench)), QUICK)
+    _, trials = choose_from_grid(bench, subject(bench, make_set(bench)), QUICK)
     assert quick_score(bench, make_set(bench), QUICK) == max(trial.val_mean_recall for trial in trials)
 
 

@@ -23,7 +23,9 @@ from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.log import Mute
 from vldistill.workbench.bench import Workbench
 
-QUICK = EvaluateConfig(seeds=1, generic_epochs=2, head_rates=(0.1,), recipes=("generic",), text_map="ridge")
+QUICK = EvaluateConfig(
+    generic="generic-v1", seeds=1, generic_epochs=2, head_rates=(0.1,), recipes=("generic",), text_map="ridge"
+)
 
 
 @pytest.fixture(scope="module")

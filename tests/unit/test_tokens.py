@@ -27,7 +27,9 @@ from vldistill.training.recipe import Recipe
 from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
-QUICK = EvaluateConfig(seeds=1, generic_epochs=1, subset_epochs=(1,), head_rates=(0.1,), tower_rates=(0.01, 0.001))
+QUICK = EvaluateConfig(
+    generic="generic-v1", seeds=1, generic_epochs=1, subset_epochs=(1,), head_rates=(0.1,), tower_rates=(0.01, 0.001)
+)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.distilled.record import plain_name
 from vldistill.errors import ConfigError, VldistillError
+from vldistill.evaluation.chosen import count_in
 from vldistill.evaluation.partial_results import PartialResults, content_of
 from vldistill.evaluation.protocol import evaluate_set
 from vldistill.evaluation.results import Evaluation
@@ -32,8 +33,7 @@ OWN = "own"  # the column of the run's own towers
 
 def pairs_of(target: str | DistilledSet, pairs: int) -> int:
     """The budget of a row; ``pairs`` where its name has no number."""
-    number = name_of(target).rpartition(":")[2]
-    return int(number) if isinstance(target, str) and number.isdecimal() else pairs
+    return (count_in(target) if isinstance(target, str) else None) or pairs
 
 
 def read_towers(path: Path, config: Config) -> dict[str, Config]:

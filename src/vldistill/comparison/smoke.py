@@ -54,6 +54,8 @@ def shrunken(config: Config) -> Config:
         evaluate=replace(
             config.evaluate,
             seeds=2,
+            trials=2,
+            max_steps=4,
             generic_epochs=1,
             subset_epochs=(1,),
             full_epochs=(1,),

@@ -16,6 +16,7 @@ from vldistill.comparison.smoke import PAIRS, shrunken
 from vldistill.config import Config
 from vldistill.config.plain import Plain, Record, entry, section
 from vldistill.errors import ConfigError
+from vldistill.evaluation.chosen import count_in
 from vldistill.options.merge import merged, nested, on_towers, resolved
 from vldistill.options.resolve import resolve_distill
 from vldistill.runtime.randomness import generator
@@ -136,9 +137,7 @@ class Sweep:
 
     def _target_cell(self, target: str, setting: str, towers: str) -> Cell:
         config = self._sized(resolved(self._shared(setting, towers), f"target {target}"))
-        number = target.rpartition(":")[2]
-        pairs = int(number) if number.isdecimal() else None
-        return Cell(target, "target", target, pairs, setting, towers, 0, (config,))
+        return Cell(target, "target", target, count_in(target), setting, towers, 0, (config,))
 
     def _method_cell(self, label: str, row: MethodRow, setting: str, towers: str, pairs: int, seed: int) -> Cell:
         options = merged(self._shared(setting, towers), row.options, row.by_pairs.get(pairs, {}))

@@ -32,6 +32,7 @@ from vldistill.config.plain_yaml import read_yaml
 from vldistill.distillation.method import METHODS
 from vldistill.distilled.record import plain_name
 from vldistill.errors import ConfigError, unknown
+from vldistill.evaluation.chosen import ChosenTarget
 from vldistill.options.merge import merged, nested
 from vldistill.options.parser import packaged_config
 from vldistill.selection.selector import SELECTORS
@@ -202,15 +203,13 @@ def _method(label: str, value: Plain, where: str, known: Known, pairs: Sequence[
 def _target(target: str, value: Plain, where: str, known: Known) -> Limits:
     """The limits of full, SELECTOR, SELECTOR:N or the folder of a set; anything else is refused."""
     limits = _limits(_entry(value, where, TARGET_KEYS), where, known)
-    name, colon, number = target.partition(":")
     if target == "full" or "/" in target:
         return limits
-    if colon and not (number.isdecimal() and int(number) >= 2):
-        raise ConfigError(f"{where}: expected {name}:N with N of 2 or more, e.g. {name}:100.")
     try:
-        SELECTORS.find(name)
+        _ = ChosenTarget.parse(target) if ":" in target else SELECTORS.find(target)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error} Or full, or a set's folder (with a '/').") from None
+        other = "" if ":" in target else " Or full, or a set's folder (with a '/')."
+        raise ConfigError(f"{where}: {error}{other}") from None
     return limits
 
 

@@ -25,6 +25,11 @@ class EvaluateConfig:
             val), or ``test-best-legacy`` (at the best on test: biased, only to compare with published rows).
         seeds: number of students.
         recipes: ``own`` (the set's recipe), ``generic`` (one for every row), or both.
+        generic: how the generic recipe is chosen on val: ``generic-v2`` by one search for every row, ``generic-v1``
+            from the fixed grid that the next five options have, as results of early versions did.
+        trials: recipes that the search tries; 0 is 12 for heads and 8 where a tower is trained, and a few more where
+            the best is at an edge of the space.
+        max_steps: optimiser steps of the longest recipe that the search tries; 0 is the space's own.
         generic_epochs: epochs of the generic recipe on a distilled set.
         subset_epochs: epochs to choose from, on val, for random real pairs.
         full_epochs: epochs to choose from, on val, for the full data.
@@ -38,6 +43,9 @@ class EvaluateConfig:
     protocol: str = "last"
     seeds: int = 5
     recipes: tuple[str, ...] = ("own", "generic")
+    generic: Literal["generic-v2", "generic-v1"] = "generic-v2"
+    trials: int = 0
+    max_steps: int = 0
     generic_epochs: int = 100
     subset_epochs: tuple[int, ...] = (50, 100, 200)
     full_epochs: tuple[int, ...] = (3, 5, 10)
@@ -53,6 +61,8 @@ class EvaluateConfig:
         wrong = [name for name in self.recipes if name not in ("own", "generic")]
         require(bool(self.recipes) and not wrong, "evaluate.recipes", self.recipes, "own, generic, or both")
         positive(self, "evaluate", "seeds", "generic_epochs", "max_validations")
+        require(self.trials >= 0, "evaluate.trials", self.trials, "0 (as many as usual) or more")
+        require(self.max_steps >= 0, "evaluate.max_steps", self.max_steps, "0 (no limit of its own) or more")
         for name in ("subset_epochs", "full_epochs", "head_rates", "tower_rates"):
             values: Sequence[float] = getattr(self, name)
             require(bool(values) and min(values) > 0, f"evaluate.{name}", values, "one or more numbers above 0")

@@ -1,140 +1,36 @@
 """Evaluate a set: fresh students are trained on it and tested on real pairs.
 
-``own`` trains by the recipe the set carries. ``generic`` is one recipe for every row of a table, with rates chosen
-on val from one grid; rows of real pairs also choose their epochs there. The test split is used once per student,
-at the end (protocol ``last``); other protocols are named for the split that chooses the epoch.
+``own`` trains by the recipe the set carries. ``generic`` is chosen on val in one way for every row of a table: by the
+search of :mod:`.generic` (``generic-v2``), or from the grid of :mod:`.fixed_grid` (``generic-v1``). The test split is
+used once per student, at the end (protocol ``last``); other protocols are named for the split that chooses the epoch.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from vldistill.config import EvaluateConfig, SelectConfig
-from vldistill.config.plain import Plain
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import DivergedError
-from vldistill.evaluation.measures import MEASURES, Figure, Recalls, number_in
+from vldistill.evaluation.fixed_grid import choose_from_grid, grid_recipe
+from vldistill.evaluation.generic import search_generic
+from vldistill.evaluation.hits import encoded_counts, encoded_hits
+from vldistill.evaluation.measures import MEASURES, Figure
 from vldistill.evaluation.partial_results import PartialResults
-from vldistill.evaluation.results import Evaluation, Scores, Trial
-from vldistill.evaluation.retrieval import chance_level, retrieval_metrics
+from vldistill.evaluation.results import Evaluation, Scores, Tested
+from vldistill.evaluation.retrieval import chance_level, metrics_of
+from vldistill.evaluation.students import rank_split, score_recipe, score_student, train_student
 from vldistill.evaluation.subjects import Subject, check_target, subject
-from vldistill.runtime.log import Progress
 from vldistill.runtime.memory import peak_memory
-from vldistill.runtime.randomness import seed_of
-from vldistill.training.data import Inputs, TrainingData
-from vldistill.training.fit import fit
 from vldistill.training.recipe import Recipe
-from vldistill.training.stepper import embed_in_parts
-from vldistill.workbench.bench import Split, Workbench
-
-GENERIC = Recipe(epochs=100, batch=128, momentum=0.9, weight_decay=5e-4, schedule="cosine", dropout=0.1)
-
-
-@torch.no_grad()
-def embed_split(bench: Workbench, student: DualEncoder, split: Split, batch: int = 256) -> tuple[torch.Tensor, ...]:
-    """Embeddings of a split: images (N, D) and captions (M, D)."""
-
-    def embed(side: str, inputs: Inputs) -> torch.Tensor:
-        parts = torch.arange(len(inputs)).split(batch)
-        return torch.cat([embed_in_parts(student, side, inputs.rows(rows), bench.compute) for rows in parts])
-
-    student.eval()
-    return embed("image", split.data.images), embed("text", split.data.texts)
-
-
-def score_student(bench: Workbench, student: DualEncoder, split: str) -> Recalls:
-    """The recalls of ``student`` on a split."""
-    real = bench.split(split)
-    images, captions = embed_split(bench, student, real)
-    return retrieval_metrics(images, captions, real.data.caption_image)
-
-
-def train_student(
-    bench: Workbench,
-    data: TrainingData,
-    recipe: Recipe,
-    seed: int,
-    on_epoch: Callable[[DualEncoder, int], None] | None = None,
-) -> DualEncoder:
-    """A fresh student trained on ``data``."""
-    student = bench.student(seed_of("student", seed), recipe.dropout)
-    hook = (lambda epoch, loss: on_epoch(student, epoch)) if on_epoch else None
-    fit(student, data, recipe, seed=seed, device=bench.device, on_epoch=hook, compute=bench.compute)
-    return student
-
-
-def _try_recipe(bench: Workbench, data: TrainingData, recipe: Recipe, seed: int) -> float:
-    """Mean recall on val of one student; a diverged one scores 0."""
-    try:
-        return score_student(bench, train_student(bench, data, recipe, seed), "val").mean_recall
-    except DivergedError:
-        return 0.0
-
-
-def choose_generic(
-    bench: Workbench, candidate: Subject, config: EvaluateConfig, answers: PartialResults | None = None
-) -> tuple[Recipe, tuple[Trial, ...]]:
-    """The generic recipe with rates, and for real pairs epochs, that do best on val; and every trial.
-
-    Heads alone: the whole grid. With a trained tower: the tower's rate at a middle rate of the heads, then the heads'
-    rate at the best tower rate. The same grids serve every row. The student of the search has a seed of its own.
-    """
-    names: tuple[str, str] = ("towers", "heads") if bench.setting == "both" else ("image", "text")
-    trials: list[Trial] = []
-    data = candidate.draw(-1)
-    answer = (answers or PartialResults()).answer
-    epochs = {"distilled": (config.generic_epochs,), "subset": config.subset_epochs, "full": config.full_epochs}
-
-    def attempt(pairs: Sequence[tuple[float, float]], epoch_choices: Sequence[int], bar: Progress) -> None:
-        for pair, count in itertools.product(pairs, epoch_choices):
-            rates: dict[str, float] = dict(zip(names, pair))
-            if any(trial.rates == rates and trial.epochs == count for trial in trials):
-                continue
-            recipe = _generic(rates, count)
-            score = answer("val", recipe, -1, functools.partial(_try_recipe, bench, data, recipe, -1), _score)
-            trials.append(Trial(rates, count, score))
-            bar.advance(1, val=score)
-
-    choices = epochs[candidate.kind]
-    middle = choices[len(choices) // 2]
-    searched = len(config.head_rates) + len(choices) - 1
-    searched += 0 if bench.setting == "heads" else len(config.tower_rates) - 1
-    with bench.reporter.progress(f"{candidate.name}: rates on val", searched) as bar:
-        if bench.setting == "heads":
-            attempt([(rate, rate) for rate in config.head_rates], [middle], bar)
-        else:
-            head = sorted(config.head_rates)[len(config.head_rates) // 2 - 1]
-            attempt([(rate, head) for rate in config.tower_rates], [middle], bar)
-            attempt([(_best(trials).rates[names[0]], rate) for rate in config.head_rates], [middle], bar)
-        rates = _best(trials).rates
-        attempt([(rates[names[0]], rates[names[1]])], choices, bar)
-    best = _best(trials)
-    return _generic(best.rates, best.epochs), tuple(trials)
-
-
-def _score(value: Plain) -> float:
-    return number_in({"answer": value}, "answer")
-
-
-def _generic(rates: Mapping[str, float], epochs: int) -> Recipe:
-    """The generic recipe at rates of the sides, or in setting ``both`` of the towers and of the heads."""
-    if "towers" not in rates:
-        return replace(GENERIC, rates={side: (rate,) for side, rate in rates.items()}, epochs=epochs)
-    towers = (rates["towers"],)
-    factor = rates["heads"] / rates["towers"]
-    return replace(GENERIC, rates={"image": towers, "text": towers}, head_factor=factor, epochs=epochs)
-
-
-def _best(trials: Sequence[Trial]) -> Trial:
-    return max(trials, key=lambda trial: trial.val_mean_recall)
+from vldistill.workbench.bench import Workbench
 
 
 def quick_score(bench: Workbench, distilled: DistilledSet, config: EvaluateConfig) -> float:
@@ -144,10 +40,10 @@ def quick_score(bench: Workbench, distilled: DistilledSet, config: EvaluateConfi
     """
     candidate = subject(bench, distilled)
     if bench.setting == "heads":
-        grid = [_generic({"image": rate, "text": rate}, config.generic_epochs) for rate in config.head_rates]
-        return max(_try_recipe(bench, candidate.draw(0), recipe, -1) for recipe in grid)
+        grid = [grid_recipe({"image": rate, "text": rate}, config.generic_epochs) for rate in config.head_rates]
+        return max(score_recipe(bench, candidate.draw(0), recipe, -1) for recipe in grid)
     assert candidate.own is not None
-    return _try_recipe(bench, candidate.draw(0), candidate.own, -1)
+    return score_recipe(bench, candidate.draw(0), candidate.own, -1)
 
 
 def evaluate_set(
@@ -173,8 +69,13 @@ def evaluate_set(
     if "own" in config.recipes and candidate.own is not None:
         own = _students(bench, candidate, candidate.own, config, "own", answers)
     if "generic" in config.recipes:
-        recipe, trials = choose_generic(bench, candidate, config, answers)
-        generic = replace(_students(bench, candidate, recipe, config, "generic", answers), trials=trials)
+        edges: tuple[str, ...] = ()
+        if config.generic == "generic-v1":
+            recipe, trials = choose_from_grid(bench, candidate, config, answers)
+        else:
+            recipe, trials, edges = search_generic(bench, candidate, config, answers)
+        generic = _students(bench, candidate, recipe, config, "generic", answers)
+        generic = replace(generic, trials=trials, edges=edges, chosen_by=config.generic)
     test = bench.split("test")
     exact = bench.compute.precision == "float32"
     return Evaluation(
@@ -194,31 +95,33 @@ def evaluate_set(
         details=candidate.details if exact else {**candidate.details, "precision": bench.compute.precision},
         seconds=round(answers.seconds(), 2),
         peak_memory_bytes=peak_memory(),
+        test_captions=encoded_counts(test.data.caption_image),
     )
 
 
 def _students(
     bench: Workbench, candidate: Subject, recipe: Recipe, config: EvaluateConfig, label: str, answers: PartialResults
 ) -> Scores:
-    def test(seed: int) -> Recalls:
+    def test(seed: int) -> Tested:
         find = functools.partial(_one_student, bench, candidate, recipe, config, seed)
-        return answers.answer("test", recipe, seed, lambda: find().to_json(), Recalls.from_json)
+        return answers.answer("test", recipe, seed, lambda: find().to_json(), Tested.from_json)
 
-    students: list[Recalls] = []
+    tested: list[Tested] = []
     with bench.reporter.progress(f"{candidate.name}: students by {label}", config.seeds) as bar:
         for seed in range(config.seeds):
             try:
-                students.append(test(seed))
+                tested.append(test(seed))
             except DivergedError as error:
                 rates = {side: rate[0] for side, rate in recipe.rates.items()}
                 raise DivergedError(
                     f"{candidate.name}: student {seed} by the {label} recipe, rates {rates}, diverged ({error}) "
                     f"Set evaluate.recipes to leave this recipe out, or use smaller rates."
                 ) from None
-            bar.advance(1, mean_recall=students[-1].mean_recall)
+            bar.advance(1, mean_recall=tested[-1].recalls.mean_recall)
+    students = tuple(one.recalls for one in tested)
     measures = [student.measures() for student in students]
     figures = {name: _figure([values[name] for values in measures]) for name in MEASURES}
-    return Scores(figures, recipe.to_dict(), tuple(students))
+    return Scores(figures, recipe.to_dict(), students, hits=tuple(one.hits for one in tested))
 
 
 def _figure(values: Sequence[float]) -> Figure:
@@ -226,11 +129,11 @@ def _figure(values: Sequence[float]) -> Figure:
     return Figure(float(tensor.mean()), float(tensor.std()) if len(values) > 1 else 0.0)
 
 
-def _one_student(bench: Workbench, candidate: Subject, recipe: Recipe, config: EvaluateConfig, seed: int) -> Recalls:
+def _one_student(bench: Workbench, candidate: Subject, recipe: Recipe, config: EvaluateConfig, seed: int) -> Tested:
     """Train and test by the protocol. Raises DivergedError when the student's loss is not finite."""
     data = candidate.draw(seed)
     if config.protocol == "last":
-        return score_student(bench, train_student(bench, data, recipe, seed), "test")
+        return _test(bench, train_student(bench, data, recipe, seed))
     every = math.ceil(recipe.all_epochs / config.max_validations)
     split = "val" if config.protocol == "val-best" else "test"
     best_score, best_state = -1.0, dict[str, torch.Tensor]()
@@ -246,4 +149,10 @@ def _one_student(bench: Workbench, candidate: Subject, recipe: Recipe, config: E
 
     student = train_student(bench, data, recipe, seed, validate)
     student.load_state_dict(best_state)
-    return score_student(bench, student, "test")
+    return _test(bench, student)
+
+
+def _test(bench: Workbench, student: DualEncoder) -> Tested:
+    """Open the test split for a student."""
+    ranks = rank_split(bench, student, "test")
+    return Tested(metrics_of(ranks), encoded_hits(ranks, bench.split("test").data.caption_image))

@@ -10,15 +10,17 @@ from vldistill.errors import ArtefactError
 from vldistill.evaluation.measures import MEASURES, Figure, Recalls, number_in
 
 RECIPES = ("own", "generic")
+FIXED_GRID = "generic-v1"  # chose the generic recipe of results that do not say
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Rates and epochs that were tried, and the mean recall of their student on val."""
+    """Rates, epochs and the recipe that were tried, and the mean recall of their student on val."""
 
     rates: Mapping[str, float]
     epochs: int
     val_mean_recall: float
+    recipe: Record = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Plain) -> Trial:
@@ -26,7 +28,30 @@ class Trial:
         record = value if isinstance(value, Mapping) else {}
         rates = section(record, "rates")
         score = number_in(record, "val_mean_recall")
-        return cls({name: number_in(rates, name) for name in rates}, entry(record, "epochs", int) or 0, score)
+        epochs = entry(record, "epochs", int) or 0
+        return cls({name: number_in(rates, name) for name in rates}, epochs, score, section(record, "recipe"))
+
+    def to_json(self) -> dict[str, Plain]:
+        """A JSON object; trials of the fixed grid have no recipe of their own."""
+        return {name: value for name, value in asdict(self).items() if name != "recipe" or value}
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The recalls of one student on test, and which queries it answered (:mod:`.hits`; empty in early results)."""
+
+    recalls: Recalls
+    hits: str = ""
+
+    def to_json(self) -> dict[str, Plain]:
+        """A JSON object."""
+        return {**self.recalls.to_json(), "hits": self.hits}
+
+    @classmethod
+    def from_json(cls, value: Plain) -> Tested:
+        """The opposite of :meth:`to_json`. Raises ArtefactError where a recall is missing."""
+        record = value if isinstance(value, Mapping) else {}
+        return cls(Recalls.from_json(value), entry(record, "hits", str) or "")
 
 
 @dataclass(frozen=True)
@@ -38,12 +63,18 @@ class Scores:
         recipe: as a JSON object.
         students: the recalls of each.
         trials: of the search for the recipe; None where there was none.
+        hits: which queries of test each student answered; empty in early results.
+        chosen_by: the protocol that chose the recipe, ``generic-v1`` or ``generic-v2``; empty for a set's own recipe.
+        edges: dimensions of the search in which the choice ends at an edge of what was tried.
     """
 
     figures: Mapping[str, Figure]
     recipe: Record = field(default_factory=dict)
     students: tuple[Recalls, ...] = ()
     trials: tuple[Trial, ...] | None = None
+    hits: tuple[str, ...] = ()
+    chosen_by: str = ""
+    edges: tuple[str, ...] = ()
 
     @property
     def mean_recall(self) -> Figure:
@@ -54,7 +85,11 @@ class Scores:
         """The JSON object of a recipe in a result's file."""
         plain: dict[str, Plain] = {name: figure.to_json() for name, figure in self.figures.items()}
         plain |= {"recipe": self.recipe, "students": [student.to_json() for student in self.students]}
-        return plain if self.trials is None else plain | {"trials": [asdict(trial) for trial in self.trials]}
+        plain |= {"hits": list(self.hits)} if any(self.hits) else {}
+        if self.trials is None:
+            return plain
+        trials: list[Plain] = [trial.to_json() for trial in self.trials]
+        return plain | {"trials": trials, "chosen_by": self.chosen_by, "edges": list(self.edges)}
 
     @classmethod
     def from_json(cls, value: Plain) -> Scores | None:
@@ -67,11 +102,15 @@ class Scores:
                 f"a result lacks {', '.join(sorted({*MEASURES} - {*figures}))}. Delete its file and evaluate again."
             )
         trials = entry(value, "trials", list)
+        chosen_by = "" if trials is None else entry(value, "chosen_by", str) or FIXED_GRID
         return cls(
             figures,
             section(value, "recipe"),
             tuple(map(Recalls.from_json, entry(value, "students", list) or ())),
             None if trials is None else tuple(map(Trial.from_json, trials)),
+            tuple(map(str, entry(value, "hits", list) or ())),
+            chosen_by,
+            tuple(map(str, entry(value, "edges", list) or ())),
         )
 
 
@@ -90,6 +129,7 @@ class Evaluation:
         image_tower: its name; None in files of early versions.
         data: the fingerprint of each split.
         details: provenance of the set.
+        test_captions: how many captions each test image has (:mod:`.hits`); None in files of early versions.
     """
 
     set: str
@@ -108,6 +148,7 @@ class Evaluation:
     details: Record
     seconds: float | None
     peak_memory_bytes: int | None
+    test_captions: str | None = None
 
     def scores(self) -> dict[str, Scores]:
         """The recipes that were used."""
@@ -143,6 +184,7 @@ class Evaluation:
             details=section(record, "details"),
             seconds=entry(record, "seconds", int, float),
             peak_memory_bytes=entry(record, "peak_memory_bytes", int),
+            test_captions=entry(record, "test_captions", str),
         )
 
 

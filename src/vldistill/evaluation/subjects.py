@@ -10,15 +10,17 @@ import torch
 
 from vldistill.config import EvaluateConfig, SelectConfig
 from vldistill.config.plain import Plain, Record
+from vldistill.data.pairs import Pairs
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError
+from vldistill.evaluation.chosen import ChosenTarget
 from vldistill.evaluation.text_map import mapped_texts
 from vldistill.runtime.randomness import seed_of
 from vldistill.selection.choose import check_count, check_ground, choose_pairs
 from vldistill.selection.selector import SELECTORS
-from vldistill.training.data import TrainingData
+from vldistill.training.data import Inputs, TrainingData
 from vldistill.training.recipe import Recipe
-from vldistill.training.side_inputs import TensorInputs
+from vldistill.training.side_inputs import PictureInputs, TensorInputs, ViewInputs, augmented_picture, some_rows
 from vldistill.workbench.bench import Workbench
 
 
@@ -34,6 +36,7 @@ class Subject:
         draw: the training data for a seed; only a random selector's pairs depend on it.
         own: the set's own recipe, if it has one.
         details: provenance for the result.
+        has_views: whether its images can be augmented.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Subject:
     draw: Callable[[int], TrainingData]
     own: Recipe | None
     details: Record
+    has_views: bool = False
 
 
 def check_target(
@@ -74,23 +78,12 @@ def check_target(
         if not target.is_coreset:
             return
     elif target != "full":
-        name, count = chosen_subset(target)
-        check_ground(name, count, select or SelectConfig())
-        check_count(bench.pairs("train").count_images, count)
+        chosen = ChosenTarget.parse(target)
+        check_ground(chosen.selector, chosen.count, select or SelectConfig())
+        check_count(bench.pairs("train").count_images, chosen.count)
     if "generic" not in config.recipes:
         name = target if isinstance(target, str) else target.name
         raise ConfigError(f"{name} has no recipe of its own; add generic to evaluate.recipes.")
-
-
-def chosen_subset(target: str) -> tuple[str, int]:
-    """Selector and count of a target such as ``random:100`` or ``kcenter:100``. Raises ConfigError."""
-    name, colon, number = target.partition(":")
-    if not colon or not number.isdecimal() or int(number) < 2:
-        raise ConfigError(
-            f"set {target!r}: expected a set's folder, SELECTOR:N such as random:N with N of 2 or more, or full."
-        )
-    SELECTORS.find(name)
-    return name, int(number)
 
 
 def subject(bench: Workbench, target: str | DistilledSet, select: SelectConfig | None = None) -> Subject:
@@ -101,28 +94,53 @@ def subject(bench: Workbench, target: str | DistilledSet, select: SelectConfig |
         split = bench.split("train")
         floats = split.pairs.count_images * 3 * bench.image_tower.size**2
         floats += split.pairs.count_captions * _floats_per_caption(bench)
-        return Subject("full", "full", len(split.data), floats, lambda seed: split.data, None, {})
+        return Subject("full", "full", len(split.data), floats, lambda seed: split.data, None, {}, _has_views(bench))
     return _subset(bench, target, select or SelectConfig())
 
 
 def _subset(bench: Workbench, target: str, select: SelectConfig) -> Subject:
     """Real pairs, re-drawn for each seed if the selector is random, otherwise chosen once."""
-    name, count = chosen_subset(target)
+    chosen = ChosenTarget.parse(target)
+    name, count, captions = chosen.selector, chosen.count, chosen.captions
     entry = SELECTORS.find(name)
-    floats = count * (3 * bench.image_tower.size**2 + _floats_per_caption(bench))
+    texts = captions * _floats_per_caption(bench)
+    floats = count * (3 * bench.image_tower.size**2 + texts)
 
     @functools.lru_cache(maxsize=1)
     def choose(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         return choose_pairs(bench, name, count, seed_of(name, seed), select)
 
     def draw(seed: int) -> TrainingData:
-        images, captions = choose(seed if entry.drawn else 0)
-        data = bench.split("train").data
-        chosen = TensorInputs(data.images.rows(images)), TensorInputs(data.texts.rows(captions))
-        return TrainingData(*chosen, torch.arange(count))
+        images, rows = choose(seed if entry.drawn else 0)
+        split = bench.split("train")
+        if captions > 1:  # one of each image, then another of each, ...
+            rows = torch.cat(_more_captions(split.pairs, images, rows, captions))
+        data = split.data
+        texts = [split.pairs.captions[row] for row in rows.tolist()]
+        chosen = some_rows(data.images, images), TensorInputs(data.texts.rows(rows))
+        return TrainingData(*chosen, torch.arange(count).repeat(captions), blocks=captions, captions=texts)
 
-    details = {"selector": name, "new_pairs_for_each_student": entry.drawn, "select": entry.options(select)}
-    return Subject(target, "subset", count, floats, draw, None, details)
+    details: dict[str, Plain] = {
+        "selector": name, "new_pairs_for_each_student": entry.drawn, "select": entry.options(select),
+    }  # fmt: skip
+    if bench.setting == "heads":  # what its pairs take as features of the frozen towers
+        details["features_floats"] = count * (bench.image_tower.width + texts)
+    return Subject(target, "subset", count, floats, draw, None, details, _has_views(bench))
+
+
+def _has_views(bench: Workbench) -> bool:
+    """Whether real images can be augmented: where a tower is trained, and where augmented views are encoded."""
+    return bench.setting != "heads" or bench.data_config.views > 0
+
+
+def _more_captions(pairs: Pairs, images: torch.Tensor, first: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """``count`` blocks of captions (B,) of the images (B,), the chosen first; in a circle where there are fewer."""
+    own = [pairs.image_captions[image].tolist() for image in images.tolist()]
+    places = [rows.index(row) for rows, row in zip(own, first.tolist())]
+    return [
+        torch.tensor([rows[(place + number) % len(rows)] for rows, place in zip(own, places)])
+        for number in range(count)
+    ]
 
 
 def _floats_per_caption(bench: Workbench) -> int:
@@ -134,14 +152,14 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
     towers = bench.towers
     if distilled.space == "features":
         standard = bench.image_standardisation
-        images = distilled.restandardised("image", standard.mean, standard.scale).to(bench.device)
+        inputs = TensorInputs(distilled.restandardised("image", standard.mean, standard.scale).to(bench.device))
     else:
         tower = bench.image_tower
         images = distilled.images_for(tower.size, tower.mean, tower.std).to(bench.device)
         if bench.setting == "heads":
-            images = bench.encode_in_batches(images)
+            inputs = _with_views(bench, images)
         else:
-            images = images.contiguous(memory_format=torch.channels_last)
+            inputs = PictureInputs(images.contiguous(memory_format=torch.channels_last), tower)
     text_map = None
     if distilled.text_space == "tokens":
         texts = distilled.text_inputs
@@ -154,7 +172,7 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
     if several > 1:  # the first text of every image, then the second, ...
         texts = texts.transpose(0, 1).flatten(0, 1)
     data = TrainingData(
-        TensorInputs(images),
+        inputs,
         TensorInputs(texts.to(bench.device)),
         torch.arange(len(distilled)).repeat(several),
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
@@ -171,4 +189,16 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
         details["made_from_data"] = distilled.info["data"]
     kind, own = ("subset", None) if distilled.is_coreset else ("distilled", distilled.recipe)
     name, floats = distilled.name, distilled.stored_floats
-    return Subject(name, kind, len(distilled), floats, lambda seed: data, own, details)
+    views = distilled.space == "pixels" and _has_views(bench)
+    return Subject(name, kind, len(distilled), floats, lambda seed: data, own, details, views)
+
+
+def _with_views(bench: Workbench, images: torch.Tensor) -> Inputs:
+    """Features of learned pictures (N, 3, S, S): as they are, and in as many augmented views as photos have."""
+    plain = TensorInputs(bench.encode_in_batches(images))
+    tower = bench.image_tower
+    views = [
+        TensorInputs(bench.encode_in_batches(augmented_picture(images, tower, seed_of("view", number))))
+        for number in range(1, bench.data_config.views + 1)
+    ]
+    return ViewInputs([plain, *views]) if views else plain

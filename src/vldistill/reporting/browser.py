@@ -14,9 +14,10 @@ import numpy as np
 from vldistill.config.plain import Record, entry, section
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, VldistillError
+from vldistill.evaluation.fixed_grid import GENERIC
 from vldistill.evaluation.measures import TITLES, Recalls
-from vldistill.evaluation.protocol import GENERIC, embed_split, train_student
 from vldistill.evaluation.retrieval import metrics_of, retrieval_ranks
+from vldistill.evaluation.students import embed_split, train_student
 from vldistill.evaluation.subjects import subject
 from vldistill.reporting.gallery import photo_addresses
 from vldistill.reporting.overview import Table, TableCell

@@ -12,10 +12,11 @@ from vldistill.config.plain import Plain
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, Stopped
+from vldistill.evaluation.chosen import ChosenTarget
 from vldistill.evaluation.partial_results import PartialResults, evaluation_key
 from vldistill.evaluation.protocol import evaluate_set, quick_score
 from vldistill.evaluation.results import Evaluation, Validation
-from vldistill.evaluation.subjects import check_target, chosen_subset
+from vldistill.evaluation.subjects import check_target
 from vldistill.runtime.log import Reporter
 from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import digest, read_json, write_record
@@ -34,7 +35,7 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> Evalu
         target = set_folder(run, target)
     target_set = target if named else DistilledSet.load(target)
     if isinstance(target_set, str) and target_set != "full":
-        chosen_subset(target_set)
+        ChosenTarget.parse(target_set)
     for split in SPLITS:
         bench.pairs(split)
     bench.check_towers()

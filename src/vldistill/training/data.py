@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
+
+from vldistill.training.losses import equal_pairs
 
 
 class Inputs(Protocol):
@@ -29,6 +33,7 @@ class TrainingData:
         similarity: (M, M) soft targets, or None.
         blocks: number of blocks of texts; each has one text per image, in image order. A batch is taken from one
             block, because two texts of one image would be each other's negatives.
+        captions: the text of each; None where all differ.
     """
 
     images: Inputs
@@ -36,6 +41,19 @@ class TrainingData:
     caption_image: torch.Tensor
     similarity: torch.Tensor | None = None
     blocks: int = 1
+    captions: Sequence[str] | None = None
+
+    @cached_property
+    def caption_number(self) -> torch.Tensor:
+        """(M,) int64, equal for equal captions."""
+        if self.captions is None:
+            return torch.arange(len(self))
+        numbers: dict[str, int] = {}
+        return torch.tensor([numbers.setdefault(caption, len(numbers)) for caption in self.captions])
+
+    def equal(self, index: torch.Tensor) -> torch.Tensor | None:
+        """Which of the pairs ``index`` (B,) are no negatives of each other, see :func:`~.losses.equal_pairs`."""
+        return equal_pairs(self.caption_image[index], self.caption_number[index])
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from vldistill.encoders.dual import SIDES, DualEncoder
+from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import ConfigError, DivergedError
 from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions
 from vldistill.runtime.processes import ALONE, Processes
@@ -70,9 +70,11 @@ def fit(
         Stopped: by the keeper, when the user asked to stop.
     """
     _check_fits(data, recipe)
-    plan = StepPlan.of(len(data), recipe, steps_per_epoch, data.blocks)
+    plan = StepPlan.of(len(data), recipe, steps_per_epoch, data.blocks, data.caption_image)
     optimiser = _optimiser(encoder, recipe)
     stepper = Stepper(encoder, compute, device, processes)
+    augment = augment or recipe.views
+    noises = {side: noise or _noise_of(encoder, side, recipe) for side in SIDES}
     descend = _descent(encoder, data, recipe, stepper, optimiser)
     loss, total = (torch.zeros((), device=device) for _ in range(2))  # of the last step, and of the epoch's together
     encoder.train()
@@ -89,9 +91,9 @@ def fit(
             mine, names = stepper.rows(step.index), ("augment", step.at, *([processes.rank] if processes.rank else []))
             images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
             texts = data.texts.rows(mine)
-            if noise:
+            if any(noises.values()):
                 draw = generator(seed, "noise", *names[1:])
-                images, texts = (_noisy(inputs, noise, draw) for inputs in (images, texts))
+                images, texts = (_noisy(part, noises[side], draw) for side, part in zip(SIDES, (images, texts)))
             before, loss = loss, descend(images, texts, step.index)
             total += loss
             if on_step:  # on a device the loss of the step before: reading it does not wait for the current step
@@ -107,8 +109,15 @@ def fit(
     encoder.eval()
 
 
+def _noise_of(encoder: DualEncoder, side: str, recipe: Recipe) -> float:
+    """The recipe's noise for a side that reads features of a frozen tower; none for pixels and tokens."""
+    return recipe.noise if isinstance(encoder.side(side), Head) else 0.0
+
+
 def _noisy(inputs: torch.Tensor, noise: float, draw: torch.Generator) -> torch.Tensor:
     """Inputs with normal noise of standard deviation ``noise``, the same on every device."""
+    if not noise:
+        return inputs
     return inputs.add(torch.randn(inputs.shape, generator=draw).to(inputs), alpha=noise)
 
 
@@ -126,7 +135,8 @@ def _descent(
     def closed_form(images: torch.Tensor, texts: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         assert heads is not None
         rates = {group["side"]: group["lr"] for group in optimiser.param_groups}
-        return head_step(heads, images, texts, scale, rates)
+        equal = data.equal(index) if recipe.negatives == "distinct" else None
+        return head_step(heads, images, texts, scale, rates, None if equal is None else equal.to(images.device))
 
     def by_autograd(images: torch.Tensor, texts: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         loss_of = functools.partial(_loss, encoder=encoder, data=data, recipe=recipe, index=index)
@@ -165,4 +175,5 @@ def _loss(
         logits = logits / (encoder.logit_scale * recipe.temperature)
     if recipe.loss in SOFT_LOSSES and data.similarity is not None:
         return SOFT_LOSSES[recipe.loss](logits, data.similarity[index][:, index])
-    return infonce(logits)
+    equal = data.equal(index) if recipe.negatives == "distinct" else None
+    return infonce(logits, None if equal is None else equal.to(logits.device))

@@ -45,7 +45,12 @@ def two_heads(encoder: DualEncoder) -> tuple[Head, Head] | None:
 
 @torch.no_grad()
 def head_step(
-    heads: tuple[Head, Head], images: Tensor, texts: Tensor, logit_scale: float, rates: Mapping[str, float]
+    heads: tuple[Head, Head],
+    images: Tensor,
+    texts: Tensor,
+    logit_scale: float,
+    rates: Mapping[str, float],
+    equal: Tensor | None = None,
 ) -> Tensor:
     """One step of SGD down symmetric InfoNCE, in place.
 
@@ -55,6 +60,7 @@ def head_step(
         texts: (B, width) features.
         logit_scale: of the cosine similarities.
         rates: learning rates of the sides ``image`` and ``text``.
+        equal: (B, B) bool, pairs that are no negatives of each other.
 
     Returns:
         The loss before the step, a scalar.
@@ -63,7 +69,7 @@ def head_step(
         MemoryShortError: the device has too little memory for the batch.
     """
     try:
-        return _step(heads, images, texts, logit_scale, rates)
+        return _step(heads, images, texts, logit_scale, rates, equal)
     except RuntimeError as error:
         if not is_short_of_memory(error):
             raise
@@ -71,10 +77,17 @@ def head_step(
 
 
 def _step(
-    heads: tuple[Head, Head], images: Tensor, texts: Tensor, logit_scale: float, rates: Mapping[str, float]
+    heads: tuple[Head, Head],
+    images: Tensor,
+    texts: Tensor,
+    logit_scale: float,
+    rates: Mapping[str, float],
+    equal: Tensor | None,
 ) -> Tensor:
     image, text = (_forward(head, features) for head, features in zip(heads, (images, texts)))
     logits = (image.embeddings @ text.embeddings.T).mul_(logit_scale)
+    if equal is not None:
+        logits.masked_fill_(equal, -torch.inf)
     to_texts, to_images = logits.log_softmax(1), logits.log_softmax(0)
     loss = -(to_texts.diagonal().mean() + to_images.diagonal().mean()) / 2
     back = to_texts.exp_().add_(to_images.exp_())  # the gradient at the logits, times 2 B

@@ -7,18 +7,39 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+NEGATIVES = ("all", "distinct")
+"""Which other pairs of a batch count as negatives: all, or those of another image and another caption."""
 
-def infonce(logits: torch.Tensor) -> torch.Tensor:
+
+def infonce(logits: torch.Tensor, equal: torch.Tensor | None = None) -> torch.Tensor:
     """Symmetric InfoNCE (arXiv 2308.07545): the mean of both directions' cross entropies.
 
     Args:
         logits: (B, B), images by texts; pair i is on the diagonal.
+        equal: (B, B) bool, pairs that are no negatives of each other (:func:`equal_pairs`); None where all are.
 
     Returns:
         A scalar.
     """
+    if equal is not None:
+        logits = logits.masked_fill(equal, -torch.inf)
     target = torch.arange(logits.shape[0], device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def equal_pairs(images: torch.Tensor, captions: torch.Tensor) -> torch.Tensor | None:
+    """Pairs of one image or of equal captions, which are no negatives of each other.
+
+    Args:
+        images: (B,) int64, equal for pairs of one image.
+        captions: (B,) int64, equal for equal captions.
+
+    Returns:
+        (B, B) bool, false on the diagonal; None where all pairs differ.
+    """
+    equal = (images[:, None] == images) | (captions[:, None] == captions)
+    equal.fill_diagonal_(False)
+    return equal if bool(equal.any()) else None
 
 
 def soft_infonce(logits: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:

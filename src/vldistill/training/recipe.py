@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from vldistill.config.plain import Plain, Record, expect, items, number
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError, unknown
-from vldistill.training.losses import SOFT_LOSSES
+from vldistill.training.losses import NEGATIVES, SOFT_LOSSES
 
 SCHEDULES = {
     "constant": lambda progress: 1.0,
@@ -17,7 +18,14 @@ SCHEDULES = {
     "half": lambda progress: 1.0 if progress < 0.5 else 0.1,
 }
 
-ADDED_LATER = {"head_factor": 1, "phases": []}  # fields omitted from records at these defaults, as in older records
+ADDED_LATER: dict[str, Plain] = {
+    "head_factor": 1,
+    "phases": [],
+    "noise": 0.0,
+    "views": False,
+    "negatives": "all",
+    "one_caption": False,
+}  # fields omitted from records at these defaults, as in older records
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,11 @@ class Recipe:
         head_factor: factor on the learning rate of a head whose tower is trained too (setting ``both``).
         phases: sizes of consecutive blocks of pairs, trained on one after the other for ``epochs`` epochs each; empty
             means one block of all pairs.
+        noise: standard deviation of the normal noise that each step adds to the features of frozen towers, in those of
+            the features.
+        views: train on augmented images, where there are any.
+        negatives: ``all`` other pairs of a batch, or the ``distinct`` ones: of another image and another caption.
+        one_caption: an epoch passes every image once, with one of its captions drawn at random, not all captions.
     """
 
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {"image": (0.1,), "text": (0.1,)})
@@ -50,12 +63,18 @@ class Recipe:
     loss: str = "infonce"
     head_factor: float = 1.0
     phases: tuple[int, ...] = ()
+    noise: float = 0.0
+    views: bool = False
+    negatives: Literal["all", "distinct"] = "all"
+    one_caption: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ConfigError(unknown("schedule", self.schedule, SCHEDULES))
         if self.loss not in ("infonce", *SOFT_LOSSES):
             raise ConfigError(unknown("loss", self.loss, ("infonce", *SOFT_LOSSES)))
+        if self.negatives not in NEGATIVES:
+            raise ConfigError(unknown("negatives", self.negatives, NEGATIVES))
         if set(self.rates) != set(SIDES) or not all(self.rates.values()):
             raise ConfigError(f"recipe.rates is {dict(self.rates)}; expected numbers for 'image' and 'text'.")
         bad = {side: r for side, r in self.rates.items() if not all(0 <= x < math.inf for x in r)}
@@ -69,6 +88,8 @@ class Recipe:
             ("dropout", 0 <= self.dropout < 1, "a number in [0, 1)"),
             ("head_factor", 0 < self.head_factor < math.inf, "a number above 0"),
             ("phases", all(size >= 2 for size in self.phases), "blocks of at least 2 pairs"),
+            ("noise", 0 <= self.noise < math.inf, "0 or more"),
+            ("one_caption", not (self.one_caption and self.phases), "false where there are phases"),
             ("temperature", 0 <= self.temperature < math.inf, "a number above 0, or 0 for the encoder's own"),
         ):
             if not fine:

@@ -29,6 +29,19 @@ class TensorInputs:
         return self.tensor.index_select(0, index.to(self.tensor.device))  # faster than indexing on a CPU
 
 
+class PictureInputs(TensorInputs):
+    """Learned pictures (N, 3, S, S), normalised for ``tower``."""
+
+    def __init__(self, tensor: torch.Tensor, tower: ImageTower) -> None:
+        super().__init__(tensor)
+        self.tower = tower
+
+    def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
+        """Pictures ``index``; augmented as photos are if a seed is given."""
+        found = super().rows(index)
+        return found if augment_seed is None else augmented_picture(found, self.tower, augment_seed)
+
+
 class FeatureInputs:
     """Standardised rows of a feature table that is too large for memory."""
 
@@ -92,6 +105,23 @@ class PixelInputs:
             pixels = augment_batch(pixels, augment_seed)
         inputs = to_float(pixels, self.tower.mean, self.tower.std)
         return inputs.to(memory_format=torch.channels_last)
+
+
+def augmented_picture(images: torch.Tensor, tower: ImageTower, seed: int) -> torch.Tensor:
+    """Pictures (N, 3, S, S) normalised for ``tower``, augmented as photos are; values beyond a photo's are clipped."""
+    mean, std = (torch.tensor(part).view(3, 1, 1).to(images) for part in (tower.mean, tower.std))
+    pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    augmented = augment(pixels.cpu().contiguous(), seed).to(images.device)
+    return to_float(augmented, tower.mean, tower.std).to(memory_format=torch.channels_last)
+
+
+def some_rows(inputs: Inputs, index: torch.Tensor) -> Inputs:
+    """Some rows of ``inputs``, which can be augmented where those can."""
+    if isinstance(inputs, ViewInputs):
+        return ViewInputs([some_rows(view, index) for view in inputs.views])
+    if isinstance(inputs, PixelInputs):
+        return PixelInputs(inputs.images[index.cpu().numpy()], inputs.tower, inputs.device, inputs.augment_on)
+    return TensorInputs(inputs.rows(index))
 
 
 def moved(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -39,16 +39,28 @@ class StepPlan:
         sizes: number of pairs of each phase, in each block of texts.
         per_epoch: steps per epoch in each phase.
         blocks: number of blocks of texts; an epoch passes them one after the other.
+        drawn: draws one caption of each image for an epoch; None passes all captions.
     """
 
     recipe: Recipe
     sizes: tuple[int, ...]
     per_epoch: tuple[int, ...]
     blocks: int
+    drawn: DrawnCaptions | None = None
 
     @staticmethod
-    def of(pairs: int, recipe: Recipe, steps_per_epoch: int = 0, blocks: int = 1) -> StepPlan:
-        """The plan of a training on ``pairs`` pairs, with at most ``steps_per_epoch`` steps per epoch (0: no limit)."""
+    def of(
+        pairs: int, recipe: Recipe, steps_per_epoch: int = 0, blocks: int = 1, caption_image: torch.Tensor | None = None
+    ) -> StepPlan:
+        """The plan of a training on ``pairs`` pairs, with at most ``steps_per_epoch`` steps per epoch (0: no limit).
+
+        Args:
+            caption_image: (M,) int64, the image of each text; needed where the recipe draws one caption of each.
+        """
+        if recipe.one_caption and caption_image is not None:
+            drawn = DrawnCaptions.of(caption_image)
+            count = _steps_per_epoch(len(drawn), recipe)
+            return StepPlan(recipe, (len(drawn),), (min(count, steps_per_epoch or count),), 1, drawn)
         sizes = recipe.phases or (pairs // blocks,)
         whole = [blocks * _steps_per_epoch(size, recipe) for size in sizes]
         return StepPlan(recipe, sizes, tuple(min(count, steps_per_epoch or count) for count in whole), blocks)
@@ -77,9 +89,34 @@ class StepPlan:
                     order = torch.randperm(size, generator=generator(seed, *names)) + sum(self.sizes[:phase])
                     cut = (order + block * size).split(min(self.recipe.batch, size))
                     batches += cut[: _steps_per_epoch(size, self.recipe)]
+                if self.drawn is not None:
+                    picks = self.drawn.draw(generator(seed, "captions", epoch))
+                    batches = [picks[images] for images in batches]
                 for number in range(max(0, done - passed), count):
                     yield PlannedStep(passed + number, epoch, number, number + 1 == count, batches[number])
             passed += count
+
+
+@dataclass(frozen=True)
+class DrawnCaptions:
+    """Draws a caption of every image: ``order`` (M,) are captions by image, ``counts`` (N,) how many each has."""
+
+    order: torch.Tensor
+    counts: torch.Tensor
+
+    @staticmethod
+    def of(caption_image: torch.Tensor) -> DrawnCaptions:
+        """Of the image (M,) of each caption; images without a caption are passed over."""
+        counts = torch.bincount(caption_image)
+        return DrawnCaptions(caption_image.argsort(stable=True), counts[counts > 0])
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def draw(self, source: torch.Generator) -> torch.Tensor:
+        """A caption (N,) of every image."""
+        place = (torch.rand(len(self.counts), generator=source) * self.counts).long()
+        return self.order[self.counts.cumsum(0) - self.counts + place]
 
 
 def steps_in(pairs: int, recipe: Recipe, steps_per_epoch: int = 0, blocks: int = 1) -> int:

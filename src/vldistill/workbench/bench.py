@@ -251,7 +251,8 @@ class Workbench:
             else:
                 texts = self._inputs(self._text_table(name), self.text_standardisation)
             mapping = torch.from_numpy(np.array(pixels.pairs.caption_image, np.int64))
-            self._splits[name] = Split(name, pixels.pairs, pixels, TrainingData(images, texts, mapping))
+            data = TrainingData(images, texts, mapping, captions=pixels.pairs.captions)
+            self._splits[name] = Split(name, pixels.pairs, pixels, data)
         return self._splits[name]
 
     def student(self, seed: int, dropout: float = 0.0) -> DualEncoder:
