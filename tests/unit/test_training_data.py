@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import fit
-from vldistill.training.losses import equal_pairs, infonce
+from vldistill.training.losses import equal_pairs, infonce, numbered_texts
 from vldistill.training.recipe import Recipe
 from vldistill.training.side_inputs import TensorInputs, ViewInputs, some_rows
 from vldistill.training.steps import StepPlan
@@ -86,3 +86,11 @@ def test_noise_and_distinct_negatives_survive_the_record_of_a_recipe() -> None:
     recipe = Recipe(noise=0.4, views=True, negatives="distinct", one_caption=True)
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert {"noise", "views", "negatives", "one_caption"}.isdisjoint(Recipe().to_dict())
+
+
+def test_equal_learned_texts_have_equal_numbers() -> None:
+    texts = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [5.0, 6.0]], [[3.0, 4.0], [5.0, 6.0]]])
+    numbers = numbered_texts(texts, captions=2)
+    assert numbers.shape == (3, 2)
+    assert numbers[0, 0] == numbers[1, 0] != numbers[2, 0] == numbers[0, 1]
+    assert len(numbered_texts(texts).unique()) == 3

@@ -69,6 +69,8 @@ class DistillConfig:
         size: side of the learned images in pixels; 0 is what the tower takes. Smaller ones are enlarged (bicubic)
             wherever a tower takes them, also by the students of an evaluation: half the side is a quarter of the
             stored floats.
+        negatives: in inner steps, in the set's own recipe, and in real batches of contrastive losses: ``all`` other
+            pairs, or the ``distinct`` ones: of another image and another caption.
         augment: differentiable augmentation of the learned images, a fresh draw in every iteration: any of
             ``flip``, ``shift``, ``colour``.
         optimiser: ``adam``, or ``sgd`` as published.
@@ -102,6 +104,7 @@ class DistillConfig:
     experts: int = 0
     space: Literal["pixels", "features"] = "pixels"
     size: int = 0
+    negatives: Literal["all", "distinct"] = later("all", neutral="all")
     augment: tuple[str, ...] = ()
     optimiser: Literal["adam", "sgd"] | None = None
     image_lr: float | None = None

@@ -26,6 +26,7 @@ class ExpertsConfig:
             where ``data.views`` has encoded augmented views.
         noise: standard deviation of the normal noise that is added to the features of both sides in every step, in
             those of the features; in setting ``heads``, to reduce overfitting.
+        negatives: ``all`` other pairs of a batch, or the ``distinct`` ones: of another image and another caption.
         snapshots: epochs to keep, 0 being the start; empty keeps all.
         steps_per_epoch: cut every epoch to this many steps; 0 means the whole epoch.
         dtype: how snapshots are stored.
@@ -41,6 +42,7 @@ class ExpertsConfig:
     weight_decay: float = 0.0
     augment: bool = True
     noise: float = later(0.0, neutral=0.0)
+    negatives: Literal["all", "distinct"] = later("all", neutral="all")
     snapshots: tuple[int, ...] = ()
     steps_per_epoch: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
@@ -28,7 +28,7 @@ def export_set(state: State, context: Context, recipe: Recipe, similarity: torch
     return DistilledSet(
         images=state.variables["images"].detach().cpu().clone(),
         texts=state.variables["texts"].detach().cpu().clone(),
-        recipe=recipe,
+        recipe=replace(recipe, negatives=config.negatives),
         towers=_made_for(bench, config.size),
         setting=bench.setting,
         space=config.space,

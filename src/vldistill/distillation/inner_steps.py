@@ -36,7 +36,7 @@ def inner_loss(
         student.embed(side, inputs, params, multiplied=side in multiplied)
         for side, inputs in (("image", images), ("text", texts))
     ]
-    return contrastive(student.logits(*embedded), similarity, soft_loss)
+    return contrastive(student.logits(*embedded), similarity, soft_loss, step.equal)
 
 
 def head_spans(student: DualEncoder, pairs: int, captions: int = 1) -> tuple[Span, ...]:
@@ -70,9 +70,11 @@ def rows_of(
     return images, texts, similarity
 
 
-def contrastive(logits: torch.Tensor, similarity: torch.Tensor | None, soft_loss: str) -> torch.Tensor:
-    """InfoNCE, or ``soft_loss`` where there is a similarity."""
-    return infonce(logits) if similarity is None else SOFT_LOSSES[soft_loss](logits, similarity)
+def contrastive(
+    logits: torch.Tensor, similarity: torch.Tensor | None, soft_loss: str, equal: torch.Tensor | None = None
+) -> torch.Tensor:
+    """InfoNCE without ``equal`` pairs as negatives, or ``soft_loss`` where there is a similarity."""
+    return infonce(logits, equal) if similarity is None else SOFT_LOSSES[soft_loss](logits, similarity)
 
 
 def inner_steps(context: Context, count: int, minibatch: int) -> list[InnerStep]:
@@ -83,8 +85,12 @@ def inner_steps(context: Context, count: int, minibatch: int) -> list[InnerStep]
     whole = minibatch in (0, pairs)
     for t in range(count):
         index = torch.arange(pairs) if whole else torch.randperm(pairs, generator=draw)[:minibatch]
-        steps.append(InnerStep(t=t, index=index, seed=context.seed_of("inner", t)))
+        steps.append(_step(context, t, index))
     return steps
+
+
+def _step(context: Context, t: int, index: torch.Tensor) -> InnerStep:
+    return InnerStep(t, index, context.seed_of("inner", t), context.equal_learned(index, t))
 
 
 def permuted_steps(context: Context, count: int, minibatch: int, pairs: int) -> list[InnerStep]:
@@ -100,7 +106,7 @@ def permuted_steps(context: Context, count: int, minibatch: int, pairs: int) -> 
             rest = torch.randperm(pairs, generator=draw)
         index, rest = rest[:size], rest[size:]
         index = torch.arange(pairs) if size == pairs else index
-        steps.append(InnerStep(t=t, index=index, seed=context.seed_of("inner", t)))
+        steps.append(_step(context, t, index))
     return steps
 
 

@@ -36,6 +36,7 @@ from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.files import append_line
+from vldistill.training.losses import numbered_texts
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Loop(Generic[T]):
                 self._keep_and_validate(iteration, last)
                 if iteration >= last:
                     break
-                context = replace(self.context.at(iteration), spent=self._part_of_time())
+                context = replace(self.context.at(iteration), spent=self._part_of_time(), text_numbers=self._texts())
                 try:
                     update = self._step(self.state, context)
                     trouble = self._trouble(update) or self._apply(update, context)
@@ -132,6 +133,12 @@ class Loop(Generic[T]):
         alone = config.draws == 1 and self.processes.size == 1
         self._step = self.method.step if alone else partial(averaged_update, self.method, processes=self.processes)
         return config.iterations
+
+    def _texts(self) -> torch.Tensor | None:
+        """Which learned texts are equal, where those are no negatives of each other."""
+        config = self.context.config
+        distinct = config.negatives == "distinct"
+        return numbered_texts(self.state.variables["texts"], config.captions) if distinct else None
 
     def _described(self, last: int) -> tuple[str, int, int, float]:
         """What the progress bar shows: a title, iterations in all and done, and the seconds there are."""

@@ -16,6 +16,7 @@ from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
 from vldistill.registry import Registry, summary_of
 from vldistill.runtime.randomness import generator, seed_of
+from vldistill.training.losses import equal_pairs
 from vldistill.workbench.bench import Workbench
 
 OptionsT = TypeVar("OptionsT", covariant=True)
@@ -61,6 +62,7 @@ class Context(Generic[OptionsT]):
         iteration: counted from 0.
         draw: of several in one iteration (``distill.draws``), counted from 0.
         spent: part of ``distill.minutes`` that is over, 0 to 1; 0 where there is no such limit.
+        text_numbers: (N, C) int64, equal for equal learned texts, where ``distill.negatives`` is ``distinct``.
     """
 
     bench: Workbench
@@ -70,6 +72,7 @@ class Context(Generic[OptionsT]):
     iteration: int = 0
     draw: int = 0
     spent: float = 0.0
+    text_numbers: torch.Tensor | None = None
 
     @property
     def progress(self) -> float:
@@ -91,6 +94,20 @@ class Context(Generic[OptionsT]):
     def _place(self) -> tuple[object, ...]:
         drawn = ("draw", self.draw) if self.draw else ()  # the first is what a single one would be
         return (self.config.seed, self.iteration, *drawn)
+
+    def equal_real(self, captions: torch.Tensor) -> torch.Tensor | None:
+        """(B, B), which of the real pairs ``captions`` (B,) are no negatives of each other; None where all are."""
+        if self.config.negatives == "all":
+            return None
+        equal = self.bench.split("train").data.equal(captions)
+        return None if equal is None else equal.to(self.bench.device)
+
+    def equal_learned(self, rows: torch.Tensor, step: int = 0) -> torch.Tensor | None:
+        """(B, B), which of the learned pairs ``rows`` (B,) are no negatives of each other in inner step ``step``."""
+        if self.text_numbers is None:
+            return None
+        equal = equal_pairs(rows, self.text_numbers[rows, step % self.text_numbers.shape[1]])
+        return None if equal is None else equal.to(self.bench.device)
 
     def generator(self, *names: object) -> torch.Generator:
         """Random numbers that depend on the seed, the iteration, the draw and ``names`` alone."""

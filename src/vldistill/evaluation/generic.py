@@ -104,6 +104,7 @@ class GenericSpace:
             loss=own.loss if value.get("soft") and own is not None else "infonce",
             head_factor=factor,
             noise=value["noise"],
+            negatives="distinct",
             views=bool(value.get("views")),
             one_caption=self.trains_towers and self.candidate.kind == "full",
         )

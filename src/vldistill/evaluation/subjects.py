@@ -19,6 +19,7 @@ from vldistill.runtime.randomness import seed_of
 from vldistill.selection.choose import check_count, check_ground, choose_pairs
 from vldistill.selection.selector import SELECTORS
 from vldistill.training.data import Inputs, TrainingData
+from vldistill.training.losses import numbered_texts
 from vldistill.training.recipe import Recipe
 from vldistill.training.side_inputs import PictureInputs, TensorInputs, ViewInputs, augmented_picture, some_rows
 from vldistill.workbench.bench import Workbench
@@ -177,6 +178,7 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
         torch.arange(len(distilled)).repeat(several),
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
         several,
+        numbered_texts(texts).flatten().tolist(),
     )
     details: dict[str, Plain] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
     if distilled.towers["image"]["fingerprint"] != towers["image"]["fingerprint"]:

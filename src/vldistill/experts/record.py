@@ -50,6 +50,7 @@ def expert_recipe(config: ExpertsConfig) -> Recipe:
         weight_decay=config.weight_decay,
         schedule="constant",
         dropout=0.0,
+        negatives=config.negatives,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -33,7 +33,7 @@ class TrainingData:
         similarity: (M, M) soft targets, or None.
         blocks: number of blocks of texts; each has one text per image, in image order. A batch is taken from one
             block, because two texts of one image would be each other's negatives.
-        captions: the text of each; None where all differ.
+        captions: of each text what equals that of equal ones: the text itself, or a number; None where all differ.
     """
 
     images: Inputs
@@ -41,14 +41,14 @@ class TrainingData:
     caption_image: torch.Tensor
     similarity: torch.Tensor | None = None
     blocks: int = 1
-    captions: Sequence[str] | None = None
+    captions: Sequence[Hashable] | None = None
 
     @cached_property
     def caption_number(self) -> torch.Tensor:
         """(M,) int64, equal for equal captions."""
         if self.captions is None:
             return torch.arange(len(self))
-        numbers: dict[str, int] = {}
+        numbers: dict[Hashable, int] = {}
         return torch.tensor([numbers.setdefault(caption, len(numbers)) for caption in self.captions])
 
     def equal(self, index: torch.Tensor) -> torch.Tensor | None:

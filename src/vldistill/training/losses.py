@@ -42,6 +42,13 @@ def equal_pairs(images: torch.Tensor, captions: torch.Tensor) -> torch.Tensor | 
     return equal if bool(equal.any()) else None
 
 
+def numbered_texts(texts: torch.Tensor, captions: int = 1) -> torch.Tensor:
+    """(N, captions) int64, equal for equal texts; ``texts`` (N, ...) holds ``captions`` texts of each pair."""
+    rows = texts.detach().reshape(len(texts) * captions, -1)
+    _, numbers = rows.cpu().unique(dim=0, return_inverse=True)
+    return numbers.view(len(texts), captions)
+
+
 def soft_infonce(logits: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
     """InfoNCE with soft targets, eNCE of LoRS (arXiv 2406.03793): -(1/B) sum_ij S_ij log softmax(logits)_ij.
 

@@ -21,12 +21,14 @@ Params = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class InnerStep:
-    """One inner step: its number ``t``, the rows ``index`` (B,) int64 of the distilled set, and a ``seed``
-    from which everything random in the step (blends, augmentations) is drawn."""
+    """One inner step: its number ``t``, the rows ``index`` (B,) int64 of the distilled set, a ``seed``
+    from which everything random in the step (blends, augmentations) is drawn, and which of its pairs are ``equal``
+    (B, B): no negatives of each other; None where all differ."""
 
     t: int
     index: Tensor
     seed: int
+    equal: Tensor | None = None
 
     def rows(self, count: int) -> Tensor | None:
         """The rows (B,) to take of ``count``; None where they are all of them, in order."""

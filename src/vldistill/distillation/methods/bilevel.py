@@ -224,6 +224,7 @@ class Bilevel:
         options = context.options
         images, captions = real_batch(context, options.real_batch, options.captions_per_image)
         data = context.bench.split("train").data
+        equal = [context.equal_real(part) for part in captions]
         viewed = context.bench.setting == "heads" and context.bench.data_config.views
         image_inputs = data.images.rows(images, context.seed_of("views") if viewed else None)
         text_inputs = [data.texts.rows(part) for part in captions]
@@ -241,7 +242,8 @@ class Bilevel:
                     for part in image_inputs.split(context.bench.compute.micro_batch or REAL_PART)
                 ]
                 embedded = torch.cat(parts)
-            losses = [infonce(student.logits(embedded, student.embed("text", t, params))) for t in text_inputs]
+            logits = [student.logits(embedded, student.embed("text", inputs, params)) for inputs in text_inputs]
+            losses = [infonce(scores, mask) for scores, mask in zip(logits, equal)]
             return torch.stack(losses).mean()
 
         return loss

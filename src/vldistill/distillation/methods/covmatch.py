@@ -92,7 +92,8 @@ class CrossCovarianceMatching:
         params = fresh(context) if renew else unpacked(state.carried)
         with torch.enable_grad():
             params = {s: {n: p.detach().requires_grad_(True) for n, p in named.items()} for s, named in params.items()}
-            real = {side: forward(student, side, params, x) for side, x in self._real_batch(context).items()}
+            index, batch = self._real_batch(context)
+            real = {side: forward(student, side, params, x) for side, x in batch.items()}
         encoded = encode_learned(context, state.variables["images"])
         rows = self._rows(context)
         images = encoded.inputs.detach().requires_grad_(True)
@@ -104,7 +105,8 @@ class CrossCovarianceMatching:
             made = {side: forward(student, side, fixed, x) for side, x in inputs.items()}
             loss, logs = matching(real, made, options.rho, options.matching)
             slopes = torch.autograd.grad(loss, [images, texts])
-            contrast = infonce(student.logits(*(F.normalize(real[side][1], dim=-1) for side in SIDES)))
+            embedded = (F.normalize(real[side][1], dim=-1) for side in SIDES)
+            contrast = infonce(student.logits(*embedded), context.equal_real(index))
         return Update(
             gradients={"images": encoded.pull(slopes[0]), "texts": slopes[1]},
             value=float(loss.detach()),
@@ -118,11 +120,11 @@ class CrossCovarianceMatching:
         order = torch.randperm(pairs, generator=context.generator("rows"))
         return order[:size] if size else order
 
-    def _real_batch(self, context: Context[CovmatchOptions]) -> dict[str, torch.Tensor]:
-        """Inputs of random real pairs by side."""
+    def _real_batch(self, context: Context[CovmatchOptions]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Random real pairs (B,), and their inputs by side."""
         data = context.bench.split("train").data
         index = torch.randperm(len(data), generator=context.generator("real"))[: context.options.real_batch]
-        return {"image": data.images.rows(data.caption_image[index]), "text": data.texts.rows(index)}
+        return index, {"image": data.images.rows(data.caption_image[index]), "text": data.texts.rows(index)}
 
     def export(self, state: State, context: Context[CovmatchOptions]) -> DistilledSet:
         """The set with the published student: heads faster than towers, a tenth of the rates after half."""

@@ -109,7 +109,7 @@ class MergedDistributionMatching:
         with torch.enable_grad():
             made = [student.embed("image", leaves["images"][rows], params)]
             made.append(student.embed("text", leaves["texts"][rows], params))
-            contrast = infonce(student.logits(*made))
+            contrast = infonce(student.logits(*made), context.equal_learned(rows))
             gaps = [kernel_distance(a, b, options.sigma) for a, b in zip(joined(*made), joined(*real))]
             loss = contrast + options.matching * (gaps[0] + gaps[1])
         slopes = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
