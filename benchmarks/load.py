@@ -41,7 +41,7 @@ encoder:
   image: {name: convnet, weights: random, size: 16, options: {width: 8}}
   text: {name: hashing, width: 384}
   dim: 32
-evaluate: {seeds: 1, trials: 2, max_steps: 50, generic_epochs: 5, subset_epochs: [5], full_epochs: [1], head_rates: [0.1]}
+evaluate: {seeds: 1, trials: 2, max_steps: 50, generic_epochs: 5, head_rates: [0.1]}
 """
 
 

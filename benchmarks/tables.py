@@ -3,8 +3,8 @@
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->`` in a Markdown file; NAME is a file of
 docs/results without its ending. The options of a section or a method stand between ``<!-- options: NAME -->`` and
 ``<!-- end options -->``, made of the code that defines them. ``--check`` changes nothing and fails when a table is not
-what its file says. ``--take RUN NAME`` first copies the result of the comparison in RUN to docs/results/NAME.json,
-without single students; ``--take FILE NAME`` that of a matrix that `vldistill cross` wrote. ``--give NAME RUN`` puts
+what its file says. ``--take RUN NAME`` first copies the result of the comparison in RUN to docs/results/NAME.json;
+``--take FILE NAME`` that of a matrix that `vldistill cross` wrote. ``--give NAME RUN`` puts
 the finished cells of such a result back into the folder RUN, so that `vldistill compare` goes on with those it lacks.
 """
 
@@ -22,7 +22,7 @@ import docstring_parser
 
 from vldistill.comparison.rows import Row
 from vldistill.comparison.table import comparison_markdown
-from vldistill.evaluation.measures import Figure
+from vldistill.comparison.trials import TRIED
 from vldistill.evaluation.results import Evaluation
 from vldistill.evaluation.tables import evaluation_text, markdown
 from vldistill.storage.files import CHECKSUM, human_bytes, write_json, write_record, write_text
@@ -242,19 +242,6 @@ def spread(figure: dict[str, float]) -> str:
     return f"{figure['mean']:.1f} ± {figure['std']:.1f}"
 
 
-def _row(plain: dict[str, Any]) -> Row:
-    """A row of ``table.json``."""
-    recalls = {name: Figure.from_json(figure) for name, figure in plain["recalls"].items()}
-    return Row(
-        **{
-            **plain,
-            "recalls": recalls,
-            "own": Figure.from_json(plain["own"]),
-            "generic": Figure.from_json(plain["generic"]),
-        }
-    )
-
-
 def _extrapolated(rows: list[dict[str, Any]], stage: str, pairs: int) -> str:
     """Hours and memory of a stage at ``pairs``, on the line through two sizes."""
     small, large = rows
@@ -268,7 +255,7 @@ def _extrapolated(rows: list[dict[str, Any]], stage: str, pairs: int) -> str:
 
 def comparison_table(result: dict[str, Any]) -> str:
     """A comparison as its own command writes it."""
-    text = comparison_markdown([_row(row) for row in result["rows"]], result["failed"]).rstrip()
+    text = comparison_markdown([Row.from_json(row) for row in result["rows"]], result["failed"]).rstrip()
     left = f" {len(result['missing'])} cells are not done." if result["missing"] else ""
     commits = dict.fromkeys(cell.get("commit") or result["environment"]["commit"] for cell in result["cells"])
     said = f"Commit{'s' if len(commits) > 1 else ''} {', '.join(f'`{one}`' for one in commits)}"
@@ -302,13 +289,9 @@ def matrix_table(result: dict[str, Any]) -> str:
 
 
 def take(run: Path, name: str) -> None:
-    """Copy the result of a comparison or a matrix, without its single students."""
+    """Copy the result of a comparison or a matrix, without the places of its files."""
     result = json.loads((run / "table.json" if run.is_dir() else run).read_text(encoding="utf-8"))
     matrix = list(result["results"].values()) if "results" in result else []
-    for evaluation in [*(cell["evaluation"] for cell in result.get("cells", ())), *matrix]:
-        for recipe in ("own", "generic"):
-            if evaluation.get(recipe):
-                evaluation[recipe].pop("students", None)
     for cell in [*result.get("cells", ()), *matrix]:
         cell["commit"] = (cell.pop("environment", None) or {}).get("commit")
         for trial in cell.get("trials", ()):
@@ -321,11 +304,17 @@ def take(run: Path, name: str) -> None:
 
 def give(name: str, run: Path) -> None:
     """Put the finished cells of a result into a comparison's folder, where they are not done again."""
-    for cell in json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))["cells"]:
+    result = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    run.mkdir(parents=True, exist_ok=True)
+    for cell in result["cells"]:
         path = run / "cells" / cell["cell"] / "result.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_record(path, {**cell, "environment": {"commit": cell["commit"]}})
+    for *place, known in result.get("tried", ()):
+        row = dict(zip(("setting", "towers", "row", "pairs"), place))
+        with (run / TRIED).open("a", encoding="utf-8") as lines:
+            lines.writelines(json.dumps({**row, "config": one}) + "\n" for one in known)
 
 
 def table_of(result: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,32 @@ def test_the_kernel_distance_is_its_formula() -> None:
     )
 
 
+def test_means_without_the_diagonal_may_be_negative_and_count_as_zero() -> None:
+    left, right = unit(5, 0), unit(7, 1)
+    angle = torch.arccos((left @ left.T).clamp(-1 + 1e-6, 1 - 1e-6))
+    apart = torch.exp(-(angle**2) / 0.5)[~torch.eye(5, dtype=torch.bool)].mean()
+    whole = torch.exp(-(angle**2) / 0.5).mean()
+    squares = [float(kernel_distance(left, right, 0.5, diagonal=diagonal)) ** 2 for diagonal in (True, False)]
+    within = torch.exp(-(torch.arccos((right @ right.T).clamp(-1 + 1e-6, 1 - 1e-6)) ** 2) / 0.5)
+    gap = float(whole - apart + within.mean() - within[~torch.eye(7, dtype=torch.bool)].mean())
+    assert squares[0] - squares[1] == pytest.approx(gap, rel=1e-6)
+    assert float(kernel_distance(left, left, 0.5, diagonal=False)) == pytest.approx(0, abs=1e-5)
+
+
+def test_experts_without_their_start_are_refused_as_an_anchor(ground: Ground) -> None:
+    bench, experts = ground
+    method, context, _ = prepared(bench, experts, "mdm", MdmOptions())
+
+    class Later(Trajectory):
+        @property
+        def epochs(self) -> list[int]:
+            return [1, 2, 3]
+
+    later: list[Trajectory] = [Later(expert.path) for expert in experts]
+    with pytest.raises(ConfigError, match="no snapshot of epoch 0"):
+        method.check(replace(context, experts=later))
+
+
 def test_sums_and_differences_have_length_one() -> None:
     images, texts = unit(4, 0), unit(4, 1)
     for found, raw in zip(joined(images, texts), (images + texts, images - texts)):
@@ -89,9 +116,11 @@ def naive(bench: Workbench, experts: list[Trajectory], context: Any, leaves: dic
     """The loss by the paper's formulas, through the tower."""
     options = context.options
     draw = context.generator("experts")
-    order = [int(number) for number in torch.randperm(2, generator=draw)]
+    drawn = torch.randint(2, (2,), generator=draw) if options.replacement else torch.randperm(2, generator=draw)
+    order = [int(number) for number in drawn]
     ends = [flat(experts[number].snapshot(1 + int(torch.randint(3, (), generator=draw)))) for number in order]
-    anchor = flat(bench.student(context.seed_of("anchor")).trained())
+    fresh = bench.student(context.seed_of("anchor")).trained()
+    anchor = flat(experts[order[0]].snapshot(0) if options.anchor == "expert" else fresh)
     params = {}
     for name, start in anchor.items():
         agree = float(((ends[0][name] - start) * (ends[1][name] - start)).sum().detach()) > 0
@@ -118,16 +147,24 @@ def naive(bench: Workbench, experts: list[Trajectory], context: Any, leaves: dic
 
     def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         cosine = (a @ b.T).clamp(-1 + 1e-6, 1 - 1e-6)
-        return torch.exp(-(torch.acos(cosine) ** 2) / (2 * options.sigma**2)).mean()
+        found = torch.exp(-(torch.acos(cosine) ** 2) / (2 * options.sigma**2))
+        if a is b and not options.diagonal:
+            return found[~torch.eye(len(a), dtype=torch.bool)].mean()
+        return found.mean()
 
     for made, true in zip(parts((features, texts)), parts(real)):
         true = true.detach()
-        loss = loss + options.matching * (kernel(made, made) + kernel(true, true) - 2 * kernel(made, true)).sqrt()
+        square = kernel(made, made) + kernel(true, true) - 2 * kernel(made, true)
+        loss = loss + options.matching * square.clamp(min=1e-12).sqrt()
     return loss
 
 
-def test_the_update_is_the_gradient_of_the_papers_loss(ground: Ground) -> None:
-    options = MdmOptions(minibatch=4, real_batch=8, sigma=0.7)
+FORMER = {"diagonal": True, "replacement": False, "anchor": "fresh"}
+
+
+@pytest.mark.parametrize("changes", [{}, FORMER, {"replacement": False}])
+def test_the_update_is_the_gradient_of_the_papers_loss(ground: Ground, changes: dict[str, Any]) -> None:
+    options = MdmOptions(minibatch=4, real_batch=8, sigma=0.7, **changes)
     method, context, state = prepared(*ground, "mdm", options)
     update = method.step(state, context)
     leaves = {name: value.clone().requires_grad_(True) for name, value in state.variables.items()}

@@ -117,6 +117,18 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(size: float) -> None:
     torch.testing.assert_close(step, slope * min(1.0, 2.0 / size), rtol=1e-4, atol=1e-5)
 
 
+def test_a_joint_clip_bounds_all_gradients_together() -> None:
+    """Gradients 3 and 4 are 5 long together: clipped to 1, each is a fifth of itself."""
+    moved = {"images": torch.zeros(1), "texts": torch.zeros(1)}
+    slopes = {"images": torch.tensor([3.0]), "texts": torch.tensor([4.0])}
+    config = replace(CONFIG, optimiser="sgd", momentum=0.0, image_lr=1.0, text_lr=1.0, decay="none", clip=1.0)
+    OuterOptimiser(State(moved), replace(config, clip_of="all")).apply(slopes, 0, scale=1.0)
+    torch.testing.assert_close(torch.cat([*moved.values()]), torch.tensor([-0.6, -0.8]))
+    apart = {"images": torch.zeros(1), "texts": torch.zeros(1)}
+    OuterOptimiser(State(apart), config).apply(slopes, 0, scale=1.0)
+    torch.testing.assert_close(torch.cat([*apart.values()]), torch.tensor([-1.0, -1.0]))
+
+
 def test_clipping_leaves_a_zero_gradient_alone() -> None:
     moved = variables()
     before = copies(moved)

@@ -1,6 +1,6 @@
 """``vldistill compare``: run the cells of a sweep file, each in its own process, and write one table.
 
-The run folder holds ``experts/`` and ``cells/`` (see comparison/cells.py) and the table as ``table.md``,
+The run folder holds ``experts/`` and ``cells/`` (see comparison/run_cell.py) and the table as ``table.md``,
 ``table.tex``, ``table.csv`` and ``table.json``. Finished cells are kept and failed ones are tried again. A cell's name
 changes with everything its result depends on, so a sweep file can be extended in place. The table has every finished
 cell of the sweep, also after ``--only``; results of ``--smoke`` are in the folder ``smoke`` of the run.
@@ -26,12 +26,14 @@ from vldistill.commands.helptext import KeptLines
 from vldistill.commands.shared import DONE, SOME_FAILED, refuse_problems
 from vldistill.comparison import sweepfile
 from vldistill.comparison import table as tables
-from vldistill.comparison.cells import Cell, failure, finished, note_failure
+from vldistill.comparison.cells import Cell
 from vldistill.comparison.data_versions import known_data, refuse_mixed
 from vldistill.comparison.published import data_of, published
 from vldistill.comparison.results import CellResult
 from vldistill.comparison.rows import comparison_rows, published_row
+from vldistill.comparison.run_cell import failure, finished, note_failure
 from vldistill.comparison.sweep import Sweep
+from vldistill.comparison.trials import tried_configurations
 from vldistill.comparison.units import UNTIL, comparison_units, shared_units
 from vldistill.config import expand
 from vldistill.config.plain import Plain
@@ -278,7 +280,8 @@ def _write_tables(request: Request) -> dict[str, str]:
     done = {cell.id for cell, _ in found}
     failed = {cell.id: why for cell in request.every if cell.id not in done and (why := failure(cell, request.run))}
     missing = [cell.id for cell in request.every if cell.id not in done and cell.id not in failed]
-    rows = comparison_rows([result for _, result in found])
+    tried = tried_configurations(request.run)
+    rows = comparison_rows([result for _, result in found], tried)
     if request.published:
         budgets = {cell.pairs for cell in request.every if cell.pairs is not None}
         rows += [published_row(entry) for entry in published(request.published, budgets)]
@@ -289,6 +292,7 @@ def _write_tables(request: Request) -> dict[str, str]:
         "failed": failed,
         "missing": missing,
         "cells": [result.record for _, result in found],
+        "tried": [[*place, sorted(known)] for place, known in sorted(tried.items())],
     }
     write_record(request.run / "table.json", table)
     if rows:

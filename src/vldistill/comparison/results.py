@@ -91,6 +91,16 @@ class CellResult:
     chosen: Record | None
     record: Record
 
+    @property
+    def val_looks(self) -> int:
+        """How many times val was scored to choose options and iterations."""
+        trials = [trial for trial in entry(self.record, "trials", list) or () if isinstance(trial, Mapping)]
+        looks = [_looks(section(trial, "selection")) for trial in trials]
+        looks += [1 for trial in trials if trial.get("val_mean_recall") is not None]
+        if self.making and self.making.set not in {trial.get("set") for trial in trials}:
+            looks.append(_looks(self.making.selection))
+        return sum(looks)
+
     @classmethod
     def from_json(cls, record: Record) -> CellResult:
         """A cell's file. Raises ArtefactError where its evaluation lacks figures."""
@@ -106,3 +116,7 @@ class CellResult:
             chosen=entry(record, "chosen", Mapping),
             record=record,
         )
+
+
+def _looks(selection: Record) -> int:
+    return entry(selection, "looks", int) or 0

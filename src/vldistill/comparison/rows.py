@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from vldistill.comparison.published import Published
 from vldistill.comparison.results import CellResult
-from vldistill.config.plain import Plain, Record, entry
-from vldistill.evaluation.measures import RECALLS, Figure, ratio
+from vldistill.comparison.statistics import (
+    Bootstrap,
+    Interval,
+    Spread,
+    augmentation_robust_score,
+    differences,
+    images_tested,
+    label_robust_score,
+)
+from vldistill.config.plain import Plain, Record, entry, section
+from vldistill.evaluation.measures import MEASURES, RECALLS, Figure, number_in, ratio
+from vldistill.evaluation.results import FIXED_GRID, Scores
+from vldistill.storage.files import digest
+
+EQUAL_FLOATS = 0.02  # relative difference of numbers of floats that count as equal
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row; figures in percent, None where there is none.
+    """One row: one or several distillations of one configuration; figures in percent, None where there is none.
 
     Args:
         pairs: None for the full data of a publication.
-        seed: of the distillation; None for a target.
+        seed: of the distillation; None for a target, and where there are several.
+        distillations: how many seeds, each with ``students`` students.
         own: mean recall by the recipe that the set carries.
-        generic: mean recall by the recipe that is the same for every row.
+        generic: mean recall by the recipe that is chosen in one way for every row.
         recalls: by name, of the recipe that ``recalls_by`` names: ``generic`` where it was used, else ``own``.
+        spread_of: what the deviations are of, in words.
+        student_std: of ``generic`` over the students of one distillation.
+        distillation_std: of ``generic`` over the means of distillations.
+        chosen_by: how the generic recipe was chosen, ``generic-v1`` or ``generic-v2``.
+        edges: dimensions of the search where the choice ends at an edge.
+        steps: optimiser steps of the generic student.
+        group: rows that compete: setting, towers, budget, space and texts.
+        difference: to the best row of the group; None for the best itself.
+        tied: whether the row cannot be told from the best of its group.
         gain: generic mean recall over that of N random pairs for N pairs.
+        floats_gain: the same over random pairs of equal stored floats.
         share: generic mean recall over that of the full data.
-        trials: how many options were tried; ``chosen`` are the best.
+        share_interval: of ``share``.
+        lrs: label-robust score, see :mod:`.statistics`.
+        ars: augmentation-robust score.
+        trials: how many options were tried in each distillation; ``chosen`` are the best.
+        tried: how many configurations were ever distilled for the row.
+        val_looks: how many times val was scored to choose the row's options, iterations and recipe.
         details: provenance of the set; of a published row its source and data.
         chance: mean recall of a random ranking.
     """
@@ -36,15 +65,31 @@ class Row:
     stored_floats: int | None = None
     seed: int | None = None
     students: int | None = None
+    distillations: int = 1
     own: Figure | None = None
     generic: Figure | None = None
     recalls: Mapping[str, Figure | None] = field(default_factory=dict)
     recalls_by: str = "own"
+    spread_of: str = "student"
+    student_std: float | None = None
+    distillation_std: float | None = None
+    chosen_by: str = ""
+    edges: tuple[str, ...] = ()
+    steps: int | None = None
+    group: str = ""
+    difference: Interval | None = None
+    tied: bool = False
     gain: float | None = None
+    floats_gain: float | None = None
     share: float | None = None
+    share_interval: Interval | None = None
+    lrs: float | None = None
+    ars: float | None = None
     seconds: float | None = None
     peak_memory_bytes: int | None = None
     trials: int = 0
+    tried: int | None = None
+    val_looks: int = 0
     chosen: Record | None = None
     details: Record = field(default_factory=dict)
     chance: float | None = None
@@ -60,32 +105,83 @@ class Row:
         missing = {"mean": None, "std": None}
         recalls = {name: figure.to_json() if figure else missing for name, figure in self.recalls.items()}
         means = {"own": self.own and self.own.to_json(), "generic": self.generic and self.generic.to_json()}
-        return {**vars(self), **means, "recalls": recalls}
+        intervals = {
+            name: found and vars(found)
+            for name, found in (("difference", self.difference), ("share_interval", self.share_interval))
+        }
+        return {**vars(self), **means, **intervals, "recalls": recalls, "edges": list(self.edges)}
+
+    @classmethod
+    def from_json(cls, record: Record) -> Row:
+        """The opposite of :meth:`to_json`; files of early versions lack what came later."""
+        recalls = section(record, "recalls")
+        parts: dict[str, object] = {
+            "recalls": {name: Figure.from_json(recalls[name]) for name in recalls},
+            "own": Figure.from_json(record.get("own")),
+            "generic": Figure.from_json(record.get("generic")),
+            "edges": tuple(map(str, entry(record, "edges", list) or ())),
+        }
+        for name in ("difference", "share_interval"):
+            found = section(record, name)
+            parts[name] = Interval(**{part: number_in(found, part) for part in found}) if found else None
+        known = {name: value for name, value in record.items() if name in cls.__dataclass_fields__}
+        if parts["generic"] and not known.get("chosen_by"):
+            parts["chosen_by"] = FIXED_GRID
+        return replace(cls("", "", "", "", None), **{**known, **parts})
 
 
-Ground = tuple[str, str, str]
-"""Setting, towers and protocol, which two rows must share to be compared."""
+Ground = tuple[str, str, str, str]
+"""Setting, towers, protocol and how the generic recipe is chosen, which two rows must share to be compared."""
+Tried = Mapping[tuple[str, str, str, int], Collection[str]]
+"""The configurations that were ever distilled, by setting, towers, row and pairs."""
 
 
-def comparison_rows(results: Sequence[CellResult]) -> list[Row]:
-    """One row per finished cell; gain and share only where a row of the same :data:`Ground` gives the reference."""
-    references: dict[tuple[Ground, str], float] = {}
+def comparison_rows(results: Sequence[CellResult], tried: Tried | None = None) -> list[Row]:
+    """One row for the finished cells of one configuration, whatever their seeds.
+
+    Gain and share stand only where a row of the same :data:`Ground` gives the reference, differences where the hits of
+    all students were kept.
+    """
+    pools: dict[str, list[CellResult]] = {}
     for result in results:
-        generic = result.evaluation.generic
-        if result.kind == "target" and generic:
-            references[_ground(result), result.name] = generic.mean_recall.mean
-    return [_row(result, references) for result in results]
+        pools.setdefault(row_key(result), []).append(result)
+    references = {(_ground(pool[0]), pool[0].name): pool for pool in pools.values() if pool[0].kind == "target"}
+    rows = {key: _row(pool, references, _count_tried(pool[0], tried or {})) for key, pool in pools.items()}
+    return list(_ranked(rows, pools, references).values())
+
+
+def _count_tried(result: CellResult, tried: Tried) -> int | None:
+    found = tried.get((result.setting, result.towers, result.row, result.evaluation.pairs))
+    return len(found) if found else None
+
+
+def row_key(result: CellResult) -> str:
+    """Equal for cells of one row that differ in their seed."""
+    parts = (result.row, *_ground(result), result.evaluation.pairs)
+    return digest(*map(str, parts))
 
 
 def _ground(result: CellResult) -> Ground:
-    return result.setting, result.towers, result.protocol
+    generic = result.evaluation.generic
+    return result.setting, result.towers, result.protocol, generic.chosen_by if generic else ""
 
 
-def _row(result: CellResult, references: Mapping[tuple[Ground, str], float]) -> Row:
-    evaluation, making, ground = result.evaluation, result.making, _ground(result)
-    own, generic = evaluation.own, evaluation.generic
-    figures = next((scores.figures for scores in (generic, own) if scores), {})
-    mean = generic.mean_recall.mean if generic else None
+References = Mapping[tuple[Ground, str], Sequence[CellResult]]
+
+
+def _row(pool: Sequence[CellResult], references: References, tried: int | None) -> Row:
+    result, evaluation, ground = pool[0], pool[0].evaluation, _ground(pool[0])
+    own, generic = (_pooled(pool, recipe) for recipe in ("own", "generic"))
+    figures = generic or own or {}
+    spread = generic.get("mean_recall") if generic else None
+    mean = spread.pooled.mean if spread else None
+    random, full = references.get((ground, f"random:{evaluation.pairs}")), references.get((ground, "full"))
+    random_mean, full_mean = _mean(random), _mean(full)
+    scores = evaluation.generic
+    makings = [found.making for found in pool if found.making]
+    seconds = [making.seconds for making in makings if making.seconds is not None]
+    memory = [making.peak_memory_bytes for making in makings if making.peak_memory_bytes]
+    known = mean is not None and random_mean is not None and full_mean is not None and result.kind == "method"
     return Row(
         row=result.row,
         towers=result.towers,
@@ -93,21 +189,116 @@ def _row(result: CellResult, references: Mapping[tuple[Ground, str], float]) -> 
         protocol=result.protocol,
         pairs=evaluation.pairs,
         stored_floats=evaluation.stored_floats,
-        seed=result.seed if result.kind == "method" else None,
+        seed=result.seed if result.kind == "method" and len(pool) == 1 else None,
         students=evaluation.seeds,
-        own=own.mean_recall if own else None,
-        generic=generic.mean_recall if generic else None,
-        recalls={name: figures.get(name) for name in RECALLS},
+        distillations=len(pool),
+        own=own["mean_recall"].pooled if own else None,
+        generic=spread.pooled if spread else None,
+        recalls={name: figures[name].pooled if name in figures else None for name in RECALLS},
         recalls_by="generic" if generic else "own",
-        gain=ratio(mean, references.get((ground, f"random:{evaluation.pairs}"))),
-        share=ratio(mean, references.get((ground, "full"))),
-        seconds=making.seconds if making else None,
-        peak_memory_bytes=(making.peak_memory_bytes if making else None) or evaluation.peak_memory_bytes,
+        spread_of=_spread_of(pool),
+        student_std=spread.student if spread else None,
+        distillation_std=spread.distillation if spread else None,
+        chosen_by=scores.chosen_by if scores else "",
+        edges=tuple(dict.fromkeys(edge for found in pool if (s := found.evaluation.generic) for edge in s.edges)),
+        steps=scores.steps if scores else None,
+        group=_group(result),
+        gain=ratio(mean, random_mean),
+        floats_gain=ratio(mean, _mean(_random_of_equal_floats(result, references))),
+        share=ratio(mean, full_mean),
+        lrs=label_robust_score(mean or 0, random_mean or 0, full_mean or 0) if known else None,
+        ars=_ars(scores, random) if known else None,
+        seconds=sum(seconds) / len(seconds) if seconds else None,
+        peak_memory_bytes=max(memory, default=None) or evaluation.peak_memory_bytes,
         trials=result.trials,
+        tried=tried,
+        val_looks=sum(map(_val_looks, pool)),
         chosen=result.chosen,
         details=evaluation.details,
         chance=evaluation.chance.mean_recall,
     )
+
+
+def _pooled(pool: Sequence[CellResult], recipe: str) -> dict[str, Spread] | None:
+    """The spread of every measure by one recipe; None where a cell did not use it."""
+    found = [result.evaluation.scores().get(recipe) for result in pool]
+    scores = [one for one in found if one is not None]
+    if not scores or len(scores) < len(pool):
+        return None
+    if any(not one.students for one in scores):  # early files keep figures alone
+        figures = scores[0].figures
+        return {name: Spread(figures[name], figures[name].std or 0.0, None) for name in MEASURES}
+    return {name: Spread.of([[getattr(s, name) for s in one.students] for one in scores]) for name in MEASURES}
+
+
+def _mean(pool: Sequence[CellResult] | None) -> float | None:
+    found = _pooled(pool, "generic") if pool else None
+    return found["mean_recall"].pooled.mean if found else None
+
+
+def _spread_of(pool: Sequence[CellResult]) -> str:
+    if pool[0].evaluation.details.get("new_pairs_for_each_student"):
+        return "subset and student"
+    return "distillation and student" if len(pool) > 1 else "student"
+
+
+def _group(result: CellResult) -> str:
+    """Rows of one group hold the same kind of thing: setting, towers, budget, space, texts of a picture."""
+    evaluation = result.evaluation
+    if evaluation.kind in ("subset", "full") or (not evaluation.kind and result.kind == "target"):
+        return f"{result.setting}, {result.towers}: real pairs"
+    space, captions = evaluation.details.get("space", "pixels"), evaluation.details.get("captions", 1)
+    texts = "one text" if captions == 1 else f"{captions} texts"
+    held = "pictures" if space == "pixels" else "features"
+    return f"{result.setting}, {result.towers}: {evaluation.pairs} {held}, {texts} each"
+
+
+def _random_of_equal_floats(result: CellResult, references: References) -> Sequence[CellResult] | None:
+    """The random pairs that take as many stored numbers, to 2 %, as the set: as features where it holds features."""
+    evaluation, features = result.evaluation, result.evaluation.details.get("space") == "features"
+    for (ground, name), pool in references.items():
+        real = pool[0].evaluation
+        floats = entry(real.details, "features_floats", int) if features else real.stored_floats
+        equal = floats and abs(floats / evaluation.stored_floats - 1) <= EQUAL_FLOATS
+        if equal and ground == _ground(result) and name.startswith("random:"):
+            return pool
+    return None
+
+
+def _ars(scores: Scores | None, random: Sequence[CellResult] | None) -> float | None:
+    drawn = random[0].evaluation.generic if random else None
+    return augmentation_robust_score(scores, drawn) if scores and drawn else None
+
+
+def _val_looks(result: CellResult) -> int:
+    """How many times val was scored for a cell: in distillations, for their trials, in the search for the recipe."""
+    scores = result.evaluation.generic
+    looks = len(scores.trials or ()) if scores else 0
+    return looks + result.val_looks
+
+
+def _ranked(rows: dict[str, Row], pools: Mapping[str, Sequence[CellResult]], references: References) -> dict[str, Row]:
+    """The rows with their intervals: of the difference to the best row of the group, and of the share."""
+    images = images_tested([pool[0] for pool in pools.values()])
+    if not images:
+        return rows
+    bootstrap = Bootstrap(images)
+    draws = {key: found for key, pool in pools.items() if (found := bootstrap.means(pool)) is not None}
+    full = {ground: row_key(pool[0]) for (ground, name), pool in references.items() if name == "full"}
+    to_best: dict[str, Interval] = {}
+    for group in {row.group for row in rows.values()}:
+        members = {key: row.generic.mean for key, row in rows.items() if row.group == group and row.generic}
+        if "real pairs" not in group and members:
+            to_best |= differences({key: draws[key] for key in members if key in draws}, members)
+    for key, row in rows.items():
+        whole = full.get(_ground(pools[key][0]))
+        share = None
+        if row.share is not None and key in draws and whole in draws and whole != key:
+            share = Interval.of(row.share, draws[key] / draws[whole])
+        difference = to_best.get(key)
+        tied = difference is not None and difference.high >= 0
+        rows[key] = replace(row, difference=difference, tied=tied, share_interval=share)
+    return rows
 
 
 def published_row(found: Published) -> Row:

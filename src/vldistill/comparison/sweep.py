@@ -74,6 +74,7 @@ class Sweep:
         minutes: of a distillation, by pairs, or by None for all; empty is no limit but the options'.
         trial_minutes: of a trial; 0 means the same as ``minutes``.
         trials: options tried per method; 0 leaves it to each grid.
+        widen: options tried beyond those, where an edge of the grid is best beyond it.
         grid: lists of values by dotted option, for methods without their own.
         smoke: shrink every cell, see :func:`~vldistill.comparison.smoke.shrunken`.
     """
@@ -89,6 +90,7 @@ class Sweep:
     minutes: Mapping[int | None, float] = field(default_factory=dict)
     trial_minutes: float = 0.0
     trials: int = 0
+    widen: int = 0
     grid: Grid = field(default_factory=dict)
     smoke: bool = False
 
@@ -147,8 +149,11 @@ class Sweep:
             config = resolved(merged(options, {"distill": {"method": row.method}}, trial), f"method {label!r}")
             distill = resolve_distill(replace(config.distill, pairs=pairs, seed=seed, minutes=minutes), setting)
             configs.append(self._sized(replace(config, distill=distill)))
-        short = self.trial_minutes if len(configs) > 1 else 0.0
-        return Cell(label, "method", row.method, pairs, setting, towers, seed, tuple(configs), short)
+        if len(configs) == 1:
+            return Cell(label, "method", row.method, pairs, setting, towers, seed, tuple(configs))
+        grid, widen = (self.grid if row.grid is None else row.grid), 0 if self.smoke else self.widen
+        tried = tuple(configs), self.trial_minutes, grid if widen else {}, widen
+        return Cell(label, "method", row.method, pairs, setting, towers, seed, *tried)
 
     def _minutes(self, pairs: int, options: Record) -> float:
         """The limit of a distillation of ``pairs``. Raises ConfigError where ``minutes`` names only other budgets."""

@@ -14,6 +14,7 @@
                                             # random and full where there is no `targets`
     minutes: {100: 10, 500: 20}             # of each distillation, by every budget; or one number; 0, nothing: no limit
     trials: 4                               # options tried per method; the best on val is kept, all are logged
+    widen: 2                                # options tried beyond those: past an edge of the grid that is best
     trial_minutes: 2                        # of each trial; the best is then distilled again for `minutes`
     grid: {distill.image_lr: [0.01, 0.03], distill.text_lr: [0.01, 0.03]}   # or `grid` in a method
 
@@ -39,7 +40,7 @@ from vldistill.selection.selector import SELECTORS
 
 KEYS = (
     *("base", "set", "pairs", "seeds", "settings", "towers", "methods", "targets"),
-    *("minutes", "trials", "trial_minutes", "grid"),
+    *("minutes", "trials", "widen", "trial_minutes", "grid"),
 )
 TARGET_KEYS = ("pairs", "settings", "towers")
 Known = Mapping[str, Mapping[str, Record]]
@@ -96,6 +97,7 @@ def read_sweep(
         minutes={key: _limit(value, f"{path}: minutes") for key, value in minutes.items()},
         trial_minutes=_limit(raw.get("trial_minutes", 0), f"{path}: trial_minutes"),
         trials=int(_limit(raw.get("trials", 0), f"{path}: trials")),
+        widen=int(_limit(raw.get("widen", 0), f"{path}: widen")),
         grid=_grid(raw.get("grid", {}), f"{path}: grid"),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from vldistill.comparison.rows import Row
+from vldistill.comparison.statistics import LEVEL
 from vldistill.evaluation.measures import RECALLS, TITLES
 from vldistill.evaluation.tables import LEGACY, markdown
 from vldistill.storage.files import human_bytes
@@ -38,13 +39,29 @@ COLUMNS: tuple[Column, ...] = (
     _column("own", lambda row: row.own),
     _column("generic", lambda row: row.generic),
     *(_column(title, lambda row, name=name: row.recalls[name]) for title, name in zip(TITLES[1:], RECALLS)),
+    _column("to the best", lambda row: _to_the_best(row)),
     _column("gain over random", lambda row: row.gain, "x {:.2f}".format),
-    _column("share of full", lambda row: row.share, "{:.0%}".format),
+    _column("at equal floats", lambda row: row.floats_gain, "x {:.2f}".format),
+    _column("share of full", lambda row: _share(row)),
+    _column("LRS", lambda row: row.lrs, "{:.1f}".format),
+    _column("ARS", lambda row: row.ars, "{:.1f}".format),
+    _column("steps", lambda row: row.steps, "{:,}".format),
+    _column("tried", lambda row: row.tried, "{:,}".format),
+    _column("val looks", lambda row: row.val_looks or None, "{:,}".format),
+    _column("edge", lambda row: ", ".join(row.edges) or None),
     _column("seconds", lambda row: row.seconds, "{:.0f}".format),
     _column("peak memory", lambda row: row.peak_memory_bytes, human_bytes),
 )
-BEFORE = ("row", "towers", "setting", "protocol", "pairs", "stored_floats", "seed", "students")
-AFTER = ("recalls_by", "gain", "share", "seconds", "peak_memory_bytes", "published")
+OPTIONAL = ("to the best", "at equal floats", "LRS", "ARS", "steps", "tried", "val looks", "edge")
+"""Columns that are left out where no row has a value."""
+BEFORE = (
+    *("row", "group", "towers", "setting", "protocol", "chosen_by", "pairs", "stored_floats", "seed", "students"),
+    *("distillations", "spread_of"),
+)
+AFTER = (
+    *("recalls_by", "student_std", "distillation_std", "tied", "gain", "floats_gain", "share", "lrs", "ars", "steps"),
+    *("tried", "val_looks", "seconds", "peak_memory_bytes", "published"),
+)
 """The columns of the CSV file before and after its figures."""
 
 
@@ -52,8 +69,13 @@ def comparison_markdown(
     rows: Sequence[Row], failures: Mapping[str, str] | None = None, missing: Sequence[str] = ()
 ) -> str:
     """The table with what its columns mean, missing cells, and failed ones."""
-    header, lines = _cells(rows)
-    text = [markdown(header, lines), "", _legend(rows), ""]
+    text: list[str] = []
+    ranked = any(row.difference for row in rows)
+    for group in dict.fromkeys(row.group if ranked else "" for row in rows):
+        members = [row for row in rows if not ranked or row.group == group]
+        text += [f"**{group or 'published'}**", ""] if ranked else []
+        text += [markdown(*_cells(members, rows)), ""]
+    text += [_legend(rows), ""]
     if missing:
         text += [f"{len(missing)} not done yet: {', '.join(f'`{name}`' for name in missing)}.", ""]
     if failures:
@@ -94,12 +116,30 @@ def comparison_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and texts; columns of towers and seeds only where they differ. Published rows have towers of their own."""
-    towers, seeds = {row.towers for row in rows}, {row.seed for row in rows} - {None}
-    alike = [name for name, values in (("towers", towers), ("seed", seeds)) if len(values) < 2]
-    columns = [column for column in COLUMNS if column[0] not in alike]
+def _cells(rows: Sequence[Row], every: Sequence[Row] = ()) -> tuple[list[str], list[list[str]]]:
+    """Header and texts of ``rows``; columns where ``every`` row has the same towers or seed, or no value, are left out.
+
+    Published rows have towers of their own.
+    """
+    every = every or rows
+    towers, seeds = {row.towers for row in every}, {row.seed for row in every} - {None}
+    left_out = [name for name, values in (("towers", towers), ("seed", seeds)) if len(values) < 2]
+    left_out += [name for name, text in COLUMNS if name in OPTIONAL and all(text(row) == NONE for row in every)]
+    columns = [column for column in COLUMNS if column[0] not in left_out]
     return [title for title, _ in columns], [[text(row) for _, text in columns] for row in rows]
+
+
+def _to_the_best(row: Row) -> str | None:
+    """The difference to the best row of the group with its interval, and whether it is a tie."""
+    return None if row.difference is None else f"{row.difference}{' tie' if row.tied else ''}"
+
+
+def _share(row: Row) -> str | None:
+    """The share of the full data with its interval, where there is one."""
+    if row.share is None:
+        return None
+    found = row.share_interval
+    return f"{row.share:.0%}" + (f" [{found.low:.0%}, {found.high:.0%}]" if found else "")
 
 
 def _legend(rows: Sequence[Row]) -> str:
@@ -109,13 +149,14 @@ def _legend(rows: Sequence[Row]) -> str:
     by = sorted({row.recalls_by for row in ours}) or ["own"]
     chance = sorted({f"{row.chance:.2f}" for row in ours if row.chance is not None})
     notes = [
-        "own, generic: mean of the six recalls by the set's recipe, and by the one recipe that is tuned on val for "
-        f"every row; the six recalls are by the {' or '.join(by)} recipe where a row has it.",
-        f"Test split, percent, mean ± standard deviation over {' or '.join(map(str, students)) or 'no'} students; "
-        f"chance {' or '.join(chance) or NONE}.",
+        "own, generic: mean of the six recalls by the set's recipe, and by the recipe that is chosen on val in one way "
+        f"for every row; the six recalls are by the {' or '.join(by)} recipe where a row has it.",
+        f"Test split, percent, mean ± standard deviation over {' or '.join(map(str, students)) or 'no'} students"
+        f"{_spread_note(ours)}; chance {' or '.join(chance) or NONE}.",
         "Gain over as many random pairs and share of the full data: generic recipe, same setting, towers and protocol.",
         "Seconds: distilling the set, without experts and trials; peak memory of that process, or of the evaluation.",
     ]
+    notes += _protocol_notes(ours)
     if any(row.trials for row in ours):
         notes.append(f"Trials on val per method: {max(row.trials for row in ours)}; each is logged in the JSON.")
     if any(row.protocol == LEGACY for row in ours):
@@ -136,3 +177,32 @@ def _tex(text: str) -> str:
         if plain in text:
             return escaped.join(_tex(part) for part in text.split(plain))
     return text.translate(TEX)
+
+
+def _spread_note(rows: Sequence[Row]) -> str:
+    """What the deviations are of, where rows differ in it or have several distillations."""
+    kinds = sorted({row.spread_of for row in rows})
+    most = max((row.distillations for row in rows), default=1)
+    several = f" of each of {most} distillations" if most > 1 else ""
+    return several + (f" (of {'; '.join(kinds)})" if kinds not in ([], ["student"]) else "")
+
+
+def _protocol_notes(rows: Sequence[Row]) -> list[str]:
+    """How the generic recipe was chosen, and what the intervals and scores are."""
+    notes: list[str] = []
+    chosen = sorted({row.chosen_by for row in rows if row.chosen_by})
+    if chosen:
+        notes.append(f"Generic recipe chosen by protocol {' and '.join(chosen)}.")
+    if any(row.difference for row in rows):
+        notes.append(
+            f"To the best: the difference to the best row of the group with its {LEVEL} % interval, by a paired "
+            f"bootstrap over test images, distillations and students; a tie cannot be told from the best."
+        )
+    if any(row.edges for row in rows):
+        notes.append("Edge: where the search for the recipe ended at an edge of what it tried.")
+    if any(row.lrs is not None for row in rows):
+        notes.append(
+            "LRS, ARS: label- and augmentation-robust score of DD-Ranking (arXiv 2505.13300) of mean recalls; ARS by "
+            "the best trials on val with and without augmentation."
+        )
+    return notes

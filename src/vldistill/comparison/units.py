@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vldistill.cluster import Launch, Unit, UnitFailed
 from vldistill.cluster.shards import WHOLE, Shard
-from vldistill.comparison.cells import Cell, run_cell, shared_experts
+from vldistill.comparison.cells import Cell, shared_experts
+from vldistill.comparison.run_cell import run_cell
 from vldistill.config import Config
 from vldistill.experts.record import expert_path
 from vldistill.workbench.run_folder import Run, write_config

@@ -81,7 +81,8 @@ class DistillConfig:
         student_rate_image: where the learned rate of the image side starts.
         student_rate_text: where the learned rate of the text side starts.
         momentum: of ``sgd``.
-        clip: largest L2 norm of a variable's gradient; 0 is no limit.
+        clip: largest L2 norm of a gradient; 0 is no limit.
+        clip_of: what ``clip`` limits: ``each`` variable's gradient, or ``all`` variables' joint gradient.
         decay: outer rates over the iterations: ``none``, ``cosine``, or ``linear`` (both to 0).
         ema: weight of the past in the averaged set that is saved; 0 saves the set itself.
         validate_every: iterations between validations; 0 never validates and keeps the last set.
@@ -115,6 +116,7 @@ class DistillConfig:
     student_rate_text: float = 0.1
     momentum: float = 0.5
     clip: float = 0.0
+    clip_of: Literal["each", "all"] = later("each", neutral="each")
     decay: Literal["none", "cosine", "linear"] | None = None
     ema: float | None = None
     validate_every: int = 100

@@ -41,12 +41,9 @@ class OuterOptimiser:
             scale: multiplies all rates.
         """
         factor = scale * decay_factor(self.config.decay, progress)
-        for name, gradient in gradients.items():
-            if self.kinds[name] == FIXED[self.config.learn]:
-                continue
+        fixed = FIXED[self.config.learn]
+        for name, gradient in self._clipped({n: g for n, g in gradients.items() if self.kinds[n] != fixed}).items():
             variable = self.variables[name]
-            if self.config.clip:
-                gradient = gradient * (self.config.clip / gradient.norm().clamp(min=self.config.clip))
             optimiser = self.optimisers[name]
             optimiser.param_groups[0]["lr"] = self.rates[name] * factor
             variable.grad = gradient.to(variable)
@@ -54,6 +51,17 @@ class OuterOptimiser:
             variable.grad = None
             if self.kinds[name] == "rate_lr":
                 variable.clamp_(math.log(RATE_BOUNDS[0]), math.log(RATE_BOUNDS[1]))
+
+    def _clipped(self, gradients: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The gradients, each or all of them together no longer than ``distill.clip``."""
+        most = self.config.clip
+        if not most or not gradients:
+            return gradients
+        norms = {name: gradient.norm() for name, gradient in gradients.items()}
+        if self.config.clip_of == "all":
+            joint = torch.stack([norm.float() for norm in norms.values()]).norm()
+            norms = dict.fromkeys(norms, joint)
+        return {name: gradient * (most / norms[name].clamp(min=most)) for name, gradient in gradients.items()}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Moments and step counts as ``name/key``."""

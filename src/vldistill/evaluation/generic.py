@@ -37,6 +37,7 @@ SHARED = {
     "dropout": Ladder((0.0, 0.1, 0.2, 0.4, 0.6)),
     "temperature": Ladder((0.5, 1.0, 2.0), 2),  # over the encoder's
 }
+TOWER_STEPS = Ladder((25, 50, 100, 200, 400), 2)
 VIEWS = Ladder((0, 1))  # whether to train on augmented images
 SOFT = Ladder((0, 1))  # whether to train by the loss of a set's similarity matrix
 
@@ -46,7 +47,7 @@ _HEADS_FIRST: tuple[Mapping[str, float], ...] = (
     {"batch": 128, "steps": 400, "noise": 0.4, "views": 1, "decay": 2e-3, "dropout": 0.0, "rate": 0.08},
 )
 _TOWERS_FIRST: tuple[Mapping[str, float], ...] = (
-    {"batch": 128, "steps": 400, "noise": 0.4, "views": 1, "decay": 5e-4, "dropout": 0.0, "rate": 0.08, "tower": 0.004},
+    {"batch": 128, "steps": 200, "noise": 0.4, "views": 1, "decay": 5e-4, "dropout": 0.0, "rate": 0.08, "tower": 0.004},
     {"batch": 128, "steps": 100, "noise": 0.0, "views": 0, "decay": 5e-4, "dropout": 0.1, "rate": 0.08, "tower": 0.002},
 )
 
@@ -67,6 +68,8 @@ class GenericSpace:
         self.rates = ("towers", "heads") if bench.setting == "both" else ("image", "text")
         first = TOWER_RATES if self.trains_towers else HEAD_RATES
         self.ladders = {**dict(zip(self.rates, (first, HEAD_RATES))), **SHARED}
+        if self.trains_towers:
+            self.ladders["steps"] = TOWER_STEPS
         if config.max_steps:
             most = config.max_steps
             self.ladders["steps"] = Ladder(tuple(sorted({max(1, most // 4), max(1, most // 2), most})))

@@ -121,7 +121,8 @@ def _students(
     students = tuple(one.recalls for one in tested)
     measures = [student.measures() for student in students]
     figures = {name: _figure([values[name] for values in measures]) for name in MEASURES}
-    return Scores(figures, recipe.to_dict(), students, hits=tuple(one.hits for one in tested))
+    steps = candidate.steps(recipe)
+    return Scores(figures, recipe.to_dict(), students, hits=tuple(one.hits for one in tested), steps=steps)
 
 
 def _figure(values: Sequence[float]) -> Figure:

@@ -66,6 +66,7 @@ class Scores:
         hits: which queries of test each student answered; empty in early results.
         chosen_by: the protocol that chose the recipe, ``generic-v1`` or ``generic-v2``; empty for a set's own recipe.
         edges: dimensions of the search in which the choice ends at an edge of what was tried.
+        steps: optimiser steps of a student; None in early results.
     """
 
     figures: Mapping[str, Figure]
@@ -75,6 +76,7 @@ class Scores:
     hits: tuple[str, ...] = ()
     chosen_by: str = ""
     edges: tuple[str, ...] = ()
+    steps: int | None = None
 
     @property
     def mean_recall(self) -> Figure:
@@ -86,6 +88,7 @@ class Scores:
         plain: dict[str, Plain] = {name: figure.to_json() for name, figure in self.figures.items()}
         plain |= {"recipe": self.recipe, "students": [student.to_json() for student in self.students]}
         plain |= {"hits": list(self.hits)} if any(self.hits) else {}
+        plain |= {} if self.steps is None else {"steps": self.steps}
         if self.trials is None:
             return plain
         trials: list[Plain] = [trial.to_json() for trial in self.trials]
@@ -111,6 +114,7 @@ class Scores:
             tuple(map(str, entry(value, "hits", list) or ())),
             chosen_by,
             tuple(map(str, entry(value, "edges", list) or ())),
+            entry(value, "steps", int),
         )
 
 

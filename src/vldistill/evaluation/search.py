@@ -83,16 +83,22 @@ class Search:
         self.ladders, self.score, self.same = ladders, score, same
         self.tried: dict[object, tuple[Point, float]] = {}
 
-    def run(self, first: Sequence[Point], trials: int, more: int) -> Found:
-        """Try ``trials`` points, the ``first`` ones before all others, and up to ``more`` beyond the ends."""
+    def run(self, first: Sequence[Point], trials: int, more: int, *, spend: bool = False) -> Found:
+        """Try ``trials`` points, the ``first`` ones before all others, and up to ``more`` beyond the ends.
+
+        Args:
+            spend: try all ``more`` points: near the best one where it is not at an end.
+        """
         for point in first[:trials]:
             self._try(point)
         for number in range(SPARE * trials):
             if len(self.tried) < trials:
                 self._try(self._moved(number))
-        for _ in range(more):
+        for number in range(more):
             if further := self._further():
                 self._try(next(iter(further.values())))
+            elif spend:
+                self._try(self._moved(trials + number))
         best, score = self._best()
         return Found(best, score, len(self.tried), tuple(self._further()))
 

@@ -22,6 +22,7 @@ from vldistill.training.data import Inputs, TrainingData
 from vldistill.training.losses import numbered_texts
 from vldistill.training.recipe import Recipe
 from vldistill.training.side_inputs import PictureInputs, TensorInputs, ViewInputs, augmented_picture, some_rows
+from vldistill.training.steps import StepPlan
 from vldistill.workbench.bench import Workbench
 
 
@@ -48,6 +49,11 @@ class Subject:
     own: Recipe | None
     details: Record
     has_views: bool = False
+
+    def steps(self, recipe: Recipe) -> int:
+        """Optimiser steps of a student by ``recipe``."""
+        data = self.draw(0)
+        return StepPlan.of(len(data), recipe, blocks=data.blocks, caption_image=data.caption_image).length
 
 
 def check_target(
@@ -181,6 +187,7 @@ def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
         numbered_texts(texts).flatten().tolist(),
     )
     details: dict[str, Plain] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
+    details |= {"space": distilled.space, "captions": several}
     if distilled.towers["image"]["fingerprint"] != towers["image"]["fingerprint"]:
         details["made_with_image_tower"] = distilled.towers["image"]["name"]
     if text_map is not None:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from vldistill.comparison.cells import Cell, expert_group, failure, finished, shared_experts
+from vldistill.comparison.cells import Cell, expert_group, shared_experts
+from vldistill.comparison.run_cell import failure, finished
 from vldistill.config import Config
 from vldistill.distillation.method import METHODS
 from vldistill.errors import ConfigError, VldistillError

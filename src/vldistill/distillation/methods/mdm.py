@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from vldistill.config import Outer
 from vldistill.config.checks import at_least, positive
+from vldistill.config.former import later
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_batch
@@ -34,6 +36,10 @@ class MdmOptions:
         sigma: width of the kernel, in radians on the sphere.
         minibatch: distilled pairs per iteration, at most; 0 takes all.
         real_batch: real pairs per iteration.
+        diagonal: whether the kernel's means count a row with itself. Published: no; the distance is then clamped at 0.
+        replacement: whether the two experts are drawn with replacement, and may be one at two epochs, as published.
+        anchor: what the experts are merged with: ``expert``, the start of the first one drawn, or a ``fresh`` student.
+            With trained towers both are the pretrained tower; heads have no pretrained weights.
         first_epoch: of the snapshots that are merged.
         last_epoch: of the snapshots that are merged; later ones are not used.
         student_epochs: of the set's own recipe.
@@ -44,7 +50,10 @@ class MdmOptions:
     matching: float = 0.8
     sigma: float = 0.5
     minibatch: int = 64
-    real_batch: int = 64
+    real_batch: int = 256
+    diagonal: bool = later(False, neutral=True)
+    replacement: bool = later(True, neutral=False)
+    anchor: Literal["expert", "fresh"] = later("expert", neutral="fresh")
     first_epoch: int = 1
     last_epoch: int = 10
     student_epochs: int = 100
@@ -77,8 +86,14 @@ class MergedDistributionMatching:
     """
 
     def check(self, context: Context[MdmOptions]) -> None:
-        """Refuse fewer than two experts with a snapshot to merge."""
+        """Refuse fewer than two experts with a snapshot to merge, and experts without the anchor's."""
         options = context.options
+        lacking = [expert.path.name for expert in context.experts if 0 not in expert.epochs]
+        if options.anchor == "expert" and lacking:
+            raise ConfigError(
+                f"mdm.anchor expert merges experts with the start of one, but {lacking[0]} keeps no snapshot of epoch "
+                f"0. Record experts that do (experts.snapshots), or use mdm.anchor fresh."
+            )
         if len(known := self._snapshots(context)) < 2:
             raise ConfigError(
                 f"mdm merges two experts at epochs {options.first_epoch} to {options.last_epoch}, but {len(known)} of "
@@ -110,7 +125,8 @@ class MergedDistributionMatching:
             made = [student.embed("image", leaves["images"][rows], params)]
             made.append(student.embed("text", leaves["texts"][rows], params))
             contrast = infonce(student.logits(*made), context.equal_learned(rows))
-            gaps = [kernel_distance(a, b, options.sigma) for a, b in zip(joined(*made), joined(*real))]
+            rows_of = zip(joined(*made), joined(*real))
+            gaps = [kernel_distance(a, b, options.sigma, diagonal=options.diagonal) for a, b in rows_of]
             loss = contrast + options.matching * (gaps[0] + gaps[1])
         slopes = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
         return Update(
@@ -131,14 +147,21 @@ class MergedDistributionMatching:
         return [(expert, epochs) for expert, epochs in found if epochs]
 
     def _merged(self, context: Context[MdmOptions]) -> Groups:
-        """Two different random experts, each at a random epoch, merged with a fresh student."""
+        """Two random experts, each at a random epoch, merged with the anchor."""
         known, draw = self._snapshots(context), context.generator("experts")
-        chosen = [known[int(number)] for number in torch.randperm(len(known), generator=draw)[:2]]
+        if context.options.replacement:
+            numbers = torch.randint(len(known), (2,), generator=draw)
+        else:
+            numbers = torch.randperm(len(known), generator=draw)[:2]
+        chosen = [known[int(number)] for number in numbers]
         ends = [
             context.on_device(expert.snapshot(epochs[int(torch.randint(len(epochs), (), generator=draw))]))
             for expert, epochs in chosen
         ]
-        anchor = context.bench.student(context.seed_of("anchor")).trained()
+        if context.options.anchor == "expert":
+            anchor = context.on_device(chosen[0][0].snapshot(0))
+        else:
+            anchor = context.bench.student(context.seed_of("anchor")).trained()
         return merge(anchor, ends[0], ends[1], context.options.merge)
 
     def _real_batch(self, context: Context[MdmOptions]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,17 +196,25 @@ def joined(images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, tor
     return F.normalize(images + texts, dim=1), F.normalize(images - texts, dim=1)
 
 
-def kernel_distance(left: torch.Tensor, right: torch.Tensor, sigma: float) -> torch.Tensor:
+def kernel_distance(left: torch.Tensor, right: torch.Tensor, sigma: float, *, diagonal: bool = True) -> torch.Tensor:
     """sqrt(mean k(A, A) + mean k(B, B) - 2 mean k(A, B)) with k = exp(-arccos(a . b)^2 / (2 sigma^2)).
 
     Args:
         left: (A, D) unit rows.
         right: (B, D) unit rows.
+        diagonal: whether the first two means count a row with itself; without, the square may be below 0 and counts
+            as 0.
     """
 
-    def mean(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         angle = torch.arccos((a @ b.T).clamp(-1 + EDGE, 1 - EDGE))
-        return torch.exp(-angle.square() / (2 * sigma**2)).mean()
+        return torch.exp(-angle.square() / (2 * sigma**2))
 
-    square = mean(left, left) + mean(right, right) - 2 * mean(left, right)
+    def within(rows: torch.Tensor) -> torch.Tensor:
+        found = kernel(rows, rows)
+        if diagonal:
+            return found.mean()
+        return (found.sum() - found.diagonal().sum()) / max(1, len(rows) * (len(rows) - 1))
+
+    square = within(left) + within(right) - 2 * kernel(left, right).mean()
     return square.clamp(min=1e-12).sqrt()
