@@ -153,8 +153,8 @@ def test_judging_is_part_of_a_cells_name_where_it_chooses_the_set_on_val_and_is_
 
 def test_published_cells_keep_their_names() -> None:
     configs = ROOT / "src" / "vldistill" / "configs"
-    known = {cell.id for cell in read_sweep(configs / "leaderboard_flickr8k.yaml").cells()}
-    published = json.loads((ROOT / "docs" / "results" / "leaderboard.json").read_text())["cells"]
+    known = {cell.id for cell in read_sweep(configs / "leaderboard_flickr8k_v1.yaml").cells()}
+    published = json.loads((ROOT / "docs" / "results" / "leaderboard_v1.json").read_text())["cells"]
     assert {cell["cell"] for cell in published} <= known
 
 

@@ -43,7 +43,7 @@ class Row:
         steps: optimiser steps of the generic student.
         group: rows that compete: setting, towers, budget, space and texts.
         difference: to the best row of the group; None for the best itself.
-        tied: whether the row cannot be told from the best of its group.
+        tied: whether the row cannot be distinguished from the best of its group.
         gain: generic mean recall over that of N random pairs for N pairs.
         floats_gain: the same over random pairs of equal stored floats.
         share: generic mean recall over that of the full data.

@@ -2,7 +2,7 @@
 
 Intervals are of a paired bootstrap: test images are drawn with replacement, the same ones for every row; so are, for
 each row, its distillations and their students. The gallery stays whole. A row whose interval of the difference to the
-best row of its group contains zero cannot be told from it.
+best row of its group contains zero cannot be distinguished from it.
 """
 
 from __future__ import annotations

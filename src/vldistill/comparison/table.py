@@ -196,7 +196,7 @@ def _protocol_notes(rows: Sequence[Row]) -> list[str]:
     if any(row.difference for row in rows):
         notes.append(
             f"To the best: the difference to the best row of the group with its {LEVEL} % interval, by a paired "
-            f"bootstrap over test images, distillations and students; a tie cannot be told from the best."
+            f"bootstrap over test images, distillations and students; a tie is not distinguishable from the best."
         )
     if any(row.edges for row in rows):
         notes.append("Edge: where the search for the recipe ended at an edge of what it tried.")

@@ -92,7 +92,7 @@ def _numbers(values: Sequence[Plain]) -> list[float]:
 
 
 def _ladder(values: Sequence[Plain]) -> Ladder:
-    """Positive numbers go on by the factor of the last two; anything else ends at its ends."""
+    """Positive numbers continue by the factor of the last two; anything else ends at its ends."""
     numbers = sorted(_numbers(values))
     return Ladder(tuple(numbers), numbers[-1] / numbers[-2]) if numbers else Ladder(tuple(range(len(values))))
 

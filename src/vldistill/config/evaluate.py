@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vldistill.config.checks import check_fields, positive, require
+from vldistill.config.former import later
 from vldistill.errors import ConfigError, unknown
 
 PROTOCOLS = {
@@ -43,7 +44,7 @@ class EvaluateConfig:
     protocol: str = "last"
     seeds: int = 5
     recipes: tuple[str, ...] = ("own", "generic")
-    generic: Literal["generic-v2", "generic-v1"] = "generic-v2"
+    generic: Literal["generic-v2", "generic-v1"] = later("generic-v2", neutral="generic-v1")
     trials: int = 0
     max_steps: int = 0
     generic_epochs: int = 100

@@ -34,9 +34,14 @@ def later(default: T, *, neutral: T) -> T:
     return field(default=default, metadata={"neutral": neutral})
 
 
+def before_it_came(section: type) -> dict[str, Plain]:
+    """The options of a section that came later, at the value that changes nothing: what files without them meant."""
+    return {option.name: option.metadata["neutral"] for option in fields(section) if "neutral" in option.metadata}
+
+
 def without_neutral(section: type, plain: Record) -> dict[str, Plain]:
     """A section's plain values without the options that came later and change nothing."""
-    neutral = {option.name: option.metadata["neutral"] for option in fields(section) if "neutral" in option.metadata}
+    neutral = before_it_came(section)
     return {name: value for name, value in plain.items() if name not in neutral or neutral[name] != value}
 
 

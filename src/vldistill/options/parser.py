@@ -73,6 +73,7 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     """The parser of a stage, the methods' names, and the type of every option of theirs and of the sections."""
     from jsonargparse import ArgumentParser
 
+    from vldistill.config.former import before_it_came
     from vldistill.distillation.method import METHODS
 
     parser = ArgumentParser(
@@ -88,6 +89,11 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
     sections = section_classes()
     for name, cls in sections.items():
         parser.add_class_arguments(cls, name)
+    if defaults:  # a whole configuration: an option that it lacks came later
+        later = {
+            f"{name}.{option}": value for name, cls in sections.items() for option, value in before_it_came(cls).items()
+        }
+        parser.set_defaults(later)
     kinds = {name: kind for section, cls in sections.items() for name, kind in _kinds(cls, section).items()}
     return parser, list(METHODS), kinds
 

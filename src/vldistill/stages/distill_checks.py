@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.config import DistillConfig, SelectConfig
+from vldistill.config.former import before_it_came
 from vldistill.config.plain import Plain
 from vldistill.distillation.augment import VIEWS
 from vldistill.distillation.averaging import check_draws
@@ -75,7 +76,9 @@ def refuse_other_set(run: Run, config: ResolvedConfig) -> dict[str, Plain]:
     name, entry = config.distill.method, METHODS.find(config.distill.method)
     asked = _plain({"distill": asdict(config.distill), name: asdict(config.options)}) | _asked_of_start(config)
     usual = {option.name: option.default for option in fields(DistillConfig)} | asdict(entry.outer) | {"method": name}
-    refuse_other(run.sets / set_name(config.distill), asked, _plain({"distill": usual, name: asdict(entry.options())}))
+    usual |= before_it_came(DistillConfig)
+    options = {**asdict(entry.options()), **before_it_came(entry.options)}
+    refuse_other(run.sets / set_name(config.distill), asked, _plain({"distill": usual, name: options}))
     return asked
 
 

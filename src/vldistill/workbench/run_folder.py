@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vldistill.config import Config, DataConfig, EncoderConfig, ExpertsConfig
-from vldistill.config.former import current
+from vldistill.config.former import before_it_came, current
 from vldistill.config.plain import Plain, Record
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import append_line, read_json, write_json, write_record, write_text
@@ -148,8 +148,8 @@ class Run:
         return current(old, str(self.config_path))
 
     def _refuse_other(self, old: Record, new: Record) -> None:
-        defaults = {name: asdict(section()) for name, section in FIXED.items()}
-        old = with_defaults(old, json.loads(json.dumps(defaults)))  # options newer than the run had their default then
+        defaults = {name: {**asdict(section()), **before_it_came(section)} for name, section in FIXED.items()}
+        old = with_defaults(old, json.loads(json.dumps(defaults)))  # of options newer than the run
         fixed = {name: old.get(name) for name in FIXED}, {name: new.get(name) for name in FIXED}
         differing = [
             f"  {name}: {before!r} in the run, {after!r} requested"
