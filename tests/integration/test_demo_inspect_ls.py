@@ -110,7 +110,7 @@ def test_ls_lists_what_there_is(vldistill: Any) -> None:
 def test_ls_configs_shows_whole_sentences(vldistill: Any) -> None:
     listed = dict(line.split("  ", 1) for line in vldistill("ls", "configs").out.splitlines())
     shown = {name.removeprefix("configs/"): about.strip() for name, about in listed.items()}
-    assert shown["leaderboard_flickr8k.yaml"].endswith("the same minutes, the same number of trials on val.")
+    assert shown["leaderboard_flickr8k.yaml"].endswith("the same number of trials on val, two distillations.")
     assert shown["flickr8k/cross.yaml"].endswith("the same family at 0.35 of its width.")
     assert shown["lors_flickr30k.yaml"].endswith("setting full. For a GPU; experts take a day.")
     for name, about in shown.items():

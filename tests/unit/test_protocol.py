@@ -287,7 +287,7 @@ def test_the_result_of_a_set(bench: Workbench) -> None:
     plain = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert list(plain) == [
         *("set", "kind", "setting", "protocol", "pairs", "stored_floats", "seeds", "own", "generic", "chance"),
-        *("image_tower", "text_tower", "data", "details", "seconds", "peak_memory_bytes", "test_captions"),
+        *("image_tower", "text_tower", "data", "details", "seconds", "peak_memory_bytes", "test_captions", "checks"),
     ]
     assert Evaluation.from_json(plain) == result
 

@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING
 
 from vldistill.config.plain import Plain, Record, items, number
 from vldistill.errors import ArtefactError, ConfigError, DataError
-from vldistill.runtime.log import Reporter
+from vldistill.runtime.log import Progress, Reporter
 from vldistill.storage.files import human_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from vldistill.data.pairs import Pairs
+    from vldistill.evaluation.data_checks.near_duplicates import Sketches
 
 SHEET_PICTURES = 40
 EXAMPLES = 3  # pairs of each split that are shown
+THUMBNAIL = 72  # side of the copies in which near duplicates are searched; 8, 9 and 16 pixels are means of it
+STACKED = 256  # small copies that are looked at together
 AT_ONCE = 4096  # images given to the threads at a time
 
 
@@ -142,12 +147,15 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
     from vldistill.config import expand
     from vldistill.data.load import read_collection
     from vldistill.data.pairs import SPLITS
+    from vldistill.evaluation.data_checks.near_duplicates import sketch
 
     collection = read_collection(expand(source))
     summary = collection.summary()
     broken: list[str] = []
     sizes: Counter[str] = Counter()
     first: Pairs | None = None
+    seen: dict[str, Pairs] = {}
+    sketches: dict[str, Sketches] = {}
     broken += [loss for account in collection.accounts for loss in account.losses()]
     if not summary["splits"]:
         broken.append(f"{source} has no images at all")
@@ -157,13 +165,10 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
             continue
         pairs = collection.pairs(split)
         broken += [f"{split}: {loss}" for loss in collection.split_losses(split)]
+        readable: list[str] = []
         with reporter.progress(f"{split} images", pairs.count_images) as bar:
-            for size, trouble in _checks(pairs):
-                bar.advance()
-                if trouble:
-                    broken.append(f"{split}: {trouble}")
-                else:
-                    sizes[size] += 1
+            batches = _thumbnails(pairs, readable, sizes, broken, bar)
+            seen[split], sketches[split] = pairs, sketch(batches, readable)
         words = sum(len(caption.split()) for caption in pairs.captions)
         counts["captions_per_image"] = round(pairs.count_captions / pairs.count_images, 2)
         counts["words_per_caption"] = round(words / pairs.count_captions, 1)
@@ -178,6 +183,7 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
         "kind": "data source",
         **summary,
         "absent": [split for split in SPLITS if split not in summary["splits"]],
+        "checks": _data_checks(seen, sketches),
         "image_sizes": dict(sizes.most_common(5)),
         "distinct_sizes": len(sizes),
         "contact_sheet": drawn,
@@ -185,15 +191,51 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
     }
 
 
-def _checks(pairs: Pairs) -> Iterator[tuple[str, str]]:
-    """The size of every image, or its error, in order."""
+def _thumbnails(
+    pairs: Pairs, readable: list[str], sizes: Counter[str], broken: list[str], bar: Progress
+) -> Iterator[np.ndarray]:
+    """Small copies (B, 3, S, S) of the readable images; notes names and sizes, and what is broken."""
+    import numpy as np
 
-    def check(index: int) -> tuple[str, str]:
+    small: list[np.ndarray] = []
+    for name, (size, trouble, thumbnail) in zip(pairs.images.names, _checks(pairs)):
+        bar.advance()
+        if thumbnail is None:
+            broken.append(f"{pairs.split}: {trouble}")
+            continue
+        sizes[size] += 1
+        readable.append(name)
+        small.append(thumbnail)
+        if len(small) == STACKED:
+            yield np.stack(small)
+            small.clear()
+    if small:
+        yield np.stack(small)
+
+
+def _data_checks(seen: Mapping[str, Pairs], sketches: Mapping[str, Sketches]) -> list[Plain]:
+    """What the numbers of an evaluation on this source can mean; none where a split is missing."""
+    from vldistill.data.pairs import SPLITS
+    from vldistill.evaluation.data_checks import check_pairs
+    from vldistill.evaluation.data_checks.near_duplicates import check_near_duplicates
+
+    if set(seen) < set(SPLITS):
+        return []
+    checks = *check_pairs(seen), check_near_duplicates(sketches)
+    return [check.to_json() for check in checks]
+
+
+def _checks(pairs: Pairs) -> Iterator[tuple[str, str, np.ndarray | None]]:
+    """The size of every image and a small copy (3, S, S), or its error, in order."""
+    import numpy as np
+
+    def check(index: int) -> tuple[str, str, np.ndarray | None]:
         try:
-            width, height = pairs.images.read(index).size
+            image = pairs.images.read(index)
         except DataError as error:
-            return "", str(error)
-        return f"{width} x {height}", ""
+            return "", str(error), None
+        small = np.asarray(image.resize((THUMBNAIL, THUMBNAIL))).transpose(2, 0, 1)
+        return f"{image.width} x {image.height}", "", small
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, pairs.count_images, AT_ONCE):  # a pool keeps a task for every image it is given
@@ -274,6 +316,11 @@ def _list_lines(name: str, title: str, found: Sequence[Plain]) -> Iterator[str]:
     if name == "broken":
         yield f"broken: {len(found)}"
         yield from (f"  {_shown(trouble)}" for trouble in found[:20])
+    elif name == "checks":
+        for check in found:
+            if isinstance(check, Mapping):
+                yield f"{'WARNING' if check['flag'] else 'check'}, {check['name']}: {_shown(check['summary'])}"
+                yield from (f"  {_shown(example)}" for example in items(check["examples"]) if check["flag"])
     elif name == "examples":
         yield f"{title}:"
         yield from (f"  {_shown(example)}" for example in found)

@@ -19,6 +19,7 @@ from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import DivergedError
+from vldistill.evaluation.data_checks import check_data
 from vldistill.evaluation.fixed_grid import choose_from_grid, grid_recipe
 from vldistill.evaluation.generic import search_generic
 from vldistill.evaluation.hits import encoded_counts, encoded_hits
@@ -96,6 +97,7 @@ def evaluate_set(
         seconds=round(answers.seconds(), 2),
         peak_memory_bytes=peak_memory(),
         test_captions=encoded_counts(test.data.caption_image),
+        checks=check_data(bench),
     )
 
 
@@ -106,6 +108,7 @@ def _students(
         find = functools.partial(_one_student, bench, candidate, recipe, config, seed)
         return answers.answer("test", recipe, seed, lambda: find().to_json(), Tested.from_json)
 
+    steps = candidate.steps(recipe)
     tested: list[Tested] = []
     with bench.reporter.progress(f"{candidate.name}: students by {label}", config.seeds) as bar:
         for seed in range(config.seeds):
@@ -121,7 +124,6 @@ def _students(
     students = tuple(one.recalls for one in tested)
     measures = [student.measures() for student in students]
     figures = {name: _figure([values[name] for values in measures]) for name in MEASURES}
-    steps = candidate.steps(recipe)
     return Scores(figures, recipe.to_dict(), students, hits=tuple(one.hits for one in tested), steps=steps)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from vldistill.config.plain import Plain, Record, entry, section
 from vldistill.errors import ArtefactError
+from vldistill.evaluation.data_checks.check import Check
 from vldistill.evaluation.measures import MEASURES, Figure, Recalls, number_in
 
 RECIPES = ("own", "generic")
@@ -133,6 +134,7 @@ class Evaluation:
         image_tower: its name; None in files of early versions.
         data: the fingerprint of each split.
         details: provenance of the set.
+        checks: what the numbers can mean (:mod:`.data_checks`); empty in files of early versions.
         test_captions: how many captions each test image has (:mod:`.hits`); None in files of early versions.
     """
 
@@ -153,6 +155,12 @@ class Evaluation:
     seconds: float | None
     peak_memory_bytes: int | None
     test_captions: str | None = None
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the checks of the data flag."""
+        return [f"{check.name}: {check.summary}" for check in self.checks if check.flag]
 
     def scores(self) -> dict[str, Scores]:
         """The recipes that were used."""
@@ -162,7 +170,8 @@ class Evaluation:
         """The JSON object of its file."""
         recipes = {name: found and found.to_json() for name, found in (("own", self.own), ("generic", self.generic))}
         plain = {option: getattr(self, option) for option in self.__dataclass_fields__}
-        return {**plain, **recipes, "chance": self.chance.to_json(), "data": dict(self.data)}
+        checks: list[Plain] = [check.to_json() for check in self.checks]
+        return {**plain, **recipes, "chance": self.chance.to_json(), "data": dict(self.data), "checks": checks}
 
     @classmethod
     def from_json(cls, value: Plain) -> Evaluation:
@@ -189,6 +198,7 @@ class Evaluation:
             seconds=entry(record, "seconds", int, float),
             peak_memory_bytes=entry(record, "peak_memory_bytes", int),
             test_captions=entry(record, "test_captions", str),
+            checks=tuple(map(Check.from_json, entry(record, "checks", list) or ())),
         )
 
 
