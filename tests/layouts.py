@@ -210,12 +210,12 @@ def img2dataset_parquet(folder: Path) -> None:
     put(folder / "00000_stats.json", "{}")
 
 
-def tar_of(numbers: Iterable[int]) -> bytes:
+def tar_of(numbers: Iterable[int], digits: int = 5) -> bytes:
     buffer = BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for n in numbers:
-            add_member(archive, f"{n:05d}.jpg", photo(n))
-            add_member(archive, f"{n:05d}.txt", caption(n).encode())
+            add_member(archive, f"{n:0{digits}d}.jpg", photo(n))
+            add_member(archive, f"{n:0{digits}d}.txt", caption(n).encode())
     return buffer.getvalue()
 
 

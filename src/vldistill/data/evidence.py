@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from vldistill.data.tables import Layout, layout_of
 from vldistill.errors import DataError
 
 ENOUGH = 200  # members of a tar that are listed to see what it holds
+RECORDS = re.compile(rb"\[\s*\{")
+BY_NAME = re.compile(
+    rb'\{\s*"[^"]{1,1000}\.(?:%s)"\s*:\s*["\[]' % "|".join(sorted(IMAGE_SUFFIXES)).replace(".", "").encode()
+)
 TARS = (".tar", ".tar.gz", ".tgz")
-TABLES = (".csv", ".tsv", ".jsonl", ".token", ".token.txt", ".list")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".token", ".token.txt", ".list")
 
 
 def json_kind(path: Path) -> str:
@@ -24,20 +29,20 @@ def json_kind(path: Path) -> str:
     head = head_of(path)
     if head.startswith(b"{") and b'"sentences"' in head and b'"filename"' in head:
         return "karpathy"
-    if looks_blip(head):
+    if RECORDS.match(head) and _has(head, IMAGES) and _has(head, CAPTIONS):
+        return "blip"
+    if BY_NAME.match(head):
         return "blip"
     both = head + _tail(path) if head.startswith(b"{") else b""
     if b'"caption_str"' in both and b'"image_id"' in both:
         return "blip"  # of TextCaps
-    named = b'"file_name"' in both and b'"images"' in both
-    return "coco" if named and b'"caption"' in both and b'"annotations"' in both else ""
+    lists = b'"images"' in both or b'"annotations"' in both
+    return "coco" if lists and b'"file_name"' in both and b'"caption"' in both else ""
 
 
-def looks_blip(head: bytes) -> bool:
-    """Whether a file begins as a list of records with an image and a caption or a conversation."""
-    first = head.removeprefix(b"[").lstrip()
-    captioned = b'"caption"' in head or b'"conversations"' in head
-    return head.startswith(b"[") and first.startswith(b"{") and b'"image"' in head and captioned
+def _has(head: bytes, keys: tuple[str, ...]) -> bool:
+    """Whether a json begins with one of some keys."""
+    return any(f'"{key}"'.encode() in head for key in keys)
 
 
 def json_files(folder: Path) -> list[Path]:
