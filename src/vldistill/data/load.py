@@ -125,9 +125,6 @@ def read_collection(source: str | Path, *, former_splits: bool = False) -> Colle
     collection = replace(found.read(str(source)), reader=found.name)
     if not collection.accounts:
         raise DataError(f"reader {found.name} gives no account of {source}; expected Collection.accounts. Correct it.")
-    if not len(collection.images):
-        losses = "".join(f" {loss}." for account in collection.accounts for loss in account.losses())
-        raise DataError(f"{source} holds no images with captions.{losses} Give a source that does.")
     return with_splits(collection, former=former_splits)
 
 
