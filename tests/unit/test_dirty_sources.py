@@ -52,6 +52,33 @@ def test_options_are_no_part_of_the_path_that_is_missed(tmp_path: Path) -> None:
             read_collection(f"{source}{ALL}")
 
 
+def test_what_lies_deeper_or_is_packed_is_said(tmp_path: Path) -> None:
+    photos(tmp_path / "a" / "data" / "train")
+    put(tmp_path / "a" / "data" / "train" / "metadata.jsonl", json.dumps({"file_name": "0.jpg", "text": "x"}))
+    with pytest.raises(DataError, match=r"Deeper there is data/train/metadata\.jsonl: give the folder with it"):
+        read_collection(tmp_path / "a")
+    put(tmp_path / "b" / "pairs.csv", "filepath,title\n0.jpg,x\n")
+    put(tmp_path / "b" / "images.zip", b"PK\3\4")
+    with pytest.raises(DataError, match=r"images\.zip is packed: unpack it first"):
+        load_pairs(f"{tmp_path / 'b'}{ALL}", "train")
+
+
+def test_captions_of_another_kind_in_the_same_folder_are_in_the_account(tmp_path: Path) -> None:
+    put(tmp_path / "a.tar", tar_of(range(3)))
+    put(tmp_path / "pairs.csv", "filepath,title\n0.jpg,x\n")
+    collection = read_collection(f"{tmp_path}{ALL}")
+    assert collection.reader == "wds"
+    assert collection.accounts[-1].left_out["of another kind than is read"].first == ["pairs.csv"]
+
+
+def test_absolute_paths_through_a_link(tmp_path: Path) -> None:
+    photos(tmp_path / "data")
+    rows = "".join(f"{tmp_path / 'data'}/{n}.jpg,{caption(n)}\n" for n in range(12))
+    put(tmp_path / "data" / "pairs.csv", f"filepath,title\n{rows}")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    assert read(f"{tmp_path / 'link'}{ALL}").keys() == set(range(12))
+
+
 # Folders
 
 

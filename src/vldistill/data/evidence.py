@@ -56,6 +56,19 @@ def caption_jsons(folder: Path) -> dict[Path, str]:
     return {file: kind for file, kind in kinds.items() if kind}
 
 
+def passed_over(folder: Path, reader: str) -> list[Path]:
+    """The files of a folder that hold captions for other readers than the one that reads it."""
+    if not folder.is_dir():
+        return []
+    kinds = {file: kind for file, kind in caption_jsons(folder).items() if kind != reader}
+    found = {
+        "wds": lambda: sample_tars(folder),
+        "csv": lambda: caption_tables(folder),
+        "parquet": lambda: picture_tables(listed(folder, "*.parquet")),
+    }
+    return [*kinds, *(file for kind, files in found.items() if kind != reader for file in files())]
+
+
 def is_tar(path: Path) -> bool:
     """Whether a path is named like a tar, compressed or not."""
     return path.name.lower().endswith(TARS) and not path.name.startswith("._")

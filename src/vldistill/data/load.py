@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vldistill.data.account import files_account
 from vldistill.data.collection import Collection
 from vldistill.data.columns import DOWNLOAD
-from vldistill.data.evidence import TABLES, TARS
+from vldistill.data.evidence import TABLES, TARS, passed_over
 from vldistill.data.jsonfile import describe, load_json
 from vldistill.data.pairs import SPLITS, Pairs
-from vldistill.data.patterns import walk
+from vldistill.data.patterns import advice_to_unpack, walk
 from vldistill.data.reader import READERS, Reader, source_of
-from vldistill.data.samples import IMAGE_SUFFIXES, key_of
+from vldistill.data.samples import IMAGE_SUFFIXES
 from vldistill.data.splits import with_splits
 from vldistill.errors import DataError, unknown
 
 if TYPE_CHECKING:
     from vldistill.data.photos import PhotoLimits
 
-PACKED = (".zip", ".rar", ".7z", ".gz", ".bz2", ".xz", ".zst")
 MOST_WEIGHED = 10_000  # files listed for the message that a folder is no source
 
 
@@ -65,7 +65,7 @@ def _nothing_fits(source: str) -> str:
         weighed = "".join(_weighed(path))
         return f"the folder {path} is not a data source: it holds {holds}. {weighed}{_kinds()}"
     if path.exists():
-        return f"the file {path} is not a data source. {_packed([path])}{_kinds()}"
+        return f"the file {path} is not a data source. {advice_to_unpack([path])}{_kinds()}"
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     kind = source.partition(":")[0]
     near = get_close_matches(kind, READERS)
@@ -89,9 +89,13 @@ def _weighed(folder: Path) -> Iterator[str]:
                 f"{names[0]} was weighed and does not look like captions of images{about}; {kind}:{folder} reads the "
                 f"folder as {kind} all the same. "
             )
-    if any(key_of(path.name)[1] in IMAGE_SUFFIXES for path in islice(walk(folder), MOST_WEIGHED)):
+    below = [path.relative_to(folder) for path in islice(walk(folder), MOST_WEIGHED)]
+    deeper = [path for path in below if len(path.parts) > 1 and path.name.lower().endswith((*sum(ends.values(), ()),))]
+    if deeper:
+        yield f"Deeper there is {deeper[0]}: give the folder with it. "
+    elif any(path.suffix.lower() in IMAGE_SUFFIXES for path in below):
         yield "It holds images, but nothing that gives them captions: no text beside them, no table, no json. "
-    yield _packed(sorted(folder.iterdir()))
+    yield advice_to_unpack(folder.iterdir())
 
 
 def _json_is(path: Path) -> str:
@@ -99,12 +103,6 @@ def _json_is(path: Path) -> str:
         return f": it looks like {describe(load_json(path))}"
     except DataError as error:
         return f": {str(error).rstrip('.')}"
-
-
-def _packed(paths: Sequence[Path]) -> str:
-    """The advice to unpack the first archive of a kind that is not read."""
-    found = next((path.name for path in paths if path.name.lower().endswith(PACKED)), "")
-    return f"{found} is packed: unpack it first. " if found else ""
 
 
 def _kinds() -> str:
@@ -125,6 +123,9 @@ def read_collection(source: str | Path, *, former_splits: bool = False) -> Colle
     collection = replace(found.read(str(source)), reader=found.name)
     if not collection.accounts:
         raise DataError(f"reader {found.name} gives no account of {source}; expected Collection.accounts. Correct it.")
+    if others := passed_over(source_of(str(source)).place, found.name):
+        left = files_account([], {"of another kind than is read": others}, len(others))
+        collection = replace(collection, accounts=(*collection.accounts, left))
     return with_splits(collection, former=former_splits)
 
 

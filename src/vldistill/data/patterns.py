@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from vldistill.errors import DataError
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 SPAN = re.compile(r"(\d+)\.\.(\d+)")
+PACKED = (".zip", ".rar", ".7z", ".gz", ".bz2", ".xz", ".zst")
 MOST = 1_000_000  # files of one pattern
 
 
@@ -59,6 +60,12 @@ def listed(folder: Path, pattern: str) -> list[Path]:
     anyhow = suffix if "[" in suffix else "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in suffix)
     found = folder.glob(f"{head}{dot}{anyhow}")
     return sorted(path for path in found if path.is_file() and not path.name.startswith("._"))
+
+
+def advice_to_unpack(paths: Iterable[Path]) -> str:
+    """The advice to unpack the first archive of a kind that is not looked into; empty without one."""
+    found = min((path.name for path in paths if path.name.lower().endswith(PACKED)), default="")
+    return f"{found} is packed: unpack it first. " if found else ""
 
 
 def walk(folder: Path) -> Iterator[Path]:

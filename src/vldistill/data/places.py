@@ -11,7 +11,7 @@ from typing import Any
 
 from vldistill.data.columns import DOWNLOAD
 from vldistill.data.jsonfile import kind
-from vldistill.data.patterns import listed
+from vldistill.data.patterns import advice_to_unpack, listed
 from vldistill.data.search import PhotoIndex, search
 from vldistill.data.source import Source
 from vldistill.data.stores import FileImages, Place, TarIndex, find_in_tars, tar_index
@@ -56,6 +56,9 @@ def path_in_cell(cell: Any, column: str, folder: Path, where: str, *, exactly_na
             f"data of images has; expected the path of an image. Decode the images into files and name these."
         )
     path = Path(raw)
+    if path.is_absolute() and not path.is_relative_to(folder):  # by another name of it, where there are links
+        real = Path(os.path.realpath(path.parent), path.name)
+        path = folder / real.relative_to(home) if real.is_relative_to(home := folder.resolve()) else path
     if path.is_absolute() and path.is_relative_to(folder):
         raw = path.relative_to(folder).as_posix()
     elif path.is_absolute() or DRIVE.match(raw):
@@ -144,6 +147,7 @@ def _search(
         return {}
     looked = ", ".join([str(folder), "its images/", *(tar.name for tar in listed(folder, "*.tar"))])
     looked += "".join(f", {root}" for root in roots[1:4])
+    packed = advice_to_unpack(folder.iterdir() if folder.is_dir() else [])
     missing = dict.fromkeys(left, looked)
     closest = index.closest(lost[left[0]])
     missing[left[0]] = (
@@ -152,7 +156,7 @@ def _search(
         else f"{looked}, with all below; there are no images"
     )
     if not exactly_named:
-        missing[left[0]] += ". Name the folder of the images: ?images=FOLDER"
+        missing[left[0]] += f". {packed}Name the folder of the images: ?images=FOLDER"
     return missing
 
 

@@ -18,7 +18,7 @@ from vldistill.data.downloads import account_of_downloads
 from vldistill.data.evidence import caption_jsons, is_tar, sample_tars
 from vldistill.data.patterns import files_of
 from vldistill.data.reader import path_reader
-from vldistill.data.samples import HIDDEN, IMAGE_SUFFIXES, captions_of_json, is_hidden
+from vldistill.data.samples import HIDDEN, IMAGE_SUFFIXES, TEXT_SUFFIXES, captions_of_json, is_hidden
 from vldistill.data.source import Source
 from vldistill.data.splits import split_of_file
 from vldistill.data.stores import TAIL_BYTES, FileImages, TarPlaces
@@ -118,7 +118,8 @@ class _Found:
         if image is None:
             beside = key.rpartition(".")[0] in pictured  # such as a.cls.txt beside a.jpg
             reason = "beside a sample" if beside else "of a sample without an image"
-            self.ledger.leave(reason, next(iter(own.values())).name, len(own), loss=not beside)
+            texts = any(f".{ending}" in TEXT_SUFFIXES for ending in own)
+            self.ledger.leave(reason, next(iter(own.values())).name, len(own), loss=texts and not beside)
             return
         read = {ending: one for ending, one in own.items() if ending == image or not _is_image(ending)}
         with self.ledger.unit_of(own[image].name, len(read)):
