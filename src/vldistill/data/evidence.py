@@ -81,9 +81,14 @@ def is_table_name(path: Path) -> bool:
 
 def sample_tars(folder: Path) -> list[Path]:
     """The tars of a folder, or of the folders in it, where the first of them holds captioned samples."""
-    tars = sorted(path for path in folder.iterdir() if is_tar(path) and path.is_file())
-    tars = tars or sorted(path for path in folder.glob("*/*") if is_tar(path) and path.is_file())
+    tars = tars_of(folder)
     return tars if any(map(holds_samples, tars[:3])) else []
+
+
+def tars_of(folder: Path) -> list[Path]:
+    """The tars of a folder, or of the folders in it."""
+    inside = (sorted(path for path in folder.glob(place) if is_tar(path) and path.is_file()) for place in ("*", "*/*"))
+    return next(filter(None, inside), [])
 
 
 def holds_samples(path: Path) -> bool:
@@ -99,7 +104,12 @@ def holds_samples(path: Path) -> bool:
 
 def caption_tables(folder: Path) -> list[Path]:
     """The tables of a folder whose columns name images and captions."""
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and is_table_name(path) and _captioned(path)]
+    return [path for path in tables_of(folder) if _captioned(path)]
+
+
+def tables_of(folder: Path) -> list[Path]:
+    """The files of a folder that are named like tables."""
+    return sorted(path for path in folder.iterdir() if is_table_name(path) and path.is_file())
 
 
 def _captioned(path: Path) -> bool:

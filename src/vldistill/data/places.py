@@ -111,10 +111,11 @@ def find_images(
     places: list[Place | None] = []
     exact: dict[str, set[Path]] = defaultdict(set)
     lost: dict[int, str] = {}
+    homes = (str(folder), str(folder / "images"))
     for number, own in enumerate(sought or ((name,) for name in names)):
-        candidates = (path for name in own for path in (folder / name, folder / "images" / name))
-        path = next(filter(_is_file, candidates), None)
-        if path is not None:
+        file = next(filter(os.path.isfile, (f"{home}/{name}" for name in own for home in homes)), None)
+        if file is not None:
+            path = Path(file)
             places.append(Place(path))
             exact[str(PurePosixPath(own[0]).parent)].add(path)
             continue
@@ -189,10 +190,3 @@ def images_folder(source: Source, usual: Path) -> Path:
             f"{source.text}: images is {str(folder)!r}, which is not a folder. Give the folder of the images."
         )
     return folder
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name longer than the file system takes
-        return False

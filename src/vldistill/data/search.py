@@ -44,8 +44,10 @@ class PhotoIndex:
 
         Suffixes fit in any case; names do with ``any_case``.
         """
+        same = self._by_stem.get(_stem(wanted.rpartition("/")[2]))
+        if not same:
+            return []
         path = PurePosixPath(wanted)
-        same = self._by_stem.get(_stem(path.name), [])
         for alike in (_exactly, _composed, _suffix_folded, _without_suffix, *([_folded] if any_case else [])):
             fitting = [(root, own) for root, own in same if alike(path.name, own.name) and _fits(path, root, own)]
             if fitting:
@@ -86,6 +88,8 @@ def search(index: PhotoIndex, wanted: Mapping[int, str], exact: Mapping[str, set
 
 def _without_chance(index: PhotoIndex, found: Mapping[int, Path], wanted: Mapping[int, str]) -> dict[int, Path]:
     """Those found without folders that their names have, only where it is so for several and most of a folder."""
+    if not found:
+        return {}
     lost = Counter(PurePosixPath(name).parent for name in wanted.values())
     merged = Counter(
         PurePosixPath(wanted[number]).parent for number, path in found.items() if index.is_merged(wanted[number], path)

@@ -34,7 +34,7 @@ def is_folder(path: Path) -> bool:
         return False
     if picture_tables(listed(path, "*.parquet")) or (path / "dataset_dict.json").is_file():
         return False
-    files = [file for file in islice(walk(path), ENOUGH) if not is_hidden(file.relative_to(path).parts)]
+    files = [file for file in islice(walk(path), ENOUGH) if not is_hidden(file.parts[len(path.parts) :])]
     return any(texts_of_images(_images(files), files).values())
 
 
@@ -49,7 +49,8 @@ def read(source: Source) -> Collection:
     if not root.is_dir():
         raise DataError(f"{source.path} is not a folder. Give a folder of images with a .txt beside each.")
     every = list(walk(root))
-    files = [file for file in every if not is_hidden(file.relative_to(root).parts)]
+    hidden = {file: None for file in every if is_hidden(file.parts[len(root.parts) :])}
+    files = [file for file in every if file not in hidden]
     pictures = _images(files)
     if not pictures:
         raise DataError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
@@ -57,9 +58,8 @@ def read(source: Source) -> Collection:
     for path in pictures:
         found.add(path)
     found.leave_others(files)
-    for path in every:
-        if is_hidden(path.relative_to(root).parts):
-            found.ledger.leave(HIDDEN, str(path.relative_to(root)), loss=False)
+    for path in hidden:
+        found.ledger.leave(HIDDEN, str(path.relative_to(root)), loss=False)
     about = {"format": "folder of images and texts", "folders_of_splits": [*found.named]}
     images = FileImages(tuple(found.names), tuple(map(Place, found.paths)))
     downloads = account_of_downloads(listed(root, "*.parquet"), {path.stem for path in found.paths})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import filecmp
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vldistill.data.account import Account, Ledger, files_account, merged
 from vldistill.data.collection import Collection
 from vldistill.data.columns import DOWNLOAD, Columns, Gathered, choose_columns, split_of_cell, texts_of
-from vldistill.data.evidence import TABLES, caption_jsons, caption_tables, is_table_name, sample_tars
+from vldistill.data.evidence import TABLES, caption_jsons, caption_tables, is_table_name, sample_tars, tables_of
 from vldistill.data.pairs import in_order
 from vldistill.data.patterns import listed
 from vldistill.data.places import ADDRESS, find_images, images_folder, path_in_cell
@@ -114,12 +115,12 @@ def _is_captions(path: Path) -> bool:
 
 def _tables(folder: Path) -> list[File]:
     """The tables in a folder, or in its folders of splits."""
-    texts = [path for path in sorted(folder.glob("*.txt"))[:50] if not _beside_image(path) and _is_captions(path)]
+    texts = [path for path in nsmallest(50, folder.glob("*.txt")) if not _beside_image(path) and _is_captions(path)]
     own = sorted({*caption_tables(folder), *texts})
     if own:
         return [File(path) for path in own]
-    nested = [(WORDS[sub.name.lower()], sub) for sub in sorted(folder.iterdir()) if sub.name.lower() in WORDS]
-    return [File(path, split, sub.name) for split, sub in nested if sub.is_dir() for path in caption_tables(sub)]
+    nested = [(WORDS[sub.name.lower()], sub) for sub in sorted(folder.glob("*/")) if sub.name.lower() in WORDS]
+    return [File(path, split, sub.name) for split, sub in nested for path in caption_tables(sub)]
 
 
 def _beside_image(path: Path) -> bool:
@@ -131,13 +132,14 @@ def _files(source: Source) -> tuple[list[File], Account]:
     path = source.place
     if not path.is_dir():
         return [File(path, split_in(_stem(path)))], files_account([path], {}, 1)
-    tables = _tables(path) or [File(file) for file in sorted(path.iterdir()) if file.suffix.lower() in (".csv", ".tsv")]
+    tables = _tables(path) or [File(file) for file in listed(path, "*.[ct]sv")]
     if not tables:
         raise DataError(
             f"the folder {path} holds no table ({', '.join(TABLES)}) of images and captions. Give the file."
         )
     kept, copies = _without_copies(tables)
-    others = [one for one in sorted(path.iterdir()) if is_table_name(one) and one not in {file.path for file in tables}]
+    read = {file.path for file in tables}
+    others = [one for one in tables_of(path) if one not in read]
     account = files_account(
         [file.path for file in kept], {"copy of another": copies, "table of other things": others},
         len(tables) + len(others),

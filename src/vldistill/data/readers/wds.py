@@ -15,7 +15,7 @@ from vldistill.data.archives import Member, tar_members, unpacked
 from vldistill.data.collection import Collection
 from vldistill.data.columns import Gathered, split_of_cell
 from vldistill.data.downloads import account_of_downloads
-from vldistill.data.evidence import caption_jsons, is_tar, sample_tars
+from vldistill.data.evidence import caption_jsons, is_tar, sample_tars, tars_of
 from vldistill.data.patterns import files_of
 from vldistill.data.reader import path_reader
 from vldistill.data.samples import HIDDEN, IMAGE_SUFFIXES, TEXT_SUFFIXES, captions_of_json, is_hidden
@@ -75,9 +75,7 @@ def _files(source: Source) -> list[Path]:
     path = source.place
     if not path.is_dir():
         return files_of(source, ".tar")
-    tars = sorted(file for file in path.iterdir() if is_tar(file) and file.is_file())
-    tars = tars or sorted(file for file in path.glob("*/*") if is_tar(file) and file.is_file())
-    return tars or files_of(source, ".tar")
+    return tars_of(path) or files_of(source, ".tar")
 
 
 @dataclass
