@@ -80,6 +80,18 @@ def llava(folder: Path) -> None:
     put(folder / "blip_laion.json", json.dumps(rows))
 
 
+def by_name(folder: Path) -> None:
+    photos(folder)
+    put(folder / "captions.json", json.dumps({f"{n}.jpg": [caption(n)] for n in NUMBERS}))
+
+
+def conversations(folder: Path) -> None:
+    photos(folder)
+    turns = [[{"role": "user", "content": "<image>"}, {"role": "assistant", "content": caption(n)}] for n in NUMBERS]
+    rows = [json.dumps({"images": [f"{n}.jpg"], "messages": turns[n]}) for n in NUMBERS]
+    put(folder / "chat.jsonl", "\n".join(rows))
+
+
 def textcaps(folder: Path) -> None:
     photos(folder / "train", name="{:016x}.jpg")
     rows = [{"caption_str": caption(n), "image_id": f"{n:016x}", "image_path": f"train/{n:016x}"} for n in NUMBERS]
@@ -111,6 +123,8 @@ def coco(folder: Path) -> None:
 def vizwiz(folder: Path) -> None:
     for split, numbers in (("train", range(8)), ("val", range(8, 12))):
         own = captioned(numbers, name=f"VizWiz_{split}_{{:08d}}.jpg")
+        own["annotations"] = [{**one, "is_rejected": False, "text_detected": True} for one in own["annotations"]]
+        own["annotations"].append({"image_id": numbers[0], "caption": "spam", "is_rejected": True})
         put(folder / "annotations" / f"{split}.json", json.dumps(own))
         photos(folder / split, numbers, f"VizWiz_{split}_{{:08d}}.jpg")
     test = {"images": [{"id": 5, "file_name": "VizWiz_test_00000005.jpg"}], "info": {}}
@@ -118,7 +132,10 @@ def vizwiz(folder: Path) -> None:
 
 
 def nocaps(folder: Path) -> None:
-    put(folder / "nocaps_val_4500_captions.json", json.dumps(captioned(NUMBERS, name="{:016x}.jpg")))
+    own = captioned(NUMBERS, name="{:016x}.jpg")
+    own["images"] = [{**one, "open_images_id": f"{one['id']:016x}", "domain": "near-domain"} for one in own["images"]]
+    put(folder / "nocaps_val_4500_captions.json", json.dumps(own))
+    put(folder / "nocaps_test_image_info.json", json.dumps({"images": own["images"], "info": {}}))
     photos(folder / "validation", name="{:016x}.jpg")
 
 
@@ -189,6 +206,7 @@ def img2dataset_files(folder: Path) -> None:
     rows = [
         {"url": "https://a.b/c.jpg", "caption": caption(n), "key": f"{n:09d}", "status": "success"} for n in NUMBERS
     ]
+    rows.append({**rows[0], "key": f"{99:09d}", "status": "failed_to_download"})
     write_table(pyarrow.Table.from_pylist(rows), folder / "00000.parquet")
     put(folder / "00000_stats.json", "{}")
 
@@ -210,12 +228,12 @@ def img2dataset_parquet(folder: Path) -> None:
     put(folder / "00000_stats.json", "{}")
 
 
-def tar_of(numbers: Iterable[int]) -> bytes:
+def tar_of(numbers: Iterable[int], digits: int = 5) -> bytes:
     buffer = BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for n in numbers:
-            add_member(archive, f"{n:05d}.jpg", photo(n))
-            add_member(archive, f"{n:05d}.txt", caption(n).encode())
+            add_member(archive, f"{n:0{digits}d}.jpg", photo(n))
+            add_member(archive, f"{n:0{digits}d}.txt", caption(n).encode())
     return buffer.getvalue()
 
 
@@ -272,12 +290,22 @@ def saved(folder: Path, format: str | None = "torch") -> None:
     made.with_format(format, columns=["image"]).save_to_disk(str(folder))
 
 
+def saved_paths(folder: Path) -> None:
+    """``save_to_disk`` of a data set that names its photos."""
+    import datasets
+
+    photos(folder / "photos")
+    rows = {"image": [f"photos/{n}.jpg" for n in NUMBERS], "text": [caption(n) for n in NUMBERS]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(folder / "saved"))
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     "karpathy": karpathy,
     "merged_coco": merged_coco,
     "lavis": lavis,
     "lors": lors,
     "records": records,
+    "by_name": by_name,
     "llava": llava,
     "textcaps": textcaps,
     "coco": coco,
@@ -290,6 +318,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "imagefolder": imagefolder,
     "imagefolder_csv": imagefolder_csv,
     "json_lines": json_lines,
+    "conversations": conversations,
     "sidecars": sidecars,
     "kohya": kohya,
     "img2dataset_files": img2dataset_files,
@@ -300,5 +329,6 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "hub_tree": hub_tree,
     "parquet_paths": parquet_paths,
     "saved": saved,
+    "saved_paths": saved_paths,
 }
 """By name, whatever writes a source of the twelve photos."""

@@ -44,6 +44,8 @@ EXTRAS = st.lists(
             "a.jpg.bak",
             ".hidden",
             "._a.jpg",
+            ".ipynb_checkpoints/a.jpg",
+            "@eaDir/a.txt",
             "other/z.jpg",
             "Thumbs.db",
         ]

@@ -104,7 +104,7 @@ def test_coco_images_elsewhere_and_mistakes(tmp_path: Path):
     for change, message in (
         ({"annotations": [{"image_id": 9, "caption": "x"}]}, "image_id 9 is none of the images"),
         ({"annotations": [{"image_id": 0, "bbox": []}]}, "not instances or keypoints"),
-        ({"images": [value["images"][0]] * 2}, "id 0 was used before"),
+        ({"images": [value["images"][0]] * 2}, "id '0' was used before"),
         ({"images": [value["images"][0], {**value["images"][0], "id": 7}]}, r"is that of 2 images; expected it in one"),
         ({"images": [{**value["images"][0], "file_name": "../x.jpg"}]}, "expected a relative path"),
     ):
@@ -406,8 +406,8 @@ def test_datasets_with_mistakes(tmp_path: Path, quiet_datasets: Any, monkeypatch
     dataset(range(2), note=["a", "b"]).save_to_disk(tmp_path / "d")
     with pytest.raises(DataError, match="no column looks like a caption; it has: image, note"):
         load_pairs(tmp_path / "d", "train")
-    with pytest.raises(DataError, match=r"the column 'note' holds .*string.*; expected images"):
-        load_pairs(f"{tmp_path / 'd'}?image=note&caption=note", "train")
+    with pytest.raises(DataError, match=r"Looked for a in .*Name the folder of the images: \?images=FOLDER"):
+        load_pairs(f"{tmp_path / 'd'}?image=note&caption=note&val=0&test=0", "train")
     (tmp_path / "e").mkdir()
     with pytest.raises(DataError, match="was not written by save_to_disk"):
         load_pairs(f"hf:{tmp_path / 'e'}", "train")

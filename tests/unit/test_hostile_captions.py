@@ -36,7 +36,7 @@ def source(folder: Path, names: list[str], captions: list[list[str]] | None = No
         (b"", "is not JSON"),
         (b'{"images": [', r"is not JSON .*line 1"),
         (b'{"images": "\xff"}', r"is not UTF-8 text \(byte 12\)"),
-        (b"\xff\xfe{\x00}\x00", "is not UTF-8"),
+        (b"\xff\xfe{\x00", "is not JSON"),
         (b'{"images": [\xe9]}', "is not UTF-8"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"a":' * 50_000, "nested too deeply"),
@@ -50,7 +50,7 @@ def source(folder: Path, names: list[str], captions: list[list[str]] | None = No
 def test_what_is_no_json_is_an_error_of_ours(raw: bytes, message: str, tmp_path: Path):
     path = tmp_path / "x.json"
     path.write_bytes(raw)
-    wanted = f"x.json {message}|x.json is {message}"
+    wanted = f"x.json .*{message}"
     with pytest.raises(DataError, match=wanted):
         load_json(path)
     for source in (path, tmp_path):

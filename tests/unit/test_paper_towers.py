@@ -205,6 +205,14 @@ def test_text_weights_from_the_folder_from_a_file_and_random(text_model: Path, t
     assert prints[0] == prints[1] != prints[2] and hub.fingerprint() not in prints
 
 
+@pytest.mark.parametrize("prefix", ["module.", "text_encoder.", "module.text.transformer."])
+def test_text_weights_under_the_prefix_of_another_code(text_model: Path, tmp_path: Path, prefix: str):
+    weights = {f"{prefix}{name}": value for name, value in load_file(text_model / "model.safetensors").items()}
+    save_file(weights | {"logit_scale": torch.ones(1)}, tmp_path / "w.safetensors")
+    found = build_text_tower(text(text_model, weights=str(tmp_path / "w.safetensors")), CPU)
+    assert found.fingerprint() == build_text_tower(text(text_model), CPU).fingerprint()
+
+
 def test_text_options_change_the_network(text_model: Path):
     depth = "n_layers" if "dim" in json.loads((text_model / "config.json").read_text()) else "num_hidden_layers"
     small: Any = build_text_tower(text(text_model, weights="random", options={depth: 1}), CPU)
@@ -290,6 +298,15 @@ def test_clip_on_both_sides_goes_the_whole_way(workbench: Bench, tmp_path: Path)
 def test_clips_that_cannot_be_built(name: str, weights: str, options: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         build_image_tower(ImageTowerConfig(name, weights, options=options))
+
+
+def test_clip_weights_of_parallel_training(clip: tuple[Any, Path], tmp_path: Path):
+    save_file({f"module.{name}": value for name, value in load_file(clip[1]).items()}, tmp_path / "w.safetensors")
+    towers = [
+        build_image_tower(ImageTowerConfig(CLIP, str(path), options=CLIP_SMALL))
+        for path in (clip[1], tmp_path / "w.safetensors")
+    ]
+    assert towers[0].fingerprint() == towers[1].fingerprint()
 
 
 def test_clip_weights_and_texts_that_do_not_fit(clip: tuple[Any, Path], tmp_path: Path):

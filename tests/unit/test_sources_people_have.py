@@ -163,6 +163,16 @@ def test_photos_of_every_suffix_that_can_be_read(tmp_path: Path) -> None:
     assert len(broken) == 1 and "phone.heic" in broken[0]
 
 
+def test_heic_of_phones_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="HEIC is read with the extra heic: pip install pillow-heif")
+    for n in range(2):
+        picture = Image.open(BytesIO(photo(n, (64, 48))))
+        heif.from_pillow(picture).save(tmp_path / f"{n}.heic", quality=90)
+        put(tmp_path / f"{n}.txt", caption(n))
+    images = load_pairs(f"{tmp_path}{ALL}", "train").images
+    assert [images.read(index).size for index in range(2)] == [(64, 48)] * 2
+
+
 # One bad row or file
 
 

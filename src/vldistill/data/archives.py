@@ -25,6 +25,7 @@ from vldistill.storage.files import atomic, digest, human_bytes
 BLOCK = tarfile.BLOCKSIZE
 HEADER_BYTES = 1 << 20  # the longest extended header that a tar may ask to be read at once
 DIGITS = re.compile(rb"\d{256}")  # tarfile's search of extended headers takes quadratic time on such
+GZIP = b"\x1f\x8b"
 RATIO = 200  # unpacked bytes for each packed one; text seldom passes 20, photos stay near 1
 MEMBERS = 20_000_000
 BROKEN = (
@@ -83,11 +84,12 @@ def open_tar_members(path: Path) -> Iterator[Member]:
 
 
 def unpacked(path: Path) -> Path:
-    """``path``, or of a .tar.gz the tar that it unpacks to, kept in the cache folder. Raises DataError."""
-    if path.suffix.lower() not in (".gz", ".tgz"):
-        return path
+    """``path``, or of a tar packed by gzip the tar that it unpacks to, kept in the cache folder. Raises DataError."""
     expected = "a complete .tar.gz: copy it again, or unpack it (gunzip)"
     with _guarding(path, expected):
+        with path.open("rb") as handle:
+            if handle.read(2) != GZIP:
+                return path
         state = path.stat()
         name = digest(str(path.absolute()), state.st_size, state.st_mtime_ns)
         cache = Path(os.environ.get("VLDISTILL_CACHE") or "~/.cache/vldistill").expanduser() / "tars"

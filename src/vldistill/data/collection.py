@@ -118,7 +118,7 @@ class Collection:
         left: dict[str, list[int]] = {what: [] for what in LEFT_OUT}
         unseen: list[int] = []  # captions of missing images
         for index in members:
-            texts = [text.strip() for text in self.captions[index] if _is_unicode(text)]
+            texts = [text.replace("\0", " ").strip() for text in self.captions[index] if _is_unicode(text)]
             left["garbled"] += [index] * (len(self.captions[index]) - len(texts))
             short = [text for text in texts if len(text) <= LONGEST_CAPTION]
             if self.clean:

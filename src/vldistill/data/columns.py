@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vldistill.data.jsonfile import kind
 from vldistill.data.splits import split_named
 from vldistill.errors import DataError, unknown
 
@@ -27,12 +28,16 @@ IMAGES = (
 )
 CAPTIONS = (
     "captions", "caption", "title", "sentences_raw", "sentences", "text", "txt", "raw", "alt_text", "description",
-    "comment", "texts", "captions_raw",
+    "comment", "texts", "captions_raw", "conversations", "messages",
 )  # fmt: skip
 NAMES = ("image_name", "filename", "file_name", "image_id", "cocoid", "imgid", "img_id", "key", "__key__", "id")
 DOWNLOAD = "Download the images first, for example with img2dataset, and give the folder that it wrote."
 NUMBERED = re.compile(r"(captions?|text|sentences?)_?\d+")  # caption_0, caption_1, ...
 INSIDE = ("raw", "caption", "text", "assistant")  # of a caption that is an object
+TURNS = (("from", "value"), ("role", "content"))  # of a turn of a conversation: who says it, and what
+SPEAKERS = ("gpt", "assistant")
+FIRST_ROW = object()  # stands for the picture in the first row of a name
+REMEDY = "Name the right column: ?caption=COLUMN."
 
 
 @dataclass(frozen=True)
@@ -119,22 +124,23 @@ def _addresses(columns: Sequence[str], option: str) -> str:
     return f" {found[0]} holds addresses, it seems. {DOWNLOAD}"
 
 
-def texts_of(value: Any, where: str) -> list[str]:
-    """The captions in a cell: a text, a list of texts, objects with ``raw``, or nothing. Raises DataError."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [value]
+def texts_of(value: Any, where: str, remedy: str = REMEDY) -> list[str]:
+    """The captions in a cell: a text, a list of texts, objects with ``raw``, the answers of a conversation.
+
+    Nothing is an empty caption, which is counted as such. Raises DataError, with the ``remedy``.
+    """
+    if value is None or isinstance(value, str):
+        return [value or ""]
     if isinstance(value, Mapping):
+        for speaker, said in TURNS:
+            if {speaker, said} <= value.keys():
+                return texts_of(value[said], where, remedy) if value[speaker] in SPEAKERS else []
         inside = next((key for key in INSIDE if key in value), None)
         if inside is not None:
-            return texts_of(value[inside], where)
+            return texts_of(value[inside], where, remedy)
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
-        return [text for part in value for text in texts_of(part, where)]
-    raise DataError(
-        f"{where}: the caption is {type(value).__name__}; expected a text or a list of texts. "
-        f"Name the right column: ?caption=COLUMN."
-    )
+        return [text for part in value for text in texts_of(part, where, remedy)]
+    raise DataError(f"{where}: the caption is {kind(value)}; expected a text or a list of texts. {remedy}")
 
 
 @dataclass
@@ -153,7 +159,7 @@ class Gathered:
     captions: list[list[str]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     _known: dict[str, int] = field(default_factory=dict)
-    _rows_of: dict[str, list[int]] = field(default_factory=dict)  # name in the table -> its images
+    _pictures: dict[str, dict[Any, int]] = field(default_factory=dict)  # name in the table -> its pictures' images
 
     def row_of(self, name: str) -> int | None:
         """The number of an image in the lists here; None for one that is not there."""
@@ -161,23 +167,26 @@ class Gathered:
 
     def add_cells(
         self, row: int, cells: Mapping[str, Any], columns: Columns, name: str, split: str | None, where: str,
-        same: Callable[[int, int], bool],
+        picture: Callable[[int], Any],
     ) -> None:  # fmt: skip
         """One more row, from its cells by column; ``name`` and ``split`` hold where these are empty. As :meth:`add`.
 
-        Rows of one name are one image only where ``same`` finds the same picture in both: ids often restart.
+        Rows of one name are one image only where ``picture`` gives the same for both: ids often restart.
         """
         captions = [text for column in columns.captions for text in texts_of(cells[column], where)]
+        split = split_of_cell(cells.get(columns.split), split, where)
         own = cells.get(columns.name)
-        named = name if own is None or own == "" else str(own)
-        for known in self._rows_of.get(named, ()):
-            if same(self.rows[known], row):
-                named = self.names[known]
-                break
+        given = name if own is None or own == "" else str(own)
+        known = self._pictures.setdefault(given, {})
+        if FIRST_ROW in known:  # pictures are only looked at where a name comes again
+            index = known.pop(FIRST_ROW)
+            known[picture(self.rows[index])] = index
+        key = picture(row) if known else FIRST_ROW
+        if key in known:
+            self.add(row, self.names[known[key]], split, captions, where)
         else:
-            given, named = named, name if named in self._known else named
-            self._rows_of.setdefault(given, []).append(len(self.names))
-        self.add(row, named, split_of_cell(cells.get(columns.split), split, where), captions, where)
+            known[key] = len(self.names)
+            self.add(row, name if given in self._known else given, split, captions, where)
 
     def add(self, row: int, name: str, split: str, captions: list[str], where: str) -> None:
         """One more row. Raises DataError when an image is in two splits."""

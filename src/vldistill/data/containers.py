@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import numpy as np
 
 from vldistill.data.stores import EncodedImages
 from vldistill.errors import DataError, MissingExtraError
-from vldistill.storage.files import human_bytes
+from vldistill.storage.files import digest, human_bytes
 
 GROUPS_KEPT = 2  # row groups of parquet files in memory
 GROUP_BYTES = 2_000_000_000  # largest row group that is read
@@ -60,7 +60,12 @@ def readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read ({reason}). Copy it again, or take it out of the source.") from None
 
 
-def image_bytes(cell: Any, label: str) -> bytes:
+def file_of(path: str, folder: Path) -> Path:
+    """The file of a path in a cell: in ``folder``, else as it stands there."""
+    return inside if (inside := folder / path).is_file() else Path(path)
+
+
+def image_bytes(cell: Any, label: str, folder: Path) -> bytes:
     """The encoded image in a cell: bytes, or an object with ``bytes``, or with the ``path`` of a file.
 
     Raises DataError when there is none, with ``label``, which names the image.
@@ -74,7 +79,7 @@ def image_bytes(cell: Any, label: str) -> bytes:
         return cell
     if cell is None and isinstance(path, str) and path:
         try:
-            return Path(path).read_bytes()
+            return file_of(path, folder).read_bytes()
         except OSError as error:
             raise DataError(f"{label}: {path} cannot be read ({error.strerror}).") from None
     found = "empty" if cell is None else type(cell).__name__
@@ -83,31 +88,32 @@ def image_bytes(cell: Any, label: str) -> bytes:
     raise DataError(f"{label}: the cell is {found}; expected the bytes of an image. Name the right column: ?image=...")
 
 
-def empty_cells(column: Any) -> list[int]:
-    """The rows of an Arrow column of images that are empty: null, or without bytes and path."""
+def missing_cells(column: Any, folder: Path) -> dict[int, str]:
+    """The rows of an Arrow column of images that have none, with where it was looked for.
+
+    They are null, without bytes and path, or with the path alone of a file that is not there.
+    """
     import pyarrow
     import pyarrow.compute
 
     compute: Any = pyarrow.compute
-    empty = compute.is_null(column)
+    unfilled = compute.is_null(column)
+    paths = None
     if pyarrow.types.is_struct(column.type):
-        names = [field.name for field in column.type if field.name in ("bytes", "path")]
-        parts = [compute.is_null(compute.struct_field(column, name)) for name in names]
-        for part in parts[1:]:
-            parts[0] = compute.and_(parts[0], part)
-        empty = compute.or_(empty, parts[0]) if parts else empty
+        names = {field.name for field in column.type}
+        if "bytes" in names:
+            unfilled = compute.or_(unfilled, compute.is_null(compute.struct_field(column, "bytes")))
+        paths = compute.struct_field(column, "path") if "path" in names else None
+        unfilled = unfilled if "bytes" in names or paths is None else compute.is_valid(unfilled)
     elif pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
-        empty = compute.or_kleene(empty, compute.equal(compute.list_value_length(column), 0))
-    return np.flatnonzero(np.array(empty.to_pylist(), bool)).tolist()
-
-
-def holds_image(cell: Any) -> bool:
-    """Whether there is something in a cell of images."""
-    if isinstance(cell, Mapping):
-        return bool(cell.get("bytes") or cell.get("path"))
-    if isinstance(cell, list):
-        return any(map(holds_image, cell))
-    return bool(cell)
+        unfilled = compute.or_kleene(unfilled, compute.equal(compute.list_value_length(column), 0))
+    rows = np.flatnonzero(np.array(unfilled.to_pylist(), bool)).tolist()
+    named = {row: None if paths is None else paths[row].as_py() for row in rows}
+    return {
+        row: path or "its row, which is empty"
+        for row, path in named.items()
+        if not path or not file_of(path, folder).is_file()
+    }
 
 
 @dataclass(frozen=True)
@@ -116,9 +122,11 @@ class TableImages(EncodedImages):
 
     Attributes:
         rows: int64 (N,), the row of each image.
+        folder: of the files that cells name by a path.
     """
 
     rows: np.ndarray
+    folder: Path = field(default=Path(), kw_only=True)
 
     @abstractmethod
     def cell(self, row: int) -> Any:
@@ -126,12 +134,14 @@ class TableImages(EncodedImages):
 
     def encoded(self, index: int) -> bytes:
         """The bytes in the cell."""
-        return image_bytes(self.cell(int(self.rows[index])), self.label(index))
+        return image_bytes(self.cell(int(self.rows[index])), self.label(index), self.folder)
 
-    def same(self, one: int, other: int) -> bool:
-        """Whether two rows hold the same picture: the same bytes, or a file of the same path."""
-        cells = self.cell(one), self.cell(other)
-        return holds_image(cells[0]) and cells[0] == cells[1]
+    def picture(self, row: int) -> object:
+        """What rows with the same picture have in common: its bytes, or the path of a file; the row of an empty one."""
+        cell = self.cell(row)
+        cell = cell[0] if isinstance(cell, list) and len(cell) == 1 else cell
+        cell = (cell.get("bytes") or cell.get("path")) if isinstance(cell, Mapping) else cell
+        return digest(cell) if isinstance(cell, bytes | str) and cell else row
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from vldistill.data.tables import Layout, layout_of
 from vldistill.errors import DataError
 
 ENOUGH = 200  # members of a tar that are listed to see what it holds
+RECORDS = re.compile(rb"\[\s*\{")
+BY_NAME = re.compile(
+    rb'\{\s*"[^"]{1,1000}\.(?:%s)"\s*:\s*["\[]' % "|".join(sorted(IMAGE_SUFFIXES)).replace(".", "").encode()
+)
 TARS = (".tar", ".tar.gz", ".tgz")
-TABLES = (".csv", ".tsv", ".jsonl", ".token", ".token.txt", ".list")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".token", ".token.txt", ".list")
 
 
 def json_kind(path: Path) -> str:
@@ -24,20 +29,20 @@ def json_kind(path: Path) -> str:
     head = head_of(path)
     if head.startswith(b"{") and b'"sentences"' in head and b'"filename"' in head:
         return "karpathy"
-    if looks_blip(head):
+    if RECORDS.match(head) and _has(head, IMAGES) and _has(head, CAPTIONS):
+        return "blip"
+    if BY_NAME.match(head):
         return "blip"
     both = head + _tail(path) if head.startswith(b"{") else b""
     if b'"caption_str"' in both and b'"image_id"' in both:
         return "blip"  # of TextCaps
-    named = b'"file_name"' in both and b'"images"' in both
-    return "coco" if named and b'"caption"' in both and b'"annotations"' in both else ""
+    lists = b'"images"' in both or b'"annotations"' in both
+    return "coco" if lists and b'"file_name"' in both and b'"caption"' in both else ""
 
 
-def looks_blip(head: bytes) -> bool:
-    """Whether a file begins as a list of records with an image and a caption or a conversation."""
-    first = head.removeprefix(b"[").lstrip()
-    captioned = b'"caption"' in head or b'"conversations"' in head
-    return head.startswith(b"[") and first.startswith(b"{") and b'"image"' in head and captioned
+def _has(head: bytes, keys: tuple[str, ...]) -> bool:
+    """Whether a json begins with one of some keys."""
+    return any(f'"{key}"'.encode() in head for key in keys)
 
 
 def json_files(folder: Path) -> list[Path]:
@@ -49,6 +54,19 @@ def caption_jsons(folder: Path) -> dict[Path, str]:
     """The json files of a folder and of its annotations/ that hold captions of images, with their kind."""
     kinds = {file: json_kind(file) for file in json_files(folder)}
     return {file: kind for file, kind in kinds.items() if kind}
+
+
+def passed_over(folder: Path, reader: str) -> list[Path]:
+    """The files of a folder that hold captions for other readers than the one that reads it."""
+    if not folder.is_dir():
+        return []
+    kinds = {file: kind for file, kind in caption_jsons(folder).items() if kind != reader}
+    found = {
+        "wds": lambda: sample_tars(folder),
+        "csv": lambda: caption_tables(folder),
+        "parquet": lambda: picture_tables(listed(folder, "*.parquet")),
+    }
+    return [*kinds, *(file for kind, files in found.items() if kind != reader for file in files())]
 
 
 def is_tar(path: Path) -> bool:
@@ -63,9 +81,14 @@ def is_table_name(path: Path) -> bool:
 
 def sample_tars(folder: Path) -> list[Path]:
     """The tars of a folder, or of the folders in it, where the first of them holds captioned samples."""
-    tars = sorted(path for path in folder.iterdir() if is_tar(path) and path.is_file())
-    tars = tars or sorted(path for path in folder.glob("*/*") if is_tar(path) and path.is_file())
+    tars = tars_of(folder)
     return tars if any(map(holds_samples, tars[:3])) else []
+
+
+def tars_of(folder: Path) -> list[Path]:
+    """The tars of a folder, or of the folders in it."""
+    inside = (sorted(path for path in folder.glob(place) if is_tar(path) and path.is_file()) for place in ("*", "*/*"))
+    return next(filter(None, inside), [])
 
 
 def holds_samples(path: Path) -> bool:
@@ -81,7 +104,12 @@ def holds_samples(path: Path) -> bool:
 
 def caption_tables(folder: Path) -> list[Path]:
     """The tables of a folder whose columns name images and captions."""
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and is_table_name(path) and _captioned(path)]
+    return [path for path in tables_of(folder) if _captioned(path)]
+
+
+def tables_of(folder: Path) -> list[Path]:
+    """The files of a folder that are named like tables."""
+    return sorted(path for path in folder.iterdir() if is_table_name(path) and path.is_file())
 
 
 def _captioned(path: Path) -> bool:

@@ -24,7 +24,7 @@ def load_json(path: Path) -> Any:
                 f"{path} has {human_bytes(size)}; expected {human_bytes(MOST_BYTES)} or less. Split it into several "
                 f"sources."
             )
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(path.read_bytes())  # which finds out whether it is UTF-8, UTF-16 or UTF-32
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Give the path of a json file, or of its folder.") from None
     except OSError as error:
@@ -41,9 +41,10 @@ def head_of(path: Path) -> bytes:
     """The beginning of a file, enough to see what a json is without reading it; empty where it cannot be read."""
     try:
         with path.open("rb") as handle:
-            return handle.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+            head = handle.read(HEAD_BYTES)
     except OSError:
         return b""
+    return head.decode(json.detect_encoding(head), "ignore").encode().lstrip()
 
 
 def text_in(record: dict[str, Any], key: str, where: str, example: str) -> str:
@@ -76,7 +77,7 @@ def describe(value: Any) -> str:
         return f"a list of {len(value):,} items" + (f", the first {kind(first)}" if value else "")
     if isinstance(value, dict):
         if "annotations" in value:
-            return "a COCO-style annotation file (it has 'annotations')"
+            return "a COCO-style annotation file (it has 'annotations'; coco:FILE reads captions in it)"
         keys = ", ".join(repr(key[:40]) for key in list(value)[:6])
         return f"an object with the keys {keys}" if keys else "an empty object"
     return kind(value)

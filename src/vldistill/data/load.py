@@ -6,18 +6,26 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vldistill.data.account import files_account
 from vldistill.data.collection import Collection
 from vldistill.data.columns import DOWNLOAD
+from vldistill.data.evidence import TABLES, TARS, passed_over
+from vldistill.data.jsonfile import describe, load_json
 from vldistill.data.pairs import SPLITS, Pairs
+from vldistill.data.patterns import advice_to_unpack, walk
 from vldistill.data.reader import READERS, Reader, source_of
+from vldistill.data.samples import IMAGE_SUFFIXES
 from vldistill.data.splits import with_splits
 from vldistill.errors import DataError, unknown
 
 if TYPE_CHECKING:
     from vldistill.data.photos import PhotoLimits
+
+MOST_WEIGHED = 10_000  # files listed for the message that a folder is no source
 
 
 def find_reader(source: str | Path) -> Reader:
@@ -48,16 +56,16 @@ def find_reader(source: str | Path) -> Reader:
 
 def _nothing_fits(source: str) -> str:
     """The message for a source that no reader recognises."""
-    path = Path(source).expanduser()
+    path = source_of(source).place
     if path.is_dir():
         listing = sorted(entry.name for entry in path.iterdir())
         holds = ", ".join(listing[:5]) + (", ..." if len(listing) > 5 else "") if listing else "nothing"
         if any(path.glob("*.npy")) or any(path.glob("*/*.npy")):
-            return f"the folder {source} holds embeddings (.npy), not images: {holds}. {DOWNLOAD}"
+            return f"the folder {path} holds embeddings (.npy), not images: {holds}. {DOWNLOAD}"
         weighed = "".join(_weighed(path))
-        return f"the folder {source} is not a data source: it holds {holds}. {weighed}{_kinds()}"
+        return f"the folder {path} is not a data source: it holds {holds}. {weighed}{_kinds()}"
     if path.exists():
-        return f"the file {source} is not a data source. {_kinds()}"
+        return f"the file {path} is not a data source. {advice_to_unpack([path])}{_kinds()}"
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     kind = source.partition(":")[0]
     near = get_close_matches(kind, READERS)
@@ -72,14 +80,29 @@ def _nothing_fits(source: str) -> str:
 
 def _weighed(folder: Path) -> Iterator[str]:
     """What in a folder was considered, and the prefix under which it is read all the same."""
-    ends = {"csv": (".csv", ".tsv", ".jsonl"), "wds": (".tar",), "parquet": (".parquet",), "karpathy": (".json",)}
+    ends = {"csv": TABLES, "wds": TARS, "parquet": (".parquet",), "karpathy": (".json",)}
     for kind, suffixes in ends.items():
         names = sorted(entry.name for entry in folder.iterdir() if entry.name.lower().endswith(suffixes))
         if names:
+            about = _json_is(folder / names[0]) if names[0].lower().endswith(".json") else ""
             yield (
-                f"{names[0]} was weighed and does not look like captions of images; {kind}:{folder} reads the folder "
-                f"as {kind} all the same. "
+                f"{names[0]} was weighed and does not look like captions of images{about}; {kind}:{folder} reads the "
+                f"folder as {kind} all the same. "
             )
+    below = [path.relative_to(folder) for path in islice(walk(folder), MOST_WEIGHED)]
+    deeper = [path for path in below if len(path.parts) > 1 and path.name.lower().endswith((*sum(ends.values(), ()),))]
+    if deeper:
+        yield f"Deeper there is {deeper[0]}: give the folder with it. "
+    elif any(path.suffix.lower() in IMAGE_SUFFIXES for path in below):
+        yield "It holds images, but nothing that gives them captions: no text beside them, no table, no json. "
+    yield advice_to_unpack(folder.iterdir())
+
+
+def _json_is(path: Path) -> str:
+    try:
+        return f": it looks like {describe(load_json(path))}"
+    except DataError as error:
+        return f": {str(error).rstrip('.')}"
 
 
 def _kinds() -> str:
@@ -100,6 +123,9 @@ def read_collection(source: str | Path, *, former_splits: bool = False) -> Colle
     collection = replace(found.read(str(source)), reader=found.name)
     if not collection.accounts:
         raise DataError(f"reader {found.name} gives no account of {source}; expected Collection.accounts. Correct it.")
+    if others := passed_over(source_of(str(source)).place, found.name):
+        left = files_account([], {"of another kind than is read": others}, len(others))
+        collection = replace(collection, accounts=(*collection.accounts, left))
     return with_splits(collection, former=former_splits)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from vldistill.errors import DataError
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 SPAN = re.compile(r"(\d+)\.\.(\d+)")
+PACKED = (".zip", ".rar", ".7z", ".gz", ".bz2", ".xz", ".zst")
 MOST = 1_000_000  # files of one pattern
 
 
@@ -53,8 +55,30 @@ def files_of(source: Source, suffix: str, inside: tuple[str, ...] = ("",)) -> li
 
 
 def listed(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder whose names fit a pattern, sorted."""
-    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("._"))
+    """The files of a folder whose names fit a pattern, sorted; the suffix of a pattern fits in any case."""
+    head, dot, suffix = pattern.rpartition(".")
+    anyhow = suffix if "[" in suffix else "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in suffix)
+    found = folder.glob(f"{head}{dot}{anyhow}")
+    return sorted(path for path in found if path.is_file() and not path.name.startswith("._"))
+
+
+def advice_to_unpack(paths: Iterable[Path]) -> str:
+    """The advice to unpack the first archive of a kind that is not looked into; empty without one."""
+    found = min((path.name for path in paths if path.name.lower().endswith(PACKED)), default="")
+    return f"{found} is packed: unpack it first. " if found else ""
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder in a fixed order; links are followed, and a folder that they reach again is not."""
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place, file) for file in sorted(files))
 
 
 def expanded(pattern: str) -> Iterator[str]:

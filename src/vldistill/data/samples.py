@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,6 +31,14 @@ IMAGE_SUFFIXES = frozenset(
 )
 TEXT_SUFFIXES = frozenset({".txt", ".json", ".caption", ".cap"})
 CAPTION_KEYS = ("captions", "caption", "text", "title", "txt")
+
+
+HIDDEN = "hidden, or metadata of a system"
+
+
+def is_hidden(parts: Sequence[str]) -> bool:
+    """Whether a path is hidden, or what systems put beside photos: .ipynb_checkpoints, __MACOSX, Synology's @eaDir."""
+    return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in parts)
 
 
 def key_of(name: str) -> tuple[str, str]:

@@ -5,16 +5,17 @@ A photo is only taken where one file fits: a caption must never meet another ima
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from vldistill.data.samples import IMAGE_SUFFIXES
-from vldistill.data.splits import split_in
+from vldistill.data.patterns import walk
+from vldistill.data.samples import IMAGE_SUFFIXES, is_hidden
+from vldistill.data.splits import WORDS, split_in
 
 NEUTRAL = re.compile(r"(.*[-_ ])?(images?|imgs?|pictures?|photos?|pics|data|jpegimages)([-_ ].*)?")
 MOST = 5_000_000  # files of an index
@@ -43,8 +44,10 @@ class PhotoIndex:
 
         Suffixes fit in any case; names do with ``any_case``.
         """
+        same = self._by_stem.get(_stem(wanted.rpartition("/")[2]))
+        if not same:
+            return []
         path = PurePosixPath(wanted)
-        same = self._by_stem.get(_stem(path.name), [])
         for alike in (_exactly, _composed, _suffix_folded, _without_suffix, *([_folded] if any_case else [])):
             fitting = [(root, own) for root, own in same if alike(path.name, own.name) and _fits(path, root, own)]
             if fitting:
@@ -85,6 +88,8 @@ def search(index: PhotoIndex, wanted: Mapping[int, str], exact: Mapping[str, set
 
 def _without_chance(index: PhotoIndex, found: Mapping[int, Path], wanted: Mapping[int, str]) -> dict[int, Path]:
     """Those found without folders that their names have, only where it is so for several and most of a folder."""
+    if not found:
+        return {}
     lost = Counter(PurePosixPath(name).parent for name in wanted.values())
     merged = Counter(
         PurePosixPath(wanted[number]).parent for number, path in found.items() if index.is_merged(wanted[number], path)
@@ -102,24 +107,19 @@ def _found(
 ) -> dict[int, Path]:
     found: dict[int, Path] = {}
     taken = {path for paths in exact.values() for path in paths}
+    homes = {folder: {path.parent for path in paths} for folder, paths in exact.items()}
     for number, name in wanted.items():
         fitting = [path for path in index.find(name, any_case=any_case) if path not in taken and path.is_file()]
-        homes = {path.parent for path in exact.get(str(PurePosixPath(name).parent), ())}
-        if len(fitting) == 1 and (not homes or fitting[0].parent in homes):
-            found[number] = fitting[0]
+        if len(fitting) == 1:
+            home = homes.get(str(PurePosixPath(name).parent))
+            if not home or fitting[0].parent in home:
+                found[number] = fitting[0]
     return found
 
 
 def _below(root: Path) -> Iterator[Path]:
-    count = 0
-    for place, folders, files in os.walk(root):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        for file in sorted(files):
-            if PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith("._"):
-                count += 1
-                if count > MOST:
-                    return
-                yield Path(place) / file
+    files = (path for path in walk(root) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return islice((path for path in files if not is_hidden(path.relative_to(root).parts)), MOST)
 
 
 def _key(name: str) -> str:
@@ -179,4 +179,5 @@ def _fits(wanted: PurePosixPath, root: Path, own: PurePosixPath) -> bool:
     others = {split_in(part) for part in (*have, root.name if not have else "")} - {None}
     if splits and others and splits != others:
         return False
-    return all(NEUTRAL.fullmatch(part) for part in have)  # merged into one folder
+    named = {word for word, split in WORDS.items() if split in splits}  # validation/ for val_4500_captions/
+    return all(NEUTRAL.fullmatch(part) or part in named for part in have)  # merged into one folder

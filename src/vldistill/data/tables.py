@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
@@ -18,10 +19,16 @@ from vldistill.errors import DataError
 
 SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 TOKEN = re.compile(r"(?P<name>[^\t]+)#(?P<number>\d+)\t(?P<text>.*)")  # of Flickr8k.token.txt
-ADDRESS = re.compile(r"(https?|s3|gs)://\S+")
 UNDECODED = re.compile("[\ud800-\udfff]")  # bytes that are not text in the encoding of the file
 SPANNED = 100  # lines that a quoted cell may span
-MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+FIRST = 6  # lines that tell what a table is
+MARKS = {
+    b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8-sig",
+}  # fmt: skip
+UNMARKED = {"0101": "utf-16-le", "1010": "utf-16-be"}  # by which of the first bytes are zero
+
+csv.field_size_limit(2**31 - 1)  # a base64 image is named as such, not refused as a long cell
 
 
 class Layout(Enum):
@@ -43,7 +50,7 @@ class Table:
         kind: what its lines are.
         encoding: of its text.
         separator: between the cells of a line; empty for json.
-        header: the names of the columns; of JSON the keys of its first object.
+        header: the names of the columns; of JSON the keys of its first object with an image and a caption.
         skipped: lines before the first row: the header, Excel's ``sep=;``.
     """
 
@@ -58,7 +65,7 @@ class Table:
 def layout_of(path: Path, options: Mapping[str, str], source: str) -> Table:
     """What a table looks like, from its first lines and the option ``sep``. Raises DataError."""
     encoding = _encoding(path)
-    first = [line for _, line in islice(lines_of(path, encoding), 6)]
+    first = [line for _, line in islice(lines_of(path, encoding), FIRST)]
     named = re.fullmatch(r"sep=(.)", first[0].strip("\r\n")) if first else None  # Excel's own line
     asked = _asked(options, source) or (named[1] if named else "")
     start = 1 if named else 0
@@ -68,7 +75,7 @@ def layout_of(path: Path, options: Mapping[str, str], source: str) -> Table:
         start += 1
     head = first[start].rstrip("\r\n")
     if head.lstrip().startswith("{"):
-        return Table(path, Layout.JSON, encoding, "", tuple(_object(head, path)), start)
+        return Table(path, Layout.JSON, encoding, "", _keys(path, first[start:]), start)
     separator = asked or _separator(path, head)
     if not options.keys() & {"image", "caption"}:
         if TOKEN.fullmatch(head):
@@ -185,7 +192,6 @@ def _cells(table: Table, lines: list[tuple[int, str]], at: int) -> tuple[int, li
 
 def _parsed(lines: list[str], separator: str) -> list[str] | None:
     """The cells of a row of some lines; None where a quote is still open at their end."""
-    csv.field_size_limit(2**31 - 1)
     reader = csv.reader(iter([*lines, "end\n"]), delimiter=separator)
     try:
         cells = next(reader)
@@ -213,6 +219,17 @@ def _is_row(text: str, table: Table, first: list[str]) -> bool:
     return len(cells) == len(table.header) and not any(character.isspace() for character in cells[0].strip())
 
 
+def _keys(path: Path, lines: list[str]) -> tuple[str, ...]:
+    """The keys of the first object with an image and a caption, else of the first. Raises DataError without any."""
+    found: list[tuple[str, ...]] = []
+    for line in lines:
+        with suppress(DataError):
+            found.append(tuple(_object(line, path)))
+    if not found:
+        _object(lines[0], path)
+    return next(filter(_fits, found), found[0])
+
+
 def _object(text: str, path: Path, line: int = 1) -> dict[str, Any]:
     try:
         value = json.loads(text)
@@ -231,7 +248,8 @@ def _encoding(path: Path) -> str:
         raise DataError(f"{path} does not exist. Give the path of a .csv or .tsv file, or of its folder.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None
-    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
+    marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), "")
+    return marked or UNMARKED.get("".join(str(int(not byte)) for byte in head), "utf-8")
 
 
 def _asked(options: Mapping[str, str], source: str) -> str:

@@ -136,7 +136,7 @@ def _build(
         )
     if weights not in ("hub", "random"):
         path = Path(expand(weights))
-        found = read_weights(path, f"{side} tower weights")
+        found = read_weights(path, f"{side} tower weights", model.state_dict().keys())
         try:
             model.load_state_dict(found)
         except RuntimeError as error:

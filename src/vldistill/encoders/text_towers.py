@@ -151,9 +151,10 @@ def _load_transformer(
         )
     else:
         with torch.device("meta"):  # draws nothing: missing tensors get the same random values as from the hub
-            kind = type(AutoModel.from_config(config, trust_remote_code=False))  # AutoModel needs a folder
-        tensors = read_weights(Path(expand(weights)), "text tower weights")
-        model, found = kind.from_pretrained(
+            empty = AutoModel.from_config(config, trust_remote_code=False)
+        wanted = [name for name in empty.state_dict() if not name.startswith("pooler.")]
+        tensors = read_weights(Path(expand(weights)), "text tower weights", wanted)
+        model, found = type(empty).from_pretrained(  # AutoModel needs a folder
             None, config=config, state_dict=tensors, output_loading_info=True, trust_remote_code=False
         )
     # the pooler is not used, and many encoders are published without it

@@ -97,35 +97,36 @@ def output_width(model: nn.Module, size: int) -> int:
     return features.shape[1]
 
 
-def read_weights(path: Path, what: str) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file by name. Raises ArtefactError for other formats and damaged files."""
+def read_weights(path: Path, what: str, wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file by name, without what another code puts before the names ``wanted``.
+
+    Raises ArtefactError for other formats and damaged files.
+    """
     if path.suffix != ".safetensors":
         raise ArtefactError(
             f"weights {path}: only .safetensors files are read, because other formats can run code. "
             f"Convert it with safetensors.torch.save_file."
         )
-    return read_tensors(path, what)[0]
+    return _without_prefix(read_tensors(path, what)[0], wanted)
 
 
-PREFIXES = ("module.", "visual.trunk.", "module.visual.trunk.", "visual.", "module.visual.", "model.", "backbone.")
-"""What training codes put before the names of an image tower's tensors, the likelier first."""
+def _without_prefix(weights: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """The tensors under the shortest prefix that gives every name wanted; all, as they are, where none does.
 
-
-def without_prefix(weights: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
-    """The tensors under the prefix that gives every name wanted; all of them, as they are, where none does."""
-    if set(wanted) <= weights.keys():
-        return weights
-    for prefix in PREFIXES:
-        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        if set(wanted) <= own.keys():
-            return own
+    Such as ``module.`` of parallel training, ``visual.trunk.`` of open_clip, ``text_encoder.`` of ALBEF.
+    """
+    longest = max(wanted, key=len, default="")
+    prefixes = (name.removesuffix(longest) for name in weights if name.endswith(longest))
+    for prefix in sorted(prefixes, key=len):
+        if all(f"{prefix}{name}" in weights for name in wanted):
+            return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     return weights
 
 
 def load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
     """Load a safetensors file strictly, without the classifier, which features do not need."""
     own, left_out = model.state_dict(), tuple(f"{part}." for part in classifier)
-    found = without_prefix(read_weights(path, "image tower weights"), own.keys())
+    found = read_weights(path, "image tower weights", own.keys())
     weights = {name: value for name, value in found.items() if not name.startswith(left_out)}
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]

@@ -10,9 +10,9 @@ from typing import Any
 
 from vldistill.data.account import Account, Ledger, files_account, merged
 from vldistill.data.collection import Collection
-from vldistill.data.columns import Gathered
-from vldistill.data.evidence import caption_jsons, json_files, json_kind
-from vldistill.data.jsonfile import describe, kind, load_json, text_in
+from vldistill.data.columns import CAPTIONS, IMAGES, Gathered, texts_of
+from vldistill.data.evidence import BY_NAME, caption_jsons, json_files, json_kind
+from vldistill.data.jsonfile import describe, head_of, kind, load_json, text_in
 from vldistill.data.pairs import in_order
 from vldistill.data.patterns import listed
 from vldistill.data.places import find_images, images_folder, safe_name
@@ -26,7 +26,7 @@ PLACE = re.compile(r"(.*[-_])?images")  # a folder that gives where images are, 
 
 def is_blip(path: Path) -> bool:
     """Whether a path is a list of records, or a folder with some, or annotations/ in it, and no Karpathy-style file."""
-    if path.suffix == ".json" and path.is_file():
+    if path.suffix.lower() == ".json" and path.is_file():
         return json_kind(path) == "blip"
     kinds = set(caption_jsons(path).values()) if path.is_dir() else set()
     return "blip" in kinds and "karpathy" not in kinds
@@ -36,10 +36,10 @@ def is_blip(path: Path) -> bool:
 def read(source: Source) -> Collection:
     """BLIP-style lists NAME_train.json, NAME_val.json, NAME_test.json, or the folder with them; images as above.
 
-    A record holds ``image``, ``caption`` (a text, or a list of texts) and perhaps ``image_id``; records with the
-    same image belong together. A leading folder such as ``flickr30k-images`` gives where an image is and is no part
+    A record holds ``image`` and ``caption`` (a text, or a list of texts), or such columns as tables have; records with
+    the same image belong together. A leading folder such as ``flickr30k-images`` gives where an image is and is no part
     of its name, so that the pairs are those of the Karpathy-style file. Lists of LLaVA (``conversations``) and TextCaps
-    are read too, and a list whose name names no split.
+    are read too, an object of captions by image, and a list whose name names no split.
     """
     found = _Found()
     files, weighed = _files(source.place)
@@ -70,6 +70,8 @@ def _records(path: Path) -> list[Any]:
     records = load_json(path)
     if isinstance(records, dict) and isinstance(records.get("data"), list):
         records = records["data"]  # of TextCaps
+    elif isinstance(records, dict) and BY_NAME.match(head_of(path)):
+        records = [{"image": image, "caption": captions} for image, captions in records.items()]
     if not isinstance(records, list) or not records:
         raise DataError(f"{path} is {describe(records)}; expected a BLIP-style list of records. Correct it.")
     return records
@@ -108,67 +110,23 @@ class _Found(Gathered):
     """The images met so far."""
 
     paths: dict[str, str] = field(default_factory=dict)
-    listed: dict[str, str] = field(default_factory=dict)  # name -> the record that gave all its captions at once
-    image_of: dict[int | str, str] = field(default_factory=dict)
-    identity: dict[str, int | str] = field(default_factory=dict)
 
     def add_record(self, record: Any, split: str, where: str) -> None:
         """One more record. Raises DataError when it is malformed or contradicts those before; it is not kept then."""
         if not isinstance(record, dict):
             raise DataError(f"{where} is {kind(record)}; expected an object with image and caption.")
-        key = "image_path" if "image" not in record and "image_path" in record else "image"
+        key = next((key for key in IMAGES if key in record), "image")
         path = safe_name(where, text_in(record, key, where, "flickr30k-images/1.jpg"))
-        name = _without_place(path)
-        value = _value(record)
-        captions = _captions(value, where)
-        known = self.paths.get(name, path)
-        if known != path:
-            raise DataError(f"{where}: image {name!r} is named as {known!r} too; expected one path.")
-        own = self._checked_identity(record["image_id"], name, where) if "image_id" in record else None
-        if name in self.listed or (name in self.paths and not isinstance(value, str)):
-            before = self.listed.get(name, "a record before")
-            raise DataError(
-                f"{where}: image {name!r} was used before, by {before}; expected all its captions in one list, or "
-                f"one record for each. Remove the duplicate from the json."
-            )
+        captions = texts_of(record.get(_captions_key(record)), where, "Correct the json.")
+        short = _without_place(path)
+        name = short if self.paths.get(short, path) == path else path
         self.add(0, name, split, captions, where)
         self.paths[name] = path
-        if own is not None:
-            self.image_of[own], self.identity[name] = name, own
-        if not isinstance(value, str):
-            self.listed[name] = where
-
-    def _checked_identity(self, value: object, name: str, where: str) -> int | str:
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise DataError(f"{where}: image_id is {kind(value)}; expected a number or a text.")
-        other = self.image_of.get(value, name)
-        if other != name:
-            raise DataError(f"{where}: image_id {value!r} was used before, by {other!r}; expected one for each image.")
-        first = self.identity.get(name, value)
-        if first != value:
-            raise DataError(f"{where}: image {name!r} has the image_id {first!r} too; expected one for each image.")
-        return value
 
 
-def _value(record: dict[str, Any]) -> Any:
-    """The captions of a record: ``caption``, TextCaps' ``caption_str``, or the answers of a conversation of LLaVA."""
-    if "caption" in record or "conversations" not in record:
-        return record.get("caption", record.get("caption_str"))
-    turns = record["conversations"]
-    answers = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-    texts = [turn.get("value") for turn in answers if turn.get("from") in ("gpt", "assistant")]
-    return texts[0] if len(texts) == 1 else texts
-
-
-def _captions(value: object, where: str) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list):
-        raise DataError(f"{where}: caption is {kind(value)}; expected a text or a list of texts.")
-    for number, text in enumerate(value):
-        if not isinstance(text, str):
-            raise DataError(f"{where}: caption {number} is {kind(text)}; expected a text.")
-    return value
+def _captions_key(record: dict[str, Any]) -> str:
+    """The key of the captions of a record: ``caption``, TextCaps' ``caption_str``, LLaVA's ``conversations``."""
+    return next((key for key in ("caption", "caption_str", *CAPTIONS) if key in record), "caption")
 
 
 def _without_place(path: str) -> str:

@@ -25,7 +25,7 @@ NAMED = re.compile(r"(?P<before>.*?)(?P<folder>(?P<split>train|val|test)(?P<afte
 
 def is_coco(path: Path) -> bool:
     """Whether a path is a caption annotation file of COCO, or a folder with some in it or in its annotations/."""
-    if path.suffix == ".json" and path.is_file():
+    if path.suffix.lower() == ".json" and path.is_file():
         return _looks_coco(path)
     if not path.is_dir():
         return False
@@ -123,7 +123,7 @@ def _read_file(path: Path, value: dict[str, list[Any]], images: Ledger, texts: L
                 raise DataError(
                     f"{where} is {kind(image)} without a file_name; expected an object with id and file_name."
                 )
-            key = identity(image.get("id"), "id", where)
+            key = str(identity(image.get("id"), "id", where))
             name = safe_name(where, image["file_name"])
             if key in doubtful:
                 raise DataError(f"{where}: id {key!r} is that of several images; expected it once. Correct the json.")
@@ -135,11 +135,14 @@ def _read_file(path: Path, value: dict[str, list[Any]], images: Ledger, texts: L
             names[name] = []
     for number, annotation in enumerate(value["annotations"]):
         where = f"{path}: annotation {number}"
+        if isinstance(annotation, dict) and annotation.get("is_rejected") is True:
+            texts.leave("rejected by its own data set", f"annotation {number}", loss=False)  # spam, of VizWiz
+            continue
         with texts.unit_of(f"annotation {number}"):
             text = annotation.get("caption") if isinstance(annotation, dict) else None
             if not isinstance(text, str):
                 raise DataError(f"{where} has no text 'caption'; expected an object with image_id and caption.")
-            name = name_of.get(identity(annotation.get("image_id"), "image_id", where), "")
+            name = name_of.get(str(identity(annotation.get("image_id"), "image_id", where)), "")
             if not name:
                 raise DataError(
                     f"{where}: image_id {annotation['image_id']!r} is none of the images. Correct the json."
@@ -148,17 +151,13 @@ def _read_file(path: Path, value: dict[str, list[Any]], images: Ledger, texts: L
     return list(names.items())
 
 
-def _shared_ids(images: list[Any]) -> set[Any]:
+def _shared_ids(images: list[Any]) -> set[str]:
     """The ids that images of different names have: their captions may be of either."""
     names: dict[str, set[str]] = defaultdict(set)
     for image in images:
         if isinstance(image, dict):
-            names[repr(image.get("id"))].add(repr(image.get("file_name")))
-    return {
-        image["id"]
-        for image in images
-        if isinstance(image, dict) and isinstance(image.get("id"), int | str) and len(names[repr(image["id"])]) > 1
-    }
+            names[str(image.get("id"))].add(repr(image.get("file_name")))
+    return {key for key, own in names.items() if len(own) > 1}
 
 
 def _looks_coco(path: Path) -> bool:

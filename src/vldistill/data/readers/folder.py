@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from vldistill.data.account import Account, Ledger
+from vldistill.data.account import Ledger
 from vldistill.data.collection import Collection
+from vldistill.data.downloads import account_of_downloads
 from vldistill.data.evidence import caption_jsons, caption_tables, picture_tables, sample_tars
 from vldistill.data.jsonfile import load_json
-from vldistill.data.patterns import listed
+from vldistill.data.patterns import listed, walk
 from vldistill.data.reader import path_reader
-from vldistill.data.samples import IMAGE_SUFFIXES, captions_of_json
+from vldistill.data.samples import HIDDEN, IMAGE_SUFFIXES, captions_of_json, is_hidden
 from vldistill.data.source import Source
 from vldistill.data.splits import WORDS
 from vldistill.data.stores import FileImages, Place
@@ -23,6 +25,7 @@ from vldistill.errors import DataError
 ENOUGH = 10_000  # files listed to recognise a folder
 ABOUT = {"readme", "license", "licence", "notes", "source", "classes", "labels", "requirements"}  # no captions
 TEXTS = (".txt", ".caption", ".json")  # the first that is there holds the captions
+UNREADABLE = "captions cannot be read"
 
 
 def is_folder(path: Path) -> bool:
@@ -31,8 +34,8 @@ def is_folder(path: Path) -> bool:
         return False
     if picture_tables(listed(path, "*.parquet")) or (path / "dataset_dict.json").is_file():
         return False
-    files = islice(_walk(path), ENOUGH)
-    return any(file.suffix.lower() in IMAGE_SUFFIXES and _text_of(file) is not None for file in files)
+    files = [file for file in islice(walk(path), ENOUGH) if not is_hidden(file.parts[len(path.parts) :])]
+    return any(texts_of_images(_images(files), files).values())
 
 
 @path_reader("folder", looks=is_folder)
@@ -45,105 +48,124 @@ def read(source: Source) -> Collection:
     root = source.place
     if not root.is_dir():
         raise DataError(f"{source.path} is not a folder. Give a folder of images with a .txt beside each.")
-    files = list(_walk(root))
-    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")]
-    named = _split_folders(root, pictures)
-    ledger = Ledger("files")
-    found = _Found()
-    _read(found, ledger, root, pictures, named)
-    if not found.names:
+    every = list(walk(root))
+    hidden = {file: None for file in every if is_hidden(file.parts[len(root.parts) :])}
+    files = [file for file in every if file not in hidden]
+    pictures = _images(files)
+    if not pictures:
         raise DataError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    _leave_others(ledger, root, files, found.used | set(pictures))
-    about = {"format": "folder of images and texts", "folders_of_splits": [*named]}
+    found = _Found(root, _split_folders(root, pictures), texts_of_images(pictures, files))
+    for path in pictures:
+        found.add(path)
+    found.leave_others(files)
+    for path in hidden:
+        found.ledger.leave(HIDDEN, str(path.relative_to(root)), loss=False)
+    about = {"format": "folder of images and texts", "folders_of_splits": [*found.named]}
     images = FileImages(tuple(found.names), tuple(map(Place, found.paths)))
-    return Collection(source.text, images, found.captions, found.splits, about=about, accounts=(_closed(ledger, root),))
+    downloads = account_of_downloads(listed(root, "*.parquet"), {path.stem for path in found.paths})
+    accounts = (found.ledger.close(len(every)), *downloads)
+    return Collection(source.text, images, found.captions, found.splits, about=about, accounts=accounts)
 
 
+def _images(files: Sequence[Path]) -> list[Path]:
+    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def texts_of_images(pictures: Sequence[Path], files: Sequence[Path]) -> dict[Path, list[Path]]:
+    """The texts of each image, the one that is read first: named as it without its suffix, or with it.
+
+    Names fit in another case and with accents composed otherwise only where the text is nobody else's and the image is
+    the only one that it fits.
+    """
+    texts: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for path in sorted((path for path in files if path.suffix.lower() in TEXTS), key=_rank):
+        texts[str(path.parent), path.stem].append(path)
+    own = {
+        path: [text for name in (path.stem, path.name) for text in texts.get((str(path.parent), name), [])]
+        for path in pictures
+    }
+    taken = {text for found in own.values() for text in found}
+    left: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for (folder, name), found in texts.items():
+        left[folder, _folded(name)] += [text for text in found if text not in taken]
+    bare = [path for path, found in own.items() if not found]
+    claims = Counter((path.parent, _folded(path.stem)) for path in bare)
+    for path in bare:
+        if claims[path.parent, _folded(path.stem)] == 1:
+            own[path] = left.get((str(path.parent), _folded(path.stem)), [])
+    return own
+
+
+def _rank(text: Path) -> int:
+    return TEXTS.index(text.suffix.lower())
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+@dataclass
 class _Found:
-    """The images read so far."""
+    """The images read so far, and the account of all files."""
 
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.paths: list[Path] = []
-        self.splits: list[str] = []
-        self.captions: list[list[str]] = []
-        self.used: set[Path | None] = set()
+    root: Path
+    named: Mapping[str, str]  # the folders of splits, and their splits
+    texts: Mapping[Path, list[Path]]
+    ledger: Ledger = field(default_factory=lambda: Ledger("files"))
+    names: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    captions: list[list[str]] = field(default_factory=list)
+    used: set[Path] = field(default_factory=set)
 
-
-def _read(found: _Found, ledger: Ledger, root: Path, pictures: list[Path], named: Mapping[str, Path]) -> None:
-    """Add every image with its captions; what lies beside the folders of splits is left out."""
-    places = [(WORDS[name], folder) for name, folder in named.items()] or [("train", root)]
-    inside: set[Path] = set()
-    for split, folder in places:
-        for path in (path for path in pictures if path.is_relative_to(folder)):
-            inside.add(path)
-            text = _text_of(path)
+    def add(self, path: Path) -> None:
+        """One more image with its captions, or why it is left out."""
+        own, parts = self.texts[path], path.relative_to(self.root).parts
+        label = str(path.relative_to(self.root))
+        top = parts[0] if len(parts) > 1 else ""
+        if self.named and top not in self.named:
+            for file in (path, *own):
+                self.ledger.leave("not in the folder of a split", str(file.relative_to(self.root)))
+            self.used |= {*own}
+        elif own and own[0] in self.used:
+            self.ledger.leave("another image of the same text", label, loss=False)
+        else:
             try:
-                captions = _captions(text)
+                captions = _captions(own[0]) if own else []
             except DataError as error:
-                ledger.leave("captions cannot be read", str(path.relative_to(root)), detail=str(error))
-                if text is not None and text not in found.used:
-                    found.used.add(text)
-                    ledger.leave("captions cannot be read", str(text.relative_to(root)))
-                continue
-            found.names.append(path.relative_to(folder).as_posix())
-            found.paths.append(path)
-            found.splits.append(split)
-            found.captions.append(captions)
-            ledger.use()
-            if text is not None and text not in found.used:
-                found.used.add(text)
-                ledger.use()
-    for path in pictures:
-        if path not in inside:
-            ledger.leave("not in the folder of a split", str(path.relative_to(root)))
+                self.ledger.leave(UNREADABLE, label, detail=str(error))
+                self.ledger.leave(UNREADABLE, str(own[0].relative_to(self.root)))
+            else:
+                split = self.named.get(top, "train")
+                alone = [*self.named.values()].count(split) == 1  # else names may come twice
+                self.names.append("/".join(parts[alone:]))
+                self.paths.append(path)
+                self.splits.append(split)
+                self.captions.append(captions)
+                self.ledger.use(1 + bool(own))
+            self.used |= {*own[:1]}
+
+    def leave_others(self, files: Sequence[Path]) -> None:
+        """The files that are neither images nor the texts that are read."""
+        second = {text for own in self.texts.values() for text in own}
+        for path in files:
+            if path not in self.used and path not in self.texts:
+                text = path.suffix.lower() in (".txt", ".caption")
+                lost = text and (path in second or path.stem.lower() not in ABOUT)
+                reason = "text without an image" if lost else "neither an image nor the text that is read"
+                reason = "another text of an image" if path in second else reason
+                self.ledger.leave(reason, str(path.relative_to(self.root)), loss=lost)
 
 
-def _leave_others(ledger: Ledger, root: Path, files: list[Path], used: set[Path | None]) -> None:
-    """The files that are neither images nor their texts."""
-    for path in files:
-        if path not in used:
-            text = path.suffix.lower() in (".txt", ".caption") and not path.name.startswith(".")
-            image = any(path.with_suffix(suffix) in used for suffix in IMAGE_SUFFIXES)
-            lost = text and not image and path.stem.lower() not in ABOUT
-            reason = "text without an image" if lost else "neither an image nor the text that is read"
-            ledger.leave(reason, str(path.relative_to(root)), loss=lost)
-
-
-def _closed(ledger: Ledger, root: Path) -> Account:
-    return ledger.close(sum(len(files) for _, _, files in os.walk(root)))
-
-
-def _split_folders(root: Path, pictures: list[Path]) -> dict[str, Path]:
+def _split_folders(root: Path, pictures: list[Path]) -> dict[str, str]:
     """The folders that are splits: where all with images are called like one, or some are train and val or test."""
-    tops: dict[str, list[Path]] = defaultdict(list)
-    for path in pictures:
-        tops[path.relative_to(root).parts[0] if path.parent != root else ""].append(path)
-    named = {name.lower(): root / name for name in sorted(tops) if name.lower() in WORDS}
-    splits = {WORDS[name] for name in named}
+    tops = {path.relative_to(root).parts[0] if path.parent != root else "" for path in pictures}
+    named = {name: WORDS[name.lower()] for name in sorted(tops) if name.lower() in WORDS}
+    splits = set(named.values())
     return named if named and (len(named) == len(tops) or ("train" in splits and len(splits) > 1)) else {}
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below a folder in a fixed order; links to folders are not followed."""
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        for file in sorted(files):
-            yield Path(place) / file
-
-
-def _text_of(image: Path) -> Path | None:
-    """The file with an image's captions: of its name, with the case of the suffix as it comes."""
-    for suffix in TEXTS:
-        for text in (image.with_suffix(suffix), image.with_suffix(suffix.upper())):
-            if text.is_file():
-                return text
-    return None
-
-
-def _captions(text: Path | None) -> list[str]:
-    if text is None:
-        return []
+def _captions(text: Path) -> list[str]:
     if text.suffix.lower() == ".json":
         return captions_of_json(load_json(text), str(text))
     try:

@@ -8,21 +8,21 @@ from typing import Any
 
 from vldistill.data.account import Account, Ledger, files_account
 from vldistill.data.collection import Collection
+from vldistill.data.columns import texts_of
 from vldistill.data.evidence import json_files, json_kind
-from vldistill.data.jsonfile import describe, identity, kind, load_json, text_in
+from vldistill.data.jsonfile import describe, head_of, kind, load_json, text_in
 from vldistill.data.places import find_images, images_folder, safe_name
 from vldistill.data.reader import path_reader
 from vldistill.data.readers.blip import is_blip
 from vldistill.data.source import Source
+from vldistill.data.splits import split_named
 from vldistill.errors import DataError
-
-SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
 def is_karpathy(path: Path) -> bool:
-    """Whether a path is a json file, or a folder with some, and not of BLIP's kind."""
-    some = path.suffix == ".json" or (path.is_dir() and bool(json_files(path)))
-    return some and not is_blip(path)
+    """Whether a path is a json file, or a folder with some that lists images, and not of BLIP's kind."""
+    listing = path.is_dir() and any(b'"images"' in head_of(file) for file in json_files(path))
+    return (path.suffix.lower() == ".json" or listing) and not is_blip(path)
 
 
 @path_reader("karpathy", looks=is_karpathy, options=("images",), says_splits=True, fallback=True)
@@ -54,7 +54,7 @@ class _Found:
     names: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     captions: list[list[str]] = field(default_factory=list)
-    seen: dict[str, dict[Any, int]] = field(default_factory=lambda: {"filename": {}, "imgid": {}, "sentid": {}})
+    first: dict[str, int] = field(default_factory=dict)  # name -> the entry that has it
 
     def add(self, index: int, entry: Any) -> None:
         """One more entry. Raises DataError, and then nothing of it is kept."""
@@ -63,25 +63,17 @@ class _Found:
                 f"{self.path}: image {index} is {kind(entry)}; expected an object with filename, split, sentences."
             )
         where = f"{self.path}: image {index} ({entry.get('filename')!r})"
-        name, split = _name(entry, where), _split(entry, where)
-        captions, sentids = _captions(entry, where)
-        own: list[tuple[str, Any]] = [("filename", name), *(("sentid", one) for one in sentids)]
-        if "imgid" in entry:
-            own.append(("imgid", identity(entry["imgid"], "imgid", where)))
-        for key, value in own:
-            self._check_unique(key, value, where)
-        for key, value in own:
-            self.seen[key][value] = index
+        name, split = _name(entry, where), split_named(entry.get("split"), where)
+        captions = _captions(entry, where)
+        if name in self.first:
+            raise DataError(
+                f"{where}: filename {name!r} was used before, by image {self.first[name]}; expected it once. "
+                f"Remove the duplicate from the json."
+            )
+        self.first[name] = index
         self.names.append(name)
         self.splits.append(split)
         self.captions.append(captions)
-
-    def _check_unique(self, key: str, value: object, where: str) -> None:
-        if value in self.seen[key]:
-            raise DataError(
-                f"{where}: {key} {value!r} was used before, by image {self.seen[key][value]}; expected it once. "
-                f"Remove the duplicate from the json."
-            )
 
 
 def _find(path: Path) -> tuple[Path, list[Any], Account]:
@@ -138,26 +130,8 @@ def _name(entry: dict[str, Any], where: str) -> str:
     return safe_name(where, folder, filename)
 
 
-def _split(entry: dict[str, Any], where: str) -> str:
-    split = entry.get("split")
-    if not isinstance(split, str) or split not in SPLIT_OF:
-        raise DataError(f"{where}: split is {split!r}; expected one of {', '.join(SPLIT_OF)}. Correct the json.")
-    return SPLIT_OF[split]
-
-
-def _captions(entry: dict[str, Any], where: str) -> tuple[list[str], list[Any]]:
-    """The captions of an entry, and their sentids."""
+def _captions(entry: dict[str, Any], where: str) -> list[str]:
     sentences = entry.get("sentences")
     if not isinstance(sentences, list):
         raise DataError(f"{where}: sentences is {kind(sentences)}; expected a list of objects with 'raw'.")
-    captions, sentids = [], []
-    for number, sentence in enumerate(sentences):
-        if not isinstance(sentence, dict) or not isinstance(sentence.get("raw"), str):
-            found = kind(sentence)
-            if isinstance(sentence, dict):
-                found = f"an object whose raw is {kind(sentence.get('raw'))}"
-            raise DataError(f"{where}: sentence {number} is {found}; expected an object with a text 'raw'.")
-        if "sentid" in sentence:
-            sentids.append(identity(sentence["sentid"], "sentid", where))
-        captions.append(sentence["raw"])
-    return captions, sentids
+    return texts_of(sentences, where, "Correct the json.")

@@ -10,16 +10,15 @@ import numpy as np
 
 from vldistill.data.account import Ledger
 from vldistill.data.collection import Collection
-from vldistill.data.columns import DOWNLOAD, Columns, Gathered, choose_columns
-from vldistill.data.containers import ParquetImages, RowGroup, column_of, empty_cells, readable, require_parquet
+from vldistill.data.columns import Columns, Gathered, choose_columns
+from vldistill.data.containers import ParquetImages, RowGroup, column_of, missing_cells, readable, require_parquet
+from vldistill.data.downloads import tells_downloads, why_failed
 from vldistill.data.evidence import caption_jsons, picture_tables, sample_tars
-from vldistill.data.pairs import ImageStore
 from vldistill.data.patterns import files_of, listed
-from vldistill.data.places import find_images, images_folder, safe_name
+from vldistill.data.places import NamedFiles
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
-from vldistill.data.splits import split_of_file
-from vldistill.data.tables import ADDRESS
+from vldistill.data.splits import WORDS, split_of_file
 from vldistill.errors import DataError
 
 SUFFIX = ".parquet"
@@ -29,7 +28,7 @@ INSIDE = ("", "data", "*", "*/*")  # where in a folder the files may be; the fir
 def is_parquet(path: Path) -> bool:
     """Whether a path is parquet files with images: one, a pattern of them, or a folder with some."""
     if not path.is_dir():
-        return path.suffix == SUFFIX
+        return path.suffix.lower() == SUFFIX
     if caption_jsons(path) or sample_tars(path):
         return False
     found = next((files for place in INSIDE if (files := listed(path, f"{place}/*{SUFFIX}".lstrip("/")))), [])
@@ -45,18 +44,33 @@ def read(source: Source) -> Collection:
     extra ``hf``.
     """
     files = files_of(source, SUFFIX, inside=INSIDE)
+    _check_configurations(source.place, files)
     found = _Found(source)
     for path in files:
         found.add_file(path, alone=len(files) == 1)
-    account, weighed = found.ledger.close(found.seen), found.weighed.close(len(files), needed=False)
+    weighed, account = found.weighed.close(len(files)), found.ledger.close(found.seen)
     if found.columns is None or not found.gathered.names:
         raise DataError(f"{source.text} holds no rows.")
     gathered = found.gathered
-    images, missing = found.files() if found.paths else (found.images(), found.missing())
+    images, missing = found.images(), found.missing()
+    if found.files.paths:
+        images, missing = found.files.find(gathered.names, gathered.rows)
     about = {"format": "parquet", "files": len(files), "columns": found.columns.about(), "rows": found.total}
     return Collection(
         source.text, images, gathered.captions, gathered.splits, missing, about, accounts=(weighed, account)
     )
+
+
+def _check_configurations(place: Path, files: list[Path]) -> None:
+    """Refuse several configurations of a data set of the hub, which have files of the same names. Raises DataError."""
+    below: dict[str, str] = {}
+    for path in files:
+        top, *rest = path.relative_to(place).parts if path.is_relative_to(place) and path != place else ("",)
+        if rest and top.lower() not in WORDS and below.setdefault("/".join(rest), top) != top:
+            raise DataError(
+                f"the folder {place} holds several data sets: {below['/'.join(rest)]}/ and {top}/ both have "
+                f"{'/'.join(rest)}. Give the folder of one."
+            )
 
 
 @dataclass
@@ -69,14 +83,18 @@ class _Found:
     weighed: Ledger = field(default_factory=lambda: Ledger("files"))
     columns: Columns | None = None
     groups: list[RowGroup] = field(default_factory=list)
-    empty: set[int] = field(default_factory=set)
-    paths: dict[int, str] = field(default_factory=dict)  # of images that are files: row -> path
+    lost: dict[int, str] = field(default_factory=dict)  # row without an image -> where it was looked for
     total: int = 0
     seen: int = 0
+
+    def __post_init__(self) -> None:
+        place = self.source.place
+        self.files = NamedFiles(self.source, place if place.is_dir() else place.parent)
 
     def add_file(self, path: Path, *, alone: bool) -> None:
         """The rows of one more file; of several, one that cannot be read is left out. Raises DataError."""
         parquet = require_parquet()
+        before = self.total
         try:
             with readable(path), parquet.ParquetFile(path) as file:
                 names = file.schema_arrow.names
@@ -91,7 +109,7 @@ class _Found:
                 for group in range(file.num_row_groups):
                     self._add_group(file, group, columns, path)
         except DataError as error:
-            if alone or self.total:  # what was read of it would be half a file
+            if alone or self.total > before:  # what was read of it would be half a file
                 raise
             self.weighed.leave("cannot be read", path.name, detail=str(error))
             return
@@ -109,9 +127,9 @@ class _Found:
 
     def _add_group(self, file: Any, group: int, columns: Columns, path: Path) -> None:
         """Names, splits and captions of a row group's rows, without its images."""
-        kind = str(file.schema_arrow.field(columns.image).type)
-        files = kind in ("string", "large_string")
-        rows = file.read_row_group(group, columns=columns.texts + [columns.image] * files).to_pydict()
+        files = str(_inner(file.schema_arrow.field(columns.image).type)) in ("string", "large_string")
+        told = ["status"] if tells_downloads(file.schema_arrow.names) else []
+        rows = file.read_row_group(group, columns=columns.texts + told + [columns.image] * files).to_pydict()
         count, start = file.metadata.row_group(group).num_rows, self.total
         if any(len(cells) != count for cells in rows.values()):
             raise DataError(f"{path}: row group {group} does not hold the {count:,} rows it declares. Copy it again.")
@@ -120,42 +138,34 @@ class _Found:
         usual = split_of_file(path, self.source.place)
         images = self.images()
         if not files:
-            self.empty |= {start + row for row in empty_cells(column_of(path, group, columns.image))}
+            lost = missing_cells(column_of(path, group, columns.image), self.files.folder)
+            self.lost |= {start + row: where for row, where in lost.items()}
         for row, cells in enumerate(zip(*rows.values())):
             name, where = f"{usual or 'row'}-{start + row:08d}", f"{path}: row group {group}, row {row}"
-            with self.ledger.unit_of(f"row {row} of row group {group} of {path.name}"):
-                own = dict(zip(rows, cells))
+            label, own = f"row {row} of row group {group} of {path.name}", dict(zip(rows, cells))
+            if start + row in self.lost and (failure := why_failed(own.get("status"))):
+                self.ledger.leave(failure, label)
+                continue
+            with self.ledger.unit_of(label):
                 if files:
-                    self._add_path(own, columns, start + row, usual, where)
+                    name = self.files.add(start + row, own[columns.image], columns.image, where)
+                    named = replace(columns, name="")
+                    self.gathered.add_cells(start + row, own, named, name, usual, where, lambda _, path=name: path)
                 else:
-                    self.gathered.add_cells(start + row, own, columns, name, usual, where, images.same)
-
-    def _add_path(self, cells: dict[str, Any], columns: Columns, row: int, usual: str | None, where: str) -> None:
-        """A row with the path of its image, which names it."""
-        value = cells[columns.image]
-        if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{where}: the column {columns.image!r} is empty; expected the path of an image.")
-        if ADDRESS.fullmatch(value.strip()):
-            raise DataError(f"{where}: the column {columns.image!r} holds addresses ({value[:80]}). {DOWNLOAD}")
-        path = safe_name(where, value.strip())
-        self.paths[row] = path
-        self.gathered.add_cells(row, cells, replace(columns, name=columns.image), path, usual, where, self._same_path)
-
-    def _same_path(self, one: int, other: int) -> bool:
-        return self.paths[one] == self.paths[other]
+                    self.gathered.add_cells(start + row, own, columns, name, usual, where, images.picture)
 
     def images(self) -> ParquetImages:
         """The images in the cells."""
         column = self.columns.image if self.columns else ""
-        return ParquetImages(tuple(self.gathered.names), np.array(self.gathered.rows, np.int64), self.groups, column)
+        rows = np.array(self.gathered.rows, np.int64)
+        return ParquetImages(tuple(self.gathered.names), rows, self.groups, column, folder=self.files.folder)
 
     def missing(self) -> dict[int, str]:
-        """The images whose cell is empty."""
-        return {index: "its row, which is empty" for index, row in enumerate(self.gathered.rows) if row in self.empty}
+        """The images that are not in their cells, and where they were looked for."""
+        rows = enumerate(self.gathered.rows)
+        return {index: self.lost[row] for index, row in rows if row in self.lost}
 
-    def files(self) -> tuple[ImageStore, dict[int, str]]:
-        """The images in files, and those that are missing."""
-        place = self.source.place
-        folder = images_folder(self.source, place if place.is_dir() else place.parent)
-        sought = [(self.paths[row],) for row in self.gathered.rows]
-        return find_images(folder, self.gathered.names, sought, exactly_named="images" in self.source.options)
+
+def _inner(kind: Any) -> Any:
+    """What an Arrow type is a list, or a dictionary, of."""
+    return _inner(kind.value_type) if hasattr(kind, "value_type") else kind

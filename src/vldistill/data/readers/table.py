@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import filecmp
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vldistill.data.account import Account, Ledger, files_account, merged
 from vldistill.data.collection import Collection
 from vldistill.data.columns import DOWNLOAD, Columns, Gathered, choose_columns, split_of_cell, texts_of
-from vldistill.data.evidence import TABLES, caption_jsons, caption_tables, is_table_name, sample_tars
+from vldistill.data.evidence import TABLES, caption_jsons, caption_tables, is_table_name, sample_tars, tables_of
 from vldistill.data.pairs import in_order
 from vldistill.data.patterns import listed
-from vldistill.data.places import DRIVE, find_images, images_folder, safe_name
+from vldistill.data.places import ADDRESS, find_images, images_folder, path_in_cell
 from vldistill.data.reader import path_reader
 from vldistill.data.readers.folder import is_folder
 from vldistill.data.readers.hf import is_saved
@@ -21,7 +22,7 @@ from vldistill.data.readers.parquet import is_parquet
 from vldistill.data.samples import IMAGE_SUFFIXES
 from vldistill.data.source import Source
 from vldistill.data.splits import WORDS, split_in
-from vldistill.data.tables import ADDRESS, Layout, Table, count_lines, layout_of, rows_of
+from vldistill.data.tables import Layout, Table, count_lines, layout_of, rows_of
 from vldistill.errors import DataError
 
 LISTS = {"trainimages": "train", "devimages": "val", "testimages": "test"}  # Flickr_8k.trainImages.txt, ...
@@ -87,7 +88,7 @@ def _gather(found: Gathered, table: Table, columns: Columns, file: File, folder:
         with ledger.unit_of(f"line {row.line}", row.span, "malformed"):
             if row.trouble:
                 raise DataError(row.trouble)
-            name = _name(row.cells.get(columns.image), columns, folder, named, where)
+            name = path_in_cell(row.cells.get(columns.image), columns.image, folder, where, exactly_named=named)
             split = lists.get(name) if lists else file.split
             if lists and split is None:
                 raise DataError(f"{where}: {name} is in none of the lists of splits beside it. Add it to one.")
@@ -95,31 +96,6 @@ def _gather(found: Gathered, table: Table, columns: Columns, file: File, folder:
             captions = [text for column in columns.captions for text in texts_of(row.cells.get(column), where)]
             found.add(0, f"{file.folder}/{name}" if file.folder else name, own, captions, where)
     return ledger.close(count_lines(table.path, table.encoding))
-
-
-def _name(cell: Any, columns: Columns, folder: Path, named: bool, where: str) -> str:
-    """The name of a row's image: its path in the folder of images. Raises DataError."""
-    if not isinstance(cell, str) or not (raw := cell.strip()):
-        raise DataError(f"{where}: the column {columns.image!r} is empty; expected the path of an image.")
-    if ADDRESS.fullmatch(raw):
-        raise DataError(f"{where}: the column {columns.image!r} holds addresses ({raw[:80]}). {DOWNLOAD}")
-    if len(raw) > 1000:
-        raise DataError(
-            f"{where}: the column {columns.image!r} holds a text of {len(raw):,} letters ({raw[:20]}...), as base64 "
-            f"data of images has; expected the path of an image. Decode the images into files and name these."
-        )
-    path = Path(raw)
-    if path.is_absolute() and path.is_relative_to(folder):
-        raw = path.relative_to(folder).as_posix()
-    elif path.is_absolute() or DRIVE.match(raw):
-        if not named:
-            parent = "FOLDER" if DRIVE.match(raw) else path.parent
-            raise DataError(
-                f"{where}: {raw!r} is outside {folder}, where images are looked for. Name the folder above them, e.g. "
-                f"?images={parent}."
-            )
-        raw = DRIVE.sub("", raw).lstrip("/")
-    return safe_name(where, raw)
 
 
 def _named(table: Table) -> bool:
@@ -139,12 +115,12 @@ def _is_captions(path: Path) -> bool:
 
 def _tables(folder: Path) -> list[File]:
     """The tables in a folder, or in its folders of splits."""
-    texts = [path for path in sorted(folder.glob("*.txt"))[:50] if not _beside_image(path) and _is_captions(path)]
+    texts = [path for path in nsmallest(50, folder.glob("*.txt")) if not _beside_image(path) and _is_captions(path)]
     own = sorted({*caption_tables(folder), *texts})
     if own:
         return [File(path) for path in own]
-    nested = [(WORDS[sub.name.lower()], sub) for sub in sorted(folder.iterdir()) if sub.name.lower() in WORDS]
-    return [File(path, split, sub.name) for split, sub in nested if sub.is_dir() for path in caption_tables(sub)]
+    nested = [(WORDS[sub.name.lower()], sub) for sub in sorted(folder.glob("*/")) if sub.name.lower() in WORDS]
+    return [File(path, split, sub.name) for split, sub in nested for path in caption_tables(sub)]
 
 
 def _beside_image(path: Path) -> bool:
@@ -156,13 +132,14 @@ def _files(source: Source) -> tuple[list[File], Account]:
     path = source.place
     if not path.is_dir():
         return [File(path, split_in(_stem(path)))], files_account([path], {}, 1)
-    tables = _tables(path) or [File(file) for file in sorted(path.iterdir()) if file.suffix.lower() in (".csv", ".tsv")]
+    tables = _tables(path) or [File(file) for file in listed(path, "*.[ct]sv")]
     if not tables:
         raise DataError(
             f"the folder {path} holds no table ({', '.join(TABLES)}) of images and captions. Give the file."
         )
     kept, copies = _without_copies(tables)
-    others = [one for one in sorted(path.iterdir()) if is_table_name(one) and one not in {file.path for file in tables}]
+    read = {file.path for file in tables}
+    others = [one for one in tables_of(path) if one not in read]
     account = files_account(
         [file.path for file in kept], {"copy of another": copies, "table of other things": others},
         len(tables) + len(others),

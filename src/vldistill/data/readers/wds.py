@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from vldistill.data.account import Ledger, files_account
+from vldistill.data.account import Ledger
 from vldistill.data.archives import Member, tar_members, unpacked
 from vldistill.data.collection import Collection
 from vldistill.data.columns import Gathered, split_of_cell
-from vldistill.data.evidence import caption_jsons, is_tar, sample_tars
+from vldistill.data.downloads import account_of_downloads
+from vldistill.data.evidence import caption_jsons, is_tar, sample_tars, tars_of
 from vldistill.data.patterns import files_of
 from vldistill.data.reader import path_reader
-from vldistill.data.samples import IMAGE_SUFFIXES, captions_of_json
+from vldistill.data.samples import HIDDEN, IMAGE_SUFFIXES, TEXT_SUFFIXES, captions_of_json, is_hidden
 from vldistill.data.source import Source
 from vldistill.data.splits import split_of_file
 from vldistill.data.stores import TAIL_BYTES, FileImages, TarPlaces
@@ -45,9 +46,13 @@ def read(source: Source) -> Collection:
     of shards such as ``train-0000.tar`` name the split. Images stay in the tars, and are read there.
     """
     files = _files(source)
-    found = _Found(source, [unpacked(path) for path in files])
-    for tar, path in enumerate(files):
-        found.add_tar(tar, path)
+    found = _Found(source)
+    weighed = Ledger("files")
+    for path in files:
+        with weighed.unit_of(path.name, reason="cannot be read"):
+            found.add_tar(path)
+    account = found.ledger.close(found.seen)
+    weighed_account = weighed.close(len(files))
     if not any(found.gathered.captions):
         what = "captions" if found.gathered.names else f"images ({', '.join(sorted(IMAGE_SUFFIXES))})"
         endings = ", ".join("." + ending for ending, _ in found.endings.most_common(5)) or "nothing"
@@ -56,11 +61,13 @@ def read(source: Source) -> Collection:
             f"endings of images and captions: ?image=ENDING&caption=ENDING."
         )
     about: dict[str, Any] = {"format": "WebDataset", "shards": len(files), "samples": len(found.number)}
-    images = FileImages(tuple(found.gathered.names), TarPlaces(found.tars, found.number, found.offset, found.size))
-    account = found.ledger.close(found.seen, needed=False)
+    places = TarPlaces(found.tars, found.number, found.offset, found.size)
+    images = FileImages(tuple(found.gathered.names), places)
+    keys = {PurePosixPath(name).stem for name in images.names}
+    downloads = account_of_downloads([path.with_suffix(".parquet") for path in files], keys)
     return Collection(
         source.text, images, found.gathered.captions, found.gathered.splits, about=about,
-        accounts=(files_account(files, {}, len(files)), account),
+        accounts=(weighed_account, account, *downloads),
     )  # fmt: skip
 
 
@@ -68,9 +75,7 @@ def _files(source: Source) -> list[Path]:
     path = source.place
     if not path.is_dir():
         return files_of(source, ".tar")
-    tars = sorted(file for file in path.iterdir() if is_tar(file) and file.is_file())
-    tars = tars or sorted(file for file in path.glob("*/*") if is_tar(file) and file.is_file())
-    return tars or files_of(source, ".tar")
+    return tars_of(path) or files_of(source, ".tar")
 
 
 @dataclass
@@ -78,7 +83,7 @@ class _Found:
     """The samples read so far: their images by place in the tars."""
 
     source: Source
-    tars: list[Path]
+    tars: list[Path] = field(default_factory=list)
     gathered: Gathered = field(default_factory=Gathered)
     ledger: Ledger = field(default_factory=lambda: Ledger("tar members"))
     seen: int = 0
@@ -87,12 +92,15 @@ class _Found:
     offset: array[int] = field(default_factory=lambda: array("q"))
     size: array[int] = field(default_factory=lambda: array("q"))
 
-    def add_tar(self, tar: int, path: Path) -> None:
-        """All samples of a tar. Raises DataError where the tar cannot be read."""
-        members = list(tar_members(self.tars[tar]))
+    def add_tar(self, path: Path) -> None:
+        """All samples of a tar. Raises DataError where the tar cannot be read, and then nothing of it is used."""
+        plain = unpacked(path)
+        members = list(tar_members(plain))
+        tar = len(self.tars)
+        self.tars.append(plain)
         self.seen += len(members)
         usual = split_of_file(path, self.source.place)
-        with self.tars[tar].open("rb") as handle:
+        with plain.open("rb") as handle:
             samples = list(_samples(members, self.ledger, self.source.options))
             pictured = {key for key, own in samples if _image(own, self.source.options.get("image", "")) is not None}
             for key, own in samples:
@@ -108,7 +116,8 @@ class _Found:
         if image is None:
             beside = key.rpartition(".")[0] in pictured  # such as a.cls.txt beside a.jpg
             reason = "beside a sample" if beside else "of a sample without an image"
-            self.ledger.leave(reason, next(iter(own.values())).name, len(own), loss=not beside)
+            texts = any(f".{ending}" in TEXT_SUFFIXES for ending in own)
+            self.ledger.leave(reason, next(iter(own.values())).name, len(own), loss=texts and not beside)
             return
         read = {ending: one for ending, one in own.items() if ending == image or not _is_image(ending)}
         with self.ledger.unit_of(own[image].name, len(read)):
@@ -164,12 +173,12 @@ def _samples(members: list[Member], ledger: Ledger, options: Mapping[str, str]) 
     groups: dict[tuple[int, str], list[tuple[int, str, Member]]] = defaultdict(list)
     for number, member in enumerate(members):
         pure = PurePosixPath(member.name)
-        if pure.name.startswith(".") or "__MACOSX" in pure.parts:
-            ledger.leave("metadata of macOS, or hidden", member.name, loss=False)
+        if is_hidden(pure.parts):
+            ledger.leave(HIDDEN, member.name, loss=False)
             continue
         base, _, ending = pure.name.partition(".") if first_dot else pure.name.rpartition(".")
         base, ending = (base, ending) if base else (ending, "")
-        groups[member.part, str(pure.parent / base)].append((number, ending, member))
+        groups[member.part, str(pure.parent / base)].append((number, ending.lower(), member))
     for (_, key), own in groups.items():
         endings = [ending for _, ending, _ in own]
         again = len(set(endings)) < len(endings)  # a name comes twice: only neighbours belong together then
@@ -184,12 +193,12 @@ def _samples(members: list[Member], ledger: Ledger, options: Mapping[str, str]) 
 
 
 def _is_image(ending: str) -> bool:
-    return "." + ending.lower() in IMAGE_SUFFIXES
+    return f".{ending}" in IMAGE_SUFFIXES
 
 
 def _image(own: Mapping[str, Member], asked: str) -> str | None:
     """The ending of a sample's image: the one named by the option, else one of an image."""
-    return next((ending for ending in own if (ending == asked if asked else _is_image(ending))), None)
+    return next((ending for ending in own if (ending == asked.lower() if asked else _is_image(ending))), None)
 
 
 def _json(handle: IO[bytes], own: Mapping[str, Member], where: str) -> dict[str, Any]:
@@ -209,8 +218,8 @@ def _json(handle: IO[bytes], own: Mapping[str, Member], where: str) -> dict[str,
 def _captions(
     handle: IO[bytes], own: Mapping[str, Member], record: dict[str, Any], asked: str, where: str
 ) -> list[str]:
-    if asked and asked != "json" and not record.get(asked) and asked in own:
-        return [_text(handle, own[asked], where)]
+    if asked and asked != "json" and not record.get(asked) and asked.lower() in own:
+        return [_text(handle, own[asked.lower()], where)]
     found = [] if asked == "txt" else captions_of_json(record, where, asked)
     member = own.get("txt") or own.get("caption")
     if found or member is None or asked not in ("", "txt"):
