@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -382,12 +382,17 @@ def test_a_thread_cannot_be_interrupted() -> None:
     assert answers == [False]
 
 
+@pytest.mark.parametrize("clock_of", ["wall", "cpu"])
 def test_minutes_end_a_distillation_and_rates_decay_with_the_time(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock_of: Literal["wall", "cpu"]
 ) -> None:
-    config = replace(SGD, iterations=10**6, minutes=0.5, decay="linear", image_lr=1e-3, text_lr=1e-3)
+    """By the clock that is configured: the other one stands still, or runs away."""
+    config = replace(SGD, iterations=10**6, minutes=0.5, decay="linear", image_lr=1e-3, text_lr=1e-3, clock=clock_of)
     loop = make_loop(bench, [], tmp_path, config, method=Stub())
-    clock = SimpleNamespace(monotonic=lambda: 3.0 * loop.progress.iteration)
+    wall, used = (3.0, 0.0) if clock_of == "wall" else (100.0, 3.0 * torch.get_num_threads())
+    clock = SimpleNamespace(
+        monotonic=lambda: wall * loop.progress.iteration, process_time=lambda: used * loop.progress.iteration
+    )
     monkeypatch.setattr(loop_module, "time", clock)
     distilled = loop.run(start_of(bench, config))
     selection = distilled.info["selection"]

@@ -53,6 +53,8 @@ class DistillConfig:
         minutes: minutes of distilling after which to end, if the iterations are not done by then; rates decay, and
             phases and curricula pass, over whichever is nearer its end. Validation counts. 0 is no limit. Such a
             set depends on the machine's speed.
+        clock: what ``minutes`` are of: ``wall``, or ``cpu``, the CPU time of the process over its number of threads,
+            which other jobs on the machine do not shorten.
         captions: text vectors learned for each image; inner steps take them in turn. All count as stored floats.
         label: added to the set's name, to keep variants side by side in one run.
         learn: what is learned beside the student rates: ``both`` sides, or the ``image`` or the ``text`` side alone
@@ -96,6 +98,7 @@ class DistillConfig:
     iterations: int | None = None
     draws: int = later(1, neutral=1)
     minutes: float = 0.0
+    clock: Literal["wall", "cpu"] = later("wall", neutral="wall")
     captions: int = 1
     label: str = ""
     learn: Literal["both", "image", "text"] = "both"

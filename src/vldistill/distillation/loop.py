@@ -123,7 +123,7 @@ class Loop(Generic[T]):
                 f"delete that folder if it is on one."
             )
         self.processes.share(self._moving().values())  # a start computed on several GPUs may differ in the last digit
-        self._began = time.monotonic() - self.progress.seconds
+        self._began = self._now() - self.progress.seconds
 
     def _iterations(self) -> int:
         """Outer iterations; none for a method that trains nothing here."""
@@ -227,7 +227,13 @@ class Loop(Generic[T]):
         return self.processes.of_first(min(self._seconds() / (60 * minutes), 1.0)) if minutes else 0.0
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._began
+        return self._now() - self._began
+
+    def _now(self) -> float:
+        """Seconds on the clock that ``distill.minutes`` are measured by."""
+        if self.context.config.clock == "wall":
+            return time.monotonic()
+        return time.process_time() / torch.get_num_threads()
 
     def _log(self, record: dict[str, Plain]) -> None:
         if not self.processes.first:
