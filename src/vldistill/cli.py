@@ -118,7 +118,7 @@ def _stop_on_sigterm() -> None:
 
 COMMANDS = {
     **{name: f"vldistill.commands.{name}" for name in ("experts", "distill", "select", "evaluate", "compare", "cross")},
-    **{name: f"vldistill.commands.{name}" for name in ("encode", "report", "inspect", "convert")},
+    **{name: f"vldistill.commands.{name}" for name in ("curve", "encode", "report", "inspect", "convert")},
     "import": "vldistill.commands.import_published",
     **{name: f"vldistill.commands.{name}" for name in ("ls", "demo")},
 }

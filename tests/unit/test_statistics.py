@@ -10,8 +10,9 @@ import torch
 
 from vldistill.comparison.results import CellResult
 from vldistill.comparison.rows import comparison_rows
-from vldistill.comparison.statistics import Bootstrap, Spread, augmentation_robust_score, label_robust_score
+from vldistill.comparison.statistics import Spread, augmentation_robust_score, label_robust_score
 from vldistill.comparison.table import comparison_markdown
+from vldistill.evaluation.bootstrap import Bootstrap
 from vldistill.evaluation.hits import encoded_counts, encoded_hits
 from vldistill.evaluation.measures import MEASURES, Figure
 from vldistill.evaluation.results import Scores, Trial
@@ -94,7 +95,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
         first, second = ([student(0.5, 1000 * number + 10 * side + s, hard)[1] for s in range(3)] for side in range(2))
         bootstrap = Bootstrap(IMAGES, draws=300)
         counts = encoded_counts(CAPTION_IMAGE)
-        drawn = [bootstrap.means([_bare(hits, counts)]) for hits in (first, second)]
+        drawn = [bootstrap.means([_bare(hits, counts).evaluation]) for hits in (first, second)]
         assert drawn[0] is not None and drawn[1] is not None
         low, high = np.percentile(drawn[0] - drawn[1], [2.5, 97.5])
         covered += low <= 0 <= high

@@ -24,6 +24,8 @@ class Published:
         pairs: its budget; None for the full data.
         mean_recall: as reported; None where the source reports recalls alone.
         second_hand: whether the source quotes another publication.
+        place: where it was read: in the ``paper``, its ``abstract``, or a ``page`` about it.
+        note: what it reports in other numbers.
     """
 
     row: str
@@ -35,6 +37,8 @@ class Published:
     mean_recall: float | None
     towers: str
     second_hand: bool
+    place: str = "paper"
+    note: str = ""
 
     @classmethod
     def read(cls, record: Record) -> Published:
@@ -48,6 +52,8 @@ class Published:
             mean_recall=entry(record, "mean_recall", int, float),
             towers=entry(record, "towers", str) or "-",
             second_hand=bool(record.get("second_hand")),
+            place=entry(record, "read", str) or "paper",
+            note=entry(record, "note", str) or "",
         )
 
     @property

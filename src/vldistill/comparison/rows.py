@@ -7,16 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from vldistill.comparison.published import Published
 from vldistill.comparison.results import CellResult
-from vldistill.comparison.statistics import (
-    Bootstrap,
-    Interval,
-    Spread,
-    augmentation_robust_score,
-    differences,
-    images_tested,
-    label_robust_score,
-)
+from vldistill.comparison.statistics import Spread, augmentation_robust_score, differences, label_robust_score
 from vldistill.config.plain import Plain, Record, entry, section
+from vldistill.evaluation.bootstrap import Bootstrap, Interval, images_tested
 from vldistill.evaluation.measures import MEASURES, RECALLS, Figure, number_in, ratio
 from vldistill.evaluation.results import FIXED_GRID, Scores
 from vldistill.storage.files import digest
@@ -279,11 +272,12 @@ def _val_looks(result: CellResult) -> int:
 
 def _ranked(rows: dict[str, Row], pools: Mapping[str, Sequence[CellResult]], references: References) -> dict[str, Row]:
     """The rows with their intervals: of the difference to the best row of the group, and of the share."""
-    images = images_tested([pool[0] for pool in pools.values()])
+    images = images_tested(pool[0].evaluation for pool in pools.values())
     if not images:
         return rows
     bootstrap = Bootstrap(images)
-    draws = {key: found for key, pool in pools.items() if (found := bootstrap.means(pool)) is not None}
+    drawn = {key: bootstrap.means([one.evaluation for one in pool]) for key, pool in pools.items()}
+    draws = {key: found for key, found in drawn.items() if found is not None}
     full = {ground: row_key(pool[0]) for (ground, name), pool in references.items() if name == "full"}
     to_best: dict[str, Interval] = {}
     for group in {row.group for row in rows.values()}:
@@ -301,9 +295,13 @@ def _ranked(rows: dict[str, Row], pools: Mapping[str, Sequence[CellResult]], ref
     return rows
 
 
+_PLACES = {"abstract": "its abstract", "page": "a page about it"}
+
+
 def published_row(found: Published) -> Row:
     """A published row as a row of the table. Its students are those of its source: never the generic recipe."""
-    note = "published, 2nd-hand" if found.second_hand else "published"
+    note = "published" if found.place == "paper" else f"published, read in {_PLACES[found.place]}"
+    note = "published, 2nd-hand" if found.second_hand else note
     return Row(
         row=f"{found.row} ({note}, {found.data})",
         towers=found.towers,
@@ -312,6 +310,6 @@ def published_row(found: Published) -> Row:
         pairs=found.pairs,
         own=None if found.mean is None else Figure(found.mean),
         recalls={name: None if value is None else Figure(value) for name, value in found.recalls.items()},
-        details={"source": found.source, "data": found.data},
+        details={"source": f"{found.source} ({found.note})" if found.note else found.source, "data": found.data},
         published=True,
     )

@@ -1,8 +1,6 @@
 """What the rows of a comparison are worth beyond their means: spread by source, intervals of differences, ties.
 
-Intervals are of a paired bootstrap: test images are drawn with replacement, the same ones for every row; so are, for
-each row, its distillations and their students. The gallery stays whole. A row whose interval of the difference to the
-best row of its group contains zero cannot be distinguished from it.
+A row whose interval of the difference to the best row of its group contains zero cannot be distinguished from it.
 """
 
 from __future__ import annotations
@@ -12,31 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vldistill.comparison.results import CellResult
-from vldistill.evaluation.hits import decoded
+from vldistill.evaluation.bootstrap import Interval
 from vldistill.evaluation.measures import Figure
 from vldistill.evaluation.results import Scores
-
-DRAWS = 2000
-LEVEL = 95  # percent of the draws that an interval holds
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and the interval that holds :data:`LEVEL` percent of its bootstrap draws."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
-
-    @classmethod
-    def of(cls, value: float, draws: np.ndarray) -> Interval:
-        """The interval of ``draws`` (B,)."""
-        low, high = np.percentile(draws, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-        return cls(value, float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -64,52 +40,6 @@ class Spread:
             float(np.sqrt(np.mean(within))) if within else 0.0,
             float(np.std(means, ddof=1)) if len(means) > 1 else None,
         )
-
-
-class Bootstrap:
-    """Draws of test images, distillations and students, the same images for every row.
-
-    Args:
-        images: number of test images.
-        draws: number of draws.
-    """
-
-    def __init__(self, images: int, draws: int = DRAWS) -> None:
-        self.draws = draws
-        self.weights = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=draws)
-
-    def means(self, results: Sequence[CellResult]) -> np.ndarray | None:
-        """Draws (B,) of a row's mean recall; None where a student's hits were not kept."""
-        by_distillation: list[np.ndarray] = []
-        for result in results:
-            scores, counts = result.evaluation.generic, result.evaluation.test_captions
-            if scores is None or counts is None or not scores.hits or not all(scores.hits):
-                return None
-            students = [decoded(hits, counts).recalls(self.weights).mean(1) for hits in scores.hits]
-            by_distillation.append(np.stack(students))  # (S, B)
-        return self._resampled(by_distillation)
-
-    def _resampled(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """One draw of distillations, and of their students, for each column: the mean, (B,)."""
-        draw = np.random.default_rng(1)
-        every = np.arange(self.draws)
-        total = np.zeros(self.draws)
-        for _ in values:
-            chosen = draw.integers(len(values), size=self.draws)
-            for number, students in enumerate(values):
-                here = every[chosen == number]
-                picks = draw.integers(len(students), size=(len(students), len(here)))
-                total[here] += students[picks, here].mean(0)
-        return total / len(values)
-
-
-def images_tested(results: Sequence[CellResult]) -> int:
-    """The number of test images of cells of one data set; 0 where none kept its hits."""
-    for result in results:
-        scores, counts = result.evaluation.generic, result.evaluation.test_captions
-        if counts and scores and scores.hits and scores.hits[0]:
-            return len(decoded(scores.hits[0], counts).counts)
-    return 0
 
 
 def differences(draws: Mapping[str, np.ndarray], means: Mapping[str, float]) -> dict[str, Interval]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from vldistill.comparison.rows import Row
-from vldistill.comparison.statistics import LEVEL
+from vldistill.evaluation.bootstrap import LEVEL
 from vldistill.evaluation.measures import RECALLS, TITLES
 from vldistill.evaluation.tables import LEGACY, markdown
 from vldistill.storage.files import human_bytes

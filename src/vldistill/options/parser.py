@@ -23,6 +23,7 @@ ABOUT = {
     "select": "choose real pairs by a selector (a coreset)",
     "evaluate": "train fresh students on a set, SELECTOR:N or full, and test them",
     "compare": "a sweep of methods, budgets, settings, towers and seeds as one table",
+    "curve": "recall against pairs, and how many reach a share of the full data",
     "cross": "one set on a list of towers, as one matrix",
     "encode": "decode and encode the data once, ahead of the other stages",
     "report": "one offline HTML file about a run, or several compared",

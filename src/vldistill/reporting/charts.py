@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vldistill.config.plain import Plain, Record, entry
 from vldistill.drawing.figures import SMALL, Points, curves, inline_svg
@@ -45,7 +45,30 @@ def budget_chart(runs: Sequence[RunRecord]) -> FigureView | None:
         log_x=True,
     )
     label = f"Line chart of mean recall on test against the number of pairs: {', '.join(lines)}."
-    return FigureView("Recall against pairs", inline_svg(figure, "budget", label), "Bars: one standard deviation.")
+    note = " ".join(["Bars: one standard deviation.", *pairs_needed_notes(runs)])
+    return FigureView("Recall against pairs", inline_svg(figure, "budget", label), note)
+
+
+def pairs_needed_notes(runs: Sequence[RunRecord]) -> list[str]:
+    """How many pairs reach a share of the full data, where ``vldistill curve`` has computed it."""
+    notes: list[str] = []
+    for run in runs:
+        for one in entry(run.curve, "curves", list) or ():
+            record = one if isinstance(one, Mapping) else {}
+            parts = [found for found in map(_needed, entry(record, "needed", list) or ()) if found]
+            if parts:
+                where = f"{run.name}: " if len(runs) > 1 else ""
+                notes.append(f"{where}{record.get('name')}: {', '.join(parts)}.")
+    return [f"Pairs until a share of the full data, with 95 % intervals. {' '.join(notes)}"] if notes else []
+
+
+def _needed(value: Plain) -> str:
+    """``90 %: 210 [180, 260]``; a number that is missing is more than the largest budget."""
+    record = value if isinstance(value, Mapping) else {}
+    share = entry(record, "share", int, float)
+    numbers = [entry(record, name, int) for name in ("pairs", "low", "high")]
+    shown = ["more" if number is None else f"{number:,}" for number in numbers]
+    return f"{share:.0%}: {shown[0]} [{shown[1]}, {shown[2]}]" if share else ""
 
 
 def _line(row: Row) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
@@ -183,6 +183,7 @@ class RunRecord:
         disk: bytes by part of the folder.
         commands: the commands that made it, in order, each once.
         notes: what could not be read.
+        curve: what ``vldistill curve`` wrote; empty without it.
     """
 
     folder: Path
@@ -196,6 +197,7 @@ class RunRecord:
     disk: Mapping[str, int]
     commands: Sequence[str]
     notes: Sequence[str]
+    curve: Record = field(default_factory=dict)
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
@@ -243,6 +245,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
         disk=_disk(folder),
         commands=list(dict.fromkeys(str(command) for command in commands if command)),
         notes=notes,
+        curve=_record(folder / "curve" / "curve.json", notes),
     )
 
 

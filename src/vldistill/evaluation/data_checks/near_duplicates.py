@@ -74,7 +74,7 @@ def check_near_duplicates(splits: Mapping[str, Sketches]) -> Check:
         parts.append(f"{len(found):,} of {len(splits[name].names):,} {name} photos{sampled}")
         examples += [f"{name}: {splits[name].names[query]} and {splits['train'].names[row]}" for query, row in found]
     summary = (
-        f"{' and '.join(parts)} are near duplicates of training photos (difference hashes apart by at most {BITS} of "
+        f"{' and '.join(parts)} are near duplicates of training photos (difference hashes differ in at most {BITS} of "
         f"128 bits, thumbnails by {LEVELS:g} of 255)."
     )
     return Check("near-duplicate photos across splits", count, flag, summary, tuple(examples[:EXAMPLES]))
