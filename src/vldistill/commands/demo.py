@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         "environment": environment(),
     }
     write_json(run.folder / "results.json", summary)
-    _draw(run, folder, {"full data": full, f"{results[1].pairs} random pairs": random, "chance": chance})
+    _draw(run, folder, {"full data": results[2], f"{results[1].pairs} random pairs": results[1]})
     print(evaluation_text(results))
     if gain is not None and share is not None:
         print(f"gain over random pairs x {gain:.1f}, {share:.0%} of the full data's mean recall, {seconds} s")
@@ -87,8 +87,10 @@ def _row(result: Evaluation) -> dict[str, Plain]:
     return {"set": result.set, "pairs": result.pairs, **figures}
 
 
-def _draw(run: Run, folder: Path, levels: Mapping[str, float]) -> None:
-    """Mean recall on val over the iterations, with the ``levels`` of the table on test."""
+def _draw(run: Run, folder: Path, others: Mapping[str, Evaluation]) -> None:
+    """Mean recall on val over the iterations, with the best on val of the searches for ``others``."""
+    trials = {name: one.generic.trials or () for name, one in others.items() if one.generic}
+    levels = {name: max(trial.val_mean_recall for trial in tried) for name, tried in trials.items() if tried}
     lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
     validations = [json.loads(line) for line in lines if "val_mean_recall" in line]
     points = [(float(one["iteration"]), float(one["val_mean_recall"])) for one in validations]

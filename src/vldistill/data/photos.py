@@ -133,7 +133,7 @@ def _short(error: Exception) -> str:
 def _rgb(image: Image.Image) -> Image.Image:
     """Upright and in RGB, in memory of its own: the original closes with its file.
 
-    Transparency is dropped, 16-bit greys are scaled, not clipped. Photos with broken EXIF data are kept.
+    What is transparent shows white, 16-bit greys are scaled, not clipped. Photos with broken EXIF data are kept.
     """
     try:
         method = UPRIGHT.get(image.getexif().get(0x0112, 1))
@@ -145,6 +145,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if upright.mode.startswith("I"):
         grey = np.asarray(upright)
         upright = Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8))
-    if "transparency" in upright.info:
-        upright = upright.convert("RGBA")
+    if upright.has_transparency_data:
+        clear = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
     return upright.convert("RGB")

@@ -99,6 +99,8 @@ class Loop(Generic[T]):
                     raise Stopped(f"stopped after iteration {self.progress.iteration} of {last}; everything is saved")
                 if self.progress.iteration % config.checkpoint_every == 0:
                     self._checkpoint()
+        if last < config.iterations and self._part_of_time() >= 1:
+            self.context.bench.reporter.info(f"{config.minutes:g} minutes are over after {last} iterations")
         if self.progress.undone and self.progress.undone == self.progress.iteration:
             self._checkpoint()
             raise DivergedError(diverged(f"all {self.progress.undone} steps were undone, nothing was learned"))

@@ -50,6 +50,7 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
         f"batch {recipe.batch}, SGD with momentum {recipe.momentum} and weight decay {recipe.weight_decay}, "
         f"schedule {recipe.schedule}, first rates {rates} |",
         f"| data | fingerprint {info.get('data', 'unknown')}, train split |",
+        *(f"| data check | {summary} |" for summary in info.get("checks", ())),
         "",
         "```python",
         "from vldistill import DistilledSet",

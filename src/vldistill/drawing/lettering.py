@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
-from PIL import ImageFont
+from PIL import ImageFont, features
 
 CAPTION_LINES = 5
 
@@ -18,7 +18,13 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans as it comes with matplotlib, ``size`` pixels."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
-    return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(str(file), size, layout_engine=_layout())
+
+
+def _layout() -> ImageFont.Layout:
+    """Raqm, which writes from right to left and joins letters where a script does; without it one by one."""
+    complete = features.check("raqm") and features.check("fribidi")
+    return ImageFont.Layout.RAQM if complete else ImageFont.Layout.BASIC
 
 
 def wrapped(text: str, width: int, *, lines: int = CAPTION_LINES, size: int = 13, bold: bool = False) -> list[str]:

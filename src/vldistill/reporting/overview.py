@@ -163,6 +163,10 @@ def headline(runs: Sequence[RunRecord]) -> Headline | None:
     if best.pairs:
         floats = f"{best.stored_floats:,} numbers to store" if best.stored_floats else ""
         shown.append((f"{best.pairs:,}", "pairs", floats))
+    size = next((check.score for check in best.checks if check.name == "test size"), None)
+    if size is not None:
+        chance = f"chance {best.chance:.2f} %" if best.chance is not None else ""
+        shown.append((f"{size:,.0f}", "test images", chance))
     of = f"{best.label}, {best.recipe} recipe" + (f", run {best.run}" if len(runs) > 1 else "")
     return Headline(of, why, shown)
 
@@ -244,12 +248,19 @@ def _shared_notes(rows: Sequence[Row], values: Mapping[str, set[str]]) -> list[s
     chance = sorted({f"{row.chance:.2f}" for row in rows if row.chance is not None})
     facts += ["mean ± standard deviation over students, in percent, on the test split"]
     facts += [f"chance {' or '.join(chance)}"] if chance else []
-    notes = [_sentence("; ".join(facts))]
+    notes = [_sentence("; ".join(facts)), *check_notes(rows)]
     if any(row.recipe == "own" for row in rows):
         notes.append("Recipes: own is the one a set carries; generic is one for every row, its rates chosen on val.")
     if LEGACY in values["protocol"]:
         notes.append(f"{LEGACY} reports the best epoch on test: biased, only to compare with published rows.")
     return notes
+
+
+def check_notes(rows: Sequence[Row]) -> list[str]:
+    """How large the test splits are, and what the checks of the data flag."""
+    checks = dict.fromkeys(check for row in rows for check in row.checks)
+    sizes = [check.summary for check in checks if check.name == "test size" and not check.flag]
+    return sizes + [f"Warning, {check.name}: {check.summary}" for check in checks if check.flag]
 
 
 def _sentence(text: str) -> str:

@@ -16,6 +16,7 @@ import yaml
 from vldistill.config.plain import Plain, Record, entry, section
 from vldistill.config.plain_yaml import parse_yaml
 from vldistill.errors import ConfigError
+from vldistill.evaluation.data_checks.check import Check
 from vldistill.evaluation.measures import MEASURES, Figure
 
 RECIPES = ("generic", "own")
@@ -43,6 +44,7 @@ class Row:
         seeds: number of students.
         chance: mean recall of a random ranking.
         details: provenance of the set.
+        checks: what the numbers can mean, see :mod:`vldistill.evaluation.data_checks`.
     """
 
     run: str
@@ -68,6 +70,7 @@ class Row:
     details: Record
     environment: Record
     making: Record
+    checks: tuple[Check, ...] = ()
 
     @classmethod
     def read(cls, run: str, recipe: str, result: Record) -> Row | None:
@@ -94,6 +97,7 @@ class Row:
             details=section(result, "details"),
             environment=section(result, "environment"),
             making=section(result, "making"),
+            checks=tuple(map(Check.from_json, entry(result, "checks", list) or ())),
         )
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
+WIDE = 100  # columns of a terminal that has room for figures beside a bar
 PLAIN_SECONDS = 10.0  # between two plain progress lines, so that a log file stays short
 
 
@@ -41,7 +42,7 @@ class Reporter:
     @contextmanager
     def progress(self, description: str, total: int, done: int = 0, seconds: float = math.inf) -> Iterator[Progress]:
         """Show the progress of ``total`` steps, ``done`` already, of which ``seconds`` may allow only a part."""
-        if self.quiet:
+        if self.quiet or total < 1:
             yield Progress()
         elif self._bars is not None:
             task = _Bar(self._bars, description, total, done, seconds)
@@ -147,16 +148,21 @@ class _Bar(_Paced):
 def _rich_bars() -> RichProgress:
     from rich import progress
     from rich.console import Console
+    from rich.table import Column
 
-    return progress.Progress(
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[figures]}", markup=False),
-        console=Console(stderr=True),
-    )
+    console = Console(stderr=True)
+    what = Column(no_wrap=True, max_width=max(12, console.width - 46), overflow="ellipsis")
+    kept = Column(no_wrap=True, min_width=1)
+    columns: list[progress.ProgressColumn] = [
+        progress.TextColumn("{task.description}", markup=False, table_column=what),
+        progress.BarColumn(bar_width=40 if console.width >= WIDE else 12),
+        progress.MofNCompleteColumn(table_column=kept),
+        progress.TimeRemainingColumn(table_column=kept),
+    ]
+    if console.width >= WIDE:  # in a narrow window the figures go first
+        columns.insert(3, progress.TimeElapsedColumn())
+        columns.append(progress.TextColumn("{task.fields[figures]}", markup=False))
+    return progress.Progress(*columns, console=console)
 
 
 def _text(figures: dict[str, float]) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from vldistill.config import Config, ResolvedDistillConfig
+from vldistill.config.plain import Plain
+from vldistill.data.pairs import SPLITS
 from vldistill.distillation.export import set_name
 from vldistill.distillation.loop import Loop
 from vldistill.distillation.method import METHODS, Context, Method, Start, T
@@ -18,7 +20,8 @@ from vldistill.distillation.resume import CHECKPOINT
 from vldistill.distillation.start import nearest_by_image, start_from, starting_pairs
 from vldistill.distilled.distilled_set import DIVERGED, DistilledSet, one_line
 from vldistill.drawing.sheets import draw_pairs
-from vldistill.errors import DivergedError, Stopped
+from vldistill.errors import DataError, DivergedError, Stopped
+from vldistill.evaluation.data_checks import check_pairs
 from vldistill.evaluation.protocol import quick_score
 from vldistill.experts.record import open_experts
 from vldistill.options.resolve import ResolvedConfig, resolve
@@ -182,13 +185,22 @@ def _save(bench: Workbench, distilled: DistilledSet, begin: Start, folder: Path)
     """Write a set with its nearest captions and preview."""
     nearest = nearest_by_image(bench, distilled.text_inputs)
     captions = tuple({"start": start, "nearest": near} for start, near in zip(begin.captions, nearest))
-    distilled = distilled.with_captions(captions)
+    distilled = replace(distilled.with_captions(captions), info={**distilled.info, "checks": _checks(bench)})
     if distilled.space == "pixels":
         before = replace(distilled, images=begin.images.cpu()).pixels()
         shown = [(one_line(caption["start"]), one_line(caption["nearest"])) for caption in captions]
         folder.mkdir(parents=True, exist_ok=True)
         draw_pairs(_bytes(before), _bytes(distilled.pixels()), shown, folder / "preview.png", title=distilled.name)
     distilled.save(folder)
+
+
+def _checks(bench: Workbench) -> list[Plain]:
+    """What the numbers on this data can mean, for the card; nothing where the source lacks a split."""
+    try:
+        checks = check_pairs({split: bench.pairs(split) for split in SPLITS})
+    except DataError:
+        return []
+    return [check.summary for check in checks]
 
 
 def _bytes(pixels: torch.Tensor) -> np.ndarray:
