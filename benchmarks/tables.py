@@ -2,7 +2,8 @@
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->`` in a Markdown file; NAME is a file of
 docs/results without its ending. The options of a section or a method stand between ``<!-- options: NAME -->`` and
-``<!-- end options -->``, made of the code that defines them. ``--check`` changes nothing and fails when a table is not
+``<!-- end options -->``, made of the code that defines them. ``<!-- summary: NAME: ROW|PAIRS, ... -->`` shows some rows
+of a comparison in few columns. ``--check`` changes nothing and fails when a table is not
 what its file says. ``--take RUN NAME`` first copies the result of the comparison in RUN to docs/results/NAME.json;
 ``--take FILE NAME`` that of a matrix that `vldistill cross` wrote. ``--give NAME RUN`` puts
 the finished cells of such a result back into the folder RUN, so that `vldistill compare` goes on with those it lacks.
@@ -30,6 +31,7 @@ from vldistill.storage.files import CHECKSUM, human_bytes, write_json, write_rec
 ROOT = Path(__file__).resolve().parent.parent
 ONLY = re.compile(r" --only ('[^']*'|\"[^\"]*\"|\S+)")
 TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end table -->)", re.DOTALL)
+SUMMARY = re.compile(r"(<!-- summary: (?P<name>[\w-]+): (?P<rows>[^>]*) -->\n).*?(<!-- end table -->)", re.DOTALL)
 OPTIONS = re.compile(r"(<!-- options: (?P<name>\w+) -->\n).*?(<!-- end options -->)", re.DOTALL)
 
 
@@ -264,6 +266,21 @@ def comparison_table(result: dict[str, Any]) -> str:
     return f"{text}{left} {said}, command\n`{command}`{piecewise}.\n"
 
 
+def summary_table(result: dict[str, Any], wanted: str) -> str:
+    """Some rows of a comparison, named ``ROW|PAIRS``, in few columns."""
+    rows = {(row.row, row.pairs): row for row in map(Row.from_json, result["rows"]) if row.setting == "heads"}
+    lines = []
+    for name, pairs in (part.strip().rsplit("|", 1) for part in wanted.split(", ")):
+        row = rows[name, int(pairs)]
+        share = "-" if row.share is None else f"{row.share:.0%}"
+        gain = "-" if row.gain is None else f"x {row.gain:.1f}"
+        floats = f"{row.stored_floats:,}" if row.stored_floats else "-"
+        lines.append([name, f"{row.pairs:,}", floats, str(row.generic), gain, share])
+    header = ["row", "pairs", "stored floats", "mean recall", "over random", "of full"]
+    chosen = " and ".join(sorted({row.chosen_by for row in rows.values() if row.chosen_by}))
+    return f"{markdown(header, lines)}\n\nMean of six recalls on test in percent, generic recipe by {chosen}.\n"
+
+
 def matrix_table(result: dict[str, Any]) -> str:
     """Sets by towers."""
     cells = {name.rpartition(" on ")[::2]: cell for name, cell in result["results"].items()}
@@ -380,6 +397,11 @@ def filled(text: str, results: Path) -> str:
         study = json.loads((results / f"{match['name']}.json").read_text(encoding="utf-8"))
         return f"{match[1]}{table_of(study)}{match[3]}"
 
+    def summed(match: re.Match[str]) -> str:
+        result = json.loads((results / f"{match['name']}.json").read_text(encoding="utf-8"))
+        return f"{match[1]}{summary_table(result, match['rows'])}{match[4]}"
+
+    text = SUMMARY.sub(summed, text)
     text = OPTIONS.sub(lambda match: f"{match[1]}{options_table(match['name'])}{match[3]}", text)
     return TABLE.sub(fill, text)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from vldistill.commands.shared import DONE, add_dry_run, experts_from, opened, show_plan
+from vldistill.commands.shared import DONE, add_dry_run, experts_from, opened, say_next, show_plan
 from vldistill.options.resolve import resolve
 from vldistill.options.words import parse, refuse_idle_options
 from vldistill.runtime.processes import joined
@@ -30,4 +30,5 @@ def main(argv: Sequence[str]) -> int:
         folder = distill(run, config, reporter, experts_from(rest), processes)
     if processes.first:
         print(folder)
+        say_next(reporter, "evaluate", "--run", rest.run, "--set", folder.name)
     return DONE

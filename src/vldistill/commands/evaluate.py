@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from jsonargparse import ArgumentParser
 
-from vldistill.commands.shared import DONE, opened
+from vldistill.commands.shared import DONE, opened, say_next
 from vldistill.evaluation.tables import evaluation_text
 from vldistill.options.words import parse
 from vldistill.stages.evaluate import evaluate, score
@@ -33,4 +33,5 @@ def main(argv: Sequence[str]) -> int:
         result = evaluate(run, config, reporter, rest.set)
         text, plain = evaluation_text([result]), result.to_json()
     print(json.dumps(plain) if rest.json else text)
+    say_next(reporter, "report", rest.run)
     return DONE

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from vldistill.cluster.options import add_place, place_of
-from vldistill.commands.shared import DONE, SOME_FAILED, add_dry_run, opened, show_plan
+from vldistill.commands.shared import DONE, SOME_FAILED, add_dry_run, opened, say_next, show_plan
 from vldistill.options.words import parse
 from vldistill.runtime.processes import joined
 from vldistill.stages.experts import experts
@@ -26,4 +26,9 @@ def main(argv: Sequence[str]) -> int:
         return show_plan("experts", config, rest)
     with joined() as processes:
         run, reporter = opened(rest, mute=not processes.first)
-        return SOME_FAILED if experts(run, config, reporter, place, processes) else DONE
+        failed = experts(run, config, reporter, place, processes)
+    if failed:
+        return SOME_FAILED
+    if processes.first:
+        say_next(reporter, "distill", "--run", rest.run)
+    return DONE

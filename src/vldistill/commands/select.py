@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from vldistill.commands.shared import DONE, opened
+from vldistill.commands.shared import DONE, opened, say_next
 from vldistill.options.words import parse
 from vldistill.stages.select import select
 
@@ -20,5 +20,7 @@ def main(argv: Sequence[str]) -> int:
 
     config, rest = parse("select", argv, extend)
     run, reporter = opened(rest)
-    print(select(run, config, reporter, rest.label))
+    folder = select(run, config, reporter, rest.label)
+    print(folder)
+    say_next(reporter, "evaluate", "--run", rest.run, "--set", folder.name)
     return DONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,11 @@ def refuse_problems(plan: Plan) -> int:
     if plan.problems:
         raise ConfigError("; ".join(plan.problems))
     return DONE
+
+
+def say_next(reporter: Reporter, *words: str | Path) -> None:
+    """The next command to type, ready to paste."""
+    reporter.info(f"next: {shlex.join(['vldistill', *map(str, words)])}")
 
 
 def experts_from(rest: Namespace) -> Path | None:
