@@ -492,6 +492,20 @@ def test_rows_of_different_settings_and_protocols_say_which() -> None:
     assert lines[-1].endswith("biased, only to compare with published rows")
 
 
+def test_a_table_that_is_too_wide_for_a_terminal_is_one_block_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vldistill.evaluation import tables
+
+    header, rows = ["set", "mean recall", "TR@1"], [["a-long-name-of-a-set", "27.3 ± 0.2", "11.5"], ["b", "6.5", "1.9"]]
+    assert tables.fitted(header, rows) == markdown(header, rows)  # a pipe has no width
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    text = tables.fitted(header, rows)
+    assert text.splitlines()[:3] == ["a-long-name-of-a-set", "  mean recall  27.3 ± 0.2", "  TR@1         11.5"]
+    assert max(map(len, text.splitlines())) <= 40
+    monkeypatch.setenv("COLUMNS", "100")
+    assert tables.fitted(header, rows) == markdown(header, rows)
+
+
 def test_markdown_is_aligned() -> None:
     assert markdown(["a", "long"], [["wide", "b"]]) == "| a    | long |\n|------|------|\n| wide | b    |"
     assert evaluation_rows([row(generic=None)]) == []

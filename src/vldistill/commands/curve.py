@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from vldistill.commands.helptext import KeptLines
-from vldistill.commands.shared import DONE, opened
+from vldistill.commands.shared import DONE, opened, say_next
 from vldistill.errors import ConfigError
 from vldistill.options.words import parse
 from vldistill.stages.curve import CurveRequest, curve
@@ -34,11 +34,12 @@ def main(argv: Sequence[str]) -> int:
     config, rest = parse("curve", argv, extend)
     run, reporter = opened(rest)
     selectors = tuple(name for name in rest.selectors.split(",") if name)
-    place = curve(run, config, reporter, CurveRequest(_budgets(rest.budgets), selectors, rest.distilled))
+    text = curve(run, config, reporter, CurveRequest(_budgets(rest.budgets), selectors, rest.distilled))
     if rest.json:
-        print(json.dumps(read_json(place / "curve.json", "learning curve")))
+        print(json.dumps(read_json(run.folder / "curve" / "curve.json", "learning curve")))
     else:
-        print((place / "curve.md").read_text(encoding="utf-8"), end="")
+        print(text, end="")
+    say_next(reporter, "report", rest.run)
     return DONE
 
 

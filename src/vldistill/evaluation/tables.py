@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 
 from vldistill.evaluation.measures import MEASURES, TITLES
@@ -17,6 +20,20 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in table]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def fitted(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """:func:`markdown`, or where a terminal is too narrow for that, a block of lines for each row."""
+    table = markdown(header, rows)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
+    if max(map(len, table.splitlines())) <= width:
+        return table
+    longest = max(map(len, header[1:]), default=0)
+    blocks = [
+        "\n".join([row[0], *(f"  {name.ljust(longest)}  {value}" for name, value in zip(header[1:], row[1:]))])
+        for row in rows
+    ]
+    return "\n\n".join(blocks) + "\n"
 
 
 def _cell(text: str) -> str:
@@ -50,7 +67,7 @@ def evaluation_text(results: Sequence[Evaluation]) -> str:
     every = [_conditions(result) for result in results]
     shared = {key: {conditions[key] for conditions in every} for key in every[0]}
     differing = [key for key, values in shared.items() if len(values) > 1]
-    table = markdown(
+    table = fitted(
         ["set", *differing, "recipe", "pairs", "stored floats", *TITLES], evaluation_rows(results, differing)
     )
     words = {"setting": "setting {}", "protocol": "protocol {}", "seeds": "{} students"}

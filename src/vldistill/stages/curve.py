@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from vldistill.drawing.figures import draw_curves
 from vldistill.errors import ConfigError
 from vldistill.evaluation.learning_curve import SHARES, Curve, learning_curves
 from vldistill.evaluation.results import Evaluation
-from vldistill.evaluation.tables import markdown
+from vldistill.evaluation.tables import fitted, markdown
 from vldistill.runtime.log import Reporter
 from vldistill.selection.choose import check_count
 from vldistill.selection.selector import SELECTORS
@@ -23,6 +23,8 @@ from vldistill.stages.evaluate import evaluate
 from vldistill.storage.files import write_record, write_text
 from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import Run, environment
+
+Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class CurveRequest:
     distilled: bool = False
 
 
-def curve(run: Run, config: Config, reporter: Reporter, request: CurveRequest) -> Path:
-    """Evaluate the full data, real pairs and the run's sets at every budget; returns the folder of the curves.
+def curve(run: Run, config: Config, reporter: Reporter, request: CurveRequest) -> str:
+    """Evaluate the full data, real pairs and the run's sets at every budget; returns the curves as text.
 
     Raises:
         ConfigError: what cannot work, before anything is trained.
@@ -65,7 +67,7 @@ def curve(run: Run, config: Config, reporter: Reporter, request: CurveRequest) -
     place = run.folder / "curve"
     _write(place, curves, full)
     reporter.info(f"written: {place}/curve.json, .md and .png; `vldistill report {run.folder}` shows it too")
-    return place
+    return curve_text(curves, full, fitted)
 
 
 def _check(run: Run, config: Config, reporter: Reporter, request: CurveRequest) -> None:
@@ -104,8 +106,12 @@ def _write(place: Path, curves: Sequence[Curve], full: Evaluation) -> None:
     )
 
 
-def curve_text(curves: Sequence[Curve], full: Evaluation) -> str:
-    """The curves as a table, and how many pairs reach a share of the full data."""
+def curve_text(curves: Sequence[Curve], full: Evaluation, table: Table = markdown) -> str:
+    """The curves as a table, and how many pairs reach a share of the full data.
+
+    Args:
+        table: makes a table of a header and rows.
+    """
     assert full.generic is not None
     budgets = sorted({point.pairs for one in curves for point in one.points})
     rows = [[one.name, *_cells(one, budgets), *map(str, one.needed)] for one in curves]
@@ -116,7 +122,7 @@ def curve_text(curves: Sequence[Curve], full: Evaluation) -> str:
         "until": "Pairs until a share of the full data: a monotone fit with its 95 % interval; 'more' is beyond the "
         "largest budget.",
     }
-    return "\n".join([markdown(header, rows), "", *notes.values(), ""])
+    return "\n".join([table(header, rows), "", *notes.values(), ""])
 
 
 def _cells(one: Curve, budgets: Sequence[int]) -> list[str]:
