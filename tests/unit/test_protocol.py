@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import DISTILL, Stub, make_bench, start_of
+from tiny import OWN, make_bench, make_set, start_of
 
 from vldistill.config import EvaluateConfig, ImageTowerConfig
-from vldistill.distillation.method import Context
-from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ArtefactError, ConfigError, DivergedError
@@ -26,8 +24,6 @@ from vldistill.evaluation.retrieval import QueryRanks, chance_level, retrieval_m
 from vldistill.evaluation.students import embed_split, score_student, train_student
 from vldistill.evaluation.subjects import subject
 from vldistill.evaluation.tables import evaluation_rows, evaluation_text, markdown
-from vldistill.options.resolve import resolve_distill
-from vldistill.training.recipe import Recipe
 from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
@@ -41,7 +37,6 @@ QUICK = EvaluateConfig(
     tower_rates=(0.01,),
     max_validations=4,
 )
-OWN = Recipe(rates={"image": (0.1,), "text": (0.2,)}, epochs=4, batch=4, schedule="constant")
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +47,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bench(cache: Path) -> Workbench:
     return make_bench(cache)
-
-
-def make_set(bench: Workbench, **changes: Any) -> DistilledSet:
-    """Six real pairs as a set."""
-    context = Context(bench, resolve_distill(DISTILL, bench.setting), BitrajOptions())
-    stub = Stub()
-    distilled = stub.export(stub.setup(start_of(bench), context), context)
-    return replace(distilled, recipe=OWN, **changes)
 
 
 def weights(student: DualEncoder) -> bytes:

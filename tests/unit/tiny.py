@@ -134,3 +134,14 @@ def same(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) ->
     return left.keys() == right.keys() and all(
         left[name].dtype == right[name].dtype and torch.equal(left[name], right[name]) for name in left
     )
+
+
+OWN = Recipe(rates={"image": (0.1,), "text": (0.2,)}, epochs=4, batch=4, schedule="constant")
+
+
+def make_set(bench: Workbench, **changes: Any) -> DistilledSet:
+    """Six real pairs as a set."""
+    context = Context(bench, resolve_distill(DISTILL, bench.setting), BitrajOptions())
+    stub = Stub()
+    distilled = stub.export(stub.setup(start_of(bench), context), context)
+    return replace(distilled, recipe=OWN, **changes)
