@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -21,21 +23,32 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ground(request: pytest.FixtureRequest, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    text = TextTowerConfig(name="hashing", width=32)
-    if request.param == "both":  # a text tower that can be trained
-        folder = write_bert(tmp_path_factory.mktemp("bert"))
-        text = TextTowerConfig(name=str(folder), pooling="mean", max_tokens=12)
-    encoder = EncoderConfig(
-        setting=request.param,
-        image=ImageTowerConfig(name="convnet", weights="random", size=16, options={"width": 8}),
-        text=text,
-        dim=16,
-        lora=LoraConfig(patterns=("layers.*",), rank=2),
-    )
-    data = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(cache))
-    bench = Workbench(data, encoder, torch.device("cpu"), Reporter(quiet=True))
-    if request.param == "both":  # its methods need no experts
-        return Ground(bench, [])
-    config = ExpertsConfig(count=2, epochs=3, batch=64, image_rate=0.05, augment=False)
-    return Ground(bench, record_experts(bench, config, tmp_path_factory.mktemp("experts")))
+def grounds(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ground]:
+    """``grounds(setting)``: made once, in whatever order the tests ask."""
+
+    @lru_cache
+    def make(setting: str) -> Ground:
+        text = TextTowerConfig(name="hashing", width=32)
+        if setting == "both":  # a text tower that can be trained
+            folder = write_bert(tmp_path_factory.mktemp("bert"))
+            text = TextTowerConfig(name=str(folder), pooling="mean", max_tokens=12)
+        encoder = EncoderConfig(
+            setting=setting,
+            image=ImageTowerConfig(name="convnet", weights="random", size=16, options={"width": 8}),
+            text=text,
+            dim=16,
+            lora=LoraConfig(patterns=("layers.*",), rank=2),
+        )
+        data = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(cache))
+        bench = Workbench(data, encoder, torch.device("cpu"), Reporter(quiet=True))
+        if setting == "both":  # its methods need no experts
+            return Ground(bench, [])
+        config = ExpertsConfig(count=2, epochs=3, batch=64, image_rate=0.05, augment=False)
+        return Ground(bench, record_experts(bench, config, tmp_path_factory.mktemp("experts")))
+
+    return make
+
+
+@pytest.fixture
+def ground(request: pytest.FixtureRequest, grounds: Callable[[str], Ground]) -> Ground:
+    return grounds(request.param)

@@ -523,7 +523,7 @@ def test_a_run_that_learned_nothing_is_no_finished_set(
 
 # --- stopping -----------------------------------------------------------------------------------------------------
 
-LONG = ("--distill.validate_every", "0", "--iterations", "80")
+LONG = ("--distill.validate_every", "0", "--iterations", "40")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
@@ -554,7 +554,7 @@ def test_a_real_signal_stops_a_real_process_and_the_same_command_finishes(
     assert done.code == 0 and "resuming at iteration" in done.err
     assert not (folder / "checkpoint.safetensors").exists()
     iterations = [json.loads(line)["iteration"] for line in metrics.read_text().splitlines() if '"value"' in line]
-    assert iterations == list(range(80))
+    assert iterations == list(range(40))
     if number == signal.SIGINT:  # and it is what an uninterrupted run makes
         straight = tmp_path / "straight"
         shutil.copytree(run, straight, ignore=shutil.ignore_patterns("sets"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from vldistill.cli import main
 from vldistill.comparison import matrix as cross
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.runtime.interrupts import stop_at_once
@@ -27,11 +28,38 @@ def towers(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def distilled(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a distilled set; copied for every test."""
+    run = Path(shutil.copytree(made, tmp_path_factory.mktemp("distilled") / "run"))
+    assert main(["distill", "--run", str(run), "--quiet"]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def crossed(distilled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a finished matrix on its own and wider towers; copied for every test."""
+    folder = tmp_path_factory.mktemp("crossed")
+    run = Path(shutil.copytree(distilled, folder / "run"))
+    (folder / "towers.yaml").write_text(TOWERS.splitlines()[0])
+    asked = ["--run", run, "--set", run / "sets" / "bitraj-6-s0", "--towers", folder / "towers.yaml", "--also"]
+    assert main(["cross", *map(str, asked)]) == 0
+    return run
+
+
 @pytest.fixture
-def made_set(vldistill: Any, run: Path) -> Path:
+def made_set(run: Path, distilled: Path) -> Path:
     """A distilled set of the run."""
-    assert vldistill("distill", "--run", run, "--quiet").code == 0
+    shutil.copytree(distilled, run, dirs_exist_ok=True)
     return run / "sets" / "bitraj-6-s0"
+
+
+@pytest.fixture
+def asked_before(run: Path, crossed: Path, towers: Path) -> list[object]:
+    """The words of a matrix that the run holds already."""
+    shutil.copytree(crossed, run, dirs_exist_ok=True)
+    towers.write_text(TOWERS.splitlines()[0])
+    return ["cross", "--run", run, "--set", run / "sets" / "bitraj-6-s0", "--towers", towers, "--also"]
 
 
 def test_a_set_on_other_towers_is_one_matrix_and_is_not_judged_twice(
@@ -115,36 +143,30 @@ def test_stopping_keeps_finished_cells(
 
 
 def test_a_cell_of_other_data_is_judged_again(
-    vldistill: Any, run: Path, made_set: Path, towers: Path, monkeypatch: pytest.MonkeyPatch
+    vldistill: Any, run: Path, asked_before: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    towers.write_text(TOWERS.splitlines()[0])
-    asked = ["cross", "--run", run, "--set", made_set, "--towers", towers, "--also"]
-    assert vldistill(*asked).code == 0
     cell = next((run / "cross" / "wider").glob("*.json"))
     write_record(cell, read_json(cell, "cell") | {"data": {"train": "other", "test": "other"}})
     real, calls = cross.evaluate_set, []
     monkeypatch.setattr(cross, "evaluate_set", lambda *given: calls.append(given) or real(*given))
-    assert vldistill(*asked).code == 0 and len(calls) == 1
+    assert vldistill(*asked_before).code == 0 and len(calls) == 1
     assert read_json(cell, "cell")["data"]["train"] == read_json(run / "data.json", "note")["train"]["fingerprint"]
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_numbers_of_data_that_were_there_before_are_not_shown_again(
-    vldistill: Any, run: Path, made_set: Path, towers: Path, split: str, monkeypatch: pytest.MonkeyPatch
+    vldistill: Any, run: Path, asked_before: list[object], split: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    towers.write_text(TOWERS.splitlines()[0])
-    asked = ["cross", "--run", run, "--set", made_set, "--towers", towers, "--also"]
-    assert vldistill(*asked).code == 0
     for cell in (run / "cross").glob("*/*.json"):  # as if the data had changed since
         kept = read_json(cell, "cell")
         write_record(cell, kept | {"data": {**kept["data"], split: "0" * 16}})
     (run / "data.json").unlink()  # as the message about changed data says
     real, calls = cross.evaluate_set, []
     monkeypatch.setattr(cross, "evaluate_set", lambda *given: calls.append(given) or real(*given))
-    assert vldistill(*asked).code == 0 and len(calls) == 2
+    assert vldistill(*asked_before).code == 0 and len(calls) == 2
     found = [read_json(cell, "cell")["data"] for cell in (run / "cross").glob("*/*.json")]
     assert all(data == found[0] and set(data) == {"train", "val", "test"} for data in found)
-    assert vldistill(*asked).code == 0 and len(calls) == 2
+    assert vldistill(*asked_before).code == 0 and len(calls) == 2
 
 
 @pytest.mark.parametrize(

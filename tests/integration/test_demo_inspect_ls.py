@@ -134,6 +134,7 @@ def test_packaged_configurations_are_valid_from_anywhere(
         return
     config, _ = parse("experts", ["--config", f"configs/{name}", "--run", "runs/any"])
     assert config.encoder.setting in SETTINGS and resolve(config).distill.method in METHODS
+    assert config.experts.count >= 2 and config.distill.method in ("", *METHODS)
 
 
 def test_a_file_that_is_missing_elsewhere_is_never_taken_from_the_package(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from vldistill.cli import main
 from vldistill.storage.locks import held
 
 LONG = ("--iterations", "12", "--distill.checkpoint_every", "1", "--distill.validate_every", "0")
@@ -32,12 +33,18 @@ def sums(run: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def straight(made: Path, vldistill: Any, tmp_path: Path) -> Path:
-    """An undisturbed run with a set."""
-    run = Path(shutil.copytree(made, tmp_path / "straight"))
-    assert vldistill("distill", "--run", run, *LONG).code == 0
+@pytest.fixture(scope="module")
+def undisturbed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a set; copied for every test."""
+    run = Path(shutil.copytree(made, tmp_path_factory.mktemp("undisturbed") / "run"))
+    assert main(["distill", "--run", str(run), *LONG, "--quiet"]) == 0
     return run
+
+
+@pytest.fixture
+def straight(undisturbed: Path, tmp_path: Path) -> Path:
+    """An undisturbed run with a set, of this test alone."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "straight"))
 
 
 @pytest.mark.parametrize("leave", [0, 20_000, 120_000], ids=["at the start", "at a checkpoint", "later"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ TOWER = [
     *("--encoder.image.name", "convnet", "--encoder.image.weights", "random", "--encoder.image.size", "16"),
     *("--encoder.image.options", "{width: 8}", "--encoder.dim", "16"),
 ]
-SHORT = ["--pairs", "6", "--iterations", "2", "--distill.validate_every", "1", "--evaluate.seeds", "2"]
+SHORT = [
+    *("--pairs", "6", "--iterations", "2", "--distill.validate_every", "1"),
+    *("--evaluate.seeds", "2", "--evaluate.generic_epochs", "2", "--evaluate.head_rates", "0.1"),
+]
 
 
 @pytest.mark.parametrize("setting", ["heads", "full"])
@@ -36,7 +40,7 @@ def test_a_set_of_small_images_is_learned_saved_and_judged(setting: str, tmp_pat
     seen = found.images_for(tower["size"], tower["mean"], tower["std"])
     # enlarged pixels and enlarged normalised values are the same: the weights of bicubic interpolation add up to 1
     torch.testing.assert_close(seen, F.interpolate(found.images, size=(16, 16), mode="bicubic", antialias=True))
-    assert main(["evaluate", "--run", str(tmp_path), "--set", str(folder), "--evaluate.seeds", "2"]) == 0
+    assert main(["evaluate", "--run", str(tmp_path), "--set", str(folder)]) == 0
 
 
 def test_images_that_the_tower_could_not_show_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -48,13 +52,22 @@ def test_images_that_the_tower_could_not_show_are_refused(tmp_path: Path, capfd:
         DistillConfig(size=3)
 
 
-@pytest.mark.parametrize("side", [0, 17, "8", True, 7])
-def test_a_side_that_is_not_that_of_the_images_is_refused(side: object, tmp_path: Path) -> None:
-    words = ["distill", "--run", str(tmp_path), *TOWER, *SHORT, "--distill.size", "8", "--method", "prototypes"]
+@pytest.fixture(scope="module")
+def small_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of small images, copied for every test."""
+    run = tmp_path_factory.mktemp("run")
+    words = ["distill", "--run", str(run), *TOWER, *SHORT, "--distill.size", "8", "--method", "prototypes"]
     assert main(words) == 0
-    path = tmp_path / "sets/prototypes-6-s0/set.json"
+    return run / "sets/prototypes-6-s0"
+
+
+@pytest.mark.parametrize("side", [0, 17, "8", True, 7])
+def test_a_side_that_is_not_that_of_the_images_is_refused(side: object, small_images: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(small_images, tmp_path / "set"))
+    DistilledSet.load(folder)
+    path = folder / "set.json"
     record = json.loads(path.read_text())
     record["towers"]["image"]["stored_size"] = side
     path.write_text(json.dumps(record))
     with pytest.raises(ArtefactError):
-        DistilledSet.load(path.parent)
+        DistilledSet.load(folder)

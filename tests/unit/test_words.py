@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,11 @@ DIALECT = {
 }
 
 
+@cache
+def texts_of_the_source() -> list[tuple[Path, int, str]]:
+    return [(path, line, text) for path in sorted(SOURCE.rglob("*.py")) for line, text in texts(path)]
+
+
 def texts(path: Path) -> Iterator[tuple[int, str]]:
     """Every text of a file that a user may read: docstrings, messages, help; with its line."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -40,8 +46,7 @@ def test_no_private_words_in_help_errors_and_docstrings(word: str) -> None:
     pattern = re.compile(rf"\b(?:{word})\b", re.IGNORECASE)
     found = [
         f"{path.relative_to(SOURCE)}:{line}: {text[max(0, match.start() - 40) : match.end() + 20]!r}"
-        for path in sorted(SOURCE.rglob("*.py"))
-        for line, text in texts(path)
+        for path, line, text in texts_of_the_source()
         if (match := pattern.search(text))
     ]
     assert not found, f"say {DIALECT[word]}:\n" + "\n".join(found)
