@@ -28,7 +28,7 @@ def main() -> None:
     picture.paste(drawn, (PAIRS_WIDTH + 20, (SIZE[1] - height) // 2))
     target = ROOT / "docs" / "assets" / "scenes.png"
     target.parent.mkdir(exist_ok=True)
-    picture.quantize(128).save(target, optimize=True)
+    picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(target, optimize=True)
     print(target)
 
 
