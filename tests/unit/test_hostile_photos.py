@@ -24,6 +24,7 @@ from vldistill.errors import DataError
 from vldistill.runtime.memory import peak_memory
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
+WHITE = (255, 255, 255)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -103,10 +104,12 @@ READ: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {
     "CMYK": (lambda: encoded(Image.new("RGB", (8, 8), RED).convert("CMYK"), "JPEG"), RED),
     "16-bit grey": (lambda: encoded(Image.fromarray(np.full((8, 8), 200 * 257, np.uint16))), (200, 200, 200)),
     "1-bit": (lambda: encoded(Image.new("1", (8, 8), 1)), (255, 255, 255)),
-    "grey and alpha": (lambda: encoded(Image.new("LA", (8, 8), (90, 0))), (90, 90, 90)),
+    "grey and no alpha": (lambda: encoded(Image.new("LA", (8, 8), (90, 0))), WHITE),
+    "half transparent": (lambda: encoded(Image.new("RGBA", (8, 8), (*RED, 128))), (255, 127, 127)),
+    "opaque": (lambda: encoded(Image.new("RGBA", (8, 8), (*RED, 255))), RED),
     "palette with transparency": (
         lambda: encoded(Image.new("RGB", (8, 8), RED).convert("P", palette=Image.Palette.ADAPTIVE), transparency=0),
-        RED,
+        WHITE,
     ),
     "animated GIF": (lambda: first_red("GIF"), RED),
     "animated PNG": (lambda: first_red("PNG"), RED),
