@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vldistill.training.losses import SOFT_LOSSES, bce, infonce, soft_infonce, wbce
+from vldistill.training.losses import SOFT_LOSSES, bce, infonce, siglip, soft_infonce, wbce
 
 
 def random_logits(count: int, seed: int = 0) -> torch.Tensor:
@@ -41,6 +41,25 @@ def test_soft_infonce_is_its_formula_and_infonce_at_the_identity():
     torch.testing.assert_close(soft_infonce(logits, torch.eye(5).double()), infonce(logits))
 
 
+@pytest.mark.parametrize("bias", [-10.0, 0.5])
+def test_siglip_is_its_formula_pair_by_pair(bias: float):
+    logits, equal = random_logits(5), torch.zeros(5, 5, dtype=torch.bool)
+    equal[0, 3] = equal[3, 0] = True
+
+    def by_pairs(left_out: torch.Tensor) -> float:
+        total = 0.0
+        for i in range(5):
+            for j in range(5):
+                sign = 1 if i == j else -1
+                if not left_out[i, j]:
+                    total += math.log1p(math.exp(-sign * (float(logits[i, j]) + bias)))
+        return total / 5
+
+    assert float(siglip(logits, bias=bias)) == pytest.approx(by_pairs(torch.zeros(5, 5)), rel=1e-12)
+    assert float(siglip(logits, equal, bias)) == pytest.approx(by_pairs(equal), rel=1e-12)
+    assert by_pairs(equal) < by_pairs(torch.zeros(5, 5))
+
+
 def test_known_values():
     assert float(infonce(torch.zeros(8, 8))) == pytest.approx(math.log(8))
     assert float(infonce(100 * torch.eye(8))) == pytest.approx(0, abs=1e-6)
@@ -51,6 +70,7 @@ def test_known_values():
 def test_gradients(check: Callable[..., bool]):
     logits, similarity = random_logits(4).requires_grad_(), random_logits(4, seed=1).sigmoid().requires_grad_()
     assert check(infonce, (logits,))
+    assert check(siglip, (logits,))
     assert check(soft_infonce, (logits, similarity))
     for soft in SOFT_LOSSES.values():
         assert check(soft, (logits, similarity))

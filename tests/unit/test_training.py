@@ -19,7 +19,7 @@ from vldistill.experts.trajectory import clone_groups
 from vldistill.runtime.randomness import generator
 from vldistill.training.data import TrainingData
 from vldistill.training.fit import CHECK_STEPS, fit
-from vldistill.training.losses import infonce, soft_infonce
+from vldistill.training.losses import infonce, siglip, soft_infonce
 from vldistill.training.recipe import Recipe
 from vldistill.training.side_inputs import PixelInputs, TensorInputs
 from vldistill.training.state import Tensors, restore_training, training_state
@@ -516,3 +516,18 @@ def test_a_training_begun_on_a_cpu_goes_on_on_a_gpu() -> None:
     other = torch.nn.Linear(3, 2)
     restore_training(kept, other, torch.optim.SGD(other.parameters(), lr=0.1), torch.zeros(()), torch.device("cuda"))
     assert torch.equal(other.weight, model.weight)  # no state of a GPU's generator is asked for
+
+
+def test_a_student_by_siglip_descends_its_loss_at_the_scale_and_bias_of_the_recipe():
+    data, how = make_data(6), recipe(epochs=2, batch=6, momentum=0.0, weight_decay=0.0, schedule="constant",
+                                     loss="siglip", temperature=0.25, bias=-3.0)  # fmt: skip
+    found, mine = trained(data, how), make_encoder()
+    sides = [{"params": mine.side(side).parameters(), "lr": RATES[side][0]} for side in RATES]
+    optimiser = torch.optim.SGD(sides)
+    images, texts = data.images.rows(data.caption_image), data.texts.rows(torch.arange(6))
+    for _ in range(2):
+        optimiser.zero_grad()
+        siglip(mine.embed("image", images) @ mine.embed("text", texts).T / 0.25, bias=-3.0).backward()
+        optimiser.step()
+    torch.testing.assert_close(found.state_dict(), mine.state_dict(), rtol=1e-4, atol=1e-6)
+    assert Recipe.from_dict(how.to_dict()) == how and "bias" not in recipe().to_dict()

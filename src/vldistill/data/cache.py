@@ -196,6 +196,11 @@ def _decode(pairs: Pairs, size: int, index: int) -> np.ndarray | str:
         image = pairs.images.read(index, size)
     except DataError as error:
         return str(error)
+    return squashed(image, size)
+
+
+def squashed(image: Image.Image, size: int) -> np.ndarray:
+    """An RGB image as uint8 (3, size, size), contiguous; the aspect ratio is not kept, as in the field."""
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

@@ -149,3 +149,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         clear = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
     return upright.convert("RGB")
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image that is open already, upright and in RGB, as :func:`decode` gives it."""
+    return _rgb(image)

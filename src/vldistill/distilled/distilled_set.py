@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils.data import Dataset
@@ -38,7 +38,7 @@ def one_line(caption: Caption) -> str:
     return caption if isinstance(caption, str) else CAPTION_BREAK.join(caption)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DistilledSet(Dataset):
     """Distilled pairs, and everything needed to train on them elsewhere.
 
@@ -113,6 +113,10 @@ class DistilledSet(Dataset):
                 f"distilled set: texts {tuple(self.texts.shape)} are no tokens (N, L, e) with a mask (N, L) of 0 and 1 "
                 f"that begins with 1."
             )
+
+    def __repr__(self) -> str:
+        side = f"{self.images.shape[-1]} px" if self.space == "pixels" else f"width {self.images.shape[-1]}"
+        return f"<DistilledSet {self.name}: {len(self)} pairs, {self.space} ({side}), {self.stored_floats:,} floats>"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -247,8 +251,8 @@ class DistilledSet(Dataset):
         several = f", {self.captions_per_image} for each image" if self.captions_per_image > 1 else ""
         return f"standardised sentence vectors of width {self.texts.shape[-1]}{several}"
 
-    @staticmethod
-    def load(folder: str | Path) -> DistilledSet:
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
         """Read and check a set. Raises ArtefactError when it is missing, damaged or of another kind."""
         folder = Path(folder)
         if not (folder / "set.json").is_file():
@@ -271,7 +275,7 @@ class DistilledSet(Dataset):
         check_record(record)
         check_numbers(tensors)
         try:
-            return DistilledSet(
+            return cls(
                 images=tensors["images"],
                 texts=tensors["texts"],
                 similarity=tensors.get("similarity"),

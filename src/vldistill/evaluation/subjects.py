@@ -155,40 +155,53 @@ def _floats_per_caption(bench: Workbench) -> int:
     return bench.encoder_config.text.max_tokens if bench.setting == "both" else bench.text_tower.width
 
 
-def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
-    towers = bench.towers
-    if distilled.space == "features":
-        standard = bench.image_standardisation
-        inputs = TensorInputs(distilled.restandardised("image", standard.mean, standard.scale).to(bench.device))
-    else:
-        tower = bench.image_tower
-        images = distilled.images_for(tower.size, tower.mean, tower.std).to(bench.device)
-        if bench.setting == "heads":
-            inputs = _with_views(bench, images)
-        else:
-            inputs = PictureInputs(images.contiguous(memory_format=torch.channels_last), tower)
-    text_map = None
-    if distilled.text_space == "tokens":
-        texts = distilled.text_inputs
-    elif distilled.towers["text"]["fingerprint"] == towers["text"]["fingerprint"]:
-        standard = bench.text_standardisation
-        texts = distilled.restandardised("text", standard.mean, standard.scale)
-    else:
-        texts, text_map = mapped_texts(distilled, bench)
+def set_data(bench: Workbench, distilled: DistilledSet) -> tuple[TrainingData, Plain]:
+    """The pairs of a set as training data, and where its texts were mapped to another tower, how.
+
+    A workbench with the set's own standardisation needs none of the real data.
+    """
+    texts, text_map = _set_texts(bench, distilled)
     several = distilled.captions_per_image
     if several > 1:  # the first text of every image, then the second, ...
         texts = texts.transpose(0, 1).flatten(0, 1)
     data = TrainingData(
-        inputs,
+        _set_images(bench, distilled),
         TensorInputs(texts.to(bench.device)),
         torch.arange(len(distilled)).repeat(several),
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
         several,
         numbered_texts(texts).flatten().tolist(),
     )
+    return data, text_map
+
+
+def _set_images(bench: Workbench, distilled: DistilledSet) -> Inputs:
+    """What the image side reads of a set's images."""
+    if distilled.space == "features":
+        standard = bench.image_standardisation
+        return TensorInputs(distilled.restandardised("image", standard.mean, standard.scale).to(bench.device))
+    tower = bench.image_tower
+    images = distilled.images_for(tower.size, tower.mean, tower.std).to(bench.device)
+    if bench.setting == "heads":
+        return _with_views(bench, images)
+    return PictureInputs(images.contiguous(memory_format=torch.channels_last), tower)
+
+
+def _set_texts(bench: Workbench, distilled: DistilledSet) -> tuple[torch.Tensor, Plain]:
+    """A set's texts for this text tower, and how they were mapped to it where it is another one."""
+    if distilled.text_space == "tokens":
+        return distilled.text_inputs, None
+    if distilled.towers["text"]["fingerprint"] == bench.text_fingerprint:
+        standard = bench.text_standardisation
+        return distilled.restandardised("text", standard.mean, standard.scale), None
+    return mapped_texts(distilled, bench)
+
+
+def _distilled(bench: Workbench, distilled: DistilledSet) -> Subject:
+    data, text_map = set_data(bench, distilled)
     details: dict[str, Plain] = {"method": distilled.info.get("method"), "selection": distilled.info.get("selection")}
-    details |= {"space": distilled.space, "captions": several}
-    if distilled.towers["image"]["fingerprint"] != towers["image"]["fingerprint"]:
+    details |= {"space": distilled.space, "captions": distilled.captions_per_image}
+    if distilled.towers["image"]["fingerprint"] != bench.image_fingerprint:
         details["made_with_image_tower"] = distilled.towers["image"]["name"]
     if text_map is not None:
         details["text_map"] = text_map

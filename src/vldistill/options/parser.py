@@ -25,6 +25,8 @@ ABOUT = {
     "compare": "a sweep of methods, budgets, settings, towers and seeds as one table",
     "curve": "recall against pairs, and how many reach a share of the full data",
     "cross": "one set on a list of towers, as one matrix",
+    "train": "train a student on a set and keep it",
+    "search": "the photos of a folder that fit a text, by a student",
     "encode": "decode and encode the data once, ahead of the other stages",
     "report": "one offline HTML file about a run, or several compared",
     "inspect": "show what a data source, an experts folder or a set holds",

@@ -18,7 +18,7 @@ from vldistill.runtime.processes import ALONE, Processes
 from vldistill.runtime.randomness import generator, seed_of, seeded
 from vldistill.training.data import TrainingData
 from vldistill.training.head_steps import head_step, two_heads
-from vldistill.training.losses import SOFT_LOSSES, infonce
+from vldistill.training.losses import SOFT_LOSSES, infonce, siglip
 from vldistill.training.recipe import Recipe
 from vldistill.training.state import Keeper, restore_training, training_state
 from vldistill.training.stepper import Stepper
@@ -176,4 +176,5 @@ def _loss(
     if recipe.loss in SOFT_LOSSES and data.similarity is not None:
         return SOFT_LOSSES[recipe.loss](logits, data.similarity[index][:, index])
     equal = data.equal(index) if recipe.negatives == "distinct" else None
-    return infonce(logits, None if equal is None else equal.to(logits.device))
+    equal = None if equal is None else equal.to(logits.device)
+    return siglip(logits, equal, recipe.bias) if recipe.loss == "siglip" else infonce(logits, equal)

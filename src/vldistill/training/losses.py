@@ -7,6 +7,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+HARD_LOSSES = ("infonce", "siglip")
+"""Losses by name whose positives are the pairs themselves; no similarity matrix is needed."""
+
+SIGLIP_BIAS = -10.0  # where the learned one of SigLIP starts: most image-text pairs of a batch are negatives
+
 NEGATIVES = ("all", "distinct")
 """Which other pairs of a batch count as negatives: all, or those of another image and another caption."""
 
@@ -25,6 +30,26 @@ def infonce(logits: torch.Tensor, equal: torch.Tensor | None = None) -> torch.Te
         logits = logits.masked_fill(equal, -torch.inf)
     target = torch.arange(logits.shape[0], device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def siglip(logits: torch.Tensor, equal: torch.Tensor | None = None, bias: float = SIGLIP_BIAS) -> torch.Tensor:
+    """SigLIP's sigmoid loss (arXiv 2303.15343) with scale and bias fixed: every image-text pair is a yes or a no.
+
+    -(1/B) sum_ij log sigmoid(z_ij (logits_ij + bias)), where z is 1 on the diagonal and -1 elsewhere.
+
+    Args:
+        logits: (B, B), images by texts, scaled already; pair i is on the diagonal.
+        equal: (B, B) bool, pairs that are no negatives of each other and are left out; None where all are.
+        bias: added to the logits.
+
+    Returns:
+        A scalar, a sum over B x B pairs divided by B, as published.
+    """
+    sign = 2 * torch.eye(logits.shape[0], dtype=logits.dtype, device=logits.device) - 1
+    each = F.softplus(-sign * (logits + bias))
+    if equal is not None:
+        each = each.masked_fill(equal, 0)
+    return each.sum() / logits.shape[0]
 
 
 def equal_pairs(images: torch.Tensor, captions: torch.Tensor) -> torch.Tensor | None:

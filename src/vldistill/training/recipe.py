@@ -10,7 +10,7 @@ from typing import Literal
 from vldistill.config.plain import Plain, Record, expect, items, number
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError, unknown
-from vldistill.training.losses import NEGATIVES, SOFT_LOSSES
+from vldistill.training.losses import HARD_LOSSES, NEGATIVES, SIGLIP_BIAS, SOFT_LOSSES
 
 SCHEDULES = {
     "constant": lambda progress: 1.0,
@@ -25,6 +25,7 @@ ADDED_LATER: dict[str, Plain] = {
     "views": False,
     "negatives": "all",
     "one_caption": False,
+    "bias": SIGLIP_BIAS,
 }  # fields omitted from records at these defaults, as in older records
 
 
@@ -41,7 +42,8 @@ class Recipe:
         schedule: ``constant``, ``cosine`` to zero, or ``half`` (a tenth after half the steps of the first phase).
         dropout: in the heads.
         temperature: of the logits; 0 means the encoder's own.
-        loss: ``infonce``, or where the set has a similarity matrix ``soft_infonce`` (eNCE), ``bce`` or ``wbce``.
+        loss: ``infonce``, ``siglip`` (sigmoids), or where the set has a similarity matrix ``soft_infonce`` (eNCE),
+            ``bce`` or ``wbce``.
         head_factor: factor on the learning rate of a head whose tower is trained too (setting ``both``).
         phases: sizes of consecutive blocks of pairs, trained on one after the other for ``epochs`` epochs each; empty
             means one block of all pairs.
@@ -50,6 +52,7 @@ class Recipe:
         views: train on augmented images, where there are any.
         negatives: ``all`` other pairs of a batch, or the ``distinct`` ones: of another image and another caption.
         one_caption: an epoch passes every image once, with one of its captions drawn at random, not all captions.
+        bias: of loss ``siglip``, added to the logits; their scale is 1 / temperature. Both are fixed, not learned.
     """
 
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {"image": (0.1,), "text": (0.1,)})
@@ -67,12 +70,13 @@ class Recipe:
     views: bool = False
     negatives: Literal["all", "distinct"] = "all"
     one_caption: bool = False
+    bias: float = SIGLIP_BIAS
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ConfigError(unknown("schedule", self.schedule, SCHEDULES))
-        if self.loss not in ("infonce", *SOFT_LOSSES):
-            raise ConfigError(unknown("loss", self.loss, ("infonce", *SOFT_LOSSES)))
+        if self.loss not in (*HARD_LOSSES, *SOFT_LOSSES):
+            raise ConfigError(unknown("loss", self.loss, (*HARD_LOSSES, *SOFT_LOSSES)))
         if self.negatives not in NEGATIVES:
             raise ConfigError(unknown("negatives", self.negatives, NEGATIVES))
         if set(self.rates) != set(SIDES) or not all(self.rates.values()):
@@ -90,6 +94,7 @@ class Recipe:
             ("phases", all(size >= 2 for size in self.phases), "blocks of at least 2 pairs"),
             ("noise", 0 <= self.noise < math.inf, "0 or more"),
             ("one_caption", not (self.one_caption and self.phases), "false where there are phases"),
+            ("bias", math.isfinite(self.bias), "a finite number"),
             ("temperature", 0 <= self.temperature < math.inf, "a number above 0, or 0 for the encoder's own"),
         ):
             if not fine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +74,7 @@ class Workbench:
         augment_on: where experts' images are augmented: ``cpu`` or ``device``.
         on_pixels: called with the readable pairs of each split that is decoded; may refuse them.
         former_splits: make splits that the source lacks as runs of former versions have them.
+        standardisation: by name, as a set records it; without it, that of the training features.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class Workbench:
         augment_on: str = "cpu",
         on_pixels: Callable[[Pairs], None] | None = None,
         former_splits: bool = False,
+        standardisation: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
+        self._known = dict(standardisation or {})
         self._former_splits = former_splits
         self._on_pixels = on_pixels
         self.compute, self.augment_on = compute, augment_on
@@ -187,13 +190,17 @@ class Workbench:
 
     @cached_property
     def image_standardisation(self) -> Standardisation:
-        """Fitted on the training images' features."""
-        return Standardisation.fit(self._image_table("train"))
+        """Fitted on the training images' features, unless a set's is given."""
+        return self._given_standardisation("image") or Standardisation.fit(self._image_table("train"))
 
     @cached_property
     def text_standardisation(self) -> Standardisation:
-        """Fitted on the training captions' sentence vectors."""
-        return Standardisation.fit(self._text_table("train"))
+        """Fitted on the training captions' sentence vectors, unless a set's is given."""
+        return self._given_standardisation("text") or Standardisation.fit(self._text_table("train"))
+
+    def _given_standardisation(self, side: str) -> Standardisation | None:
+        mean, scale = (self._known.get(f"{side}_{part}") for part in ("mean", "scale"))
+        return None if mean is None or scale is None else Standardisation(mean, scale)
 
     def pixels(self, split: str) -> DecodedImages:
         """The decoded images of a split and the pairs that could be read."""
@@ -281,6 +288,12 @@ class Workbench:
         if self.setting != "heads":
             return images
         return self.image_standardisation(self.encoding_tower(images.to(memory_format=torch.channels_last)))
+
+    def text_inputs(self, captions: Sequence[str]) -> torch.Tensor:
+        """What the text side consumes of ``captions``: standardised sentence vectors, tokens in ``both``."""
+        if self.setting == "both":
+            return token_inputs(self.text_tower, captions, self.device).rows(torch.arange(len(captions)))
+        return self.text_standardisation(self.text_tower.encode(captions).to(self.device))
 
     def sentence_inputs(self, name: str) -> Inputs:
         """Standardised sentence vectors of a split's captions, whatever the setting trains on."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+
 from vldistill.config import Config
 from vldistill.runtime.devices import augments_on, choose_compute, choose_device
 from vldistill.runtime.log import Reporter
@@ -11,11 +15,24 @@ from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import Run
 
 
-def open_bench(config: Config, reporter: Reporter, processes: Processes = ALONE, run: Run | None = None) -> Workbench:
-    """The workbench of a configuration; data that are not those ``run`` was begun with will be refused."""
+def open_bench(
+    config: Config,
+    reporter: Reporter,
+    processes: Processes = ALONE,
+    run: Run | None = None,
+    standardisation: Mapping[str, torch.Tensor] | None = None,
+) -> Workbench:
+    """The workbench of a configuration; data that are not those ``run`` was begun with will be refused.
+
+    Args:
+        standardisation: of a set, where students are trained without the data that it was made of.
+    """
     keep_freed_memory()
     device = choose_device(config.runtime, processes)
     how = choose_compute(config.runtime, device), augments_on(config.runtime, device)
     checks = run.check_data if run else None
     former = run is not None and run.former_splits
-    return Workbench(config.data, config.encoder, device, reporter, *how, on_pixels=checks, former_splits=former)
+    return Workbench(
+        config.data, config.encoder, device, reporter, *how,
+        on_pixels=checks, former_splits=former, standardisation=standardisation,
+    )  # fmt: skip
