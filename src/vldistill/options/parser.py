@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 from collections.abc import Sequence
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -74,24 +76,13 @@ def packaged_config(path: str, option: str = "--config") -> str:
 
 def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list[str], dict[str, TypeExpression]]:
     """The parser of a stage, the methods' names, and the type of every option of theirs and of the sections."""
-    from jsonargparse import ArgumentParser
-
     from vldistill.config.former import before_it_came
     from vldistill.distillation.method import METHODS
 
-    parser = ArgumentParser(
-        prog=f"vldistill {stage}",
-        description=ABOUT[stage],
-        parser_mode=_guarded_mode(),
-        default_config_files=[glob.escape(defaults)] if defaults else [],
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file; options on the command line win")
-    parser.add_argument("--run", type=str, default=None, help="the run folder")
-    parser.add_argument("--quiet", action="store_true", help="warnings only")
     sections = section_classes()
-    for name, cls in sections.items():
-        parser.add_class_arguments(cls, name)
+    parser = copy.deepcopy(_sections_parser(tuple(sections.items())))
+    parser.prog, parser.description = f"vldistill {stage}", ABOUT[stage]
+    parser.default_config_files = [glob.escape(defaults)] if defaults else []
     if defaults:  # a whole configuration: an option that it lacks came later
         later = {
             f"{name}.{option}": value for name, cls in sections.items() for option, value in before_it_came(cls).items()
@@ -99,6 +90,20 @@ def build_parser(stage: str, defaults: str | None) -> tuple[ArgumentParser, list
         parser.set_defaults(later)
     kinds = {name: kind for section, cls in sections.items() for name, kind in _kinds(cls, section).items()}
     return parser, list(METHODS), kinds
+
+
+@cache
+def _sections_parser(sections: tuple[tuple[str, type], ...]) -> ArgumentParser:
+    """The parser of what all stages know, to be copied: reading the signatures takes half of a short command."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(parser_mode=_guarded_mode(), exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file; options on the command line win")
+    parser.add_argument("--run", type=str, default=None, help="the run folder")
+    parser.add_argument("--quiet", action="store_true", help="warnings only")
+    for name, cls in sections:
+        parser.add_class_arguments(cls, name)
+    return parser
 
 
 def section_classes() -> dict[str, type]:
