@@ -21,6 +21,7 @@ from PIL import Image
 
 import vldistill as vd
 from vldistill.api import progress
+from vldistill.api.asking import ask
 from vldistill.errors import ArtefactError, ConfigError, DataError
 from vldistill.evaluation.retrieval import retrieval_metrics
 from vldistill.runtime.log import Reporter
@@ -28,6 +29,11 @@ from vldistill.storage.files import write_record
 
 SCENES = "scenes:train=40,val=20,test=20"
 FAST: dict[str, Any] = {"quiet": True, "iterations": 1, "bilevel.steps": 2, "validate_every": 0}
+
+
+def dots(options: dict[str, Any]) -> dict[str, Any]:
+    """Options by dotted name, of any type."""
+    return options
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +77,7 @@ def rewrite(path: Path, record: dict[str, Any]) -> None:
 def test_the_same_call_reads_the_set_that_is_there(
     pairs: vd.DistilledSet, tiny: dict[str, Any], cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again = vd.distill(SCENES, config=tiny, **FAST | {"quiet": False})
+    again = vd.distill(SCENES, config=tiny, **dots(FAST | {"quiet": False}))
     said = capsys.readouterr().err
     assert "finished already" in said and f"run folder {cache}" in said
     assert again.folder == pairs.folder and torch.equal(again.images, pairs.images)
@@ -85,6 +91,14 @@ def test_options_have_short_and_dotted_names_and_sections(tiny: dict[str, Any], 
     assert (len(made), used["distill"]["image_lr"], used["bilevel"]["steps"], used["encoder"]["dim"]) == (4, 0.5, 2, 8)
     assert made.folder == tmp_path / "run" / "sets" / "bilevel-4-s1"
     assert vd.distill(run=tmp_path / "run", pairs=4, quiet=True, **options).folder == made.folder  # remembers the rest
+
+
+def test_data_alone_get_towers_that_fit(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for data, name in ((photos, "mobilenetv2_100"), (SCENES, "convnet")):
+        asked = ask("distill", data, None, tmp_path / "run", {"encoder.dim": 8})
+        assert (asked.config.encoder.image.name, asked.config.encoder.dim) == (name, 8)
+        assert "(no config= was given)" in capsys.readouterr().err
+    assert len(vd.distill(SCENES, 4, quiet=True, method="prototypes")) == 4
 
 
 @pytest.mark.parametrize(
@@ -112,7 +126,7 @@ def test_methods_that_need_experts_record_those_that_are_missing(tiny: dict[str,
     quick = {"method": "bitraj", "iterations": 1, "validate_every": 0, "bitraj.syn_steps": 2}
     elsewhere = vd.distill(SCENES, 4, run=tmp_path / "other", experts_from=run, **options, **quick)
     assert len(elsewhere) == 4 and not (tmp_path / "other" / "experts").exists()
-    alone = vd.distill(SCENES, 4, **options, **quick, **{"experts.count": 1})
+    alone = vd.distill(SCENES, 4, **options, **quick, **dots({"experts.count": 1}))
     assert alone.folder is not None and (alone.folder.parents[1] / "experts" / "expert-000.safetensors").exists()
 
 
@@ -196,13 +210,13 @@ def test_what_a_student_cannot_be_trained_by_is_refused(pairs: vd.DistilledSet) 
     with pytest.raises(ConfigError, match="seed is -1; expected a whole number"):
         pairs.train(seed=-1)
     with pytest.raises(ArtefactError, match="holds sentence vectors of the text tower 'hashing'"):
-        pairs.train(quiet=True, **{"encoder.text.width": 16})
+        pairs.train(quiet=True, **dots({"encoder.text.width": 16}))
     with pytest.raises(ConfigError, match=r"recipe\.loss|unknown loss 'sigmoid'"):
         vd.Recipe(loss="sigmoid")
 
 
 def test_another_image_tower_is_standardised_by_the_data(pairs: vd.DistilledSet) -> None:
-    other = pairs.train(quiet=True, **{"encoder.image.options": {"width": 16}})
+    other = pairs.train(quiet=True, **dots({"encoder.image.options": {"width": 16}}))
     assert other.bench.image_tower.width != pairs.towers["image"]["width"]
     assert other.score(quiet=True).mean_recall > 0
 
@@ -365,7 +379,8 @@ def test_students_of_trained_towers_are_kept_whole(
     setting: str, tiny: dict[str, Any], photos: Path, tmp_path: Path
 ) -> None:
     lora = {"encoder.lora.patterns": ["*"]} if setting == "lora" else {}
-    chosen = vd.select(SCENES, 4, method="random", config=tiny, quiet=True, **{"encoder.setting": setting, **lora})
+    options = dots({"encoder.setting": setting, **lora})
+    chosen = vd.select(SCENES, 4, method="random", config=tiny, quiet=True, **options)
     student = chosen.train(vd.Recipe(epochs=1), quiet=True)
     again = vd.Student.load(student.save(tmp_path / "student"))
     paths = [photos / "1.png", photos / "2.jpg"]
@@ -378,7 +393,7 @@ def test_students_of_trained_towers_are_kept_whole(
 
 def test_a_comparison_of_a_dictionary_is_a_table(config: Path, tmp_path: Path) -> None:
     sweep = {"base": str(config), "pairs": [6], "methods": {}, "targets": ["random"]}
-    found = vd.compare(sweep, run=tmp_path / "run", quiet=True, **{"evaluate.seeds": 1})
+    found = vd.compare(sweep, run=tmp_path / "run", quiet=True, **dots({"evaluate.seeds": 1}))
     assert not found.failed and len(found.rows) == 1 and "random" in str(found)
     assert len(found.to_pandas()) == 1 and found.to_dict()["rows"] == found.rows
     with pytest.raises(ConfigError, match="matches no cell"):

@@ -8,23 +8,23 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from vldistill.api.progress import reporter
 from vldistill.config import Config, expand
-from vldistill.config.plain import Record
+from vldistill.config.plain import Plain
+from vldistill.config.plain_yaml import read_yaml
 from vldistill.data.load import load_pairs
 from vldistill.errors import ConfigError
-from vldistill.options.parser import ALIASES, section_classes
+from vldistill.options.parser import ALIASES, packaged_config, section_classes
 from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest
 from vldistill.workbench.run_folder import Run, to_plain, write_config
 
 Path_ = str | Path
-ConfigSource = str | Path | Config | Mapping[str, Any]
+ConfigSource = str | Path | Config | Mapping[str, object]
 """A YAML file, also one that comes with the package, a configuration, or options by section."""
 
 
@@ -50,12 +50,14 @@ def ask(
     data: Path_ | None,
     config: ConfigSource | None,
     run: Path_ | None,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     quiet: bool = False,
 ) -> Asked:
     """The run folder and the configuration of a verb.
 
-    Values come from the defaults, then the run's own ``config.yaml`` or ``config``, then ``data`` and ``options``.
+    Values come from the defaults, then the run's own ``config.yaml`` or ``config``, then ``data`` and ``options``. Data
+    alone get the towers of a configuration that comes with the package.
+
     Without a run, its folder lies in the cache, named by the configuration and the data: the same call resumes it.
 
     Raises:
@@ -64,6 +66,8 @@ def ask(
     if data is None and config is None and run is None:
         raise ConfigError("no data are named. Give data (a folder, a file, or scenes), config=FILE, or run=FOLDER.")
     lines = reporter(quiet)
+    if config is None and data is not None and not (run is not None and (Path(run) / "config.yaml").exists()):
+        config = _usual_towers(str(data), lines)
     words = list(_words(stage, options))
     if data is not None:
         words.append(f"--data.source={_source(data, run)}")
@@ -76,7 +80,15 @@ def ask(
     return Asked(Run(place), found, lines, words)
 
 
-def settings(config: ConfigSource | None, options: Mapping[str, Any]) -> Config:
+def _usual_towers(data: str, lines: Reporter) -> dict[str, Plain]:
+    """The section ``encoder`` that fits data where none is named: published towers, small ones for drawn scenes."""
+    name = "scenes.yaml" if data.partition(":")[0] == "scenes" else "photos.yaml"
+    lines.info(f"towers of {name} (no config= was given)")
+    read = read_yaml(Path(packaged_config(name)), "config")
+    return {"encoder": read["encoder"]}
+
+
+def settings(config: ConfigSource | None, options: Mapping[str, object]) -> Config:
     """A configuration alone, for verbs without a run folder."""
     base = {} if config is None else config
     return _parsed("evaluate", base, None, list(_words("evaluate", options)))
@@ -120,7 +132,7 @@ def _file(config: ConfigSource, folder: Path) -> Path_:
     return path
 
 
-def _words(stage: str, options: Record | Mapping[str, Any]) -> Iterator[str]:
+def _words(stage: str, options: Mapping[str, object]) -> Iterator[str]:
     """Options as words: by dotted name, by a name of the stage's own section, or whole sections as dictionaries."""
     sections = section_classes()
     own = {field.name for field in fields(sections[stage])} if stage in sections else set()

@@ -14,7 +14,7 @@ from vldistill.api.progress import reporter
 from vldistill.cluster.options import Place
 from vldistill.comparison.sweepfile import read_sweep
 from vldistill.config import DataConfig, expand
-from vldistill.config.plain import Plain
+from vldistill.config.plain import Plain, Record
 from vldistill.errors import MissingExtraError
 from vldistill.options.merge import merged, nested
 from vldistill.options.parser import packaged_config
@@ -65,7 +65,7 @@ class Comparison:
 
 
 def compare(
-    sweep: str | Path | Mapping[str, Any],
+    sweep: str | Path | Record,
     data: str | Path | None = None,
     *,
     run: str | Path | None = None,
@@ -74,7 +74,7 @@ def compare(
     smoke: bool = False,
     workers: int = 1,
     quiet: bool = False,
-    **options: Any,
+    **options: Plain,
 ) -> Comparison:
     """Run the cells of a sweep that are missing, each in a process of its own, and return the table.
 
@@ -107,17 +107,17 @@ def compare(
     return Comparison(request.run, read_json(request.run / "table.json", "table"))
 
 
-def _text(sweep: str | Path | Mapping[str, Any]) -> str:
+def _text(sweep: str | Path | Record) -> str:
     if isinstance(sweep, Mapping):
         return yaml.safe_dump(dict(sweep), sort_keys=False, allow_unicode=True)
     return Path(packaged_config(str(sweep), "sweep")).read_text(encoding="utf-8")
 
 
-def _place(sweep: str | Path | Mapping[str, Any], options: Mapping[str, Any]) -> Path:
+def _place(sweep: str | Path | Record, options: Record) -> Path:
     return Path(expand(DataConfig().cache)) / "runs" / f"compare-{digest(_text(sweep), options)}"
 
 
-def _file(sweep: str | Path | Mapping[str, Any], place: Path) -> Path:
+def _file(sweep: str | Path | Record, place: Path) -> Path:
     """The sweep's file; one that is given as a dictionary is written into the run folder."""
     if not isinstance(sweep, Mapping):
         return Path(packaged_config(str(sweep), "sweep"))

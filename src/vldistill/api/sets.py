@@ -7,7 +7,7 @@ import html
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from PIL import Image
@@ -56,7 +56,7 @@ class DistilledSet(distilled_set.DistilledSet):
         *,
         config: ConfigSource | None = None,
         quiet: bool = False,
-        **options: Any,
+        **options: object,
     ) -> Student:
         """A student trained on this set.
 

@@ -5,11 +5,10 @@ Shapes: N photos or texts, D width of the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from vldistill.api.pictures import Pictures, as_input, listed_pictures, photo_pa
 from vldistill.api.progress import reporter
 from vldistill.api.student_files import StudentRecord, read_student, write_student
 from vldistill.config import Config
+from vldistill.config.plain import Record
 from vldistill.data.collection import clean_caption
 from vldistill.data.pairs import SPLITS
 from vldistill.data.photos import PhotoLimits
@@ -63,7 +63,7 @@ class Student:
     bench: Workbench
     config: Config
     recipe: Recipe
-    made_from: Mapping[str, Any] = field(default_factory=dict)
+    made_from: Record = field(default_factory=dict)
     _gallery: _Gallery | None = None
 
     def __repr__(self) -> str:
@@ -146,7 +146,7 @@ class Student:
         return write_student(Path(folder), record, self.bench, self.encoder)
 
     @classmethod
-    def load(cls, folder: str | Path, *, quiet: bool = True, **options: Any) -> Student:
+    def load(cls, folder: str | Path, *, quiet: bool = True, **options: object) -> Student:
         """Read a student.
 
         Args:

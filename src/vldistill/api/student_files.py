@@ -40,7 +40,7 @@ class StudentRecord:
 
     config: Config
     recipe: Recipe
-    made_from: Mapping[str, Any]
+    made_from: Record
 
 
 def write_student(folder: Path, record: StudentRecord, bench: Workbench, encoder: DualEncoder) -> Path:
@@ -71,7 +71,7 @@ def check_place(folder: Path) -> None:
 
 
 def read_student(
-    folder: Path, options: Mapping[str, Any], lines: Reporter
+    folder: Path, options: Mapping[str, object], lines: Reporter
 ) -> tuple[StudentRecord, Workbench, DualEncoder]:
     """Read and check a student; ``options`` change its configuration. Raises ArtefactError."""
     plain = _record(folder)
@@ -104,7 +104,7 @@ def _record(folder: Path) -> Record:
     return plain
 
 
-def _understood(folder: Path, plain: Record, options: Mapping[str, Any]) -> StudentRecord:
+def _understood(folder: Path, plain: Record, options: Mapping[str, object]) -> StudentRecord:
     """The values of a record. Raises ArtefactError for what is garbled, ConfigError for options that cannot be."""
     path, made_from = folder / RECORD, plain.get("made_from")
     try:

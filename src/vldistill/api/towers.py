@@ -12,7 +12,7 @@ from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import ConfigError, unknown
 
 
-def image_tower(name: str = "convnet", **options: Any) -> ImageTower:
+def image_tower(name: str = "convnet", **options: object) -> ImageTower:
     """A frozen image tower: a module from normalised images (B, 3, size, size) to features (B, width).
 
     Args:
@@ -22,7 +22,7 @@ def image_tower(name: str = "convnet", **options: Any) -> ImageTower:
     return build_image_tower(_config(ImageTowerConfig, name, options)).requires_grad_(False)
 
 
-def text_tower(name: str = "hashing", *, device: str = "cpu", **options: Any) -> TextTower:
+def text_tower(name: str = "hashing", *, device: str = "cpu", **options: object) -> TextTower:
     """A frozen text tower; ``encode(captions)`` gives sentence vectors (M, width).
 
     Args:

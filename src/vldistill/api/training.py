@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vldistill.api.asking import ConfigSource, settings
 from vldistill.api.progress import reporter
@@ -33,7 +32,7 @@ def train(
     data: str | Path | None = None,
     config: ConfigSource | None = None,
     quiet: bool = False,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Student:
     """A student trained on ``pairs``; see :meth:`vldistill.DistilledSet.train`."""
     if not isinstance(recipe, Recipe) and recipe not in RECIPES:
@@ -53,7 +52,7 @@ def train(
 
 
 def config_of(
-    pairs: DistilledSet, data: str | Path | None, config: ConfigSource | None, options: Mapping[str, Any]
+    pairs: DistilledSet, data: str | Path | None, config: ConfigSource | None, options: Mapping[str, object]
 ) -> Config:
     """The configuration to use a set with: its run's, the one that it records, or ``config``; ``options`` over it.
 
@@ -74,7 +73,7 @@ def run_of(pairs: DistilledSet) -> Path | None:
     return sets.parent if sets and sets.name == "sets" and (sets.parent / "config.yaml").is_file() else None
 
 
-def recorded(pairs: DistilledSet) -> dict[str, Any]:
+def recorded(pairs: DistilledSet) -> dict[str, Plain]:
     """The sections ``encoder`` and ``data`` that a set was made with. Raises ConfigError where it does not say."""
     made = pairs.info.get("config")
     encoder = made.get("encoder") if isinstance(made, Mapping) else None

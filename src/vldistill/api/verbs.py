@@ -39,7 +39,7 @@ def distill(
     run: Place | None = None,
     experts_from: Place | None = None,
     quiet: bool = False,
-    **options: Any,
+    **options: object,
 ) -> DistilledSet:
     """Distil a data source into a few pairs; the same call again resumes what was stopped, or reads what is finished.
 
@@ -76,7 +76,7 @@ def select(
     run: Place | None = None,
     label: str = "",
     quiet: bool = False,
-    **options: Any,
+    **options: object,
 ) -> DistilledSet:
     """Choose real pairs by a selector, as a set; arguments as of :func:`distill`.
 
@@ -96,12 +96,12 @@ def select(
 
 
 def record_experts(
-    data: Place | None = None,
+    data: Place | Workbench | None = None,
     *old: Any,
     config: ConfigSource | None = None,
     run: Place | None = None,
     quiet: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Path:
     """Train experts on the real data and keep their trajectories; returns the run folder, for ``experts_from``.
 
@@ -131,7 +131,7 @@ def evaluate(
     config: ConfigSource | None = None,
     run: Place | None = None,
     quiet: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Evaluation:
     """Train fresh students on a set, or on real pairs, and test them; the result is kept, and read the next time.
 

@@ -200,7 +200,7 @@ class DistilledSet(Dataset):
             return own
         return (own * old_scale + old_mean - mean) / scale
 
-    def with_captions(self, captions: tuple[Mapping[str, Caption], ...]) -> DistilledSet:
+    def with_captions(self, captions: tuple[Mapping[str, Caption], ...]) -> Self:
         """The same set with other captions to show."""
         return replace(self, captions=captions)
 
