@@ -86,7 +86,7 @@ def pip_calls(extra: str, wanted: str, torch: str) -> list[list[str]]:
     """What pip is asked for, one call after the other."""
     install = ["-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
     package = [*install, "--editable", f".[{extra}]" if extra else "."]
-    if torch or wanted in ("auto", "new"):
+    if torch or wanted in ("auto", "new") or (wanted == "cpu" and sys.platform != "linux"):  # PyPI's has no CUDA there
         return [package]
     index = CPU_INDEX if wanted == "cpu" else wanted
     return [

@@ -44,7 +44,8 @@ def test_a_python_without_torch_has_none(tmp_path: Path) -> None:
     assert not make_venv.installed_torch(python)
 
 
-def test_the_cpu_wheel_is_asked_for_before_the_package() -> None:
+def test_the_cpu_wheel_is_asked_for_before_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_venv.sys, "platform", "linux")
     torch, package = make_venv.pip_calls("", "cpu", torch="")
     assert make_venv.CPU_INDEX in torch and package[-1] == "." and "--index-url" not in package
 
