@@ -1,37 +1,53 @@
-# Everything a newcomer needs: `make demo` and `make test`. Both make .venv first.
+# Everything a newcomer needs: `make demo`, `make test`, `make lint`, `make docs`. Each makes .venv first, with what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 # Processes that share the tests.
 WORKERS ?= 2
+# auto: the system's torch if it is new enough, else PyPI's; new: always PyPI's; cpu: without CUDA; or an index of wheels.
+TORCH ?= auto
 
-.PHONY: demo test lint install slow browser clean
+.PHONY: demo test lint install slow browser docs docs-serve wheel clean
 
 demo: install
 	$(BIN)/vldistill demo --run runs/demo
 
-test: install
+test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-slow: install
+slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
 
-lint: install
+lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+
+# The site, in site/: without a network, and a warning is a failure.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: .venv/docs
+	$(BIN)/mkdocs serve
+
+# What a release uploads, in dist/, with its metadata checked (RELEASING.md).
+wheel: .venv/dev
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 # The report's tests drive a real browser; without one they are skipped. On Debian and its kin, as root.
 browser:
 	command -v chromium >/dev/null && command -v chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
-install: .venv/installed
+install: .venv/package
 
-.venv/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vldistill needs Python 3.11 or newer; try make PYTHON=python3.12")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
-	$(BIN)/python -m compileall -qq -j 0 -x "/tests?/" .venv/lib || true  # pip takes three times as long, on one core
+.venv/package: pyproject.toml
+	$(PYTHON) scripts/make_venv.py --torch '$(TORCH)'
 	touch $@
 
+.venv/dev .venv/docs: pyproject.toml
+	$(PYTHON) scripts/make_venv.py --torch '$(TORCH)' --extra $(@F)
+	touch $@ .venv/package
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site dist

@@ -22,7 +22,7 @@ from vldistill.options.parser import build_parser
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "vldistill"
 DOCUMENTS = [
-    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "RELEASING")),
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
 HELP = [PACKAGE / "commands" / "cross.py", PACKAGE / "comparison" / "sweepfile.py"]
