@@ -76,7 +76,8 @@ def evaluation_text(results: Sequence[Evaluation]) -> str:
     notes += ["mean ± standard deviation in percent", f"chance {' or '.join(chance)}"]
     if LEGACY in shared["protocol"]:
         notes.append(f"{LEGACY} reports the best epoch on test: biased, only to compare with published rows")
-    sizes = sorted({check.summary for result in results for check in result.checks if check.name == "test size"})
+    checks = [check for result in results for check in result.checks]
+    sizes = sorted({check.summary for check in checks if check.name == "test size" and not check.flag})
     warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
     beneath = [*sizes, *(f"warning: {warning}" for warning in warnings)]
     return "\n".join([table, f"{', '.join(notes[:-1])}; {notes[-1]}", *beneath])
