@@ -113,6 +113,7 @@ def test_data_alone_get_towers_that_fit(photos: Path, tmp_path: Path, capsys: py
         ({"data": SCENES, "config": "nothing.yaml"}, "nothing.yaml does not exist"),
     ],
     ids=str,
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(call: dict[str, Any], message: str) -> None:
     with pytest.raises(vd.VldistillError, match=message):
