@@ -112,7 +112,6 @@ def test_data_alone_get_towers_that_fit(photos: Path, tmp_path: Path, capsys: py
         ({"data": SCENES, "method": "bilevel", "image_lr": object()}, "expected a number, a text"),
         ({"data": SCENES, "config": "nothing.yaml"}, "nothing.yaml does not exist"),
     ],
-    ids=str,
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(call: dict[str, Any], message: str) -> None:
@@ -488,7 +487,6 @@ def test_the_commands_train_and_search(kept: Path, vldistill: Any, student: vd.S
         (("search", "--student", "nowhere", "--images", ".", "a ring"), "nowhere is not a student"),
         (("search", "--student", "nowhere", "a ring"), "images"),
     ],
-    ids=str,
 )
 def test_commands_refuse_what_is_not_there(words: tuple[str, ...], message: str, vldistill: Any) -> None:
     done = vldistill(*words)
