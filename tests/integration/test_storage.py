@@ -150,7 +150,7 @@ def test_a_damaged_checkpoint_costs_one_checkpoint(straight: Path, run: Path, vl
 def test_an_interrupted_evaluation_goes_on_with_the_next_student(
     straight: Path, vldistill: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vldistill.evaluation import protocol
+    from vldistill.evaluation import protocol, students
 
     words = ("evaluate", "--run", straight, "--set", straight / SET, "--json")
     whole = json.loads(vldistill(*words).out)
@@ -167,7 +167,8 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_student(
         return real(*given, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(protocol, "train_student", stopped)
+        for module in (protocol, students):  # those that are tested, and those that are tried on val
+            patch.setattr(module, "train_student", stopped)
         done = vldistill(*words)
         assert (
             done.code == 3
