@@ -326,7 +326,7 @@ def weights(place: Path) -> Prepared:
 
     def read(raw: bytes) -> None:
         path.write_bytes(raw)
-        read_weights(path, "image tower weights")
+        read_weights(path, "image tower weights", {"a", "b"})
 
     return read, [save({"a": torch.ones(3, 2), "b": torch.zeros(1, dtype=torch.int64)}, {"format": "pt"})], False
 

@@ -58,8 +58,9 @@ def test_curves_have_intervals_and_say_how_many_pairs_are_needed() -> None:
     for point in first.points:
         assert point.low < point.mean < point.high
     by_share = {one.share: one for one in first.needed}
-    assert by_share[0.9].pairs and 100 < by_share[0.9].pairs < 500
-    assert by_share[0.9].low and by_share[0.9].low <= by_share[0.9].pairs <= (by_share[0.9].high or 10**9)
+    low, needed, high = by_share[0.9].low, by_share[0.9].pairs, by_share[0.9].high
+    assert low and needed and 100 < needed < 500
+    assert low <= needed <= (high or 10**9)
     assert (by_share[0.9].pairs or 0) < (by_share[0.99].pairs or 10**9)
     assert all(one.pairs is None and one.high is None for one in second.needed)
     assert str(second.needed[0]) == "more [more, more]"

@@ -37,7 +37,8 @@ def test_the_search_finds_the_best_inside_and_names_no_edge() -> None:
 
 def test_no_point_is_tried_twice_and_the_trials_are_the_same_again() -> None:
     (search, first), (other, again) = hill(3, 2), hill(3, 2)
-    search.run(START, 10, 3), other.run(START, 10, 3)
+    for one in (search, other):
+        one.run(START, 10, 3)
     assert first == again and len({tuple(point.items()) for point in first}) == len(first)
 
 

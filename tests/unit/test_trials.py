@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,10 +33,10 @@ def cell_of(widen: int, grid: dict[str, list[float]] | None = None) -> Cell:
     return Cell("row", "method", "bilevel", 6, "heads", "own", 0, configs, 0.0, grid, widen)
 
 
-def launcher(score: Callable[[Config], float], seen: list[Config]) -> Callable[[list[str], Path], None]:
+def launcher(score: Callable[[Config], float], seen: list[Config]) -> Callable[[Sequence[str], Path], None]:
     """A command that leaves a set and a validation whose score depends on the configuration."""
 
-    def launch(words: list[str], log: Path) -> None:
+    def launch(words: Sequence[str], log: Path) -> None:
         asked = dict(zip(words[1::2], words[2::2]))
         place = Path(asked["--run"])
         config = resolved(expect(yaml.safe_load(Path(asked["--config"]).read_text()), dict), "test")
@@ -112,7 +112,7 @@ def test_a_finished_trial_is_not_run_again_and_every_configuration_is_counted_on
 
 
 def test_a_lost_process_ends_the_trials(tmp_path: Path) -> None:
-    def lost(words: list[str], log: Path) -> None:
+    def lost(words: Sequence[str], log: Path) -> None:
         raise UnitFailed("gone", "lost")
 
     with pytest.raises(UnitFailed, match="gone"):
