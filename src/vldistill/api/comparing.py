@@ -200,7 +200,7 @@ def _write_tables(request: Request) -> dict[str, str]:
         budgets = {cell.pairs for cell in request.every if cell.pairs is not None}
         rows += [published_row(entry) for entry in published(request.published, budgets)]
     table = {
-        "sweep": str(request.sweep.path),
+        "sweep": request.sweep.path.name,
         "environment": environment(),
         "rows": [row.to_json() for row in rows],
         "failed": failed,
