@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -73,7 +73,6 @@ def fit(
     plan = StepPlan.of(len(data), recipe, steps_per_epoch, data.blocks, data.caption_image)
     optimiser = _optimiser(encoder, recipe)
     stepper = Stepper(encoder, compute, device, processes)
-    augment = augment or recipe.views
     noises = {side: noise or _noise_of(encoder, side, recipe) for side in SIDES}
     descend = _descent(encoder, data, recipe, stepper, optimiser)
     loss, total = (torch.zeros((), device=device) for _ in range(2))  # of the last step, and of the epoch's together
@@ -88,12 +87,8 @@ def fit(
                 total.zero_()
             for group in optimiser.param_groups:
                 group["lr"] = plan.rate(group["side"], step.at) * (recipe.head_factor if group["head"] else 1.0)
-            mine, names = stepper.rows(step.index), ("augment", step.at, *([processes.rank] if processes.rank else []))
-            images = data.images.rows(data.caption_image[mine], seed_of(seed, *names) if augment else None)
-            texts = data.texts.rows(mine)
-            if any(noises.values()):
-                draw = generator(seed, "noise", *names[1:])
-                images, texts = (_noisy(part, noises[side], draw) for side, part in zip(SIDES, (images, texts)))
+            place = (step.at, *([processes.rank] if processes.rank else []))
+            images, texts = _inputs(data, stepper.rows(step.index), seed, place, augment or recipe.views, noises)
             before, loss = loss, descend(images, texts, step.index)
             total += loss
             if on_step:  # on a device the loss of the step before: reading it does not wait for the current step
@@ -112,6 +107,23 @@ def fit(
 def _noise_of(encoder: DualEncoder, side: str, recipe: Recipe) -> float:
     """The recipe's noise for a side that reads features of a frozen tower; none for pixels and tokens."""
     return recipe.noise if isinstance(encoder.side(side), Head) else 0.0
+
+
+def _inputs(
+    data: TrainingData,
+    rows: torch.Tensor,
+    seed: int,
+    place: tuple[int, ...],
+    augment: bool,
+    noises: Mapping[str, float],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image and text inputs of pairs ``rows``, augmented and with noise by draws of the ``place`` of a step."""
+    images = data.images.rows(data.caption_image[rows], seed_of(seed, "augment", *place) if augment else None)
+    texts = data.texts.rows(rows)
+    if any(noises.values()):
+        draw = generator(seed, "noise", *place)
+        images, texts = (_noisy(part, noises[side], draw) for side, part in zip(SIDES, (images, texts)))
+    return images, texts
 
 
 def _noisy(inputs: torch.Tensor, noise: float, draw: torch.Generator) -> torch.Tensor:

@@ -52,8 +52,8 @@ def near_duplicates(queries: Sketches, known: Sketches) -> tuple[list[tuple[int,
     rows = np.arange(0, len(queries.hashes), every)
     found: list[tuple[int, int]] = []
     for chunk in np.array_split(rows, max(1, -(-len(rows) // CHUNK))):
-        apart = BITS_OF_BYTE[queries.hashes[chunk, None] ^ known.hashes].sum(2, dtype=np.uint16)  # (Q, K)
-        for place, candidates in ((place, np.flatnonzero(row <= BITS)) for place, row in enumerate(apart)):
+        differing = BITS_OF_BYTE[queries.hashes[chunk, None] ^ known.hashes].sum(2, dtype=np.uint16)  # (Q, K)
+        for place, candidates in ((place, np.flatnonzero(row <= BITS)) for place, row in enumerate(differing)):
             if not len(candidates):
                 continue
             query = int(chunk[place])
