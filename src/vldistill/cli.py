@@ -18,6 +18,7 @@ from typing import NoReturn
 from vldistill.commands.shared import BUG, DONE, STOPPED, WRONG, process
 from vldistill.errors import ConfigError, Stopped, VldistillError, unknown
 from vldistill.options.parser import ABOUT
+from vldistill.runtime.log import waiting
 from vldistill.version import __version__
 
 TOGETHER = ("distill", "experts")  # stages of which several processes can do one piece of work
@@ -54,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"units to several processes with --workers or --cluster."
             )
         _stop_on_sigterm()
-        return find_command(argv[0])([_underscored(word) for word in argv[1:]])
+        _wait_passively()
+        with waiting("loading PyTorch"):
+            command = find_command(argv[0])
+        return command([_underscored(word) for word in argv[1:]])
     except VldistillError as error:
         print(f"error: {process()}{error}", file=sys.stderr)
         return WRONG
@@ -107,6 +111,12 @@ def _bug() -> int:
     traceback.print_exc()
     print(f"This is a bug in vldistill {__version__}. Please report it with the lines above.", file=sys.stderr)
     return BUG
+
+
+def _wait_passively() -> None:
+    """Threads that wait for each other sleep, see ``runtime/threads.py``; OpenMP reads this once, when it is loaded."""
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _stop_on_sigterm() -> None:

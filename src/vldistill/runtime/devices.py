@@ -8,6 +8,7 @@ from vldistill.config import RuntimeConfig
 from vldistill.errors import ConfigError
 from vldistill.runtime.micro_batches import ComputeOptions
 from vldistill.runtime.processes import ALONE, Processes
+from vldistill.runtime.threads import set_threads
 
 
 def choose_device(config: RuntimeConfig, processes: Processes = ALONE) -> torch.device:
@@ -30,8 +31,7 @@ def choose_device(config: RuntimeConfig, processes: Processes = ALONE) -> torch.
 
 
 def _named_device(config: RuntimeConfig) -> torch.device:
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     if config.device == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:

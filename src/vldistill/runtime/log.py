@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 WIDE = 100  # columns of a terminal that has room for figures beside a bar
+SILENT_SECONDS = 1.0  # before a line says what is being waited for
 PLAIN_SECONDS = 10.0  # between two plain progress lines, so that a log file stays short
+
+
+@contextmanager
+def waiting(words: str, seconds: float = SILENT_SECONDS) -> Iterator[None]:
+    """Print ``words`` on stderr, once, if what is inside takes longer than ``seconds``."""
+    timer = threading.Timer(seconds, lambda: print(words, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Progress:
@@ -38,6 +52,10 @@ class Reporter:
     def warn(self, message: str) -> None:
         """Print a warning."""
         print(f"warning: {message}", file=sys.stderr, flush=True)
+
+    def waiting(self, words: str) -> AbstractContextManager[None]:
+        """Say ``words`` if what is inside takes longer than a second, unless quiet."""
+        return nullcontext() if self.quiet else waiting(words)
 
     @contextmanager
     def progress(self, description: str, total: int, done: int = 0, seconds: float = math.inf) -> Iterator[Progress]:

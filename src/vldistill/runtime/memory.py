@@ -42,20 +42,25 @@ def cgroup_memory(root: Path, own: Path) -> float:
         root: where control groups are mounted.
         own: file that names the control group of this process, as ``0::/its/path``.
     """
+    left = math.inf
+    for folder in own_groups(root, own):
+        try:
+            limit, taken = int((folder / "memory.max").read_text()), int((folder / "memory.current").read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # "max", or a group that does not count memory
+            continue
+        left = min(left, limit - taken + int(stat.get("inactive_file", 0)))  # file pages can be freed
+    return max(left, 0)
+
+
+def own_groups(root: Path, own: Path) -> list[Path]:
+    """The folders of the control groups that this process is in, and of those above them."""
     try:
         named = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::")]
     except OSError:
-        return math.inf
-    left = math.inf
-    for group in [root.joinpath(*Path(path).parts[1:]) for path in named]:
-        for folder in [folder for folder in (group, *group.parents) if folder.is_relative_to(root)]:
-            try:
-                limit, taken = int((folder / "memory.max").read_text()), int((folder / "memory.current").read_text())
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            except (OSError, ValueError):  # "max", or a group that does not count memory
-                continue
-            left = min(left, limit - taken + int(stat.get("inactive_file", 0)))  # file pages can be freed
-    return max(left, 0)
+        return []
+    groups = [root.joinpath(*Path(path).parts[1:]) for path in named]
+    return [folder for group in groups for folder in (group, *group.parents) if folder.is_relative_to(root)]
 
 
 class GraphBytes(torch.autograd.graph.saved_tensors_hooks):

@@ -120,7 +120,9 @@ class Workbench:
     @cached_property
     def image_tower(self) -> ImageTower:
         """The image tower at its starting weights, frozen."""
-        tower = build_image_tower(self.encoder_config.image).to(self.device).requires_grad_(False)
+        config = self.encoder_config.image
+        with self.reporter.waiting(f"loading image tower {config.name}"):
+            tower = build_image_tower(config).to(self.device).requires_grad_(False)
         if self.device.type == "cuda":  # elsewhere inputs in channels last are enough
             tower = tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return tower
@@ -134,7 +136,8 @@ class Workbench:
     @cached_property
     def text_tower(self) -> TextTower:
         """The frozen text tower."""
-        return build_text_tower(self.encoder_config.text, self.device)
+        with self.reporter.waiting(f"loading text tower {self.encoder_config.text.name}"):
+            return build_text_tower(self.encoder_config.text, self.device)
 
     def check_towers(self) -> None:
         """Build both towers: a name, weights, options or adapters that cannot work are refused now."""
@@ -173,7 +176,8 @@ class Workbench:
         """The source, read once for all splits."""
         config = self.data_config
         try:
-            found = read_collection(expand(config.source), former_splits=self._former_splits)
+            with self.reporter.waiting(f"reading {config.source}"):
+                found = read_collection(expand(config.source), former_splits=self._former_splits)
             found = found.limited(PhotoLimits(config.max_pixels, config.max_bytes))
         except DataError as error:
             if "${" not in config.source:

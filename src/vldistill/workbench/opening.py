@@ -11,6 +11,7 @@ from vldistill.runtime.devices import augments_on, choose_compute, choose_device
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.memory import keep_freed_memory
 from vldistill.runtime.processes import ALONE, Processes
+from vldistill.runtime.threads import describe_threads
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import Run
 
@@ -29,6 +30,7 @@ def open_bench(
     """
     keep_freed_memory()
     device = choose_device(config.runtime, processes)
+    reporter.info(describe_threads(device))
     how = choose_compute(config.runtime, device), augments_on(config.runtime, device)
     checks = run.check_data if run else None
     former = run is not None and run.former_splits
