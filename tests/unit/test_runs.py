@@ -167,7 +167,7 @@ def test_defaults_fill_what_is_missing_only() -> None:
 
 def test_a_run_keeps_what_its_data_were_once_it_is_begun(scene_pairs: Callable[[str], Pairs], tmp_path: Path) -> None:
     run, train = Run(tmp_path / "run"), scene_pairs("train")
-    run.check_data(train)
+    assert not run.check_data(train)
     assert not run.folder.exists()  # looking at data begins nothing
     run.begin(CONFIG)
     run.check_data(scene_pairs("test"))
@@ -177,7 +177,7 @@ def test_a_run_keeps_what_its_data_were_once_it_is_begun(scene_pairs: Callable[[
     assert kept.keys() == {"train", "test", "made_splits"} and kept["train"]["fingerprint"] == train.fingerprint
     assert (kept["train"]["images"], kept["train"]["captions"]) == (train.count_images, train.count_captions)
     before = run.data_path.stat().st_mtime_ns
-    Run(run.folder).check_data(train)
+    assert Run(run.folder).check_data(train)  # a former stage has said what was left out
     assert run.data_path.stat().st_mtime_ns == before
 
 

@@ -163,6 +163,11 @@ def test_broken_photos_leave_pairs_pixels_and_features_together(
         2,
     ]
     assert any("1 broken image left out (2.jpg)" in warning for warning in listener.warned)
+    listener.warned.clear()
+    bench = workbench(source=str(karpathy.folder))
+    bench._on_pixels = lambda pairs: True  # as a run whose former stage has said so
+    bench.split("train")
+    assert not listener.warned and any("left out is in account.json" in line for line in listener.said)
 
 
 def test_sources_hold_variables(workbench: Bench, karpathy: KarpathyFolder, monkeypatch: pytest.MonkeyPatch):

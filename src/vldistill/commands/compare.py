@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from vldistill.api.comparing import Request, request_of, run_comparison
 from vldistill.cluster.options import add_place, place_of
 from vldistill.commands.helptext import KeptLines
-from vldistill.commands.shared import DONE, SOME_FAILED, refuse_problems
+from vldistill.commands.shared import DONE, SOME_FAILED, add_json, print_record, refuse_problems
 from vldistill.comparison import sweepfile
 from vldistill.comparison.data_versions import refuse_mixed
 from vldistill.comparison.units import UNTIL
@@ -37,19 +37,21 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: a sweep, an option or a number of workers that cannot work; finished cells of different data.
         Stopped: the user request to stop.
     """
-    request, reporter = _parse(argv)
+    request, reporter, as_json = _parse(argv)
     if request.dry_run:
         plan = comparison_plan(request.cells, request.run, request.place.workers)
         print(plan.text)
         refuse_mixed(request.results, request.run)
         return refuse_problems(plan)
     failed = run_comparison(request, reporter)
-    if not request.partial:
+    if as_json and not request.partial:
+        print_record(request.run / "table.json", "comparison")
+    elif not request.partial:
         print((request.run / "table.md").read_text(encoding="utf-8"), end="")
     return SOME_FAILED if failed else DONE
 
 
-def _parse(argv: Sequence[str]) -> tuple[Request, Reporter]:
+def _parse(argv: Sequence[str]) -> tuple[Request, Reporter, bool]:
     parser = ArgumentParser(
         prog="vldistill compare",
         description=f"{__doc__}\n{sweepfile.__doc__}",
@@ -75,6 +77,7 @@ def _parse(argv: Sequence[str]) -> tuple[Request, Reporter]:
     about = "test that everything runs: a small version on drawn scenes, in RUN/smoke"
     parser.add_argument("--smoke", action="store_true", help=about)
     parser.add_argument("--dry_run", action="store_true", help="validate, show cells, disk and time, and end")
+    add_json(parser)
     parser.add_argument("--quiet", action="store_true", help="warnings only")
     own, options = _split(argv)
     given = parser.parse_args(own)
@@ -90,7 +93,7 @@ def _parse(argv: Sequence[str]) -> tuple[Request, Reporter]:
         sweep, Path(given.run), place,
         only=given.only, until=given.until, published_rows=given.published, smoke=given.smoke, dry_run=given.dry_run,
     )  # fmt: skip
-    return request, Reporter(quiet=given.quiet)
+    return request, Reporter(quiet=given.quiet), given.json
 
 
 def _budgets(text: str) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from vldistill.commands.helptext import KeptLines
-from vldistill.commands.shared import DONE, SOME_FAILED, opened, print_plan
+from vldistill.commands.shared import DONE, SOME_FAILED, add_json, opened, print_plan, print_record
 from vldistill.comparison.matrix import OWN, Matrix, name_of, pairs_of, read_towers
 from vldistill.config import Config
 from vldistill.distilled.distilled_set import DistilledSet
@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument("--towers", type=str, required=True, help="YAML: encoder sections by name")
         about = "other rows; a bare selector such as random chooses as many pairs"
         parser.add_argument("--also", type=str, nargs="*", default=None, help=f"{about} (default: random full)")
+        add_json(parser)
         parser.add_argument("--dry_run", action="store_true", help="validate, show towers, disk and time, and end")
 
     config, given = parse("cross", argv, extend)
@@ -60,7 +61,11 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         raise Stopped("stopped; finished cells of the matrix are kept. Run the same command to resume.") from None
     name = f"{distilled.name}-on-{Path(given.towers).stem}"
-    print(matrix.write(name), end="")
+    text = matrix.write(name)
+    if given.json:
+        print_record(matrix.folder / f"{name}.json", "matrix")
+    else:
+        print(text, end="")
     reporter.info(f"written: {matrix.folder / name}.md, .csv and .json")
     return SOME_FAILED if matrix.failed else DONE
 

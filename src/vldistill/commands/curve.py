@@ -7,17 +7,15 @@ stopped curve resumes, and budgets can be added. Written to RUN/curve: curve.jso
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
 from vldistill.commands.helptext import KeptLines
-from vldistill.commands.shared import DONE, opened, say_next
+from vldistill.commands.shared import DONE, add_json, opened, print_record, say_next
 from vldistill.errors import ConfigError
 from vldistill.options.words import parse
 from vldistill.stages.curve import CurveRequest, curve
-from vldistill.storage.files import read_json
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,14 +27,14 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument("--selectors", type=str, default="random,kmeans", help="of real pairs; empty for none")
         about = "distil, by the run's configuration, the budgets that the run has no set of"
         parser.add_argument("--distilled", action="store_true", help=about)
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        add_json(parser)
 
     config, rest = parse("curve", argv, extend)
     run, reporter = opened(rest)
     selectors = tuple(name for name in rest.selectors.split(",") if name)
     text = curve(run, config, reporter, CurveRequest(_budgets(rest.budgets), selectors, rest.distilled))
     if rest.json:
-        print(json.dumps(read_json(run.folder / "curve" / "curve.json", "learning curve")))
+        print_record(run.folder / "curve" / "curve.json", "learning curve")
     else:
         print(text, end="")
     say_next(reporter, "report", rest.run)

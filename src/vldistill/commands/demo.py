@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vldistill.commands.shared import DONE, opened
+from vldistill.commands.shared import DONE, add_json, opened
 from vldistill.config.plain import Plain
 from vldistill.distillation.method import METHODS
 from vldistill.distillation.resume import METRICS_FILE
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     typed = {word.partition("=")[0] for word in argv}
     usual = {"--config": "configs/scenes.yaml", "--run": "runs/demo"}
     missing = [part for option in usual if option not in typed for part in (option, usual[option])]
-    given, rest = parse("demo", [*missing, *argv])
+    given, rest = parse("demo", [*missing, *argv], add_json)
     config = resolve(given)
     run, reporter = opened(rest)
     began = time.monotonic()
@@ -68,13 +68,14 @@ def main(argv: Sequence[str]) -> int:
     }
     write_json(run.folder / "results.json", summary)
     _draw(run, folder, {"full data": results[2], f"{results[1].pairs} random pairs": results[1]})
-    print(evaluation_text(results))
-    if gain is not None and share is not None:
+    if not rest.json:
+        print(evaluation_text(results))
+    if gain is not None and share is not None and not rest.json:
         print(f"gain over random pairs x {gain:.1f}, {share:.0%} of the full data's mean recall, {seconds} s")
     begin("report: all results on one page, with the pairs and a retrieval browser")
     page = write_report([run.folder], None, ReportOptions(), reporter)
-    for path in (run.folder / "results.json", folder / "preview.png", run.folder / "curve.png", page):
-        print(path)
+    made = (run.folder / "results.json", folder / "preview.png", run.folder / "curve.png", page)
+    print(json.dumps({**summary, "files": list(map(str, made))}) if rest.json else "\n".join(map(str, made)))
     return DONE
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from jsonargparse import ArgumentParser
 
-from vldistill.commands.shared import DONE, opened, say_next
+from vldistill.commands.shared import DONE, add_json, opened, say_next
 from vldistill.evaluation.tables import evaluation_text
 from vldistill.options.words import parse
 from vldistill.stages.evaluate import evaluate, score
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument(
             "--set", type=str, required=True, help="a set's folder, SELECTOR:N such as random:N, or full"
         )
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        add_json(parser)
         parser.add_argument("--val_only", action="store_true", help="mean recall on val alone, as distill validates")
 
     config, rest = parse("evaluate", argv, extend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -17,23 +18,31 @@ from vldistill.errors import ConfigError, unknown
 
 def main(argv: Sequence[str]) -> int:
     """The command; prints one listing."""
-    print(listing(argv))
+    words = [word for word in argv if word != "--json"]
+    print(listing(words, as_json=len(words) < len(argv)))
     return 0
 
 
-def listing(argv: Sequence[str]) -> str:
+def listing(argv: Sequence[str], as_json: bool = False) -> str:
     """The text of one listing.
 
     A second word filters by pattern, e.g. ``ls towers '*nf*'``; a whole name shows options too: ``ls methods bitraj``.
     """
     if argv and argv[0] in ("-h", "--help"):
-        return f"usage: vldistill ls {{{','.join(KINDS)}}} [PATTERN]\n\n{__doc__}"
+        return f"usage: vldistill ls {{{','.join(KINDS)}}} [PATTERN] [--json]\n\n{__doc__}"
     if not argv or len(argv) > 2:
         raise ConfigError(f"vldistill ls takes one of {', '.join(KINDS)}, and perhaps a pattern.")
     if argv[0] not in KINDS:
         raise ConfigError(unknown("listing", argv[0], KINDS))
     pattern = argv[1] if len(argv) > 1 else "*"
     rows = [(name, about) for name, about in KINDS[argv[0]](pattern) if fnmatch(name, pattern)]
+    if as_json:
+        more = DETAILS.get(argv[0])
+        found = [
+            {"name": name, "about": about} | ({"details": more(name).strip().splitlines()} if more else {})
+            for name, about in rows
+        ]
+        return json.dumps(found, ensure_ascii=False)
     if argv[1:] and argv[0] in DETAILS and [name for name, _ in rows] == [pattern]:
         return f"{rows[0][1]}\n{DETAILS[argv[0]](pattern)}"
     width = max((len(name) for name, _ in rows), default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from pathlib import Path
@@ -30,6 +31,20 @@ def process() -> str:
 def add_dry_run(parser: ArgumentParser) -> None:
     """Add ``--dry_run``."""
     parser.add_argument("--dry_run", action="store_true", help="validate, show plan, disk and expected time, and end")
+
+
+def add_json(parser: ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def print_record(path: Path, what: str, **more: str) -> None:
+    """Print a record of the run as one JSON object, without its checksum."""
+    from vldistill.storage.files import CHECKSUM, read_json
+
+    record = read_json(path, what)
+    record.pop(CHECKSUM, None)
+    print(json.dumps(more | record, ensure_ascii=False))
 
 
 def show_plan(stage: str, config: Config, rest: Namespace) -> int:

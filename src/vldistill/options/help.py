@@ -29,6 +29,7 @@ COMMON: Mapping[str, tuple[str, ...]] = {
     "select": ("select.method", "select.pairs", "select.seed", *DATA, *TOWERS),
     "evaluate": ("evaluate.seeds", "evaluate.protocol", "evaluate.recipes", "select.seed", *DATA, *TOWERS),
     "cross": ("evaluate.seeds", "evaluate.protocol", "evaluate.recipes", "runtime.device"),
+    "curve": ("evaluate.seeds", "evaluate.trials", "evaluate.protocol", "runtime.device"),
     "demo": ("distill.method", "distill.pairs", "distill.iterations", "evaluate.seeds", "runtime.device"),
 }
 """The options that most users set, by stage; those of the command itself are always shown."""
@@ -40,6 +41,7 @@ EXAMPLES: Mapping[str, str] = {
     "select": "vldistill select --run runs/mine --method kmeans --pairs 100",
     "evaluate": "vldistill evaluate --run runs/mine --set runs/mine/sets/bilevel-100-s0",
     "cross": "vldistill cross --run runs/mine --set bilevel-100-s0 --towers towers.yaml",
+    "curve": "vldistill curve --run runs/mine --budgets 20,50,100 --selectors random,kmeans",
     "demo": "vldistill demo --run runs/demo",
 }
 

@@ -72,7 +72,8 @@ class Workbench:
         reporter: where progress goes.
         compute: precision, compilation and micro-batches of the training of experts and students.
         augment_on: where experts' images are augmented: ``cpu`` or ``device``.
-        on_pixels: called with the readable pairs of each split that is decoded; may refuse them.
+        on_pixels: called with the readable pairs of each split that is decoded; may refuse them, and says
+            whether it is known what was left out of them.
         former_splits: make splits that the source lacks as runs of former versions have them.
         standardisation: by name, as a set records it; without it, that of the training features.
     """
@@ -85,7 +86,7 @@ class Workbench:
         reporter: Reporter,
         compute: ComputeOptions = FLOAT32,
         augment_on: str = "cpu",
-        on_pixels: Callable[[Pairs], None] | None = None,
+        on_pixels: Callable[[Pairs], bool] | None = None,
         former_splits: bool = False,
         standardisation: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
@@ -214,12 +215,18 @@ class Workbench:
                 decoded = open_images(
                     self.pairs(split), self.image_tower.size, self.cache, strict=config.strict, progress=count
                 )
-            for note in decoded.pairs.notes:
-                self.reporter.warn(f"{split}: {note}")
-            if self._on_pixels is not None:
-                self._on_pixels(decoded.pairs)
+            known = self._on_pixels is not None and self._on_pixels(decoded.pairs)
+            self._tell(decoded.pairs, known)
             self._decoded[split] = decoded
         return self._decoded[split]
+
+    def _tell(self, pairs: Pairs, known: bool) -> None:
+        """Warn of what was left out; a run's later stages only say where it is kept."""
+        if known and pairs.notes:
+            self.reporter.info(f"{pairs.split}: {pairs.count_images:,} images, what was left out is in account.json")
+            return
+        for note in pairs.notes:
+            self.reporter.warn(f"{pairs.split}: {note}")
 
     def _image_table(self, split: str, view: int = 0) -> FeatureTable:
         return self._image_encoding(split, view).table(self.reporter)

@@ -95,10 +95,13 @@ class Run:
                 f"run folder {self.folder} cannot be used ({error.strerror or error}). Choose another --run folder."
             ) from None
 
-    def check_data(self, pairs: Pairs) -> None:
+    def check_data(self, pairs: Pairs) -> bool:
         """Refuse a split that is not what the run was begun with: its artefacts would not belong together.
 
         What has not been seen before is remembered, as soon as the run is begun.
+
+        Returns:
+            Whether a former stage has seen the split, and said what of it was left out.
 
         Raises:
             ConfigError: images or captions were added, taken away or changed.
@@ -115,9 +118,11 @@ class Run:
             )
         self._data[pairs.split] = seen
         self._accounts[pairs.split] = [account.to_dict() for account in pairs.accounts]
-        if self.config_path.exists() and pairs.split not in self.data():
+        known = pairs.split in self.data()
+        if self.config_path.exists() and not known:
             with held(self.folder / ".begin.lock", str(self.folder), wait_seconds=60):
                 self._keep_data()
+        return known
 
     def data(self) -> dict[str, Record]:
         """What the splits held, by split: ``images``, ``captions`` and ``fingerprint``; those seen so far."""
