@@ -71,3 +71,18 @@ def test_the_demo_and_its_report_run_from_the_installed_package(installed: Pytho
     assert "random:4" in printed and "full" in printed
     page = installed("-m", "vldistill", "report", "run", "--out", "page.html", "--quiet")
     assert "page.html" in page
+
+
+@pytest.mark.slow  # downloads what the package needs
+@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
+def test_a_fresh_environment_of_the_package_alone_runs_the_demo(built: Path, tmp_path: Path, kind: str) -> None:
+    (package,) = built.glob(kind)
+    run([sys.executable, "-m", "venv", str(tmp_path / "venv")], tmp_path)
+    python = str(next(tmp_path.glob("venv/[bS]*/python*")))
+    run([python, "-m", "pip", "install", "--quiet", str(package)], tmp_path)
+    alone = {"PYTHONPATH": "", "VLDISTILL_CACHE": str(tmp_path / "cache")}
+    assert "configs/scenes.yaml" in run([python, "-m", "vldistill", "ls", "configs"], tmp_path, **alone)
+    assert "random:4" in run([python, "-m", "vldistill", "demo", "--run", "run", *SMALL], tmp_path, **alone)
+    page = run([python, "-m", "vldistill", "report", "run", "--out", "page.html", "--quiet"], tmp_path, **alone)
+    assert "page.html" in page
+    run([python, "-W", "error::SyntaxWarning", "-c", "import vldistill; vldistill.distill"], tmp_path, **alone)
