@@ -69,7 +69,7 @@ def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str], monke
             now += 0.5
             bar.advance(1)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in lines] == [f"work: {n}/100" for n in (20, 40, 60, 80, 100, 100)]
+    assert [line.split(",")[0] for line in lines] == [f"work: {n}/100" for n in (20, 40, 60, 80, 100)]
     assert lines[0] == "work: 20/100, 2/s, 40 s left"
     assert lines[-1] == "work: 100/100, 2/s"
 
