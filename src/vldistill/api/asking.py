@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -21,9 +21,13 @@ from vldistill.options.parser import ALIASES, packaged_config, section_classes
 from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest
+from vldistill.tracking.tracker import services
 from vldistill.workbench.run_folder import Run, to_plain, write_config
 
 Path_ = str | Path
+Log = str | Sequence[str] | None
+"""Trackers: ``tensorboard``, ``wandb``, ``mlflow``, several as a list or with commas."""
+
 ConfigSource = str | Path | Config | Mapping[str, object]
 """A YAML file, also one that comes with the package, a configuration, or options by section."""
 
@@ -52,6 +56,7 @@ def ask(
     run: Path_ | None,
     options: Mapping[str, object],
     quiet: bool = False,
+    log: Log = None,
 ) -> Asked:
     """The run folder and the configuration of a verb.
 
@@ -61,8 +66,11 @@ def ask(
     Without a run, its folder lies in the cache, named by the configuration and the data: the same call resumes it.
 
     Raises:
-        ConfigError: an unknown option, a value that cannot be, or neither data, nor a configuration, nor a run.
+        ConfigError: an unknown option or tracker, a value that cannot be, or neither data, nor a configuration, nor a
+            run.
+        MissingExtraError: a tracker whose package is not installed.
     """
+    trackers = services(log)
     if data is None and config is None and run is None:
         raise ConfigError("no data are named. Give data (a folder, a file, or scenes), config=FILE, or run=FOLDER.")
     lines = reporter(quiet)
@@ -73,11 +81,11 @@ def ask(
         words.append(f"--data.source={_source(data, run)}")
     found = _parsed(stage, config, run, words)
     if run is not None:
-        return Asked(Run(Path(run)), found, lines, words)
+        return Asked(Run(Path(run), trackers, lines), found, lines, words)
     found = replace(found, data=replace(found.data, source=_source(found.data.source, None)))
     place = default_run(found)
     lines.info(f"run folder {place} (no run= was given)")
-    return Asked(Run(place), found, lines, words)
+    return Asked(Run(place, trackers, lines), found, lines, words)
 
 
 def _usual_towers(data: str, lines: Reporter) -> dict[str, Plain]:

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from vldistill.api.asking import Asked, ConfigSource, ask
+from vldistill.api.asking import Asked, ConfigSource, Log, ask
 from vldistill.api.evaluations import Evaluation
 from vldistill.api.inspection import describe
 from vldistill.api.progress import reporter
@@ -39,6 +39,7 @@ def distill(
     run: Place | None = None,
     experts_from: Place | None = None,
     quiet: bool = False,
+    log: Log = None,
     **options: object,
 ) -> DistilledSet:
     """Distil a data source into a few pairs; the same call again resumes what was stopped, or reads what is finished.
@@ -51,6 +52,7 @@ def distill(
         run: the run folder; by default one in the cache, named by the configuration and the data.
         experts_from: another run, whose experts are used. A method that needs experts records those that are missing.
         quiet: warnings only.
+        log: trackers that follow: ``tensorboard``, ``wandb``, ``mlflow``, or several (docs/trackers.md).
         options: any other, by its name (``iterations=10``) or its dotted name (``**{"bilevel.steps": 20}``).
 
     Raises:
@@ -58,7 +60,7 @@ def distill(
         Stopped: by Ctrl-C, after everything is saved.
     """
     named = {name: value for name, value in (("pairs", pairs), ("method", method)) if value is not None}
-    asked = ask("distill", data, config, run, {**named, **options}, quiet)
+    asked = ask("distill", data, config, run, {**named, **options}, quiet, log)
     resolved = resolve(asked.config)
     refuse_idle_options([*asked.words, *(["--method"] if method else [])], resolved)
     elsewhere = None if experts_from is None else Path(experts_from)
@@ -76,6 +78,7 @@ def select(
     run: Place | None = None,
     label: str = "",
     quiet: bool = False,
+    log: Log = None,
     **options: object,
 ) -> DistilledSet:
     """Choose real pairs by a selector, as a set; arguments as of :func:`distill`.
@@ -88,10 +91,11 @@ def select(
         run: the run folder.
         label: added to the set's name, to keep variants side by side in one run.
         quiet: warnings only.
+        log: trackers that follow: ``tensorboard``, ``wandb``, ``mlflow``, or several (docs/trackers.md).
         options: any other.
     """
     named = {name: value for name, value in (("pairs", pairs), ("method", method)) if value is not None}
-    asked = ask("select", data, config, run, {**named, **options}, quiet)
+    asked = ask("select", data, config, run, {**named, **options}, quiet, log)
     return DistilledSet.load(select_stage(asked.run, asked.config, asked.reporter, label))
 
 
@@ -101,6 +105,7 @@ def record_experts(
     config: ConfigSource | None = None,
     run: Place | None = None,
     quiet: bool = False,
+    log: Log = None,
     **options: object,
 ) -> Path:
     """Train experts on the real data and keep their trajectories; returns the run folder, for ``experts_from``.
@@ -111,6 +116,7 @@ def record_experts(
         config: a YAML file, or options by section.
         run: the run folder.
         quiet: warnings only.
+        log: trackers that follow: ``tensorboard``, ``wandb``, ``mlflow``, or several (docs/trackers.md).
         options: any other, e.g. ``count=4``.
     """
     if isinstance(data, Workbench):
@@ -119,7 +125,7 @@ def record_experts(
         return record.record_experts(data, *old, **options)  # pyright: ignore[reportReturnType]
     if old:
         raise ConfigError(f"record_experts was given {len(old)} more arguments; expected data, and options by name.")
-    asked = ask("experts", data, config, run, options, quiet)
+    asked = ask("experts", data, config, run, options, quiet, log)
     experts_stage(asked.run, asked.config, asked.reporter)
     return asked.run.folder
 
@@ -131,6 +137,7 @@ def evaluate(
     config: ConfigSource | None = None,
     run: Place | None = None,
     quiet: bool = False,
+    log: Log = None,
     **options: object,
 ) -> Evaluation:
     """Train fresh students on a set, or on real pairs, and test them; the result is kept, and read the next time.
@@ -141,6 +148,7 @@ def evaluate(
         config: a YAML file, or options by section.
         run: the run folder; by default the set's own, or one in the cache.
         quiet: warnings only.
+        log: trackers that follow: ``tensorboard``, ``wandb``, ``mlflow``, or several (docs/trackers.md).
         options: any other, e.g. ``seeds=3``, ``protocol="val-best"``.
     """
     if isinstance(target, str | Path) and (Path(target) / "set.json").is_file():
@@ -150,7 +158,7 @@ def evaluate(
         run = run_of(target)
     if own and config is None and (run is None or not (Path(run) / "config.yaml").exists()):
         config = recorded(target)
-    asked = ask("evaluate", data, config, run, options, quiet)
+    asked = ask("evaluate", data, config, run, options, quiet, log)
     word = _folder_of(target, asked) if own else str(target)
     return Evaluation.of(evaluate_stage(asked.run, asked.config, asked.reporter, word))
 

@@ -79,8 +79,16 @@ def experts_from(rest: Namespace) -> Path | None:
 
 
 def opened(rest: Namespace, mute: bool = False) -> tuple[Run, Reporter]:
-    """The run folder that the arguments of a stage name, and where its lines go."""
+    """The run folder that the arguments of a stage name, with its trackers, and where its lines go.
+
+    Raises:
+        ConfigError: an unknown tracker.
+        MissingExtraError: one whose package is not installed.
+    """
     from vldistill.runtime.log import Mute, Reporter
+    from vldistill.tracking.tracker import services
     from vldistill.workbench.run_folder import Run
 
-    return Run(Path(rest.run)), Mute() if mute else Reporter(quiet=rest.quiet)
+    reporter = Mute() if mute else Reporter(quiet=rest.quiet)
+    asked = services(getattr(rest, "log", ""))
+    return Run(Path(rest.run), () if mute else asked, reporter), reporter

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Generic
@@ -36,6 +36,7 @@ from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.files import append_line
+from vldistill.tracking.follow import Trackers
 from vldistill.training.losses import numbered_texts
 
 
@@ -53,6 +54,7 @@ class Loop(Generic[T]):
         processes: share the draws of each iteration. All go through the same steps and decisions; the first alone
             validates and writes.
         start_seconds: what making the start took, which counts.
+        trackers: receive what is written to the metrics.
     """
 
     method: Method[T]
@@ -63,6 +65,7 @@ class Loop(Generic[T]):
     stop_asked: Callable[[], bool]
     processes: Processes = ALONE
     start_seconds: float = 0.0
+    trackers: Trackers = field(default_factory=Trackers)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -242,6 +245,7 @@ class Loop(Generic[T]):
             return
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         append_line(self.folder / METRICS_FILE, json.dumps(plain))
+        self.trackers.record(plain)
 
     def _moving(self) -> dict[str, torch.Tensor]:
         """Everything that a step changes, by name; the tensors are the live ones."""
@@ -285,6 +289,7 @@ class Loop(Generic[T]):
         self.context = replace(self.context, experts=same_experts(self.context.experts, self.progress.experts, path))
         if self.processes.first:
             cut_metrics(self.folder / METRICS_FILE, self.progress.iteration)
+            self.trackers.resume(self.folder / METRICS_FILE)
         self.context.bench.reporter.info(f"resuming at iteration {self.progress.iteration}")
 
 

@@ -101,6 +101,7 @@ def _sections_parser(sections: tuple[tuple[str, type], ...]) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML file; options on the command line win")
     parser.add_argument("--run", type=str, default=None, help="the run folder")
     parser.add_argument("--quiet", action="store_true", help="warnings only")
+    parser.add_argument("--log", type=str, default="", help="tensorboard, wandb or mlflow, or several with commas")
     for name, cls in sections:
         parser.add_class_arguments(cls, name)
     return parser

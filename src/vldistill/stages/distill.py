@@ -33,6 +33,7 @@ from vldistill.stages.distill_checks import check_asked, check_data, refuse_othe
 from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.files import write_record
 from vldistill.storage.locks import held
+from vldistill.tracking.follow import Trackers
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import Run
@@ -81,32 +82,54 @@ def distill(
         if not processes.of_first((folder / "set.json").exists()):  # else another process has just finished it
             if processes.first:
                 write_record(folder / "config.json", asked)
-            start, seconds = _start(config, bench, begin, folder / START, processes)
-            with deferred_stop() as stop_asked, _resumable():
-                loop = Loop(
-                    method,
-                    context,
-                    folder,
-                    score=lambda distilled: quick_score(bench, distilled, config.evaluate),
-                    save=lambda made, iteration: _save(bench, made, begin, folder / f"kept/iteration-{iteration}"),
-                    stop_asked=stop_asked,
-                    processes=processes,
-                    start_seconds=seconds,
-                )
-                try:
-                    distilled = loop.run(start)
-                except DivergedError:
-                    if processes.first:
-                        _save(bench, loop.best_set(), begin, folder / DIVERGED)
-                    raise
-            if processes.first:
-                _save(bench, distilled, begin, folder)
-                loop.checkpoints.remove()
-                selection = distilled.info["selection"]
-                run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **selection)
-                reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
+            with run.follow(folder, asked, Checkpoints(folder / CHECKPOINT, reporter).there) as trackers:
+                _make(run, config, bench, method, context, begin, folder, trackers, processes)
         processes.wait()
     return folder
+
+
+def _make(
+    run: Run,
+    config: ResolvedConfig,
+    bench: Workbench,
+    method: Method[T],
+    context: Context[T],
+    begin: Start,
+    folder: Path,
+    trackers: Trackers,
+    processes: Processes,
+) -> None:
+    """Run the outer loop and write the set, in ``folder``."""
+    start, seconds = _start(config, bench, begin, folder / START, processes)
+
+    def save(made: DistilledSet, place: Path, step: int) -> None:
+        _save(bench, made, begin, place)
+        if made.space == "pixels":
+            trackers.picture(place / "preview.png", step)
+
+    with deferred_stop() as stop_asked, _resumable():
+        loop = Loop(
+            method,
+            context,
+            folder,
+            score=lambda distilled: quick_score(bench, distilled, config.evaluate),
+            save=lambda made, iteration: save(made, folder / f"kept/iteration-{iteration}", iteration),
+            stop_asked=stop_asked,
+            processes=processes,
+            start_seconds=seconds,
+            trackers=trackers,
+        )
+        try:
+            distilled = loop.run(start)
+        except DivergedError:
+            if processes.first:
+                save(loop.best_set(), folder / DIVERGED, trackers.step)
+            raise
+    if processes.first:
+        save(distilled, folder, trackers.step)
+        loop.checkpoints.remove()
+        run.log(stage="distill", set=folder.name, peak_memory_bytes=peak_memory(), **distilled.info["selection"])
+        bench.reporter.info(f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats in {folder}")
 
 
 def _announce(config: ResolvedConfig, reporter: Reporter) -> None:

@@ -63,7 +63,11 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> Evalu
             )
         write_record(path, {**result.to_json(), "question": question, "environment": environment()})
         answers.remove()
-    run.log(stage="evaluate", set=result.set, protocol=result.protocol, seconds=result.seconds)
+    recalls = {
+        recipe: {name: figure.mean for name, figure in scores.figures.items()}
+        for recipe, scores in result.scores().items()
+    }
+    run.log(stage="evaluate", set=result.set, protocol=result.protocol, seconds=result.seconds, recalls=recalls)
     return result
 
 

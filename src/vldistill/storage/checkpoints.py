@@ -35,6 +35,11 @@ class Checkpoints:
         """Where the one before the last is."""
         return self.path.with_name(f"{self.path.stem}-before{self.path.suffix}")
 
+    @property
+    def there(self) -> bool:
+        """Whether there are any, whole or not."""
+        return any(path.exists() for path in (self.path, self.fresh, self.before))
+
     def write(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
         """Keep a new one; the last becomes the one before. A full disk leaves both as they were.
 

@@ -14,7 +14,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -26,8 +27,11 @@ from vldistill.config import Config, DataConfig, EncoderConfig, ExpertsConfig
 from vldistill.config.former import before_it_came, current
 from vldistill.config.plain import Plain, Record
 from vldistill.errors import ArtefactError, ConfigError
+from vldistill.runtime.log import Reporter
 from vldistill.storage.files import append_line, read_json, write_json, write_record, write_text
 from vldistill.storage.locks import held
+from vldistill.tracking.follow import Trackers, followed, give_event
+from vldistill.tracking.tracker import Service, Subject
 
 if TYPE_CHECKING:
     from vldistill.data.pairs import Pairs
@@ -43,6 +47,8 @@ class Run:
 
     Args:
         folder: created by :meth:`begin`.
+        services: trackers that receive what is written to ``metrics.jsonl``, here and of sets.
+        reporter: receives what they say.
 
     Attributes:
         experts, sets, results: folders of trajectories, distilled sets and evaluations.
@@ -50,11 +56,12 @@ class Run:
         data_path: what the splits held when the run was begun.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, services: Sequence[Service] = (), reporter: Reporter | None = None) -> None:
+        self.folder, self.services, self.reporter = folder, services, reporter or Reporter()
         self.experts, self.sets, self.results = folder / "experts", folder / "sets", folder / "results"
         self.config_path, self.data_path = folder / "config.yaml", folder / "data.json"
         self.account_path = folder / "account.json"
+        self._followed: Trackers | None = None
         self._data: dict[str, Record] = {}
         self._accounts: dict[str, list[Record]] = {}
 
@@ -170,9 +177,27 @@ class Run:
             )
 
     def log(self, **event: Plain) -> None:
-        """Append one event to ``metrics.jsonl``, with the time and the command."""
+        """Append one event to ``metrics.jsonl``, with the time and the command, and give it to the trackers."""
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command(), **event})
         append_line(self.folder / "metrics.jsonl", line)
+        if self._followed is not None:
+            self._followed.event(event)
+        else:
+            give_event(self.services, self.folder, event, self.reporter)
+
+    @contextmanager
+    def follow(self, folder: Path, settings: Record, resumed: bool) -> Iterator[Trackers]:
+        """The trackers of a set that is made in ``folder``, which also receive what is logged meanwhile.
+
+        Raises:
+            ConfigError: a tracker that cannot be opened.
+        """
+        subject = Subject(self.folder, folder.name, "distill", "", settings=settings)
+        with followed(self.services, subject, folder / "metrics.jsonl", self.reporter, resumed) as self._followed:
+            try:
+                yield self._followed
+            finally:
+                self._followed = None
 
 
 def _counted(seen: Record) -> str:
