@@ -1,5 +1,8 @@
 """Trackers receive what metrics.jsonl holds, once: read back from event files, offline files and a file store."""
 
+# Each service is an extra of its own.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import hashlib
@@ -239,12 +242,13 @@ def test_an_unknown_tracker_and_a_missing_package_are_refused_before_anything_is
 
 
 def test_a_folder_called_wandb_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vldistill.tracking.services.tensor_board import TensorBoard
     from vldistill.tracking.tracker import Service
 
     (tmp_path / "only_a_folder").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(vd.VldistillError, match="needs the package only_a_folder"):
-        Service("it", "only_a_folder", lambda subject: subject).check()
+        Service("it", "only_a_folder", TensorBoard).check()
 
 
 def test_a_tracker_that_cannot_be_opened_is_refused_and_one_that_breaks_is_left_out(
