@@ -6,7 +6,7 @@ WORKERS ?= 2
 # auto: the system's torch if it is new enough, else PyPI's; new: always PyPI's; cpu: without CUDA; or an index of wheels.
 TORCH ?= auto
 
-.PHONY: demo test lint install slow browser docs docs-serve wheel clean
+.PHONY: demo test lint install slow browser docs docs-serve notebooks wheel clean
 
 demo: install
 	$(BIN)/vldistill demo --run runs/demo
@@ -29,6 +29,10 @@ docs: .venv/docs
 docs-serve: .venv/docs
 	$(BIN)/mkdocs serve
 
+# The tutorials, run again with what they print: docs/tutorials/*.ipynb from the *.py beside them.
+notebooks: .venv/notebooks
+	$(BIN)/python scripts/notebooks.py $(NAMES)
+
 # What a release uploads, in dist/, with its metadata checked (RELEASING.md).
 wheel: .venv/dev
 	rm -rf dist
@@ -45,7 +49,7 @@ install: .venv/package
 	$(PYTHON) scripts/make_venv.py --torch '$(TORCH)'
 	touch $@
 
-.venv/dev .venv/docs: pyproject.toml
+.venv/dev .venv/docs .venv/notebooks: pyproject.toml
 	$(PYTHON) scripts/make_venv.py --torch '$(TORCH)' --extra $(@F)
 	touch $@ .venv/package
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Gigabytes to download and on disk, measured on Linux with Python 3.11 in November 2026.
 TORCH_WITH_CUDA, TORCH_ALONE, REST = (3.0, 5.3), (0.2, 0.8), (0.2, 0.8)
-EXTRAS = {"": (0.0, 0.0), "dev": (0.3, 0.9), "docs": (0.1, 0.2)}
+EXTRAS = {"": (0.0, 0.0), "dev": (0.3, 0.9), "docs": (0.1, 0.2), "notebooks": (0.1, 0.2)}
 FOUND = "import importlib.metadata as m; print(m.version('torch'), m.version('torchvision'))"
 
 

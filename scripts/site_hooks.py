@@ -1,4 +1,4 @@
-"""What mkdocs does not do by itself: pages from files outside docs/, links between them, equations without a script."""
+"""What mkdocs does not do by itself: pages from outside docs/ and of notebooks, links, equations."""
 
 # The tools of the site are an extra of their own.
 # pyright: reportMissingImports=false
@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -37,12 +39,42 @@ def reference(package: Path) -> str:
     return REFERENCE + "".join(f"\n::: {home}.{name}\n" for name, home in sorted(public_names(package).items()))
 
 
+def notebook_page(name: str, notebook: dict[str, Any]) -> str:
+    """A notebook as Markdown: its texts, its code, and what the cells left behind."""
+    download = f'<p><a href="../{name}.ipynb" download>This page as a notebook</a></p>'
+    title, *parts = [part for cell in notebook["cells"] for part in _cell(cell)]
+    return "\n\n".join([title, download, *parts, ""])
+
+
+def _cell(cell: dict[str, Any]) -> Iterator[str]:
+    source = "".join(cell["source"])
+    if cell["cell_type"] != "code":
+        yield source
+        return
+    yield f"```python\n{source}\n```"
+    for output in cell["outputs"]:
+        yield _output(output.get("data") or {"text/plain": output.get("text", "")})
+
+
+def _output(data: dict[str, Any]) -> str:
+    """What a cell left, in the richest form there is."""
+    if "text/html" in data:
+        return f'<div class="output">{"".join(data["text/html"])}</div>'.replace("\n", " ")
+    if "image/png" in data:
+        picture = "".join(data["image/png"]).replace("\n", "")
+        return f'<p class="output"><img alt="figure" src="data:image/png;base64,{picture}"></p>'
+    return f"````text\n{''.join(data['text/plain']).rstrip()}\n````"
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages whose text is not in docs/."""
+    """Adds the pages whose text is not in docs/, and those of notebooks."""
     from mkdocs.structure.files import File
 
     for source, page in FROM_OUTSIDE.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    for path in sorted(Path(config.docs_dir).rglob("*.ipynb")):
+        page = path.relative_to(config.docs_dir).with_suffix(".md").as_posix()
+        files.append(File.generated(config, page, content=notebook_page(path.stem, json.loads(path.read_bytes()))))
     files.append(File.generated(config, "reference.md", content=reference(ROOT / "src" / "vldistill")))
     return files
 
@@ -52,6 +84,7 @@ def moved(page: str, target: str) -> str | None:
     source = SOURCES.get(page, f"docs/{page}")
     wanted = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
     there = FROM_OUTSIDE.get(wanted) or (wanted.removeprefix("docs/") if wanted.startswith("docs/") else None)
+    there = f"{there.removesuffix('.ipynb')}.md" if there and there.endswith(".ipynb") else there
     return there and posixpath.relpath(there, posixpath.dirname(page) or ".")
 
 

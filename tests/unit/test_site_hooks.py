@@ -19,6 +19,8 @@ CODE = "https://example.org/code/"
         ("index.md", "![a](docs/assets/a.png)", "![a](assets/a.png)"),
         ("methods/bitraj.md", "[a](../../README.md#results)", "[a](../index.md#results)"),
         ("methods/bitraj.md", "[a](../speed.md) [b](lors.md)", "[a](../speed.md) [b](lors.md)"),
+        ("gallery.md", "[a](tutorials/embeddings.ipynb)", "[a](tutorials/embeddings.md)"),
+        ("tutorials/embeddings.md", "[a](../data.md) [b](search.ipynb)", "[a](../data.md) [b](search.md)"),
         ("contributing.md", "[a](docs/cluster.md)", "[a](cluster.md)"),
         ("data.md", "[a](../CONTRIBUTING.md)", "[a](contributing.md)"),
         ("data.md", "[a](https://example.org) [b](#here)", "[a](https://example.org) [b](#here)"),
@@ -27,6 +29,28 @@ CODE = "https://example.org/code/"
 )
 def test_links_between_documents(page: str, text: str, on_the_site: str) -> None:
     assert site_hooks.linked(page, text, None) == on_the_site
+
+
+def test_a_notebook_is_a_page_with_its_outputs() -> None:
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["one\n", "two\n"]},
+        {"output_type": "display_data", "data": {"image/png": "QUJD\n", "text/plain": "<Figure>"}},
+        {"output_type": "execute_result", "data": {"text/html": ["<div>\n", "\n</div>"], "text/plain": "a set"}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "\n", "Text."]},
+        {"cell_type": "code", "source": ["print(1)\n", "show()"], "outputs": outputs},
+    ]
+    assert site_hooks.notebook_page("name", {"cells": cells}).split("\n\n") == [
+        "# Title",
+        "Text.",
+        '<p><a href="../name.ipynb" download>This page as a notebook</a></p>',
+        "```python\nprint(1)\nshow()\n```",
+        "````text\none\ntwo\n````",
+        '<p class="output"><img alt="figure" src="data:image/png;base64,QUJD"></p>',
+        '<div class="output"><div>  </div></div>',
+        "",
+    ]
 
 
 def test_links_to_code_lead_to_the_repository_where_it_is_known() -> None:
