@@ -20,7 +20,7 @@ import vldistill as vd
 # %%
 data = "scenes:train=400,val=100,test=100"
 pairs = vd.distill(
-    data, pairs=20, run="run", method="bilevel", iterations=80, validate_every=40, **{"bilevel.steps": 10}
+    data, pairs=20, run="run", method="bilevel", iterations=50, validate_every=25, **{"bilevel.steps": 10}
 )
 student = pairs.train(quiet=True)
 print(student.score(data, quiet=True))
