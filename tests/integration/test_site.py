@@ -144,7 +144,7 @@ def show(driver: Any, url: str, width: int, scheme: str) -> None:
     driver.get(url)
 
 
-@pytest.mark.parametrize("page", ["", "faq/", "reference/"])
+@pytest.mark.parametrize("page", ["", "faq/", "reference/", "tutorials/own_photos/"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
 def test_pages_are_shown_without_an_error(
