@@ -156,5 +156,5 @@ def test_pages_are_shown_without_an_error(
     assert (sum(ground[:3]) > 384) == (scheme == "light"), ground
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
     kept = Path(os.environ.get("VLDISTILL_SCREENSHOTS", tmp_path))
-    driver.save_screenshot(str(kept / f"{page.strip('/') or 'home'}-{width}-{scheme}.png"))
+    driver.save_screenshot(str(kept / f"{page.strip('/').replace('/', '-') or 'home'}-{width}-{scheme}.png"))
     assert driver.execute_script("return document.querySelectorAll('h1').length") == 1
