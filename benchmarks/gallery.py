@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ from vldistill.drawing.pictures import enlarged, to_bytes
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "assets" / "gallery"
 SHOWN, SIDE, GAP = 8, 64, 6  # pictures of a strip; pixels of each, and between them
 PAIRS, ITERATIONS = 12, 40
-OPTIONS = {"ptm": {"ptm.straighten": [3, 4]}}  # the experts have four epochs
+OPTIONS: dict[str, dict[str, Any]] = {"ptm": {"ptm.straighten": [3, 4]}}  # the experts have four epochs
 
 
 def main() -> None:
