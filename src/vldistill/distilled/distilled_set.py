@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from vldistill.data.transforms import between_towers
 from vldistill.distilled.card import CORESET, card
 from vldistill.distilled.record import check_numbers, check_record
+from vldistill.distilled.shown import write_shown
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import read_json, read_tensors, write_record, write_tensors, write_text
 from vldistill.training.recipe import Recipe
@@ -219,7 +220,10 @@ class DistilledSet(Dataset):
         return found
 
     def save(self, folder: Path) -> None:
-        """Write ``set.safetensors``, ``set.json`` and ``README.md`` into ``folder``, each atomically."""
+        """Write ``set.safetensors``, ``set.json``, ``README.md`` and ``data/`` into ``folder``, each atomically.
+
+        ``data/`` holds pictures rounded to 8 bits and captions, which ``datasets.load_dataset(folder)`` reads.
+        """
         tensors = folder / "set.safetensors"
         write_tensors(tensors, self.tensors())
         record = {
@@ -239,6 +243,8 @@ class DistilledSet(Dataset):
             "sha256": hashlib.sha256(tensors.read_bytes()).hexdigest(),
         }
         size = tensors.stat().st_size
+        captions = {kind: self.captions_of(kind) for kind in ("nearest", "start")}
+        write_shown(folder, self.pixels() if self.space == "pixels" else None, captions)
         write_text(
             folder / "README.md", card(record, self.recipe, self._described_texts(), size, self.similarity is not None)
         )
