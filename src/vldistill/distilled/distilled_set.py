@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from vldistill.data.transforms import between_towers
 from vldistill.distilled.card import CORESET, card
 from vldistill.distilled.record import check_numbers, check_record
+from vldistill.distilled.remote import local_folder
 from vldistill.distilled.shown import write_shown
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import read_json, read_tensors, write_record, write_tensors, write_text
@@ -259,8 +260,13 @@ class DistilledSet(Dataset):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read and check a set. Raises ArtefactError when it is missing, damaged or of another kind."""
-        folder = Path(folder)
+        """Read and check a set in a folder, or ``hf:OWNER/NAME``.
+
+        Raises:
+            ArtefactError: it is missing, damaged or of another kind.
+            HubError: the hub does not hold it, or does not answer.
+        """
+        folder = local_folder(folder)
         if not (folder / "set.json").is_file():
             why, remedy = "it has no set.json.", "Expected e.g. RUN/sets/NAME."
             if not folder.exists():
