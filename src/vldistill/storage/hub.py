@@ -102,10 +102,10 @@ def _ask(endpoint: str) -> str:
 
 
 def silence(reason: str) -> str:
-    """In words: that the hub does not answer, and why."""
+    """In words: that the hub does not answer or is not asked, and why."""
     from huggingface_hub import constants
 
-    return f"{constants.ENDPOINT} does not answer ({reason})"
+    return f"{constants.ENDPOINT} {'is not asked' if constants.HF_HUB_OFFLINE else 'does not answer'} ({reason})"
 
 
 @contextmanager
@@ -123,13 +123,14 @@ def bounded_look_up(what: str, remedy: str) -> Iterator[None]:
     if not reason:
         yield
         return
+    said = silence(reason)
     with _offline():
         try:
             yield
         except Exception as error:
             if not _of_silence(error):
                 raise
-            raise HubError(f"{what}: {silence(reason)}, and its cache does not hold what is needed. {remedy}") from None
+            raise HubError(f"{what}: {said}, and its cache does not hold what is needed. {remedy}") from None
 
 
 @contextmanager
