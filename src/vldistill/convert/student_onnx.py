@@ -6,6 +6,8 @@ import logging
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +58,11 @@ def export_onnx(student: StudentParts, folder: Path, sides: Collection[str] = SI
 
 def _require() -> None:
     """Raises MissingExtraError with the command that installs what is missing."""
-    try:
-        import onnx as onnx
-        import onnxruntime as onnxruntime
-        import onnxscript as onnxscript
-    except ImportError as error:
-        raise MissingExtraError(
-            f"exports to ONNX need the package {error.name}, which is not installed: pip install 'vldistill[onnx]'"
-        ) from None
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        if find_spec(name) is None:
+            raise MissingExtraError(
+                f"exports to ONNX need the package {name}, which is not installed: pip install 'vldistill[onnx]'"
+            )
 
 
 def _side(student: StudentParts, side: str, module: nn.Module, folder: Path) -> float:
@@ -109,8 +108,7 @@ def _export(module: nn.Module, inputs: Inputs, path: Path) -> None:
 
 def _difference(module: nn.Module, path: Path, inputs: Sequence[torch.Tensor]) -> float:
     """The largest difference of an entry between the module and onnxruntime on the CPU."""
-    import onnxruntime
-
+    onnxruntime = import_module("onnxruntime")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given = {one.name: tensor.numpy() for one, tensor in zip(session.get_inputs(), inputs)}
     found = np.asarray(session.run(None, given)[0])
