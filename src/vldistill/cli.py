@@ -129,7 +129,7 @@ def _stop_on_sigterm() -> None:
 COMMANDS = {
     **{name: f"vldistill.commands.{name}" for name in ("experts", "distill", "select", "evaluate", "compare", "cross")},
     **{name: f"vldistill.commands.{name}" for name in ("curve", "train", "search", "encode")},
-    **{name: f"vldistill.commands.{name}" for name in ("report", "inspect", "convert")},
+    **{name: f"vldistill.commands.{name}" for name in ("report", "inspect", "convert", "push", "export")},
     "import": "vldistill.commands.import_published",
     **{name: f"vldistill.commands.{name}" for name in ("ls", "demo")},
 }

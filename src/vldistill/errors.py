@@ -39,6 +39,10 @@ class DamagedError(ArtefactError):
         self.reason = reason or message
 
 
+class HubError(ConfigError):
+    """What the Hugging Face hub refuses, does not hold, or does not answer."""
+
+
 class InUseError(ConfigError):
     """Another process is writing the same artefact."""
 

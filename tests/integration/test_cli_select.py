@@ -19,7 +19,7 @@ def test_a_coreset_is_chosen_kept_shown_and_judged(vldistill: Any, config: Path,
     folder = run / "sets" / "kcenter-6-s0"
     assert done.out.strip() == str(folder)
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "config.json", "pairs.json", "preview.png", "set.json", "set.safetensors",
+        "README.md", "config.json", "data", "pairs.json", "preview.png", "set.json", "set.safetensors",
     }  # fmt: skip
     names = [pair["image"] for pair in json.loads((folder / "pairs.json").read_text())["pairs"]]
     assert len(set(names)) == len(DistilledSet.load(folder)) == 6

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_a_set_survives_the_disk(tmp_path: Path, make: Any, similarity: torch.Te
 
 def test_a_folder_holds_tensors_json_and_a_card_only(tmp_path: Path) -> None:
     make_set().save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "set.json", "set.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "data", "set.json", "set.safetensors"]
     record = json.loads((tmp_path / "set.json").read_text())
     assert record["pairs"] == 4 and record["text_space"] == "sentence" and record["towers"] == TOWERS
     assert record["captions"][1] == {"start": "start 1", "nearest": "näher 1"}
@@ -250,6 +251,45 @@ def test_stored_floats_by_hand() -> None:
     assert low_rank.stored_floats == pairs + rates + 12
     assert make_features().stored_floats == 4 * 32 + 4 * 5 + rates
     assert make_set().standardisation_floats == 10  # its own line of the budget, not in stored_floats
+
+
+def loaded_by_datasets(folder: Path, cache: Path) -> Any:
+    datasets = pytest.importorskip("datasets")
+    return datasets.load_dataset(str(folder), cache_dir=str(cache))["train"]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_datasets_load_a_sets_folder_as_rounded_pictures_and_captions(tmp_path: Path) -> None:
+    distilled = make_set()
+    distilled.save(tmp_path / "set")
+    (tmp_path / "set" / "preview.png").write_bytes((tmp_path / "set" / "data" / "000000.png").read_bytes())
+    distilled.save(tmp_path / "set" / "kept" / "iteration-1")
+    rows = loaded_by_datasets(tmp_path / "set", tmp_path / "cache")
+    assert rows.column_names == ["image", "caption", "start"] and len(rows) == len(distilled)
+    assert list(rows["caption"]) == [f"näher {number}" for number in range(4)]
+    shown = np.stack([np.asarray(picture) for picture in rows["image"]]).transpose(0, 3, 1, 2)
+    assert np.abs(shown / 255 - distilled.pixels().numpy()).max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_datasets_load_captions_of_features_and_several_of_an_image(tmp_path: Path) -> None:
+    make_features().save(tmp_path / "features")
+    rows = loaded_by_datasets(tmp_path / "features", tmp_path / "cache")
+    assert rows.column_names == ["caption", "start"] and rows[2]["start"] == "start 2"
+    several = tuple({"nearest": ["one", "two / three"]} for _ in range(4))
+    make_set(captions=several, texts=torch.randn(4, 2, 5)).save(tmp_path / "several")
+    rows = loaded_by_datasets(tmp_path / "several", tmp_path / "cache")
+    assert rows.column_names == ["image", "caption"] and rows[3]["caption"] == ["one", "two / three"]
+
+
+def test_a_set_that_is_saved_again_keeps_no_pictures_of_before(tmp_path: Path) -> None:
+    make_set().save(tmp_path)
+    make_set(images=torch.randn(2, 3, 8, 8), texts=torch.randn(2, 5), captions=()).save(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
+        "000000.png", "000001.png", "metadata.jsonl",
+    ]  # fmt: skip
+    shutil.rmtree(tmp_path / "data")
+    assert len(DistilledSet.load(tmp_path)) == 2  # sets of former versions have none
 
 
 def test_the_card_says_what_matters(tmp_path: Path) -> None:

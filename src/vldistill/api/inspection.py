@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vldistill.config.plain import Plain
+from vldistill.distilled.remote import is_set_on_hub, local_folder
 from vldistill.errors import ArtefactError, ConfigError, DataError
 from vldistill.runtime.log import Progress, Reporter
 
@@ -33,7 +34,7 @@ def describe(path: str, reporter: Reporter, sheet: str | None = None) -> dict[st
         reporter: where progress goes.
         sheet: of a data source, where its contact sheet is drawn; by default in the cache folder.
     """
-    folder = Path(path)
+    folder = local_folder(path) if is_set_on_hub(path) else Path(path)
     if not folder.is_dir():  # a file, a name or a pattern
         return _describe_source(path, reporter, sheet)
     if (folder / "set.json").is_file() or (folder.parent.name == "sets" and (folder / "config.json").is_file()):

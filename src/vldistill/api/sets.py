@@ -14,6 +14,9 @@ from PIL import Image
 
 from vldistill.api.training import train
 from vldistill.distilled import distilled_set
+from vldistill.distilled.publish import Publication, push
+from vldistill.distilled.remote import MOST_BYTES, local_folder
+from vldistill.storage.hub import PREFIX
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +41,67 @@ class DistilledSet(distilled_set.DistilledSet):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read and check a set. Raises ArtefactError when it is missing, damaged or of another kind."""
-        found = super().load(folder)
-        object.__setattr__(found, "_folder", Path(folder))
+        """Read and check a set in a folder, or ``hf:OWNER/NAME`` with ``@REVISION`` where that matters.
+
+        Raises:
+            ArtefactError: it is missing, damaged or of another kind.
+            HubError: the hub does not hold it, or does not answer.
+        """
+        place = local_folder(folder)
+        found = super().load(place)
+        object.__setattr__(found, "_folder", place)
         return found
+
+    @classmethod
+    def from_hub(cls, name: str, revision: str = "", *, most_bytes: int = MOST_BYTES, token: str | None = None) -> Self:
+        """A set of the Hugging Face hub; what was fetched before is read from the hub's cache.
+
+        Tensors, record, card and preview are fetched: safetensors, JSON, Markdown and PNG, none of which runs code.
+
+        Args:
+            name: ``OWNER/NAME``, with or without ``hf:``.
+            revision: a branch, tag or commit; by default the main branch.
+            most_bytes: the largest download, compared with the sizes that the hub lists before it begins.
+            token: of the hub; by default the one that you are logged in with.
+
+        Raises:
+            HubError: it is not there, too large, or the hub does not answer and the cache does not hold it.
+            ArtefactError: it is damaged, or no set.
+        """
+        full = f"{PREFIX}{name.removeprefix(PREFIX)}" + (f"@{revision}" if revision else "")
+        return cls.load(local_folder(full, most_bytes, token))
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        license: str | None = None,
+        terms: str | None = None,
+        without_license: bool = False,
+        private: bool = True,
+        message: str = "",
+        token: str | None = None,
+    ) -> str:
+        """Publish this set as a data set of the Hugging Face hub; returns the address of the commit.
+
+        A new repository is private, because what was published once cannot be taken back: ``private=False``, or its
+        settings on the hub, show it to everybody.
+
+        Args:
+            name: ``OWNER/NAME``, with ``@BRANCH`` for another branch than main.
+            license: an id of the hub such as ``cc-by-4.0``, or ``other`` with ``terms``. None takes what the card of
+                the set or of its source says.
+            terms: those of the data, in words or as an address.
+            without_license: confirms that the set is published although no licence is known.
+            private: whether a new repository is private; one that exists stays as it is.
+            message: of the commit.
+            token: of the hub; by default the one that you are logged in with (``hf auth login``).
+
+        Raises:
+            ConfigError: the licence is unknown, and publishing without one is not confirmed.
+            HubError: the hub refuses, or does not answer.
+        """
+        return push(self, name, Publication(license, terms, without_license, private, message, token), self.folder)
 
     @property
     def folder(self) -> Path | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from vldistill.api.progress import reporter
 from vldistill.api.student_files import StudentRecord, read_student, write_student
 from vldistill.config import Config
 from vldistill.config.plain import Record
+from vldistill.convert.student import export_student, to_transformers
+from vldistill.convert.student_sides import SIDES, StudentParts
 from vldistill.data.collection import clean_caption
 from vldistill.data.pairs import SPLITS
 from vldistill.data.photos import PhotoLimits
@@ -32,6 +35,9 @@ from vldistill.training.recipe import Recipe
 from vldistill.training.stepper import embed_in_parts
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.opening import open_bench
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 AT_ONCE = 64  # photos that are decoded and encoded together
 TEXTS_AT_ONCE = 256
@@ -145,6 +151,36 @@ class Student:
         record = StudentRecord(self.config, self.recipe, self.made_from)
         return write_student(Path(folder), record, self.bench, self.encoder)
 
+    def export(self, folder: str | Path, to: str = "onnx", sides: Sequence[str] = SIDES) -> Path:
+        """Write this student for other libraries, exact to rounding; returns the folder.
+
+        Args:
+            folder: new or empty; it appears complete or not at all.
+            to: ``onnx`` or ``transformers``.
+            sides: of ONNX: ``image``, ``text`` or both.
+
+        Raises:
+            ConfigError: a tower that cannot be exported exactly; the message names it and what to do.
+            MissingExtraError: without the extra ``onnx``.
+        """
+        return export_student(self._parts, Path(folder), to, tuple(sides))
+
+    def export_onnx(self, folder: str | Path, sides: Sequence[str] = SIDES) -> Path:
+        """Write ``image.onnx``, ``text.onnx``, the tokenizer and ``export.json``; see :meth:`export`.
+
+        From normalised images (B, 3, S, S), and token ids and mask (B, L), to embeddings (B, D) of length 1. Each file
+        is run by onnxruntime and compared with this student.
+        """
+        return self.export(folder, "onnx", sides)
+
+    def to_transformers(self) -> PreTrainedModel:
+        """This student as a model of transformers with ``get_image_features`` and ``get_text_features``, on the CPU.
+
+        Raises:
+            ConfigError: a tower that is not of timm or transformers, or that computes something else there.
+        """
+        return to_transformers(self._parts)
+
     @classmethod
     def load(cls, folder: str | Path, *, quiet: bool = True, **options: object) -> Student:
         """Read a student.
@@ -159,6 +195,10 @@ class Student:
         """
         record, bench, encoder = read_student(Path(folder), options, reporter(quiet))
         return cls(encoder, bench, record.config, record.recipe, record.made_from)
+
+    @property
+    def _parts(self) -> StudentParts:
+        return StudentParts(self.bench, self.encoder, self.made_from, self.config.data.clean_captions)
 
     @property
     def _limits(self) -> PhotoLimits:

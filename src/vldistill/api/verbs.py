@@ -25,6 +25,7 @@ from vldistill.stages.distill import distill as distill_stage
 from vldistill.stages.evaluate import evaluate as evaluate_stage
 from vldistill.stages.experts import experts as experts_stage
 from vldistill.stages.select import select as select_stage
+from vldistill.storage.hub import is_hub_name
 from vldistill.workbench.bench import Workbench
 
 Place = str | Path
@@ -143,7 +144,7 @@ def evaluate(
     """Train fresh students on a set, or on real pairs, and test them; the result is kept, and read the next time.
 
     Args:
-        target: a set or its folder, ``SELECTOR:N`` such as ``random:100``, or ``full``.
+        target: a set, its folder or ``hf:OWNER/NAME``, ``SELECTOR:N`` such as ``random:100``, or ``full``.
         data: the data to test on; by default those of the run, or those that the set names.
         config: a YAML file, or options by section.
         run: the run folder; by default the set's own, or one in the cache.
@@ -151,7 +152,7 @@ def evaluate(
         log: trackers that follow: ``tensorboard``, ``wandb``, ``mlflow``, or several (docs/trackers.md).
         options: any other, e.g. ``seeds=3``, ``protocol="val-best"``.
     """
-    if isinstance(target, str | Path) and (Path(target) / "set.json").is_file():
+    if isinstance(target, str | Path) and (is_hub_name(target) or (Path(target) / "set.json").is_file()):
         target = DistilledSet.load(target)
     own = isinstance(target, distilled_set.DistilledSet)
     if own and data is None and config is None and run is None:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from vldistill.config import Config, DataConfig, EvaluateConfig
 from vldistill.config.former import as_before, without_neutral
 from vldistill.config.plain import Plain, section
 from vldistill.distillation.method import METHODS
+from vldistill.distilled.remote import local_folder
 from vldistill.storage.files import digest
 from vldistill.workbench.run_folder import differences, to_plain
 
@@ -131,7 +131,7 @@ def _meaning(config: Config, cell: Cell) -> dict[str, Plain]:
     excluded |= set() if cell.needs_experts else {"experts"}
     excluded |= set() if cell.kind == "method" else {"distill"}
     meaning = {"source": _data(config), **{name: part for name, part in plain.items() if name not in excluded}}
-    if cell.kind == "target" and (record := Path(cell.name) / "set.json").is_file():
+    if cell.kind == "target" and (record := local_folder(cell.name) / "set.json").is_file():
         meaning["content"] = digest(record.read_bytes())  # it holds the checksum of the tensors
     options = _validation_options(config, cell)
     return {**meaning, "looks": options} if options else meaning  # the key is a part of every id

@@ -13,6 +13,7 @@ import yaml
 from vldistill.convert.records import Export, files_to_write
 from vldistill.convert.writers import WRITERS
 from vldistill.data.photos import PHOTO_LIMITS, PhotoLimits
+from vldistill.distilled.remote import is_set_on_hub, local_folder
 from vldistill.errors import ConfigError, DataError
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import storage_errors
@@ -41,6 +42,8 @@ def open_export(
     from vldistill.convert.sets import export_set
     from vldistill.data.load import read_collection
 
+    if is_set_on_hub(path):
+        path = str(local_folder(path))
     if (Path(path).expanduser() / "set.json").is_file():
         return export_set(Path(path).expanduser(), origin, limits)
     collection = read_collection(expand(path)).limited(limits)

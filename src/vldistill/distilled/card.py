@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vldistill.distilled.header import header
 from vldistill.storage.files import human_bytes
 from vldistill.training.recipe import Recipe
 
@@ -28,6 +29,7 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
     rates = ", ".join(f"{side} {rate[0]:.4g}" for side, rate in recipe.rates.items())
     among = ", a similarity matrix among them" if similarity else ""
     lines = [
+        header(record),
         f"# {record['name']}",
         "",
         f"{record['pairs']} real image-caption pairs chosen by `vldistill`, images scaled to the tower's size."
@@ -59,9 +61,18 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
         "image, text = pairs[0]",
         "```",
         "",
+        f"`set.safetensors` is the set. {_shown(record)} `datasets.load_dataset(folder)` reads.",
+        "",
         "These are pictures and captions of the real data: its terms apply to them."
         if coreset
         else "Learned pictures are made of the real ones: the terms of the real data apply to them too.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _shown(record: Mapping[str, Any]) -> str:
+    """What is in ``data/``, in words."""
+    captions = "its captions" if record["info"].get("kind") == CORESET else "the real captions nearest to its texts"
+    pictures = "its pictures, rounded to 8 bits, and " if record["space"] == "pixels" else ""
+    return f"To look at, {pictures}{captions} are in `data/`, which"

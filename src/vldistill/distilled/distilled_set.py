@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 from vldistill.data.transforms import between_towers
 from vldistill.distilled.card import CORESET, card
 from vldistill.distilled.record import check_numbers, check_record
+from vldistill.distilled.remote import local_folder
+from vldistill.distilled.shown import write_shown
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.storage.files import read_json, read_tensors, write_record, write_tensors, write_text
 from vldistill.training.recipe import Recipe
@@ -219,7 +221,10 @@ class DistilledSet(Dataset):
         return found
 
     def save(self, folder: Path) -> None:
-        """Write ``set.safetensors``, ``set.json`` and ``README.md`` into ``folder``, each atomically."""
+        """Write ``set.safetensors``, ``set.json``, ``README.md`` and ``data/`` into ``folder``, each atomically.
+
+        ``data/`` holds pictures rounded to 8 bits and captions, which ``datasets.load_dataset(folder)`` reads.
+        """
         tensors = folder / "set.safetensors"
         write_tensors(tensors, self.tensors())
         record = {
@@ -239,6 +244,8 @@ class DistilledSet(Dataset):
             "sha256": hashlib.sha256(tensors.read_bytes()).hexdigest(),
         }
         size = tensors.stat().st_size
+        captions = {kind: self.captions_of(kind) for kind in ("nearest", "start")}
+        write_shown(folder, self.pixels() if self.space == "pixels" else None, captions)
         write_text(
             folder / "README.md", card(record, self.recipe, self._described_texts(), size, self.similarity is not None)
         )
@@ -253,8 +260,13 @@ class DistilledSet(Dataset):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read and check a set. Raises ArtefactError when it is missing, damaged or of another kind."""
-        folder = Path(folder)
+        """Read and check a set in a folder, or ``hf:OWNER/NAME``.
+
+        Raises:
+            ArtefactError: it is missing, damaged or of another kind.
+            HubError: the hub does not hold it, or does not answer.
+        """
+        folder = local_folder(folder)
         if not (folder / "set.json").is_file():
             why, remedy = "it has no set.json.", "Expected e.g. RUN/sets/NAME."
             if not folder.exists():

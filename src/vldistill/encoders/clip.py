@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from vldistill.config.plain import Plain, Record, expect
 from vldistill.encoders.tower import ImageTower, ProgressHook, read_weights, refused_as, weights_digest
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError, unknown
 from vldistill.storage.files import digest
+from vldistill.storage.hub import bounded_look_up
 
 if TYPE_CHECKING:
     from open_clip import CLIP, CustomTextCLIP
@@ -47,8 +49,9 @@ class ClipTextTower:
         self.model, self.note = _build(config.name, config.weights, config.options, 0, "text")
         del self.model.visual
         self.options = dict(config.options)
-        with _quiet():
-            self.tokenizer = _library().get_tokenizer(self.note["open_clip"])
+        model, remedy = str(self.note["open_clip"]), "Connect once, so that its tokenizer is in the cache."
+        with _quiet(), _looked_up(model, False, f"text tower {config.name!r}", remedy):
+            self.tokenizer = _library().get_tokenizer(model)
         self.model.eval().requires_grad_(False)
         self.context = int(self.model.context_length)
         if config.max_tokens > self.context:
@@ -120,10 +123,14 @@ def _build(
         if chosen not in tags:
             raise ConfigError(f"{side} tower {name!r}: " + unknown(f"weights of {model_name}", chosen, tags))
         quick = bool(library.get_pretrained_cfg(model_name, chosen).get("quick_gelu"))
-    with refused_as(
-        f"{side} tower {name!r} could not be built with weights={weights!r} and options={dict(options)}",
-        f"Check the options, or set encoder.{side}.weights to a .safetensors file or to 'random' when the hub cannot "
-        f"be reached.",
+    remedy = f"Connect once, or set encoder.{side}.weights to a .safetensors file or to 'random'."
+    with (
+        _looked_up(model_name, weights == "hub", f"{side} tower {name!r}", remedy),
+        refused_as(
+            f"{side} tower {name!r} could not be built with weights={weights!r} and options={dict(options)}",
+            f"Check the options, or set encoder.{side}.weights to a .safetensors file or to 'random' when the hub "
+            f"cannot be reached.",
+        ),
     ):
         model = library.create_model(
             model_name,
@@ -145,6 +152,13 @@ def _build(
                 f"whole model, as open_clip saves it."
             ) from None
     return model, {"open_clip": model_name, "quick_gelu": quick}
+
+
+def _looked_up(model: str, pretrained: bool, what: str, remedy: str) -> AbstractContextManager[None]:
+    """While a part of a model is made: within bounds where that asks the hub. Raises HubError."""
+    text = _library().get_model_config(model).get("text_cfg", {})
+    asks = pretrained or any(str(name).startswith("hf_") for name in text)
+    return bounded_look_up(what, remedy) if asks else nullcontext()
 
 
 def _merged(config: Record, options: Record, size: int) -> dict[str, Plain]:

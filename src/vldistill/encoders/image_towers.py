@@ -6,14 +6,17 @@ An image tower maps normalised images (B, 3, S, S) to pooled features (B, width)
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from vldistill.config import ImageTowerConfig, expand
+from vldistill.config.plain import Record
 from vldistill.encoders.tower import ImageTower, load_weights, output_width, refused_as
 from vldistill.errors import ConfigError, unknown
+from vldistill.storage.hub import bounded_look_up
 
 OFFLINE_IMAGE_TOWERS = {"convnet": "3 blocks of convolution, instance norm, ReLU and pooling; needs no download"}
 NAMED_IMAGE_TOWERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -76,7 +79,7 @@ def timm_tower(config: ImageTowerConfig) -> ImageTower:
         "Check the options, or set encoder.image.weights to a .safetensors file or to 'random' when the hub cannot be "
         "reached.",
     ):
-        model = timm.create_model(name, pretrained=config.weights == "hub", num_classes=0, **options)
+        model = _created(name, config.weights == "hub", options)
     if config.weights not in ("hub", "random"):
         pretrained = getattr(model, "pretrained_cfg", None) or {}
         classifier = pretrained.get("classifier") or ()
@@ -96,6 +99,19 @@ def timm_tower(config: ImageTowerConfig) -> ImageTower:
             resize(img_size=size)
         width = output_width(model, size)
     return ImageTower(model, name, width, size, config.mean or own["mean"], config.std or own["std"], options)
+
+
+def _created(name: str, pretrained: bool, options: Record) -> nn.Module:
+    """A network of timm; where that takes the hub, and it is silent, from its cache. Raises HubError."""
+    import timm
+
+    create = partial(timm.create_model, name, pretrained=pretrained, num_classes=0, **options)
+    if not pretrained and not name.startswith(("hf-hub:", "hf_hub:")):
+        return create()
+    with bounded_look_up(
+        f"image tower {name!r}", "Connect once, or set encoder.image.weights to a .safetensors file or to 'random'."
+    ):
+        return create()
 
 
 def _named(config: ImageTowerConfig) -> ImageTower:

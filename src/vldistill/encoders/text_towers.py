@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from vldistill.config.plain import Record
 from vldistill.encoders.tower import ProgressHook, read_weights, refused_as, weights_digest
 from vldistill.errors import ConfigError
 from vldistill.storage.files import digest
+from vldistill.storage.hub import bounded_look_up
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -68,7 +70,9 @@ class TransformersTextTower:
         with refused_as(f"text tower {where!r} could not be loaded", remedy), torch.random.fork_rng(devices=[]):
             # random weights, and a pooler missing from the file, must be the same in every process: they are hashed
             torch.default_generator.manual_seed(config.seed)
-            self.tokenizer, self.model, missing = _load_transformer(where, config.weights, config.options)
+            local = nullcontext() if Path(where).is_dir() else bounded_look_up(f"text tower {where!r}", remedy)
+            with local:
+                self.tokenizer, self.model, missing = _load_transformer(where, config.weights, config.options)
         if missing:
             raise ConfigError(
                 f"text tower {where!r}: its weights lack {len(missing)} tensors {missing[:2]}, which would stay "

@@ -33,6 +33,8 @@ ABOUT = {
     "report": "one offline HTML file about a run, or several compared",
     "inspect": "show what a data source, an experts folder or a set holds",
     "convert": "write a data source or a set as WebDataset, Hugging Face dataset, folder or csv",
+    "push": "publish a set on the Hugging Face hub, with its licence",
+    "export": "a student for other libraries: onnx or transformers",
     "import": "read a distilled set or experts that another code published",
     "ls": "list methods, selectors, towers, readers, settings or configs",
     "demo": "drawn scenes, offline, from nothing to a table in minutes",

@@ -11,6 +11,7 @@ from vldistill.config import Config
 from vldistill.config.plain import Plain
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
+from vldistill.distilled.remote import local_folder
 from vldistill.errors import ArtefactError, ConfigError, Stopped
 from vldistill.evaluation.chosen import ChosenTarget
 from vldistill.evaluation.partial_results import PartialResults, evaluation_key
@@ -20,6 +21,7 @@ from vldistill.evaluation.subjects import check_target
 from vldistill.runtime.log import Reporter
 from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import digest, read_json, write_record
+from vldistill.storage.hub import is_hub_name
 from vldistill.storage.locks import held
 from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import Run, environment
@@ -72,7 +74,13 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> Evalu
 
 
 def set_folder(run: Run, target: str) -> str:
-    """The folder of a set, which may also be named as one of the run's. Raises ConfigError for another kind of word."""
+    """The folder of a set, which may also be named as one of the run's, or on the hub.
+
+    Raises:
+        ConfigError: another kind of word, or a set that the hub does not hold.
+    """
+    if is_hub_name(target):
+        return str(local_folder(target))
     if target and Path(target).exists():
         return target
     own = run.sets / target

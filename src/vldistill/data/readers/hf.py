@@ -19,7 +19,8 @@ from vldistill.data.places import NamedFiles
 from vldistill.data.reader import path_reader
 from vldistill.data.source import Source
 from vldistill.data.splits import split_in
-from vldistill.errors import DataError
+from vldistill.errors import DataError, VldistillError
+from vldistill.storage.hub import bounded_look_up
 
 BATCH = 10_000  # rows whose texts are turned into Python at a time
 
@@ -157,8 +158,9 @@ def _load(source: Source) -> dict[str, Any]:
             )
         else:
             config, revision = source.options.get("config"), source.options.get("revision")
-            found = datasets.load_dataset(source.path, config, revision=revision)
-    except DataError:
+            with bounded_look_up(source.text, "Connect once, or give a folder of save_to_disk."):
+                found = datasets.load_dataset(source.path, config, revision=revision)
+    except VldistillError:
         raise
     except Exception as error:  # of the hub, of files, of the network: datasets raises nearly anything
         lines = str(error).strip().splitlines()
