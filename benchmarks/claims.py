@@ -372,6 +372,7 @@ NO_RESULT = {  # by page, words of sentences that are definitions, versions, or 
     "docs/methods/canonical.md": ("fits the real pairs best is canonical correlation analysis",),
     "docs/methods/lors.md": ("Published numbers are the best of 11 looks",),
     "docs/methods/ptm.md": ("in their first 20 to 30 % of epochs only",),
+    "docs/own_photos.md": ("5 % each, but at least 100 photos",),
     "docs/speed.md": ("costs as much as the recomputation saves",),
     "docs/towers.md": ("8.7 % of ViT-Tiny's parameters",),
     "docs/training.md": ("times `1 / recipe.temperature`",),
