@@ -367,7 +367,7 @@ NO_RESULT = {  # by page, words of sentences that are definitions, versions, or 
     ),
     "docs/install.md": ("torch 2.7 and torchvision 0.22",),
     "docs/leaderboard.md": ("keeps the best on val", "LoRS reports the best of eleven looks at the test split"),
-    "docs/methods/README.md": ("published ones are thousands of times larger",),
+    "docs/methods/README.md": ("published ones are thousands of times larger", "the best approximation of rank K"),
     "docs/methods/bitraj.md": ("cosine similarities times 1 / temperature", "the states that it leads to itself"),
     "docs/methods/canonical.md": ("fits the real pairs best is canonical correlation analysis",),
     "docs/methods/lors.md": ("Published numbers are the best of 11 looks",),

@@ -12,7 +12,16 @@ from vldistill.commands.shared import print_record
 from vldistill.options.parser import ABOUT
 from vldistill.storage.files import write_record
 
-WITHOUT = {"experts", "encode", "report", "convert", "import", "train", "push", "export"}  # they print a path, or nothing
+WITHOUT = {
+    "experts",
+    "encode",
+    "report",
+    "convert",
+    "import",
+    "train",
+    "push",
+    "export",
+}  # they print a path, or nothing
 
 
 @pytest.mark.parametrize("kind", ["methods", "selectors", "towers", "readers", "settings", "configs"])

@@ -71,6 +71,12 @@ class DistillConfig:
         size: side of the learned images in pixels; 0 is what the tower takes. Smaller ones are enlarged (bicubic)
             wherever a tower takes them, also by the students of an evaluation: half the side is a quarter of the
             stored floats.
+        pixels: how learned images are written while they are learned: ``plain``, as a ``pyramid`` of sides that
+            grows, or by their ``fourier`` spectra; both in decorrelated colours. The set holds images in any case.
+        bases: K shared images, of which every learned one is a mixture: the set holds these and (N, K) addresses, which
+            ``stored_floats`` counts. 0 is none. Features are mixed so too.
+        base_scale: side of an image over that of a base.
+        base_texts: texts are mixtures by the same addresses.
         negatives: in inner steps, in the set's own recipe, and in real batches of contrastive losses: ``all`` other
             pairs, or the ``distinct`` ones: of another image and another caption.
         augment: differentiable augmentation of the learned images, a fresh draw in every iteration: any of
@@ -108,6 +114,10 @@ class DistillConfig:
     experts: int = 0
     space: Literal["pixels", "features"] = "pixels"
     size: int = 0
+    pixels: Literal["plain", "pyramid", "fourier"] = later("plain", neutral="plain")
+    bases: int = later(0, neutral=0)
+    base_scale: int = later(2, neutral=2)
+    base_texts: bool = later(False, neutral=False)
     negatives: Literal["all", "distinct"] = later("all", neutral="all")
     augment: tuple[str, ...] = ()
     optimiser: Literal["adam", "sgd"] | None = None
@@ -140,6 +150,12 @@ class DistillConfig:
         fine = self.size == 0 or self.size >= SMALLEST_SIDE
         require(fine, "distill.size", self.size, f"0 (what the tower takes) or at least {SMALLEST_SIDE} pixels")
         require(not self.size or self.space == "pixels", "distill.size", self.size, "0 where features are learned")
+        require(self.bases >= 0, "distill.bases", self.bases, "0 (none) or more")
+        require(self.base_scale >= 1, "distill.base_scale", self.base_scale, "1 or more")
+        wanted = "false where there are no bases"
+        require(self.bases > 0 or not self.base_texts, "distill.base_texts", self.base_texts, wanted)
+        form = self.pixels == "plain" or (self.space == "pixels" and not self.bases)
+        require(form, "distill.pixels", self.pixels, "plain where features are learned, or bases")
         require(self.experts >= 0, "distill.experts", self.experts, "0 (all) or more")
         check_label("distill.label", self.label)
         image, text = self.starts

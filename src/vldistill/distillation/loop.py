@@ -31,6 +31,7 @@ from vldistill.distillation.resume import (
     write_checkpoint,
 )
 from vldistill.distillation.validation import Validation, selection
+from vldistill.distillation.written import Written
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.processes import ALONE, Processes
@@ -143,7 +144,8 @@ class Loop(Generic[T]):
         """Which learned texts are equal, where those are no negatives of each other."""
         config = self.context.config
         distinct = config.negatives == "distinct"
-        return numbered_texts(self.state.variables["texts"], config.captions) if distinct else None
+        plain = self.method.plain(self.state) if isinstance(self.method, Written) else self.state
+        return numbered_texts(plain.variables["texts"], config.captions) if distinct else None
 
     def _described(self, last: int) -> tuple[str, int, int, float]:
         """What the progress bar shows: a title, iterations in all and done, and the seconds there are."""

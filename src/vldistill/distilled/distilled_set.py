@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from vldistill.data.transforms import between_towers
+from vldistill.distilled.bases import from_bases
 from vldistill.distilled.card import CORESET, card
 from vldistill.distilled.record import check_numbers, check_record
 from vldistill.distilled.remote import local_folder
@@ -61,6 +62,8 @@ class DistilledSet(Dataset):
             them where an image has several texts. Older sets have one line there; see :meth:`captions_of`.
         info: method, seed, iteration, data fingerprint, configuration, versions.
         text_mask: (N, L) 1 for a token and 0 for padding, where texts are tokens.
+        bases: what is stored where images are mixtures: ``addresses`` (N, K), ``images_bases`` (K, 3, H, H) or (K, D),
+            and ``texts_bases`` (K, ...) where texts are too; see :func:`~vldistill.distilled.bases.from_bases`.
     """
 
     images: torch.Tensor
@@ -74,6 +77,7 @@ class DistilledSet(Dataset):
     captions: tuple[Mapping[str, Caption], ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     text_mask: torch.Tensor | None = None
+    bases: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
@@ -162,7 +166,12 @@ class DistilledSet(Dataset):
             similarity = int(self.info.get("similarity_floats") or self.similarity.numel())
         rates = 0 if self.is_coreset else sum(len(rate) for rate in self.recipe.rates.values())
         mask = 0 if self.text_mask is None else self.text_mask.numel()
-        return self.images.numel() + self.texts.numel() + mask + similarity + rates
+        return sum(tensor.numel() for tensor in self._pairs_stored().values()) + mask + similarity + rates
+
+    def _pairs_stored(self) -> dict[str, torch.Tensor]:
+        """Images and texts as they are stored: themselves, or their bases with addresses."""
+        plain = {"images": self.images, "texts": self.texts}
+        return {name: value for name, value in plain.items() if f"{name}_bases" not in self.bases} | dict(self.bases)
 
     @property
     def standardisation_floats(self) -> int:
@@ -171,7 +180,7 @@ class DistilledSet(Dataset):
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every stored tensor by name."""
-        named = {"images": self.images, "texts": self.texts, **dict(self.standardisation)}
+        named = {**self._pairs_stored(), **dict(self.standardisation)}
         optional = {"similarity": self.similarity, "text_mask": self.text_mask}
         return named | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
@@ -205,6 +214,10 @@ class DistilledSet(Dataset):
     def with_captions(self, captions: tuple[Mapping[str, Caption], ...]) -> Self:
         """The same set with other captions to show."""
         return replace(self, captions=captions)
+
+    def with_bases(self, bases: Mapping[str, torch.Tensor]) -> Self:
+        """The same set, stored as ``bases``, which give its images."""
+        return replace(self, bases=dict(bases))
 
     def captions_of(self, kind: str) -> list[list[str]]:
         """The captions of every image, one for each of its texts; ``kind`` is ``start`` or ``nearest``.
@@ -287,9 +300,10 @@ class DistilledSet(Dataset):
         check_record(record)
         check_numbers(tensors)
         try:
+            bases = {name: value for name, value in tensors.items() if name == "addresses" or name.endswith("_bases")}
             return cls(
-                images=tensors["images"],
-                texts=tensors["texts"],
+                **_from_stored(tensors, record["towers"]["image"]),
+                bases=bases,
                 similarity=tensors.get("similarity"),
                 text_mask=tensors.get("text_mask"),
                 standardisation={name: tensors[name] for name in STANDARDISATION if name in tensors},
@@ -324,3 +338,13 @@ class DistilledSet(Dataset):
                 f"{self.name} holds features of the image tower {own['image']['name']!r}, which mean nothing to "
                 f"{other['image']['name']!r}. Use the tower it was made with, or distil pixels."
             )
+
+
+def _from_stored(tensors: Mapping[str, torch.Tensor], image_tower: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Images and texts, mixed where the set is stored as bases."""
+    side = int(image_tower.get("stored_size", image_tower["size"]))
+    mixed = {name: f"{name}_bases" in tensors for name in ("images", "texts")}
+    return {
+        name: from_bases(tensors["addresses"], tensors[f"{name}_bases"], side) if is_mixed else tensors[name]
+        for name, is_mixed in mixed.items()
+    }

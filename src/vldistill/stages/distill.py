@@ -18,6 +18,7 @@ from vldistill.distillation.loop import Loop
 from vldistill.distillation.method import METHODS, Context, Method, Start, T
 from vldistill.distillation.resume import CHECKPOINT
 from vldistill.distillation.start import nearest_by_image, start_from, starting_pairs
+from vldistill.distillation.written import written
 from vldistill.distilled.distilled_set import DIVERGED, DistilledSet, one_line
 from vldistill.drawing.sheets import draw_pairs
 from vldistill.errors import DataError, DivergedError, Stopped
@@ -75,6 +76,7 @@ def distill(
         recorded = open_experts(bench, teachers, config.distill.experts) if entry.needs_experts else []
         context = Context(bench, config.distill, config.options, recorded)
         method.check(context)
+        shown = written(method, config.distill, bench.image_tower.size, bench.setting)
         begin = _begin(config, method, context)
         if processes.first:
             run.begin(config.given)
@@ -83,7 +85,7 @@ def distill(
             if processes.first:
                 write_record(folder / "config.json", asked)
             with run.follow(folder, asked, Checkpoints(folder / CHECKPOINT, reporter).there) as trackers:
-                _make(run, config, bench, method, context, begin, folder, trackers, processes)
+                _make(run, config, bench, shown, context, begin, folder, trackers, processes)
         processes.wait()
     return folder
 
