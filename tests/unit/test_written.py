@@ -125,6 +125,7 @@ def test_a_set_is_learned_resumed_and_kept(name: str, bench: Workbench, tmp_path
     start = start_of(bench, config)
     assert not torch.equal(whole.images, start.images)
     whole.save(tmp_path / "set")
+    assert ("mixtures of 4 bases" in (tmp_path / "set" / "README.md").read_text()) == bool(whole.bases)
     loaded = DistilledSet.load(tmp_path / "set")
     assert same(loaded.tensors(), whole.tensors()) and loaded.stored_floats == whole.stored_floats
     torch.testing.assert_close(loaded.images, whole.images, atol=0, rtol=0)

@@ -12,7 +12,7 @@ from vldistill.training.recipe import Recipe
 CORESET = "coreset"  # info["kind"] of a set of real pairs that were chosen, not learned
 
 
-def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, similarity: bool = False) -> str:
+def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, similarity: bool, bases: int) -> str:
     """Markdown about a set.
 
     Args:
@@ -21,11 +21,13 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
         texts: what its texts are, in words.
         size: of its tensors, in bytes.
         similarity: whether it has a similarity matrix.
+        bases: of which its images are mixtures; 0 where they are stored themselves.
     """
     image, text = record["towers"]["image"], record["towers"]["text"]
     info, coreset = record["info"], record["info"].get("kind") == CORESET
     stored = image.get("stored_size")
     space = record["space"] + (f", stored at {stored} px and enlarged (bicubic) for a tower" if stored else "")
+    space += f", stored as mixtures of {bases} bases" if bases else ""
     rates = ", ".join(f"{side} {rate[0]:.4g}" for side, rate in recipe.rates.items())
     among = ", a similarity matrix among them" if similarity else ""
     lines = [

@@ -260,8 +260,12 @@ class DistilledSet(Dataset):
         captions = {kind: self.captions_of(kind) for kind in ("nearest", "start")}
         write_shown(folder, self.pixels() if self.space == "pixels" else None, captions)
         write_text(
-            folder / "README.md", card(record, self.recipe, self._described_texts(), size, self.similarity is not None)
-        )
+            folder / "README.md",
+            card(
+                record, self.recipe, self._described_texts(), size,
+                similarity=self.similarity is not None, bases=len(self.bases.get("images_bases", ())),
+            ),
+        )  # fmt: skip
         write_record(folder / "set.json", record)
 
     def _described_texts(self) -> str:
