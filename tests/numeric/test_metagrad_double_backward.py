@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from towers import relative_error
 
-from vldistill.distillation.metagrad.double_backward import FastDoubleBackward
+from vldistill.distillation.metagrad.double_backward import FastDoubleBackward, Wanted
 
 GEOMETRIES: list[dict[str, Any]] = [
     {},
@@ -79,3 +81,35 @@ def test_second_derivatives_by_gradgradcheck() -> None:
 
     assert torch.autograd.gradcheck(convolve, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(convolve, inputs, fast_mode=True)
+
+
+class WeightGradients(TorchDispatchMode):
+    """Counts convolutions that compute a gradient to weights."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution_backward.default and args[-1][1]:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_gradients_to_weights_that_nobody_asked_for_are_not_computed(asked: bool) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3, groups=4), nn.GELU(), nn.Conv2d(4, 2, 3))
+    tower, x = layers.double(), torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    weights = list(tower.parameters())
+    found, wanted = [], Wanted()
+    for mode in (FastDoubleBackward(wanted), contextlib.nullcontext()):
+        leaf = x.clone().requires_grad_()
+        with mode:
+            value = tower(leaf).square().sum()
+        first = torch.autograd.grad(value, weights, create_graph=True)
+        wanted.weights = asked
+        with WeightGradients() as counted:
+            found.append((torch.autograd.grad(first, [leaf], [torch.ones_like(g) for g in first])[0], counted.count))
+        wanted.weights = True
+    (ours, count), (torchs, _) = found
+    assert relative_error(ours, torchs) <= 1e-12
+    assert (count > 0) == asked

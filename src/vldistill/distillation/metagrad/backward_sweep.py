@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vldistill.distillation.metagrad.difference import difference_error, pull_difference
+from vldistill.distillation.metagrad.double_backward import Wanted
 from vldistill.distillation.metagrad.inner import (
     InnerLoss,
     InnerRun,
@@ -180,6 +181,7 @@ class _Graph:
     theta: list[Tensor]
     distilled: dict[str, Tensor]
     g: list[Tensor | None]
+    wanted: Wanted
 
 
 @dataclass
@@ -300,9 +302,10 @@ def _graph(spanned: SpannedRun, t: int, theta: Sequence[Tensor], products: Seque
     """Step t's graph alone: g_t as a function of theta_t, the products of spanned layers, and s."""
     leaves, reads = ([leaf(tensor) for tensor in part] for part in (theta, products))
     s = {name: leaf(tensor) for name, tensor in spanned.rest.distilled.items()}
-    loss = spanned.rest.loss(t, leaves, spanned.read(reads, s))
+    wanted = Wanted()
+    loss = spanned.rest.loss(t, leaves, spanned.read(reads, s), wanted)
     inputs = [*leaves, *reads]
-    return _Graph(inputs, s, list(torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)))
+    return _Graph(inputs, s, list(torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)), wanted)
 
 
 def _pull_exact(graph: _Graph, nu: list[Tensor], first: int) -> Pulled:
@@ -313,6 +316,7 @@ def _pull_exact(graph: _Graph, nu: list[Tensor], first: int) -> Pulled:
     parts: list[Tensor | None] = [None] * len(inputs)
     if pairs and inputs:
         outputs, weights = zip(*pairs)
+        graph.wanted.weights = first == 0  # else no parameter is asked for
         parts = list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True))
     split = len(graph.distilled)
     return Pulled(g, [None] * first + parts[split:], parts[:split])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,63 +21,81 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+
+@dataclass
+class Wanted:
+    """What the next backward through a graph is for.
+
+    An operation that is written in Python learns which of its inputs require gradients, not which of them
+    ``torch.autograd.grad`` was asked for, so that it has to be told where no weights were.
+
+    Args:
+        weights: whether gradients to weights are.
+    """
+
+    weights: bool = True
+
+
 Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
 """Stride, padding, dilation, groups."""
 
 
 def _gradients(
-    gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
+    gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, needed: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     stride, padding, dilation, groups = geometry
     gx, gw, _ = torch.ops.aten.convolution_backward(
-        gy, x, w, None, stride, padding, dilation, False, (0, 0), groups, (*wanted, False)
+        gy, x, w, None, stride, padding, dilation, False, (0, 0), groups, (*needed, False)
     )
     return gx, gw
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, geometry: Geometry, wanted: Wanted) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.geometry = geometry
+        ctx.geometry, ctx.wanted = geometry, wanted
         return F.conv2d(x, w, None, *geometry)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, w = ctx.saved_tensors
-        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
-        gx, gw = _ConvolutionBackward.apply(grads[0], x, w, ctx.geometry, wanted)
-        return gx, gw, None
+        needed = (ctx.needs_input_grad[0], ctx.needs_input_grad[1] and ctx.wanted.weights)
+        gx, gw = _ConvolutionBackward.apply(grads[0], x, w, ctx.geometry, needed, ctx.wanted)
+        return gx, gw, None, None
 
 
 class _ConvolutionBackward(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
+        ctx: Any, gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, needed: tuple[bool, bool], wanted: Wanted
     ) -> tuple[Tensor | None, Tensor | None]:
         ctx.save_for_backward(gy, x, w)
-        ctx.geometry = geometry
+        ctx.geometry, ctx.wanted = geometry, wanted
         ctx.set_materialize_grads(False)
-        return _gradients(gy, x, w, geometry, wanted)
+        return _gradients(gy, x, w, geometry, needed)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(
+        ctx: Any, *grads: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         gy, x, w = ctx.saved_tensors
         u, v = grads
         need_gy, need_x, need_w = ctx.needs_input_grad[:3]
+        need_w = need_w and ctx.wanted.weights
         to_gy = to_x = to_w = None
         if u is not None:
             if need_gy:
-                to_gy = _Convolution.apply(u, w, ctx.geometry)
+                to_gy = _Convolution.apply(u, w, ctx.geometry, ctx.wanted)
             if need_w:
-                to_w = _ConvolutionBackward.apply(gy, u, w, ctx.geometry, (False, True))[1]
+                to_w = _ConvolutionBackward.apply(gy, u, w, ctx.geometry, (False, True), ctx.wanted)[1]
         if v is not None:
             if need_gy:
-                part = _Convolution.apply(x, v, ctx.geometry)
+                part = _Convolution.apply(x, v, ctx.geometry, ctx.wanted)
                 to_gy = part if to_gy is None else to_gy + part
             if need_x:
-                to_x = _ConvolutionBackward.apply(gy, x, v, ctx.geometry, (True, False))[0]
-        return to_gy, to_x, to_w, None, None
+                to_x = _ConvolutionBackward.apply(gy, x, v, ctx.geometry, (True, False), ctx.wanted)[0]
+        return to_gy, to_x, to_w, None, None, None
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
@@ -93,6 +112,8 @@ def convolution(
     padding: int | tuple[int, ...] | str = 0,
     dilation: int | tuple[int, ...] = 1,
     groups: int = 1,
+    *,
+    wanted: Wanted | None = None,
 ) -> Tensor:
     """``torch.nn.functional.conv2d`` with a fast double backward; ``padding`` as numbers only.
 
@@ -100,10 +121,11 @@ def convolution(
         input: (B, C, H, W).
         weight: (C', C / groups, kh, kw).
         bias: (C',) or None.
+        wanted: what later backwards are for.
     """
     assert not isinstance(padding, str)
     geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
-    y = _Convolution.apply(input, weight, geometry)
+    y = _Convolution.apply(input, weight, geometry, wanted or Wanted())
     assert isinstance(y, Tensor)
     return y if bias is None else y + bias.view(1, -1, 1, 1)
 
@@ -113,7 +135,14 @@ class FastDoubleBackward(TorchFunctionMode):
 
     The values are the same up to rounding. A batch norm with frozen statistics is one scale and one shift per
     channel; as such its double backward is a few products instead of a dozen.
+
+    Args:
+        wanted: what later backwards through the graph are for; may be changed before each.
     """
+
+    def __init__(self, wanted: Wanted | None = None) -> None:
+        super().__init__()
+        self.wanted = wanted or Wanted()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -123,7 +152,7 @@ class FastDoubleBackward(TorchFunctionMode):
         if func is F.conv2d:
             padding = args[4] if len(args) > 4 else kwargs.get("padding", 0)
             if (args[0] if args else kwargs["input"]).ndim == 4 and not isinstance(padding, str):
-                return convolution(*args, **kwargs)
+                return convolution(*args, **kwargs, wanted=self.wanted)
         if func is F.batch_norm:
             given = BATCH_NORM.bind(*args, **kwargs)
             given.apply_defaults()

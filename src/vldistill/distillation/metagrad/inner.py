@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vldistill.distillation.metagrad.double_backward import FastDoubleBackward
+from vldistill.distillation.metagrad.double_backward import FastDoubleBackward, Wanted
 from vldistill.errors import ConfigError, MatchingError, unknown
 
 ESTIMATORS = ("unrolled", "adjoint", "tesla", "difference")
@@ -106,12 +106,18 @@ class InnerRun:
             params[group][name] = tensor
         return params
 
-    def loss(self, t: int, theta: Sequence[Tensor], distilled: dict[str, Tensor]) -> Tensor:
-        """inner(theta, s, t), with layers that can be differentiated twice, and quickly, where that is needed."""
+    def loss(
+        self, t: int, theta: Sequence[Tensor], distilled: dict[str, Tensor], wanted: Wanted | None = None
+    ) -> Tensor:
+        """inner(theta, s, t), with layers that can be differentiated twice, and quickly, where that is needed.
+
+        Args:
+            wanted: what backwards through its graph are for, see `double_backward`.
+        """
         with torch.enable_grad(), contextlib.ExitStack() as stack:
             if self.second_order:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-                stack.enter_context(FastDoubleBackward())
+                stack.enter_context(FastDoubleBackward(wanted))
             loss = self.inner_loss(self.named(theta), distilled, self.steps[t])
         if loss.numel() != 1:
             raise MatchingError(f"the inner loss has shape {tuple(loss.shape)}: expected a scalar.")
