@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--data.source=scenes:train=40,val=20,test=20", "--pairs=4", "--iterations=2", "--seeds=1", "--quiet"]
-SMALL += ["--distill.validate_every=1", "--bilevel.steps=2", "--evaluate.generic_epochs=1"]
+SMALL += ["--distill.validate_every=1", "--bilevel.steps=2", "--evaluate.trials=1", "--evaluate.max_steps=2"]
 
 Python = Callable[..., str]
 

@@ -22,7 +22,7 @@ TOWER = [
 ]
 SHORT = [
     *("--pairs", "6", "--iterations", "2", "--distill.validate_every", "1"),
-    *("--evaluate.seeds", "2", "--evaluate.generic_epochs", "2", "--evaluate.head_rates", "0.1"),
+    *("--evaluate.seeds", "2", "--evaluate.trials", "1", "--evaluate.max_steps", "2"),
 ]
 
 
