@@ -1,4 +1,4 @@
-"""Device and precision on this machine, from the options ``runtime.*``."""
+"""Device and precision on this machine, from the options ``runtime.*``, and copies to the device."""
 
 from __future__ import annotations
 
@@ -54,6 +54,13 @@ def choose_compute(config: RuntimeConfig, device: torch.device) -> ComputeOption
     if device.type == "cuda":  # torch's default rounds the inputs of convolutions to 10 bits
         torch.backends.cudnn.allow_tf32 = precision != "float32"
     return ComputeOptions(precision, config.compile, config.micro_batch)
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``; from the CPU to a GPU the copy is asynchronous, from pinned memory."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def augments_on(config: RuntimeConfig, device: torch.device) -> str:

@@ -10,6 +10,7 @@ import torch
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.features import FeatureTable, Standardisation
 from vldistill.encoders.tower import ImageTower
+from vldistill.runtime.devices import moved
 from vldistill.runtime.randomness import generator
 from vldistill.storage.checked_rows import CheckedRows
 from vldistill.training.data import Inputs
@@ -122,10 +123,3 @@ def some_rows(inputs: Inputs, index: torch.Tensor) -> Inputs:
     if isinstance(inputs, PixelInputs):
         return PixelInputs(inputs.images[index.cpu().numpy()], inputs.tower, inputs.device, inputs.augment_on)
     return TensorInputs(inputs.rows(index))
-
-
-def moved(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy ``pixels`` from the CPU to ``device``; to a GPU the copy is asynchronous, from pinned memory."""
-    if device.type != "cuda":
-        return pixels.to(device)
-    return pixels.pin_memory().to(device, non_blocking=True)
