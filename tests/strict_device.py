@@ -40,6 +40,7 @@ from unittest.mock import patch
 
 import psutil
 import torch
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 NAME = torch.device("cuda", 0)
@@ -59,11 +60,17 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Wait:
-    """One wait: its kind, the operation, and ``file:line`` of the package (or of the test) that caused it."""
+    """One wait: its kind, the operation, and the lines ``file:line`` that led there, the innermost first.
+
+    They are those of the package; a wait that it has no part in has the innermost line outside of torch.
+    """
 
     kind: str
     operation: str
-    place: str
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.operation}) at {' < '.join(self.lines)}"
 
 
 @dataclass
@@ -73,7 +80,7 @@ class Waits:
     found: list[Wait] = field(default_factory=list)
 
     def note(self, kind: str, operation: str) -> None:
-        self.found.append(Wait(kind, operation, calling_line()))
+        self.found.append(Wait(kind, operation, calling_lines()))
 
     @contextlib.contextmanager
     def of(self) -> Iterator[list[Wait]]:
@@ -83,17 +90,17 @@ class Waits:
         own += self.found[before:]
 
 
-def calling_line() -> str:
-    """``file:line`` of the innermost frame in the package; else of the innermost outside of torch and this file."""
-    frame, other = sys._getframe(1), ""
+def calling_lines() -> tuple[str, ...]:
+    """Every ``file:line`` of the package that led here; else the innermost outside of torch and of these helpers."""
+    frame, lines, other = sys._getframe(1), list[str](), ""
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(PACKAGE):
-            return f"{Path(name).relative_to(PACKAGE).as_posix()}:{frame.f_lineno}"
-        if not other and not name.startswith(HELPERS):
+            lines.append(f"{Path(name).relative_to(PACKAGE).as_posix()}:{frame.f_lineno}")
+        elif not other and not name.startswith(HELPERS):
             other = f"{Path(name).name}:{frame.f_lineno}"
         frame = frame.f_back
-    return other
+    return tuple(lines) or (other,)
 
 
 def is_ours(device: Any) -> bool:
@@ -204,6 +211,9 @@ class StrictDevice(TorchDispatchMode):
         random = torch.Tag.nondeterministic_seeded in func.tags and ours
         with self._own_random(kwargs) if random else contextlib.nullcontext():
             out = func(*own_args, **own_kwargs)
+        if here and torch.Tag.inplace_view in func.tags:  # squeeze_ and its kin change the wrapper too
+            with no_dispatch():
+                func(*args, **kwargs)
         return _outer(out, here, ours)
 
     def _pin(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -315,7 +325,7 @@ def _refuse_mixing(func: Any, name: str, args: Any, kwargs: Any, cpu: list[torch
         if not allowed and tensor.device.type == "cpu":
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
-                f"({name}, a CPU tensor of shape {tuple(tensor.shape)}, {calling_line()})"
+                f"({name}, a CPU tensor of shape {tuple(tensor.shape)}, {calling_lines()[0]})"
             )
 
 

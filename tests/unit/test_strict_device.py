@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.device import WANTED, noted_syncs
-from tests.strict_device import NAME, StrictDevice, Waits, calling_line, strict_device
+from tests.strict_device import NAME, StrictDevice, Waits, calling_lines, strict_device
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -78,6 +78,11 @@ def test_numpy_and_pickles_are_refused(strict: StrictDevice) -> None:
 def test_a_copy_to_the_cpu_that_nobody_waits_for_is_refused(strict: StrictDevice) -> None:
     with pytest.raises(RuntimeError, match="not there until one waits"):
         here(3).to("cpu", non_blocking=True)
+
+
+def test_a_shape_changes_in_place(strict: StrictDevice) -> None:
+    changed = here(2, 3).unsqueeze_(0).transpose_(0, 1)
+    assert changed.shape == (2, 1, 3) and (changed + 1).squeeze_(1).tolist() == (here(2, 3) + 1).tolist()
 
 
 def test_a_tensor_that_leaves_the_context_is_refused() -> None:
@@ -160,7 +165,7 @@ def test_a_wait_is_seen_with_its_line(strict: StrictDevice, name: str) -> None:
     planted()
     assert {wait.kind for wait in strict.waits.found} == {kind}
     line = planted.__code__.co_firstlineno
-    assert strict.waits.found[0].place == f"test_strict_device.py:{line}"
+    assert strict.waits.found[0].lines[0] == f"test_strict_device.py:{line}"
 
 
 def test_a_pinned_copy_is_no_wait(strict: StrictDevice) -> None:
@@ -180,9 +185,10 @@ def test_the_line_is_that_of_the_package_where_it_is_called() -> None:
     from vldistill.distillation.guard import not_finite
 
     with strict_device() as strict:
-        assert not not_finite("{}", {"a": here(3)})
-    assert strict.waits.found and strict.waits.found[0].place.startswith("vldistill/distillation/guard.py:")
-    assert calling_line().startswith("test_strict_device.py:")
+        assert not not_finite({"{}": {"a": here(3)}})
+    assert strict.waits.found and strict.waits.found[0].lines[0].startswith("vldistill/runtime/devices.py:")
+    assert strict.waits.found[0].lines[1].startswith("vldistill/distillation/guard.py:")
+    assert calling_lines()[0].startswith("test_strict_device.py:")
 
 
 def test_the_check_of_a_real_gpu_becomes_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +199,7 @@ def test_the_check_of_a_real_gpu_becomes_waits(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     with noted_syncs(waits := Waits()):
         warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
-    assert modes == ["warn", 0] and waits.found[0].place.startswith("test_strict_device.py:")
+    assert modes == ["warn", 0] and waits.found[0].lines[0].startswith("test_strict_device.py:")
 
 
 def small_model() -> nn.Module:
