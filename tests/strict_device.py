@@ -202,7 +202,8 @@ class StrictDevice(TorchDispatchMode):
         elif name == "aten::_to_copy":
             self._note_copy(None if here else args[0], ours, own_args, kwargs)
         else:
-            _refuse_mixing(func, name, args, kwargs, cpu)
+            if cpu:
+                _refuse_mixing(func, name, args, cpu)
             self._note(func, name, args, own_args)
         if name == "aten::_fused_sdp_choice":
             return 0  # the math kernel, whose operations the device sees
@@ -315,7 +316,7 @@ def _outer(value: Any, here: dict[int, DeviceTensor], ours: bool) -> Any:
     return value
 
 
-def _refuse_mixing(func: Any, name: str, args: Any, kwargs: Any, cpu: list[torch.Tensor]) -> None:
+def _refuse_mixing(func: Any, name: str, args: Any, cpu: list[torch.Tensor]) -> None:
     """What CUDA's kernels refuse: CPU tensors beside tensors on the device, with the exceptions of the module."""
     scalars = torch.Tag.pointwise in func.tags or name in SCALARS or name.startswith("aten::_foreach_")
     indices = {id(index) for index in args[1]} if name in INDEXED and _is_here(args[0]) else set()
