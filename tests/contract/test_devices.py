@@ -23,6 +23,7 @@ from vldistill.config import SETTINGS
 from vldistill.distillation.loop import Loop
 from vldistill.distillation.metagrad.inner import ESTIMATORS
 from vldistill.distillation.method import METHODS
+from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.distillation.start import starting_pairs
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import Stopped
@@ -40,16 +41,22 @@ WAITS_IN_STEPS = {"difference"}
 """Estimators that read norms in every inner step, to find how far to go."""
 
 
+LOOPS: list[dict[str, Any]] = [{"clip": 0.01, "clip_of": "all", "ema": 0.5, "negatives": "distinct"}, {"draws": 2}]
+"""Settings of the outer loop, which all methods share."""
+
+
 def enrolled() -> list[Any]:
-    """Every method in every setting, and every estimator of the first method that has them."""
+    """Every method in every setting, and one of them with every estimator."""
     found = []
     for param in cases():
         setting, case = param.values
         single = param.id == f"{case.name}-{setting}"
         found.append(param if single else pytest.param(*param.values, id=param.id, marks=pytest.mark.slow))
-    for estimator in ESTIMATORS[1:]:
+    for estimator in sorted(set(ESTIMATORS) - {BitrajOptions().estimator}):
         options = {"syn_steps": 3, "estimator": estimator}
         found.append(pytest.param("heads", Case("bitraj", options), id=f"bitraj-{estimator}"))
+    for loop in LOOPS:
+        found.append(pytest.param("heads", Case("bilevel", {"steps": 3}, loop), id=f"bilevel-{'-'.join(loop)}"))
     return found
 
 
@@ -83,7 +90,8 @@ def test_a_run_moves_to_another_device_and_back(both_devices: BOTH, setting: str
             marks: list[int] = []
             distil(other, case, moved, 3, 3, lambda: marks.append(len(second.waits.found)))
         assert_same(distil(cpu, case, moved, 3, 4).tensors(), wanted.tensors())
-    if second.exact and case.options.get("estimator") not in WAITS_IN_STEPS:
+    loops = case.options.get("estimator") in WAITS_IN_STEPS or "draws" in case.loop
+    if second.exact and not loops:
         assert_no_line_waits_twice(second.waits.found[slice(*marks)])
 
 
@@ -107,7 +115,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("setting", "change"),
     [("heads", change) for change in TRAININGS if change != "views"]
-    + [(setting, "views") for setting in sorted(SETTINGS) if setting != "heads"],
+    + [
+        pytest.param(setting, "views", marks=() if setting == "full" else pytest.mark.slow)
+        for setting in sorted(SETTINGS)
+        if setting != "heads"
+    ],
 )
 def test_students_and_experts_wait_for_nothing_but_the_check_of_their_loss(
     both_devices: BOTH, setting: str, change: str

@@ -38,7 +38,7 @@ select: {warmup_epochs: 2}
 """
 TOWERS = "wider: {image: {name: convnet, weights: random, size: 16, options: {width: 12}}}"
 METHODS = {"heads": "bitraj", "lora": "bitraj", "full": "lors", "both": "covmatch"}
-"""A method for each setting."""
+"""A method for each setting. All but ``heads`` are slow; every method in every setting is in tests/contract."""
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def results(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "setting", [pytest.param(one, marks=() if one in ("heads", "full") else pytest.mark.slow) for one in METHODS]
+    "setting", [pytest.param(one, marks=() if one == "heads" else pytest.mark.slow) for one in METHODS]
 )
 def test_every_stage_on_the_second_device(like_a_gpu: None, setting: str, tmp_path: Path) -> None:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):

@@ -24,6 +24,7 @@ from vldistill.distillation.metagrad.inner import (
 from vldistill.distillation.metagrad.input_span import Span, SpannedRun
 from vldistill.distillation.metagrad.tape import Tape, TapeStorage, tensor_bytes
 from vldistill.errors import ConfigError, MatchingError
+from vldistill.runtime.devices import moved
 from vldistill.runtime.memory import GraphBytes, available_memory
 
 TAPE_SHARE = 0.25  # of the memory left on the device: for parameter copies, the others go to a temporary file
@@ -152,7 +153,7 @@ def _unrolled(run: InnerRun, outer_loss: OuterLoss, rates: Mapping[str, Tensor])
     """Autograd through all steps at once: the reference; memory linear in T."""
     s = {name: leaf(tensor) for name, tensor in run.distilled.items()}
     place = run.start[0].device
-    eta = {group: leaf(rates[group].detach().to(place)) for group in run.eta}
+    eta = {group: leaf(moved(rates[group].detach(), place)) for group in run.eta}
     theta: list[Tensor] = [leaf(tensor) for tensor in run.start]
     v: list[Tensor] | None = None
     with torch.enable_grad():
