@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from ground import Ground
+from tests.device import second_device
 
 from tiny_bert import write_bert
 from vldistill.config import DataConfig, EncoderConfig, ExpertsConfig, ImageTowerConfig, LoraConfig, TextTowerConfig
@@ -45,6 +46,32 @@ def grounds(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             return Ground(bench, [])
         config = ExpertsConfig(count=2, epochs=3, batch=64, image_rate=0.05, augment=False)
         return Ground(bench, record_experts(bench, config, tmp_path_factory.mktemp("experts")))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def both_devices(grounds: Callable[[str], Ground]) -> Callable[[str], tuple[Ground, Ground]]:
+    """``both_devices(setting)``: the same ground on the CPU and on the second device.
+
+    On the CPU the image tower has the memory format that it has on a GPU: it decides the last bit of sums.
+    """
+
+    @lru_cache
+    def make(setting: str) -> tuple[Ground, Ground]:
+        ground = grounds(setting)
+
+        def on(device: torch.device) -> Ground:
+            own = ground.bench
+            bench = Workbench(own.data_config, own.encoder_config, device, own.reporter, augment_on="device")
+            return Ground(bench, ground.experts)
+
+        with second_device() as second:
+            other = on(second.device)
+        plain = on(torch.device("cpu"))
+        for tower in (plain.bench.image_tower, plain.bench.encoding_tower):
+            tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return plain, other
 
     return make
 

@@ -134,4 +134,4 @@ def test_the_rows_of_a_step_are_taken_as_given_also_where_they_are_all() -> None
     assert rows is not None and torch.equal(rows, order)
     rows = BOTH[1].rows(step, texts)
     assert rows is not None and torch.equal(texts.reshape(6, 4)[rows], texts[order, 1])
-    assert step.rows(4) is order and InnerStep(0, torch.arange(3), 0).rows(3) is None
+    assert step.rows(torch.ones(4)) is order and InnerStep(0, torch.arange(3), 0).rows(images) is None

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as ops
 
+from vldistill.runtime.devices import moved
 from vldistill.runtime.randomness import generator
 
 AREA = (0.5, 1.0)  # part of the picture that is kept
@@ -102,17 +103,17 @@ def crop_boxes(count: int, height: int, width: int, draw: torch.Generator) -> Te
 def crop_and_flip(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
     """Each image's box, resized to the whole size (bicubic), mirrored where ``flips`` (B,) is true."""
     height, width = images.shape[-2:]
-    top, left, h, w = boxes.float().to(images.device).unbind(1)
+    top, left, h, w = moved(boxes.float(), images.device).unbind(1)
     # where each output pixel's centre lies, in pixels of the input; kept inside the crop, as resizing it would
     rows = torch.arange(height, device=images.device) + 0.5
     columns = torch.arange(width, device=images.device) + 0.5
     y = (top[:, None] + rows * (h / height)[:, None]).clamp(top[:, None] + 0.5, (top + h)[:, None] - 0.5)
     x = (left[:, None] + columns * (w / width)[:, None]).clamp(left[:, None] + 0.5, (left + w)[:, None] - 0.5)
-    x = torch.where(flips.to(images.device)[:, None], x.flip(1), x)
+    x = torch.where(moved(flips, images.device)[:, None], x.flip(1), x)
     across, down = 2 * x / width - 1, 2 * y / height - 1
     grid = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=-1)
-    moved = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode="border", align_corners=False)
-    return moved.round_().clamp_(0, 255).to(torch.uint8)
+    resized = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _operated(images: Tensor, operations: Tensor, signs: Tensor) -> Tensor:
@@ -124,6 +125,6 @@ def _operated(images: Tensor, operations: Tensor, signs: Tensor) -> Tensor:
             here = (here & (signs == sign)) if signed else here
             rows = here.nonzero()[:, 0]
             if len(rows):
-                rows = rows.to(images.device)
+                rows = moved(rows, images.device)
                 out[rows] = operation(images[rows], float(sign))
     return out

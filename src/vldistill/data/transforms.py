@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from vldistill.runtime.devices import moved
+
 
 def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalise images for a tower.
@@ -24,7 +26,8 @@ def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     """
     centre, spread = (torch.tensor(list(values), dtype=torch.float64).view(1, 3, 1, 1) for values in (mean, std))
     scale, shift = (1 / (255 * spread)).float(), (-centre / spread).float()
-    return images.to(torch.float32).mul_(scale.to(images.device)).add_(shift.to(images.device))
+    scale, shift = (moved(part, images.device) for part in (scale, shift))
+    return images.to(torch.float32).mul_(scale).add_(shift)
 
 
 Normalisation = tuple[Sequence[float], Sequence[float]]
@@ -84,4 +87,4 @@ def augment(images: Tensor, seed: int) -> Tensor:
         for index, picture in enumerate(pixels):
             # Pillow's operations: torch's own start threads for each small image, ruinous on a busy machine.
             out[index] = np.asarray(transform(Image.fromarray(picture)))
-    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous().to(images.device)
+    return moved(torch.from_numpy(out).permute(0, 3, 1, 2).contiguous(), images.device)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from vldistill.errors import ConfigError, unknown
+from vldistill.runtime.devices import moved
 
 SHIFT = 0.125  # largest shift, as a part of the side
 COLOUR = 0.3  # largest relative change of contrast, and of brightness in standard deviations
@@ -33,7 +34,7 @@ def make_view(kinds: Sequence[str], draw: torch.Generator) -> Callable[[torch.Te
 
 
 def _flip(images: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-    mirrored = (torch.rand(len(images), 1, 1, 1, generator=draw) < 0.5).to(images.device)
+    mirrored = moved(torch.rand(len(images), 1, 1, 1, generator=draw) < 0.5, images.device)
     return torch.where(mirrored, images.flip(-1), images)
 
 
@@ -42,12 +43,13 @@ def _shift(images: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
     by = (torch.rand(len(images), 2, generator=draw) * 2 - 1) * 2 * SHIFT  # grid units: the side is 2 long
     theta = torch.eye(2, 3).repeat(len(images), 1, 1)
     theta[:, :, 2] = by
-    grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
+    grid = F.affine_grid(moved(theta.to(images.dtype), images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _colour(images: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-    contrast, brightness = (torch.rand(2, len(images), 1, 1, 1, generator=draw) * 2 - 1).to(images) * COLOUR
+    drawn = (torch.rand(2, len(images), 1, 1, 1, generator=draw) * 2 - 1).to(images.dtype)
+    contrast, brightness = moved(drawn, images.device) * COLOUR
     mean = images.mean((1, 2, 3), keepdim=True)
     return (images - mean) * (1 + contrast) + mean + brightness
 

@@ -14,6 +14,7 @@ import torch
 from vldistill.data.transforms import between_towers
 from vldistill.distillation.augment import make_view
 from vldistill.distillation.method import Context
+from vldistill.runtime.devices import moved
 from vldistill.runtime.memory import GraphBytes, available_memory
 from vldistill.runtime.micro_batches import halved_where_short
 from vldistill.workbench.bench import Workbench
@@ -77,7 +78,7 @@ def encode_learned(
         return Encoded(seen.detach(), through_view)
     fixed = config.learn == "text"
     used = torch.arange(len(images)) if rows is None else rows.unique()
-    used = used.to(images.device)
+    used = moved(used, images.device)
 
     def through(size: int) -> tuple[list[_Pass], int]:
         budget = KEPT_SHARE * available_memory(images.device) if keep_bytes is None else keep_bytes

@@ -61,11 +61,11 @@ def rows_of(
     if texts.ndim == 3 and "texts" not in taken:  # several texts for each image: one of them in each step
         texts = texts[:, step.t % texts.shape[1]]
     images, texts = (
-        side if name in taken or (rows := step.rows(len(side))) is None else side[rows]
+        side if name in taken or (rows := step.rows(side)) is None else side[rows]
         for name, side in (("images", distilled["images"]), ("texts", texts))
     )
     similarity = distilled.get("similarity")
-    if similarity is not None and (rows := step.rows(len(similarity))) is not None:
+    if similarity is not None and (rows := step.rows(similarity)) is not None:
         similarity = similarity[rows][:, rows]
     return images, texts, similarity
 

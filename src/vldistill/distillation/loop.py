@@ -178,8 +178,11 @@ class Loop(Generic[T]):
         self.optimiser.apply(update.gradients, done, self.progress.scale)
         for name, value in update.carried.items():
             self.state.carried[name].copy_(value)
-        return not_finite("{} is not finite after the step", self.state.variables) or not_finite(
-            "the optimiser's {} is not finite after the step", self.optimiser.state_dict()
+        return not_finite(
+            {
+                "{} is not finite after the step": self.state.variables,
+                "the optimiser's {} is not finite after the step": self.optimiser.state_dict(),
+            }
         )
 
     def _accept(self, iteration: int, update: Update) -> dict[str, float]:

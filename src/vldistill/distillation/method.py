@@ -15,6 +15,7 @@ from vldistill.encoders.dual import Groups
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
 from vldistill.registry import Registry, summary_of
+from vldistill.runtime.devices import moved
 from vldistill.runtime.randomness import generator, seed_of
 from vldistill.training.losses import equal_pairs
 from vldistill.workbench.bench import Workbench
@@ -86,7 +87,7 @@ class Context(Generic[OptionsT]):
     def on_device(self, groups: Groups) -> Groups:
         """Parameters by side and name, on the device of the work."""
         return {
-            side: {name: tensor.to(self.bench.device) for name, tensor in named.items()}
+            side: {name: moved(tensor, self.bench.device) for name, tensor in named.items()}
             for side, named in groups.items()
         }
 
@@ -100,14 +101,14 @@ class Context(Generic[OptionsT]):
         if self.config.negatives == "all":
             return None
         equal = self.bench.split("train").data.equal(captions)
-        return None if equal is None else equal.to(self.bench.device)
+        return None if equal is None else moved(equal, self.bench.device)
 
     def equal_learned(self, rows: torch.Tensor, step: int = 0) -> torch.Tensor | None:
         """(B, B), which of the learned pairs ``rows`` (B,) are no negatives of each other in inner step ``step``."""
         if self.text_numbers is None:
             return None
         equal = equal_pairs(rows, self.text_numbers[rows, step % self.text_numbers.shape[1]])
-        return None if equal is None else equal.to(self.bench.device)
+        return None if equal is None else moved(equal, self.bench.device)
 
     def generator(self, *names: object) -> torch.Generator:
         """Random numbers that depend on the seed, the iteration, the draw and ``names`` alone."""

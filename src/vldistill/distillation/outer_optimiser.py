@@ -9,6 +9,7 @@ import torch
 
 from vldistill.config import ResolvedDistillConfig
 from vldistill.distillation.method import State
+from vldistill.runtime.devices import fetched
 
 FIXED = {"both": "", "image": "text_lr", "text": "image_lr"}  # by distill.learn, the rate of what stays as it is
 RATE_BOUNDS = (1e-6, 1e6)  # of learned student rates: beyond, one wild gradient would end at 0 or infinity
@@ -59,7 +60,7 @@ class OuterOptimiser:
             return gradients
         norms = {name: gradient.norm() for name, gradient in gradients.items()}
         if self.config.clip_of == "all":
-            joint = torch.stack([norm.float() for norm in norms.values()]).norm()
+            joint = torch.stack(fetched([norm.float() for norm in norms.values()])).norm()
             norms = dict.fromkeys(norms, joint)
         return {name: gradient * (most / norms[name].clamp(min=most)) for name, gradient in gradients.items()}
 

@@ -29,6 +29,7 @@ from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError, unknown
 from vldistill.experts.trajectory import Trajectory
+from vldistill.runtime.devices import fetched
 from vldistill.training.losses import SOFT_LOSSES
 
 Segment = tuple[Groups, Groups]
@@ -177,9 +178,16 @@ def matching_update(
     similarity = similarity_matrix(state.variables, alpha)
     if similarity is not None:
         distilled["similarity"] = similarity
+    terms: dict[str, torch.Tensor] = {}
+
+    def outer(params: Groups) -> torch.Tensor:
+        loss = matching_loss(params, start, target, reduce=options.reduce)
+        terms.update(loss.terms)
+        return loss.value
+
     found = hypergradient(
         inner,
-        lambda params: matching_loss(params, start, target, reduce=options.reduce).value,
+        outer,
         start if begin is None else begin,
         distilled,
         learned_rates(state),
@@ -194,8 +202,7 @@ def matching_update(
     }
     if similarity is not None:
         gradients |= similarity_gradients(state.variables, alpha, found.distilled["similarity"])
-    terms = matching_loss(found.params, start, target).terms
-    logs = {f"matching_{side}": float(terms[side]) for side in SIDES}
+    logs = {f"matching_{side}": float(x) for side, x in zip(SIDES, fetched([terms[side] for side in SIDES]))}
     return MatchingUpdate(gradients, float(found.value), logs, reached=found.params)
 
 

@@ -30,9 +30,9 @@ def start_variables(start: Start, context: Context) -> dict[str, torch.Tensor]:
 
 
 def learned_rates(state: State) -> dict[str, torch.Tensor]:
-    """Student rates by side, in the texts' number format."""
+    """Student rates by side, in the texts' number format; on the CPU, where inner steps read them."""
     texts = state.variables["texts"]
-    return {side: state.variables[f"log_rate_{side}"].exp().to(texts) for side in SIDES}
+    return {side: state.variables[f"log_rate_{side}"].exp().to(texts.dtype) for side in SIDES}
 
 
 def rate_gradients(state: State, gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

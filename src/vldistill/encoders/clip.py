@@ -19,6 +19,7 @@ from vldistill.config import ImageTowerConfig, TextTowerConfig, expand
 from vldistill.config.plain import Plain, Record, expect
 from vldistill.encoders.tower import ImageTower, ProgressHook, read_weights, refused_as, weights_digest
 from vldistill.errors import ArtefactError, ConfigError, MissingExtraError, unknown
+from vldistill.runtime.devices import moved
 from vldistill.storage.files import digest
 from vldistill.storage.hub import bounded_look_up
 
@@ -73,7 +74,7 @@ class ClipTextTower:
         tokens = self.tokenizer(list(captions), context_length=self.max_tokens)
         padded = tokens.new_zeros(len(tokens), self.context)
         padded[:, : tokens.shape[1]] = tokens
-        return self.model.encode_text(padded.to(self.device)).float().cpu()
+        return self.model.encode_text(moved(padded, self.device)).float().cpu()
 
     def encode(self, captions: Sequence[str], progress: ProgressHook | None = None) -> torch.Tensor:
         """Sentence vectors (M, width)."""

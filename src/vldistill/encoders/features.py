@@ -19,6 +19,7 @@ from vldistill.data.pairs import Pairs
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import DamagedError, DataError
+from vldistill.runtime.devices import moved
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.micro_batches import in_parts
 from vldistill.runtime.randomness import seed_of
@@ -79,11 +80,18 @@ class Standardisation:
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Standardised ``features`` (B, D)."""
-        return (features - self.mean.to(features)) / self.scale.to(features)
+        mean, scale = self._beside(features)
+        return (features - mean) / scale
 
     def apply_(self, features: torch.Tensor) -> torch.Tensor:
         """The same in place, for tables too large to copy."""
-        return features.sub_(self.mean.to(features)).div_(self.scale.to(features))
+        mean, scale = self._beside(features)
+        return features.sub_(mean).div_(scale)
+
+    def _beside(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and scale in the number format and on the device of ``features``."""
+        mean, scale = (moved(part.to(features.dtype), features.device) for part in (self.mean, self.scale))
+        return mean, scale
 
     @staticmethod
     def fit(table: FeatureTable) -> Standardisation:
@@ -204,7 +212,7 @@ def image_encoding(
             pixels = torch.from_numpy(np.array(images.array[first : min(first + batch, stop)]))
             if view:
                 pixels = augment(pixels, seed_of("view", view, first))
-            inputs = to_float(pixels.to(device), tower.mean, tower.std)
+            inputs = to_float(moved(pixels, device), tower.mean, tower.std)
             parts.append(in_parts(tower, inputs.to(memory_format=torch.channels_last)).float().cpu().numpy())
             advance(len(pixels))
         return np.concatenate(parts)

@@ -14,6 +14,7 @@ from vldistill.config import TextTowerConfig, expand
 from vldistill.config.plain import Record
 from vldistill.encoders.tower import ProgressHook, read_weights, refused_as, weights_digest
 from vldistill.errors import ConfigError
+from vldistill.runtime.devices import moved
 from vldistill.storage.files import digest
 from vldistill.storage.hub import bounded_look_up
 
@@ -114,7 +115,8 @@ class TransformersTextTower:
         order = np.argsort([len(caption) for caption in captions], kind="stable")
         for start in range(0, len(captions), self.batch):
             index = order[start : start + self.batch]
-            tokens = self.tokens([captions[int(row)] for row in index]).to(self.device)
+            rows = self.tokens([captions[int(row)] for row in index])
+            tokens = {name: moved(tensor, self.device) for name, tensor in rows.items()}
             hidden = self.model(**tokens).last_hidden_state
             out[index] = self.pool(hidden, tokens["attention_mask"]).float().cpu()
             if progress:

@@ -16,6 +16,7 @@ from torch import nn
 from vldistill.encoders.text_towers import TransformersTextTower
 from vldistill.encoders.tower import TextTower
 from vldistill.errors import ConfigError
+from vldistill.runtime.devices import moved
 
 
 class TokenTower(nn.Module):
@@ -66,8 +67,8 @@ class TokenInputs:
         mask = self.mask[index.cpu()]
         longest = int(mask.sum(1).max())
         ids, mask = self.ids[index.cpu()][:, :longest], mask[:, :longest]
-        embeddings = self.table[ids.to(self.table.device)]
-        return torch.cat([embeddings, mask.to(embeddings).unsqueeze(-1)], dim=-1)
+        embeddings = self.table[moved(ids, self.table.device)]
+        return torch.cat([embeddings, moved(mask.to(embeddings.dtype), embeddings.device).unsqueeze(-1)], dim=-1)
 
 
 def require_trainable(tower: TextTower) -> TransformersTextTower:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vldistill.errors import DataError, DivergedError
 from vldistill.evaluation.measures import Recalls
+from vldistill.runtime.devices import fetched
 
 CUTOFFS = (1, 5, 10)
 """The K of TR@K and IR@K."""
@@ -123,9 +124,9 @@ def retrieval_metrics(
 def metrics_of(ranks: QueryRanks) -> Recalls:
     """:func:`retrieval_metrics` of queries that are ranked already."""
     ways = {"tr": ranks.image_to_text, "ir": ranks.text_to_image}
-    return Recalls.of(
-        {f"{way}{k}": 100.0 * int((found < k).sum()) / len(found) for way, found in ways.items() for k in CUTOFFS}
-    )
+    counts = fetched([(found < k).sum() for found in ways.values() for k in CUTOFFS])
+    queries = [(f"{way}{k}", len(found)) for way, found in ways.items() for k in CUTOFFS]
+    return Recalls.of({name: 100.0 * int(hits) / of for (name, of), hits in zip(queries, counts)})
 
 
 def chance_level(caption_image: Tensor, n_images: int) -> Recalls:

@@ -1,14 +1,20 @@
-"""Device and precision on this machine, from the options ``runtime.*``."""
+"""Device and precision on this machine, from the options ``runtime.*``, and copies to the device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
+from torch import nn
 
 from vldistill.config import RuntimeConfig
 from vldistill.errors import ConfigError
 from vldistill.runtime.micro_batches import ComputeOptions
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.runtime.threads import set_threads
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def choose_device(config: RuntimeConfig, processes: Processes = ALONE) -> torch.device:
@@ -54,6 +60,25 @@ def choose_compute(config: RuntimeConfig, device: torch.device) -> ComputeOption
     if device.type == "cuda":  # torch's default rounds the inputs of convolutions to 10 bits
         torch.backends.cudnn.allow_tf32 = precision != "float32"
     return ComputeOptions(precision, config.compile, config.micro_batch)
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``; from the CPU to a GPU the copy is asynchronous, from pinned memory."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def moved_module(module: Model, device: torch.device) -> Model:
+    """``module`` with its parameters and buffers on ``device``, in place, copied by :func:`moved`."""
+    return module._apply(lambda tensor: moved(tensor, device))
+
+
+def fetched(numbers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors () of one kind of number on the CPU, for one wait; some may be there already."""
+    away = [number for number in numbers if number.device.type != "cpu"]
+    found = iter(torch.stack(away).cpu() if away else ())
+    return [number if number.device.type == "cpu" else next(found) for number in numbers]
 
 
 def augments_on(config: RuntimeConfig, device: torch.device) -> str:

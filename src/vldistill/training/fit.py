@@ -13,6 +13,7 @@ import torch
 
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import ConfigError, DivergedError
+from vldistill.runtime.devices import moved
 from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.runtime.randomness import generator, seed_of, seeded
@@ -93,7 +94,8 @@ def fit(
             total += loss
             if on_step:  # on a device the loss of the step before: reading it does not wait for the current step
                 on_step(float(before if device.type != "cpu" and step.number else loss))
-            if step.last or step.at % CHECK_STEPS == 0:
+            ends = step.last and (device.type == "cpu" or on_epoch or step.at == plan.length - 1)
+            if ends or step.at % CHECK_STEPS == 0:  # each epoch where that costs nothing: one may be a single step
                 _require_finite(encoder, total, recipe, step)
             if step.last and on_epoch:
                 encoder.eval()
@@ -130,7 +132,8 @@ def _noisy(inputs: torch.Tensor, noise: float, draw: torch.Generator) -> torch.T
     """Inputs with normal noise of standard deviation ``noise``, the same on every device."""
     if not noise:
         return inputs
-    return inputs.add(torch.randn(inputs.shape, generator=draw).to(inputs), alpha=noise)
+    drawn = torch.randn(inputs.shape, generator=draw).to(inputs.dtype)
+    return inputs.add(moved(drawn, inputs.device), alpha=noise)
 
 
 def _descent(
@@ -148,7 +151,7 @@ def _descent(
         assert heads is not None
         rates = {group["side"]: group["lr"] for group in optimiser.param_groups}
         equal = data.equal(index) if recipe.negatives == "distinct" else None
-        return head_step(heads, images, texts, scale, rates, None if equal is None else equal.to(images.device))
+        return head_step(heads, images, texts, scale, rates, None if equal is None else moved(equal, images.device))
 
     def by_autograd(images: torch.Tensor, texts: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         loss_of = functools.partial(_loss, encoder=encoder, data=data, recipe=recipe, index=index)
@@ -186,7 +189,8 @@ def _loss(
     if recipe.temperature:
         logits = logits / (encoder.logit_scale * recipe.temperature)
     if recipe.loss in SOFT_LOSSES and data.similarity is not None:
-        return SOFT_LOSSES[recipe.loss](logits, data.similarity[index][:, index])
+        rows = moved(index, data.similarity.device)
+        return SOFT_LOSSES[recipe.loss](logits, data.similarity[rows][:, rows])
     equal = data.equal(index) if recipe.negatives == "distinct" else None
-    equal = None if equal is None else equal.to(logits.device)
+    equal = None if equal is None else moved(equal, logits.device)
     return siglip(logits, equal, recipe.bias) if recipe.loss == "siglip" else infonce(logits, equal)

@@ -10,6 +10,7 @@ import torch
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.features import FeatureTable, Standardisation
 from vldistill.encoders.tower import ImageTower
+from vldistill.runtime.devices import moved
 from vldistill.runtime.randomness import generator
 from vldistill.storage.checked_rows import CheckedRows
 from vldistill.training.data import Inputs
@@ -26,7 +27,7 @@ class TensorInputs:
 
     def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
         """Rows ``index``; features and distilled images are not augmented here."""
-        return self.tensor.index_select(0, index.to(self.tensor.device))  # faster than indexing on a CPU
+        return self.tensor.index_select(0, moved(index, self.tensor.device))  # faster than indexing on a CPU
 
 
 class PictureInputs(TensorInputs):
@@ -54,7 +55,7 @@ class FeatureInputs:
 
     def rows(self, index: torch.Tensor, augment_seed: int | None = None) -> torch.Tensor:
         """Standardised features (B, D)."""
-        return self.standardise(self.table.rows(index).to(self.device))
+        return self.standardise(moved(self.table.rows(index), self.device))
 
 
 class ViewInputs:
@@ -74,7 +75,7 @@ class ViewInputs:
         chosen = torch.randint(len(self.views), (len(index),), generator=generator(augment_seed, "views"))
         for number, view in enumerate(self.views[1:], start=1):
             here = (chosen == number).nonzero()[:, 0]
-            out[here.to(out.device)] = view.rows(index[here.to(index.device)])
+            out[moved(here, out.device)] = view.rows(index[moved(here, index.device)])
         return out
 
 
@@ -109,9 +110,10 @@ class PixelInputs:
 
 def augmented_picture(images: torch.Tensor, tower: ImageTower, seed: int) -> torch.Tensor:
     """Pictures (N, 3, S, S) normalised for ``tower``, augmented as photos are; values beyond a photo's are clipped."""
-    mean, std = (torch.tensor(part).view(3, 1, 1).to(images) for part in (tower.mean, tower.std))
+    plain = (torch.tensor(part).view(3, 1, 1).to(images.dtype) for part in (tower.mean, tower.std))
+    mean, std = (moved(part, images.device) for part in plain)
     pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    augmented = augment(pixels.cpu().contiguous(), seed).to(images.device)
+    augmented = moved(augment(pixels.cpu().contiguous(), seed), images.device)
     return to_float(augmented, tower.mean, tower.std).to(memory_format=torch.channels_last)
 
 
@@ -122,10 +124,3 @@ def some_rows(inputs: Inputs, index: torch.Tensor) -> Inputs:
     if isinstance(inputs, PixelInputs):
         return PixelInputs(inputs.images[index.cpu().numpy()], inputs.tower, inputs.device, inputs.augment_on)
     return TensorInputs(inputs.rows(index))
-
-
-def moved(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy ``pixels`` from the CPU to ``device``; to a GPU the copy is asynchronous, from pinned memory."""
-    if device.type != "cuda":
-        return pixels.to(device)
-    return pixels.pin_memory().to(device, non_blocking=True)

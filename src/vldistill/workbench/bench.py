@@ -34,6 +34,7 @@ from vldistill.encoders.student import build_student
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
 from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import DataError
+from vldistill.runtime.devices import moved, moved_module
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions, in_parts
 from vldistill.runtime.randomness import seeded
@@ -277,7 +278,7 @@ class Workbench:
         """A fresh dual encoder: random heads and adapters by ``seed``, trained towers at their starting weights."""
         with seeded(torch.device("cpu"), seed, "student"):
             student = build_student(self.encoder_config, self.image_tower, self.text_tower, dropout)
-        return student.to(self.device).eval()
+        return moved_module(student, self.device).eval()
 
     def unit_features(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Standardised, then L2-normalised features of the frozen towers: training images (N, D), captions (M, d).
@@ -304,7 +305,7 @@ class Workbench:
         """What the text side consumes of ``captions``: standardised sentence vectors, tokens in ``both``."""
         if self.setting == "both":
             return token_inputs(self.text_tower, captions, self.device).rows(torch.arange(len(captions)))
-        return self.text_standardisation(self.text_tower.encode(captions).to(self.device))
+        return self.text_standardisation(moved(self.text_tower.encode(captions), self.device))
 
     def sentence_inputs(self, name: str) -> Inputs:
         """Standardised sentence vectors of a split's captions, whatever the setting trains on."""
@@ -318,7 +319,7 @@ class Workbench:
         if self.setting != "both":
             return texts
         tower = TokenTower(require_trainable(self.text_tower)).to(self.device)
-        return self.text_standardisation(torch.cat([tower(part.to(self.device)) for part in texts.split(64)]))
+        return self.text_standardisation(torch.cat([tower(moved(part, self.device)) for part in texts.split(64)]))
 
     @property
     def towers(self) -> dict[str, dict[str, Plain]]:
@@ -354,4 +355,4 @@ class Workbench:
     @torch.no_grad()
     def encode_in_batches(self, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
         """:meth:`image_inputs` without gradients, in small batches."""
-        return in_parts(lambda part: self.image_inputs(part.to(self.device)), images, batch, self.device)
+        return in_parts(lambda part: self.image_inputs(moved(part, self.device)), images, batch, self.device)

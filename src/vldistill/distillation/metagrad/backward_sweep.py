@@ -25,6 +25,7 @@ from vldistill.distillation.metagrad.inner import (
 from vldistill.distillation.metagrad.input_span import Span, SpannedRun
 from vldistill.distillation.metagrad.tape import Tape, TapeStorage, tensor_bytes
 from vldistill.errors import ConfigError, MatchingError
+from vldistill.runtime.devices import moved
 from vldistill.runtime.memory import GraphBytes, available_memory
 
 TAPE_SHARE = 0.25  # of the memory left on the device: for parameter copies, the others go to a temporary file
@@ -152,7 +153,8 @@ def _outer(run: InnerRun, outer_loss: OuterLoss, theta: Sequence[Tensor]) -> Ten
 def _unrolled(run: InnerRun, outer_loss: OuterLoss, rates: Mapping[str, Tensor]) -> Hypergradient:
     """Autograd through all steps at once: the reference; memory linear in T."""
     s = {name: leaf(tensor) for name, tensor in run.distilled.items()}
-    eta = {group: leaf(rates[group].detach()) for group in run.eta}
+    place = run.start[0].device
+    eta = {group: leaf(moved(rates[group].detach(), place)) for group in run.eta}
     theta: list[Tensor] = [leaf(tensor) for tensor in run.start]
     v: list[Tensor] | None = None
     with torch.enable_grad():
@@ -169,7 +171,7 @@ def _unrolled(run: InnerRun, outer_loss: OuterLoss, rates: Mapping[str, Tensor])
     return Hypergradient(
         value=value.detach(),
         distilled=dict(zip(s, grads)),
-        rates=dict(zip(eta, grads[len(s) :])),
+        rates=_beside(dict(zip(eta, grads[len(s) :])), rates),
         params=run.named([tensor.detach() for tensor in theta]),
     )
 
@@ -324,12 +326,17 @@ def _pull_exact(graph: _Graph, nu: list[Tensor], first: int) -> Pulled:
 
 def _rate_gradients(slopes: dict[str, list[Tensor]], rates: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Equation (5), collected from the last step to the first, in the shape of each rate."""
-    result = {}
-    for group, values in slopes.items():
-        per_step = torch.stack(values[::-1])
-        total = per_step.sum() if rates[group].ndim == 0 else per_step
-        result[group] = total.to(rates[group])
-    return result
+    steps = {group: torch.stack(values[::-1]) for group, values in slopes.items()}
+    return _beside({group: each.sum() if rates[group].ndim == 0 else each for group, each in steps.items()}, rates)
+
+
+def _beside(slopes: Mapping[str, Tensor], rates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient of every rate in its shape, in the number format and on the device of the rate, for one wait."""
+    if all(slope.device == rates[group].device for group, slope in slopes.items()):
+        return {group: slope.to(rates[group]) for group, slope in slopes.items()}
+    flat = torch.cat([slope.reshape(-1) for slope in slopes.values()]).cpu()
+    parts = flat.split([slope.numel() for slope in slopes.values()])
+    return {group: part.reshape(slopes[group].shape).to(rates[group]) for group, part in zip(slopes, parts)}
 
 
 def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:

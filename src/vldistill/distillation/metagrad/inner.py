@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vldistill.distillation.metagrad.double_backward import FastDoubleBackward, Wanted
 from vldistill.errors import ConfigError, MatchingError, unknown
+from vldistill.runtime.devices import moved
 
 ESTIMATORS = ("unrolled", "adjoint", "tesla", "difference")
 
@@ -30,10 +31,11 @@ class InnerStep:
     seed: int
     equal: Tensor | None = None
 
-    def rows(self, count: int) -> Tensor | None:
-        """The rows (B,) to take of ``count``; None where they are all of them, in order."""
+    def rows(self, data: Tensor) -> Tensor | None:
+        """The rows (B,) to take of ``data`` (N, ...), on its device; None where they are all of them, in order."""
+        count = len(data)
         whole = len(self.index) == count and bool((self.index == torch.arange(count, device=self.index.device)).all())
-        return None if whole else self.index
+        return None if whole else moved(self.index, data.device)
 
 
 InnerLoss = Callable[[Params, dict[str, Tensor], InnerStep], Tensor]

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from vldistill.distillation.metagrad.inner import InnerRun, InnerStep, inner_product
+from vldistill.runtime.devices import fetched, moved
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,8 @@ class Span:
     def rows(self, step: InnerStep, data: Tensor) -> Tensor | None:
         """Rows (B,) of the step, distinct, in the distilled tensor as (N C, D); None is all of them in order."""
         if data.ndim == 3:
-            return (step.index * data.shape[1] + step.t % data.shape[1]).to(data.device)
-        rows = step.rows(len(data))
-        return None if rows is None else rows.to(data.device)
+            return moved(step.index * data.shape[1] + step.t % data.shape[1], data.device)
+        return step.rows(data)
 
 
 class Layer:
@@ -99,10 +99,10 @@ class Layer:
         # the share scales W_0 before: as addmm's beta, a number beyond float32 is an error
         return torch.addmm(self.start_share * self.weight, self.moved.T, self.inputs)  # (P, D)
 
-    def turn(self, slope: Tensor) -> None:
+    def turn(self, slope: Tensor, along: float) -> None:
         """Begin the way back with L, the slope of W_T (P, D)."""
         self.outer_slope, self.outer_products = slope, self.inputs @ slope.T  # (P, D), (N, P)
-        self.outer_along = float(inner_product([self.weight], [slope]))
+        self.outer_along = along
         self.lambda_share, self.nu_share = 1.0, 0.0
         self.lambda_rows = self.nu_rows = self.gram_lambda = self.gram_nu = torch.zeros_like(self.start_products)
         self.to_start, self.to_slope = torch.zeros_like(self.start_products), torch.zeros_like(self.start_products)
@@ -178,8 +178,10 @@ class SpannedRun:
     def turn(self, slopes: Sequence[Tensor]) -> list[Tensor]:
         """Begin the way back from d outer / d theta_T of the whole run; returns the part of the rest."""
         found = dict(zip(self.whole.keys, slopes))
-        for layer in self.layers:
-            layer.turn(found.pop((layer.span.group, layer.span.name)))
+        own = [found.pop((layer.span.group, layer.span.name)) for layer in self.layers]
+        along = fetched([inner_product([layer.weight], [slope]) for layer, slope in zip(self.layers, own)])
+        for layer, slope, part in zip(self.layers, own, along):
+            layer.turn(slope, float(part))
         return [found[key] for key in self.rest.keys]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vldistill.errors import ConfigError, MatchingError, unknown
+from vldistill.runtime.devices import fetched
 
 REDUCTIONS = ("sum_of_ratios", "ratio_of_sums")
 
@@ -44,7 +45,8 @@ def matching_loss(
         above[group] = _squared_distance(tensors, target[group])
         with torch.no_grad():
             below[group] = _squared_distance(start[group], target[group]).to(above[group].device)
-        if below[group].item() == 0:
+    for group, length in zip(below, fetched(list(below.values()))):
+        if length == 0:
             raise MatchingError(
                 f"start and target are equal in group {group!r}: the segment has no length to match. "
                 "Choose a later target, or leave out a group that the expert did not train."

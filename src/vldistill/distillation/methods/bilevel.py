@@ -23,6 +23,7 @@ from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups
 from vldistill.errors import ConfigError, unknown
+from vldistill.runtime.devices import moved
 from vldistill.training.losses import infonce
 from vldistill.training.recipe import SCHEDULES, Recipe
 from vldistill.training.steps import steps_in
@@ -301,7 +302,7 @@ def real_batch(
 def _dropped(features: torch.Tensor, share: float, draw: torch.Generator) -> torch.Tensor:
     """Features (B, D) with a part set to 0 and the rest scaled by 1 / (1 - share): the same in the mean."""
     dropped = torch.rand(features.shape, generator=draw) < share
-    return features.masked_fill(dropped.to(features.device), 0) / (1 - share)
+    return features.masked_fill(moved(dropped, features.device), 0) / (1 - share)
 
 
 def _shape(options: BilevelOptions) -> torch.Tensor:

@@ -16,6 +16,7 @@ from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
+from vldistill.runtime.devices import moved
 from vldistill.training.data import TrainingData
 from vldistill.training.recipe import Recipe
 
@@ -169,7 +170,7 @@ def nearest_rotation(features: torch.Tensor, directions: torch.Tensor) -> torch.
     """
     product = (features @ directions.T).cpu().double()  # not every device has float64
     left, _, right = torch.linalg.svd(product, full_matrices=False)
-    return (left @ right).to(features)
+    return moved((left @ right).to(features.dtype), features.device)
 
 
 def _inverse_root(covariance: torch.Tensor, ridge: float) -> torch.Tensor:

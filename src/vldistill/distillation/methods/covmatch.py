@@ -18,6 +18,7 @@ from vldistill.distillation.method import BestKnown, Context, Start, State, Upda
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups, packed, unpacked
+from vldistill.runtime import devices
 from vldistill.training.losses import infonce
 from vldistill.training.recipe import Recipe
 
@@ -95,7 +96,7 @@ class CrossCovarianceMatching:
             index, batch = self._real_batch(context)
             real = {side: forward(student, side, params, x) for side, x in batch.items()}
         encoded = encode_learned(context, state.variables["images"])
-        rows = self._rows(context)
+        rows = devices.moved(self._rows(context), encoded.inputs.device)
         images = encoded.inputs.detach().requires_grad_(True)
         texts = state.variables["texts"].detach().requires_grad_(True)
         fixed = {side: {n: p.detach() for n, p in named.items()} for side, named in params.items()}
@@ -158,7 +159,8 @@ def matching(real: Outputs, made: Outputs, rho: float, weight: float) -> tuple[t
     covariance = (rho * of_real - cross_covariance(made["image"][0], made["text"][0])).square().sum()
     gaps = [(real[side][1].detach().mean(0) - made[side][1].mean(0)).square().sum() for side in SIDES]
     means = gaps[0] + gaps[1]
-    return covariance + weight * means, {"covariance": float(covariance.detach()), "means": float(means.detach())}
+    both = devices.fetched([covariance.detach(), means.detach()])
+    return covariance + weight * means, {"covariance": float(both[0]), "means": float(both[1])}
 
 
 def forward(student: DualEncoder, side: str, params: Groups, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,6 +21,7 @@ from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, Groups
 from vldistill.errors import ConfigError
 from vldistill.experts.trajectory import Trajectory
+from vldistill.runtime.devices import moved
 from vldistill.training.losses import infonce
 
 EDGE = 1e-6  # cosines stay this far from 1 and -1, where arccos has no slope
@@ -122,8 +123,9 @@ class MergedDistributionMatching:
         with torch.no_grad():
             real = [student.embed(side, inputs, params) for side, inputs in zip(SIDES, self._real_batch(context))]
         with torch.enable_grad():
-            made = [student.embed("image", leaves["images"][rows], params)]
-            made.append(student.embed("text", leaves["texts"][rows], params))
+            here = moved(rows, encoded.inputs.device)
+            made = [student.embed("image", leaves["images"][here], params)]
+            made.append(student.embed("text", leaves["texts"][here], params))
             contrast = infonce(student.logits(*made), context.equal_learned(rows))
             rows_of = zip(joined(*made), joined(*real))
             gaps = [kernel_distance(a, b, options.sigma, diagonal=options.diagonal) for a, b in rows_of]

@@ -23,6 +23,7 @@ from vldistill.distillation.trajectory_matching import (
 )
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import Groups
+from vldistill.runtime.devices import moved
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,6 @@ def blend(rows: Rows, beta: float, seed: int) -> Rows:
         return rows
     draw = np.random.default_rng(seed)
     weight = float(draw.beta(beta, beta))
-    other = torch.from_numpy(draw.permutation(len(images))).to(images.device)
+    other = moved(torch.from_numpy(draw.permutation(len(images))), images.device)
     images, texts = (weight * part + (1 - weight) * part[other] for part in (images, texts))
     return images, texts, similarity
