@@ -25,6 +25,7 @@ from vldistill.distillation.metagrad.inner import ESTIMATORS
 from vldistill.distillation.method import METHODS
 from vldistill.distillation.methods.bitraj import BitrajOptions
 from vldistill.distillation.start import starting_pairs
+from vldistill.distillation.written import written
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import Stopped
 from vldistill.training.fit import CHECK_STEPS, fit
@@ -41,7 +42,13 @@ WAITS_IN_STEPS = {"difference"}
 """Estimators that read norms in every inner step, to find how far to go."""
 
 
-LOOPS: list[dict[str, Any]] = [{"clip": 0.01, "clip_of": "all", "ema": 0.5, "negatives": "distinct"}, {"draws": 2}]
+LOOPS: list[dict[str, Any]] = [
+    {"clip": 0.01, "clip_of": "all", "ema": 0.5, "negatives": "distinct"},
+    {"draws": 2},
+    {"pixels": "pyramid"},
+    {"pixels": "fourier"},
+    {"bases": 3, "base_texts": True},
+]
 """Settings of the outer loop, which all methods share."""
 
 
@@ -69,7 +76,8 @@ def distil(ground: Ground, case: Case, folder: Path, iterations: int, last: int,
             seen()
         return loop.progress.iteration >= last
 
-    loop = Loop(method, context, folder, lambda found: 0.0, lambda *kept: None, stop)
+    shown = written(method, context.config, context.bench.image_tower.size, context.bench.setting)
+    loop = Loop(shown, context, folder, lambda found: 0.0, lambda *kept: None, stop)
     return loop.run(starting_pairs(method, context))
 
 
