@@ -27,7 +27,7 @@ class Wanted:
     """What the next backward through a graph is for.
 
     An operation that is written in Python learns which of its inputs require gradients, not which of them
-    ``torch.autograd.grad`` was asked for, so that it has to be told where no weights were.
+    ``torch.autograd.grad`` was asked for, so that somebody has to say where no weights were.
 
     Args:
         weights: whether gradients to weights are.
