@@ -8,6 +8,7 @@ import torch
 
 from vldistill.config import Outer
 from vldistill.config.checks import at_least, positive
+from vldistill.distillation.covariances import covariances
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_batch
@@ -19,8 +20,6 @@ from vldistill.errors import ConfigError
 from vldistill.runtime.devices import moved
 from vldistill.training.data import TrainingData
 from vldistill.training.recipe import Recipe
-
-IMAGES_AT_ONCE = 8192  # images whose features are held in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -139,20 +138,7 @@ def canonical_directions(data: TrainingData, rank: int, ridge: float) -> tuple[t
     Returns:
         Directions (K, D) of images and (K, d) of texts, float64. Each side's Frobenius norm is that of K real rows.
     """
-    images, texts, cross = (torch.zeros((), dtype=torch.float64) for _ in range(3))
-    pairs = len(data)
-    order = data.caption_image.argsort(stable=True)
-    counts = torch.bincount(data.caption_image, minlength=len(data.images))
-    done = 0
-    for rows in torch.arange(len(data.images)).split(IMAGES_AT_ONCE):
-        taken = order[done : (done := done + int(counts[rows].sum()))]
-        x = data.images.rows(rows).cpu().double()  # CPU: not all devices have float64
-        y = data.texts.rows(taken).cpu().double()
-        summed = torch.zeros(len(rows), y.shape[1], dtype=y.dtype)
-        summed.index_add_(0, data.caption_image[taken] - rows[0], y)
-        images = images + x.T @ (x * counts[rows][:, None]) / pairs
-        texts = texts + y.T @ y / pairs
-        cross = cross + x.T @ summed / pairs
+    images, texts, cross = covariances(data)
     whiten = [_inverse_root(cov, ridge) for cov in (images, texts)]
     left, strength, right = torch.linalg.svd(whiten[0] @ cross @ whiten[1], full_matrices=False)
     found = []
