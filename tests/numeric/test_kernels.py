@@ -81,4 +81,6 @@ def test_kernels_have_gradients_and_no_negative_eigenvalue(name: str) -> None:
     kernel, left, right = kernel_named(name, 8), rows(4, 3, 5).requires_grad_(True), rows(5, 4, 5).requires_grad_(True)
     assert torch.autograd.gradcheck(kernel, (left, right))
     both = torch.cat([left, right, left[:1]]).detach()
+    torch.testing.assert_close(kernel.own(both), kernel(both, both).diagonal())
+    torch.testing.assert_close(kernel.of(torch.sin)(left, right), kernel(left.sin(), right.sin()))
     assert float(torch.linalg.eigvalsh(kernel(both, both)).min()) > -1e-12

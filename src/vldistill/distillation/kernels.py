@@ -7,13 +7,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from vldistill.errors import ConfigError, unknown
 
-Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From rows (A, D) and (B, D) to their kernel (A, B)."""
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel of rows of features.
+
+    Args:
+        between: from rows (A, D) and (B, D) to their kernel (A, B).
+        own: from rows (A, D) to the kernel of each with itself (A,).
+    """
+
+    between: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    own: Callable[[torch.Tensor], torch.Tensor]
+
+    def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """(A, B) of rows (A, D) and (B, D)."""
+        return self.between(left, right)
+
+    def of(self, features: Callable[[torch.Tensor], torch.Tensor]) -> Kernel:
+        """The kernel of what ``features`` makes of rows, (A, D) to (A, H)."""
+        return Kernel(
+            lambda left, right: self.between(features(left), features(right)), lambda rows: self.own(features(rows))
+        )
+
 
 INITIAL_VARIANCE = 1 / 3  # of a layer's weights at their start, times the layer's inputs: uniform within 1/sqrt(inputs)
 
@@ -47,15 +69,26 @@ def head_ntk(left: torch.Tensor, right: torch.Tensor, width: int) -> torch.Tenso
     Args:
         width: units of the hidden layer and of the embedding.
     """
-    inner = left @ right.T + 1
-    scale = INITIAL_VARIANCE / left.shape[1]
-    own = [scale * (rows.square().sum(1) + 1) for rows in (left, right)]
+    sizes = left.square().sum(1) + 1, right.square().sum(1) + 1
+    return _tangent(left @ right.T + 1, sizes[0][:, None], sizes[1][None], left.shape[1], width)
+
+
+def _tangent(inner: torch.Tensor, first: torch.Tensor, second: torch.Tensor, features: int, width: int) -> torch.Tensor:
+    """:func:`head_ntk` of inner products, and of rows with themselves, each with 1 added for the bias."""
+    scale = INITIAL_VARIANCE / features
     units = scale * inner
-    value, slope = gelu_moments(own[0][:, None], own[1][None], units)
-    sizes = [variance + INITIAL_VARIANCE * gelu_moments(variance, variance, variance)[0] for variance in own]
+    value, slope = gelu_moments(scale * first, scale * second, units)
+    outputs = [
+        variance + INITIAL_VARIANCE * gelu_moments(variance, variance, variance)[0]
+        for variance in (scale * first, scale * second)
+    ]
     tangent = inner * (1 + INITIAL_VARIANCE * slope) + width * value + 1
-    size = (sizes[0][:, None] * sizes[1][None]).sqrt()
-    return ((tangent + units + INITIAL_VARIANCE * value) / size + 1) / width
+    return ((tangent + units + INITIAL_VARIANCE * value) / (outputs[0] * outputs[1]).sqrt() + 1) / width
+
+
+def _own_tangent(rows: torch.Tensor, width: int) -> torch.Tensor:
+    size = rows.square().sum(1) + 1
+    return _tangent(size, size, size, rows.shape[1], width)
 
 
 def gelu_moments(first: torch.Tensor, second: torch.Tensor, both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,10 +117,13 @@ KERNELS = ("linear", "rbf", "ntk")
 
 def kernel_named(name: str, width: int) -> Kernel:
     """The kernel ``name``; ``width`` is the embedding's, which ``ntk`` needs. Raises ConfigError."""
-    known: dict[str, Kernel] = {
-        "linear": linear,
-        "rbf": rbf,
-        "ntk": lambda left, right: head_ntk(left, right, width),
+    known = {
+        "linear": Kernel(linear, lambda rows: rows.square().mean(1)),
+        "rbf": Kernel(rbf, lambda rows: rows.new_ones(len(rows))),
+        "ntk": Kernel(
+            lambda left, right: head_ntk(left, right, width),
+            lambda rows: _own_tangent(rows, width),
+        ),
     }
     if name not in known:
         raise ConfigError(unknown("kernel", name, KERNELS))

@@ -13,13 +13,12 @@ from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_batch
 from vldistill.distillation.method import Context, Start, State, Update, register
+from vldistill.distillation.recipes import decaying_recipe
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.runtime.devices import moved
 from vldistill.training.data import TrainingData
-from vldistill.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -104,19 +103,10 @@ class CanonicalPairs:
 
     def export(self, state: State, context: Context[CanonicalOptions]) -> DistilledSet:
         """The set with the texts that belong to its images, and a student whose weights decay fast."""
-        options = context.options
         plain = replace(context, config=replace(context.config, augment=()))
         features = encode_learned(plain, state.variables["images"]).inputs
         texts = self._mixture(features, state) @ state.carried["text_directions"]
-        recipe = Recipe(
-            rates=dict.fromkeys(SIDES, (options.student_rate,)),
-            epochs=options.student_epochs,
-            batch=options.student_batch or context.config.pairs,
-            weight_decay=options.student_decay,
-            dropout=0.0,
-            temperature=options.student_temperature or context.bench.encoder_config.temperature,
-        )
-        return export_set(State({**state.variables, "texts": texts}, state.carried), context, recipe)
+        return export_set(State({**state.variables, "texts": texts}, state.carried), context, decaying_recipe(context))
 
     def _mixture(self, features: torch.Tensor, state: State) -> torch.Tensor:
         return nearest_rotation(features, state.carried["image_directions"])

@@ -7,22 +7,20 @@ from dataclasses import dataclass, replace
 import torch
 
 from vldistill.config import Outer
-from vldistill.config.checks import at_least, positive, require
+from vldistill.config.checks import positive, require
 from vldistill.distillation.covariances import covariances
 from vldistill.distillation.export import export_set
-from vldistill.distillation.inner_steps import check_batch
 from vldistill.distillation.kernels import KERNELS, Kernel, kernel_named
 from vldistill.distillation.method import Context, Start, State, register
+from vldistill.distillation.recipes import DecayingStudent, decaying_recipe
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.training.data import TrainingData
-from vldistill.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class TextSolveOptions:
+class TextSolveOptions(DecayingStudent):
     """Options of solved texts.
 
     Args:
@@ -31,30 +29,16 @@ class TextSolveOptions:
             training captions alone.
         student_ridge: of the regression that the student is taken for, in units of the kernel's mean diagonal: large
             for one that is trained briefly, near 0 for one that reproduces its pairs.
-        student_epochs: of the set's own recipe.
-        student_batch: of the set's own recipe; 0 takes all pairs in every step.
-        student_rate: of the set's own recipe, both sides.
-        student_decay: of its weights: what heads do to directions that no pair shows is left from their random start,
-            and decays.
-        student_temperature: of its logits: at a higher one than usual, pairs still teach once they are
-            separated. 0 is the encoder's.
     """
 
     kernel: str = "linear"
     ridge: float = 3.0
     student_ridge: float = 3.0
-    student_epochs: int = 100
-    student_batch: int = 0
-    student_rate: float = 0.5
-    student_decay: float = 0.005
-    student_temperature: float = 0.2
 
     def __post_init__(self) -> None:
         require(self.kernel in KERNELS, "text_solve.kernel", self.kernel, " or ".join(KERNELS))
-        positive(self, "text_solve", "ridge", "student_ridge", "student_rate")
-        at_least(1, self, "text_solve", "student_epochs")
-        at_least(0, self, "text_solve", "student_decay", "student_temperature")
-        check_batch("text_solve.student_batch", self.student_batch)
+        positive(self, "text_solve", "ridge", "student_ridge")
+        self.check("text_solve")
 
 
 @register("text_solve", TextSolveOptions, Outer(iterations=0), settings=frozenset({"heads"}))
@@ -86,16 +70,8 @@ class TextSolve:
         kernel = kernel_named(options.kernel, bench.encoder_config.dim)
         found = solved_texts(bench.split("train").data, features, kernel, options.ridge, options.student_ridge)
         found = found * (texts.norm() / found.norm()).cpu()
-        recipe = Recipe(
-            rates=dict.fromkeys(SIDES, (options.student_rate,)),
-            epochs=options.student_epochs,
-            batch=options.student_batch or context.config.pairs,
-            weight_decay=options.student_decay,
-            dropout=0.0,
-            temperature=options.student_temperature or bench.encoder_config.temperature,
-        )
         solved = replace(state, variables={"images": images, "texts": found.to(texts)})
-        return export_set(solved, context, recipe)
+        return export_set(solved, context, decaying_recipe(context))
 
 
 @torch.no_grad()
