@@ -135,11 +135,21 @@ def ridged(gram: torch.Tensor, ridge: torch.Tensor | float) -> torch.Tensor:
     return gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
 
 
+def solved(gram: torch.Tensor, ridge: torch.Tensor | float, right: torch.Tensor) -> torch.Tensor:
+    """(K + ridge (trace K / N) I)^(-1) times ``right`` (N, d), without a wait for the device.
+
+    Where there is no inverse, as with a ridge near 0 and equal rows, the result is not finite.
+    """
+    return torch.linalg.solve_ex(ridged(gram, ridge), right).result
+
+
 def regression(
     cross: torch.Tensor, gram: torch.Tensor, ridge: torch.Tensor | float, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Kernel ridge regression: the predictions (A, d) at rows with ``cross`` (A, N), from ``targets`` (N, d).
+    """Kernel ridge regression: the predictions (A, d) at rows with ``cross`` (A, N), from ``targets`` (N, d)."""
+    return cross @ solved(gram, ridge, targets)
 
-    A gram without an inverse, with a ridge near 0, is an error of ``torch.linalg``: LinAlgError.
-    """
-    return cross @ torch.linalg.solve(ridged(gram, ridge), targets)
+
+def in_double(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64, on the tensor's device where that has it."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()

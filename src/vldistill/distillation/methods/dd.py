@@ -91,7 +91,7 @@ class DatasetDistillation:
         student = self._student(context)
         encoded = encode_learned(context, state.variables["images"])
         texts, raw = state.variables["texts"], state.variables["raw_rates"]
-        rates = F.softplus(raw).to(texts)
+        rates = F.softplus(raw).to(texts.dtype)
         images, captions = real_batch(context, options.real_batch, options.captions_per_image)
         spans = head_spans(student, pairs)
         found = hypergradient(
@@ -103,7 +103,7 @@ class DatasetDistillation:
             cycled_steps(context, options.steps, options.cycles),
             spans=spans,
         )
-        slope = sum(found.rates[side].to(raw) for side in SIDES)
+        slope = (found.rates["image"] + found.rates["text"]).to(raw)
         return Update(
             gradients={
                 "images": encoded.pull(found.distilled["images"]),

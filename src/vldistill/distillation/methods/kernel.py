@@ -12,7 +12,7 @@ from vldistill.config import Outer
 from vldistill.config.checks import at_least, positive, require
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
-from vldistill.distillation.kernels import KERNELS, Kernel, kernel_named, ridged
+from vldistill.distillation.kernels import KERNELS, Kernel, kernel_named, solved
 from vldistill.distillation.method import Context, Start, State, Update, register
 from vldistill.distillation.real_batches import real_batch, real_inputs
 from vldistill.distillation.recipes import DecayingStudent, decaying_recipe
@@ -20,6 +20,7 @@ from vldistill.distillation.student_pool import StudentPool
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES
+from vldistill.runtime.devices import moved
 from vldistill.training.losses import infonce
 
 LEARNED = ("log_ridge_image", "log_ridge_text", "log_step")
@@ -44,7 +45,7 @@ class KernelOptions(DecayingStudent):
     """
 
     kernel: str = "linear"
-    ridge: float = 50.0
+    ridge: float = 100.0
     step: float = 1.0
     temperature: float = 0.04
     real_batch: int = 512
@@ -95,18 +96,23 @@ class KernelStudents:
         pool = StudentPool(context, state.carried)
         kernels = self._kernels(context, pool)
         index, real = self._real(context)
-        data = {**state.variables, "images": encoded.inputs}
-        leaves = {name: value.detach().requires_grad_(True) for name, value in data.items()}
+        texts = state.variables["texts"]
+        plain = torch.stack([state.variables[name].exp() for name in LEARNED])
+        there = moved(plain.to(texts.dtype), texts.device)  # all numbers in one copy
+        leaves = [tensor.detach().requires_grad_(True) for tensor in (encoded.inputs, texts, there)]
         with torch.enable_grad():
-            numbers = {name: leaves[name].exp().to(leaves["texts"]) for name in LEARNED}
-            scores = closed_form_scores(kernels, (leaves["images"], leaves["texts"]), real, numbers)
+            scores = closed_form_scores(kernels, (leaves[0], leaves[1]), real, dict(zip(LEARNED, leaves[2])))
             loss = infonce(scores / context.options.temperature, context.equal_real(index))
-        slopes = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
+        slopes = torch.autograd.grad(loss, leaves)
         return Update(
-            gradients={**slopes, "images": encoded.pull(slopes["images"])},
+            gradients={
+                "images": encoded.pull(slopes[0]),
+                "texts": slopes[1],
+                **dict(zip(LEARNED, slopes[2].to(plain) * plain)),
+            },
             value=float(loss.detach()),
-            logs={name.removeprefix("log_"): float(state.variables[name].exp()) for name in LEARNED},
-            carried=pool.trained_on(encoded.inputs, state.variables["texts"]),
+            logs={name.removeprefix("log_"): float(number) for name, number in zip(LEARNED, plain)},
+            carried=pool.trained_on(encoded.inputs, texts),
         )
 
     def _kernels(self, context: Context[KernelOptions], pool: StudentPool) -> dict[str, Kernel]:
@@ -120,7 +126,9 @@ class KernelStudents:
         images, (captions,) = real_batch(context, context.options.real_batch, 1)
         shown, (texts,) = real_inputs(context, images, [captions])
         draw = context.generator("noise")
-        noisy = (x + context.options.noise * torch.randn(x.shape, generator=draw).to(x) for x in (shown, texts))
+        noisy = (
+            x + context.options.noise * moved(torch.randn(x.shape, generator=draw), x.device) for x in (shown, texts)
+        )
         return captions, (next(noisy), next(noisy))
 
     def export(self, state: State, context: Context[KernelOptions]) -> DistilledSet:
@@ -155,7 +163,7 @@ def closed_form_scores(
     sums = []
     for side, learned, rows, gram in zip(SIDES, pairs, real, grams):
         ridge = numbers[f"log_ridge_{side}"]
-        damped = ridge * gram.diagonal().mean() * torch.linalg.solve(ridged(gram, ridge), kernels[side](learned, rows))
+        damped = ridge * gram.diagonal().mean() * solved(gram, ridge, kernels[side](learned, rows))
         sums.append((damped - damped.mean(0)).T)
     step = numbers["log_step"]
     sizes = []

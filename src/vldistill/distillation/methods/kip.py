@@ -10,12 +10,13 @@ from vldistill.config import Outer
 from vldistill.config.checks import at_least, positive, require
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
-from vldistill.distillation.kernels import KERNELS, Kernel, kernel_named, regression
+from vldistill.distillation.kernels import KERNELS, Kernel, in_double, kernel_named, regression
 from vldistill.distillation.method import Context, Start, State, Update, register
 from vldistill.distillation.real_batches import real_batch, real_inputs
 from vldistill.distillation.recipes import DecayingStudent, decaying_recipe
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
+from vldistill.runtime.devices import fetched
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,18 @@ class KernelInducingPoints:
         learned = encoded.inputs, state.variables["texts"]
         images, captions = real_batch(context, options.real_batch, 1)
         real_images, (real_texts,) = real_inputs(context, images, captions)
-        real = real_images.cpu().double(), real_texts.cpu().double()  # CPU: not all devices have float64
-        leaves = [side.detach().cpu().double().requires_grad_(True) for side in learned]
+        real = in_double(real_images), in_double(real_texts)
+        leaves = [in_double(side.detach()).requires_grad_(True) for side in learned]
         with torch.enable_grad():
             to_text = error(kernel, leaves, real, options.ridge)
             to_image = error(kernel, leaves[::-1], real[::-1], options.ridge)
         slopes = torch.autograd.grad(to_text + to_image, leaves)
         pulled = [slope.to(side) for slope, side in zip(slopes, learned)]
+        errors = [float(one) for one in fetched([to_text.detach(), to_image.detach()])]
         return Update(
             gradients={"images": encoded.pull(pulled[0]), "texts": pulled[1]},
-            value=float(to_text.detach() + to_image.detach()),
-            logs={"to_text": float(to_text.detach()), "to_image": float(to_image.detach())},
+            value=sum(errors),
+            logs=dict(zip(("to_text", "to_image"), errors)),
         )
 
     def export(self, state: State, context: Context[KipOptions]) -> DistilledSet:
