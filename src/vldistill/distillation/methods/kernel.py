@@ -65,7 +65,7 @@ class KernelOptions(DecayingStudent):
 @register(
     "kernel",
     KernelOptions,
-    Outer(iterations=300, image_lr=0.01, text_lr=0.03, rate_lr=0.02, decay="cosine", ema=0.9),
+    Outer(iterations=500, image_lr=0.03, text_lr=0.1, rate_lr=0.02, decay="cosine", ema=0.9),
     settings=frozenset({"heads"}),
 )
 class KernelStudents:
