@@ -53,8 +53,9 @@ evaluate: {seeds: 2, trials: 2, max_steps: 8, generic_epochs: 2, head_rates: [0.
 IMPORTED = (  # ahead, what stages import when they need it
     "jsonargparse", "matplotlib.font_manager", "peft", "sklearn.feature_extraction.text", "torchvision.transforms.v2",
     "vldistill.cli", "vldistill.commands", "vldistill.evaluation.protocol", "vldistill.evaluation.tables",
-    *(f"vldistill.distillation.methods.{name}" for name in ("bilevel", "bitraj", "canonical", "covmatch", "lors")),
-    *(f"vldistill.distillation.methods.{name}" for name in ("mdm", "prototypes", "ptm", "repblend")),
+    *(f"vldistill.distillation.methods.{name}" for name in ("bilevel", "bitraj", "canonical", "covmatch", "dd")),
+    *(f"vldistill.distillation.methods.{name}" for name in ("kernel", "kip", "lors", "mdm", "prototypes", "ptm")),
+    "vldistill.distillation.methods.repblend", "vldistill.distillation.methods.text_solve",
 )  # fmt: skip
 PATIENCE = 300  # seconds after which a stage hangs
 KILLS_A_STAGE = 4  # at most, so that every life ends

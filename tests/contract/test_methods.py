@@ -37,6 +37,7 @@ SMALL = {
 VARIANTS: dict[str, Any] = {
     "minibatch": 3,
     "persistent_steps": 4,
+    "students": 2,
     "rank": 2,
     "rate_per_step": True,
     "momentum": 0.0,

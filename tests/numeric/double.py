@@ -49,6 +49,12 @@ def make_bench(folder: Path) -> tuple[Workbench, list[Trajectory]]:
     single = Workbench(data, ENCODER, torch.device("cpu"), Reporter(quiet=True))
     config = ExpertsConfig(count=2, epochs=3, batch=64, augment=False)
     experts = [DoubleTrajectory(e.path) for e in record_experts(single, config, folder / "experts")]
+    return double_bench(folder), list(experts)
+
+
+def double_bench(folder: Path) -> Workbench:
+    """The bench alone, for methods without experts."""
+    data = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(folder / "cache"))
     bench = DoubleBench(data, ENCODER, torch.device("cpu"), Reporter(quiet=True))
     split = bench.split("train")
     images, texts = (
@@ -56,7 +62,7 @@ def make_bench(folder: Path) -> tuple[Workbench, list[Trajectory]]:
     )
     bench._splits["train"] = replace(split, data=replace(split.data, images=images, texts=texts))
     bench.image_tower.double()
-    return bench, list(experts)
+    return bench
 
 
 def prepared(

@@ -12,12 +12,12 @@ import torch
 from torch.func import functional_call
 
 from vldistill.config import DataConfig, DistillConfig, EncoderConfig, ImageTowerConfig, TextTowerConfig
-from vldistill.distillation import encode
+from vldistill.distillation import encode, real_batches
 from vldistill.distillation.augment import make_view
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.method import Context, State
-from vldistill.distillation.methods import bilevel
-from vldistill.distillation.methods.bilevel import Bilevel, BilevelOptions, inner_step_count, real_batch
+from vldistill.distillation.methods.bilevel import Bilevel, BilevelOptions, inner_step_count
+from vldistill.distillation.real_batches import real_batch
 from vldistill.distillation.start import starting_pairs
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder
@@ -294,7 +294,7 @@ def test_real_images_pass_a_trained_tower_in_parts(tmp_path: Path, monkeypatch: 
     method = Bilevel()
     state = method.setup(starting_pairs(method, context), context)
     whole = method.step(state, context)
-    monkeypatch.setattr(bilevel, "REAL_PART", 3)
+    monkeypatch.setattr(real_batches, "REAL_PART", 3)
     parts = method.step(state, context)
     assert parts.value == pytest.approx(whole.value, rel=1e-5)
     for name, gradient in whole.gradients.items():

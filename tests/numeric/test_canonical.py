@@ -12,9 +12,9 @@ import torch
 from double import ENCODER
 
 from vldistill.config import DataConfig, DistillConfig
+from vldistill.distillation import covariances
 from vldistill.distillation.loop import Loop
 from vldistill.distillation.method import Context
-from vldistill.distillation.methods import canonical
 from vldistill.distillation.methods.canonical import (
     CanonicalOptions,
     CanonicalPairs,
@@ -65,7 +65,7 @@ def by_the_generalised_eigenproblem(data: TrainingData, ridge: float) -> tuple[n
 @pytest.mark.parametrize("rank", [1, 3, 5, 9])
 @pytest.mark.parametrize("chunk", [4, 8192])
 def test_directions_solve_the_generalised_eigenproblem(rank: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canonical, "IMAGES_AT_ONCE", chunk)
+    monkeypatch.setattr(covariances, "IMAGES_AT_ONCE", chunk)
     data = pairs_of()
     strength, x, y = by_the_generalised_eigenproblem(data, ridge=0.7)
     images, texts = canonical_directions(data, rank, 0.7)

@@ -146,7 +146,8 @@ def test_shipped_sweeps_can_be_read(path: Path) -> None:
 
     cells = read_sweep(path).cells()
     asked = [cell for cell in cells if cell.kind == "method"]
-    assert {cell.name for cell in asked} == set(METHODS), "a leaderboard leaves no method out"
+    came_later = {"dd", "kernel", "kip", "text_solve"} if path.stem.endswith("_v1") else set()
+    assert {cell.name for cell in asked} == set(METHODS) - came_later, "a leaderboard leaves no method out"
     assert len({len(cell.configs) for cell in asked}) == 1, "every method has the same number of trials"
     for cell in asked:
         first, *others = (replace(config.distill, student_rate_image=1, student_rate_text=1) for config in cell.configs)

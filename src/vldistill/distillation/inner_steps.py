@@ -110,6 +110,12 @@ def permuted_steps(context: Context, count: int, minibatch: int, pairs: int) -> 
     return steps
 
 
+def cycled_steps(context: Context, blocks: int, cycles: int) -> list[InnerStep]:
+    """Inner steps that take ``blocks`` parts of the pairs in order, as often as ``cycles`` says."""
+    parts = torch.arange(context.config.pairs).chunk(blocks)
+    return [_step(context, t, parts[t % blocks]) for t in range(blocks * cycles)]
+
+
 def check_batch(name: str, batch: int) -> None:
     """Refuse a number of pairs per step that has no contrast."""
     require(batch == 0 or batch >= 2, name, batch, "0 (all pairs) or at least 2")

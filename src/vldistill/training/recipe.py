@@ -26,6 +26,7 @@ ADDED_LATER: dict[str, Plain] = {
     "negatives": "all",
     "one_caption": False,
     "bias": SIGLIP_BIAS,
+    "ordered": False,
 }  # fields omitted from records at these defaults, as in older records
 
 
@@ -53,6 +54,7 @@ class Recipe:
         negatives: ``all`` other pairs of a batch, or the ``distinct`` ones: of another image and another caption.
         one_caption: an epoch passes every image once, with one of its captions drawn at random, not all captions.
         bias: of loss ``siglip``, added to the logits; their scale is 1 / temperature. Both are fixed, not learned.
+        ordered: take the pairs in the order they are stored in, batch by batch, in every epoch; not in a random one.
     """
 
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {"image": (0.1,), "text": (0.1,)})
@@ -71,6 +73,7 @@ class Recipe:
     negatives: Literal["all", "distinct"] = "all"
     one_caption: bool = False
     bias: float = SIGLIP_BIAS
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:

@@ -77,7 +77,7 @@ class StepPlan:
         return self.recipe.rate(side, step, span)
 
     def steps(self, seed: int, done: int) -> Iterator[PlannedStep]:
-        """The steps after the first ``done``; each epoch has its own random order."""
+        """The steps after the first ``done``; each epoch has its own random order, unless the recipe is ordered."""
         passed = 0  # steps of the previous epochs
         for epoch in range(self.recipe.all_epochs):
             phase = epoch // self.recipe.epochs
@@ -86,7 +86,9 @@ class StepPlan:
                 batches: list[torch.Tensor] = []
                 for block in range(self.blocks):
                     names = ("order", epoch, *([block] if block else []))
-                    order = torch.randperm(size, generator=generator(seed, *names)) + sum(self.sizes[:phase])
+                    random = generator(seed, *names)
+                    order = torch.arange(size) if self.recipe.ordered else torch.randperm(size, generator=random)
+                    order = order + sum(self.sizes[:phase])
                     cut = (order + block * size).split(min(self.recipe.batch, size))
                     batches += cut[: _steps_per_epoch(size, self.recipe)]
                 if self.drawn is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from vldistill.config import ImageTowerConfig, Outer
 from vldistill.config.checks import at_least, require
@@ -18,17 +18,15 @@ from vldistill.distillation.inner_steps import check_minibatch, head_spans, inne
 from vldistill.distillation.metagrad.backward_sweep import advance, hypergradient
 from vldistill.distillation.metagrad.inner import ESTIMATORS
 from vldistill.distillation.method import BestKnown, Context, Start, State, Update, register
+from vldistill.distillation.real_batches import real_batch, real_loss
 from vldistill.distillation.similarity import similarity_matrix, start_similarity
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups
 from vldistill.errors import ConfigError, unknown
-from vldistill.runtime.devices import moved
-from vldistill.training.losses import infonce
 from vldistill.training.recipe import SCHEDULES, Recipe
 from vldistill.training.steps import steps_in
 
-REAL_PART = 64  # real images that pass a trained tower at a time
 SMALLEST_SHARE = 0.02  # a cosine schedule ends here instead of at 0: a rate has to be positive
 
 
@@ -220,34 +218,10 @@ class Bilevel:
         last = int(torch.randint(options.window, count + 1, (), generator=draw))
         return last - options.window, last
 
-    def _outer_loss(self, student: DualEncoder, context: Context[BilevelOptions]):
-        """InfoNCE on a real batch, the mean over the captions drawn for each image."""
+    def _outer_loss(self, student: DualEncoder, context: Context[BilevelOptions]) -> Callable[[Groups], torch.Tensor]:
         options = context.options
         images, captions = real_batch(context, options.real_batch, options.captions_per_image)
-        data = context.bench.split("train").data
-        equal = [context.equal_real(part) for part in captions]
-        viewed = context.bench.setting == "heads" and context.bench.data_config.views
-        image_inputs = data.images.rows(images, context.seed_of("views") if viewed else None)
-        text_inputs = [data.texts.rows(part) for part in captions]
-        if options.outer_dropout:
-            draw = context.generator("outer dropout")
-            image_inputs = _dropped(image_inputs, options.outer_dropout, draw)
-            text_inputs = [_dropped(inputs, options.outer_dropout, draw) for inputs in text_inputs]
-
-        def loss(params: Groups) -> torch.Tensor:
-            if context.bench.setting == "heads":
-                embedded = student.embed("image", image_inputs, params)
-            else:  # a trained tower: the activations of one part at a time
-                parts = [
-                    checkpoint(student.embed, "image", part, params, use_reentrant=False)
-                    for part in image_inputs.split(context.bench.compute.micro_batch or REAL_PART)
-                ]
-                embedded = torch.cat(parts)
-            logits = [student.logits(embedded, student.embed("text", inputs, params)) for inputs in text_inputs]
-            losses = [infonce(scores, mask) for scores, mask in zip(logits, equal)]
-            return torch.stack(losses).mean()
-
-        return loss
+        return real_loss(student, context, images, captions, options.outer_dropout)
 
     def export(self, state: State, context: Context[BilevelOptions]) -> DistilledSet:
         """The set with the student of the inner loop: its steps, rates and momentum; in ``heads`` with more decay."""
@@ -277,32 +251,6 @@ def inner_step_count(options: BilevelOptions, progress: float) -> int:
     if not options.curriculum or grown >= 1 or options.first_steps >= options.steps:
         return options.steps
     return round(options.first_steps + grown * (options.steps - options.first_steps))
-
-
-def real_batch(
-    context: Context[BilevelOptions], count: int, captions_each: int
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Rows of ``count`` distinct training images (B,), and ``captions_each`` rows of captions, (B,) each.
-
-    B is ``count``, or the number of images where that is smaller.
-    """
-    pairs = context.bench.split("train").pairs
-    draw = context.generator("real")
-    images = torch.randperm(pairs.count_images, generator=draw)[:count]
-    picks = torch.rand(len(images), captions_each, generator=draw)
-    rows: list[list[int]] = [[] for _ in range(captions_each)]
-    for image, row in zip(images.tolist(), picks):
-        own = pairs.image_captions[image]
-        first = int(row[0] * len(own))
-        for number in range(captions_each):  # neighbours in a circle: distinct where there are enough
-            rows[number].append(int(own[(first + number) % len(own)]))
-    return images, [torch.tensor(part) for part in rows]
-
-
-def _dropped(features: torch.Tensor, share: float, draw: torch.Generator) -> torch.Tensor:
-    """Features (B, D) with a part set to 0 and the rest scaled by 1 / (1 - share): the same in the mean."""
-    dropped = torch.rand(features.shape, generator=draw) < share
-    return features.masked_fill(moved(dropped, features.device), 0) / (1 - share)
 
 
 def _shape(options: BilevelOptions) -> torch.Tensor:

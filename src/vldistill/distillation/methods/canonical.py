@@ -8,19 +8,17 @@ import torch
 
 from vldistill.config import Outer
 from vldistill.config.checks import at_least, positive
+from vldistill.distillation.covariances import covariances
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
 from vldistill.distillation.inner_steps import check_batch
 from vldistill.distillation.method import Context, Start, State, Update, register
+from vldistill.distillation.recipes import decaying_recipe
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.encoders.dual import SIDES
 from vldistill.errors import ConfigError
 from vldistill.runtime.devices import moved
 from vldistill.training.data import TrainingData
-from vldistill.training.recipe import Recipe
-
-IMAGES_AT_ONCE = 8192  # images whose features are held in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -105,19 +103,10 @@ class CanonicalPairs:
 
     def export(self, state: State, context: Context[CanonicalOptions]) -> DistilledSet:
         """The set with the texts that belong to its images, and a student whose weights decay fast."""
-        options = context.options
         plain = replace(context, config=replace(context.config, augment=()))
         features = encode_learned(plain, state.variables["images"]).inputs
         texts = self._mixture(features, state) @ state.carried["text_directions"]
-        recipe = Recipe(
-            rates=dict.fromkeys(SIDES, (options.student_rate,)),
-            epochs=options.student_epochs,
-            batch=options.student_batch or context.config.pairs,
-            weight_decay=options.student_decay,
-            dropout=0.0,
-            temperature=options.student_temperature or context.bench.encoder_config.temperature,
-        )
-        return export_set(State({**state.variables, "texts": texts}, state.carried), context, recipe)
+        return export_set(State({**state.variables, "texts": texts}, state.carried), context, decaying_recipe(context))
 
     def _mixture(self, features: torch.Tensor, state: State) -> torch.Tensor:
         return nearest_rotation(features, state.carried["image_directions"])
@@ -139,20 +128,7 @@ def canonical_directions(data: TrainingData, rank: int, ridge: float) -> tuple[t
     Returns:
         Directions (K, D) of images and (K, d) of texts, float64. Each side's Frobenius norm is that of K real rows.
     """
-    images, texts, cross = (torch.zeros((), dtype=torch.float64) for _ in range(3))
-    pairs = len(data)
-    order = data.caption_image.argsort(stable=True)
-    counts = torch.bincount(data.caption_image, minlength=len(data.images))
-    done = 0
-    for rows in torch.arange(len(data.images)).split(IMAGES_AT_ONCE):
-        taken = order[done : (done := done + int(counts[rows].sum()))]
-        x = data.images.rows(rows).cpu().double()  # CPU: not all devices have float64
-        y = data.texts.rows(taken).cpu().double()
-        summed = torch.zeros(len(rows), y.shape[1], dtype=y.dtype)
-        summed.index_add_(0, data.caption_image[taken] - rows[0], y)
-        images = images + x.T @ (x * counts[rows][:, None]) / pairs
-        texts = texts + y.T @ y / pairs
-        cross = cross + x.T @ summed / pairs
+    images, texts, cross = covariances(data)
     whiten = [_inverse_root(cov, ridge) for cov in (images, texts)]
     left, strength, right = torch.linalg.svd(whiten[0] @ cross @ whiten[1], full_matrices=False)
     found = []
