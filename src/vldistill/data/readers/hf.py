@@ -40,9 +40,19 @@ def read(source: Source) -> Collection:
     image; empty: every row is one), ``split`` (columns), ``images`` (the folder of a column of paths), and of the hub
     ``config`` and ``revision``. Needs the extra ``hf``.
     """
+    return of_tables(source, loaded(source))
+
+
+def loaded(source: Source) -> dict[str, Any]:
+    """The tables of a dataset by the name of their split. Raises DataError and MissingExtraError."""
     tables = {name: table.with_format(None) for name, table in _load(source).items()}  # a format hides columns
     if not tables:
         raise DataError(f"{source.text} holds no rows.")
+    return tables
+
+
+def of_tables(source: Source, tables: dict[str, Any]) -> Collection:
+    """The pairs of a dataset's tables. Raises DataError."""
     first = next(iter(tables.values()))
     pictures = [name for name, feature in first.features.items() if type(feature).__name__ == "Image"]
     options = dict(source.options)
