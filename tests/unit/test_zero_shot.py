@@ -12,7 +12,9 @@ import torch
 from tests.unit.test_classes import class_folder
 from tests.unit.tiny import ENCODER, EXPERTS, Recorder, make_bench
 
-from vldistill.config import DataConfig, DistillConfig, EvaluateConfig
+import vldistill as vd
+from vldistill.api.student import Student
+from vldistill.config import Config, DataConfig, DistillConfig, EvaluateConfig
 from vldistill.distillation.loop import Loop
 from vldistill.distillation.method import METHODS, Context
 from vldistill.distillation.start import make_start
@@ -137,6 +139,7 @@ def test_a_distilled_set_knows_the_classes_of_its_pairs(bench: Workbench, tmp_pa
     assert equal is not None and torch.equal(equal, (keys[:, None] == keys) & ~torch.eye(16, dtype=torch.bool))
     made.save(tmp_path / "set")
     assert DistilledSet.load(tmp_path / "set").classes == made.classes
+    assert "| classes | 8 (circle, square, triangle" in (tmp_path / "set" / "README.md").read_text()
     broken = replace(made, info={**made.info, "classes": {"names": ["a"], "labels": [1] * 16}})
     with pytest.raises(ArtefactError, match=r"info\.classes is .*expected names, and the class of each of 16 pairs"):
         _ = broken.classes
@@ -211,3 +214,39 @@ def test_what_cannot_be_classified_is_refused_before_anything_is_trained(bench: 
 def test_checks_of_a_class_set_speak_of_classes(bench: Workbench) -> None:
     size, ceiling = check_pairs({split: bench.pairs(split) for split in ("train", "val", "test")})
     assert size.summary.startswith("60 test images of 8 classes") and not ceiling.flag
+
+
+def test_a_student_classifies_pictures_and_scores_class_sources(bench: Workbench, tmp_path: Path) -> None:
+    config = Config(data=bench.data_config, encoder=bench.encoder_config)
+    student = Student(bench.student(0), bench, config, Recipe())
+    names = ("circle", "square", "star")
+    images = [bench.pairs("test").images.read(row) for row in range(5)]
+    found = student.classify(images, names, ["{}", "a drawing of a {}"])
+    texts = student.encode_text([text for name in names for text in (name, f"a drawing of a {name}")])
+    expected = student.encode_image(images) @ mean_prompts(texts, 2).T
+    assert torch.allclose(found.scores, expected, atol=1e-6) and len(found) == 5
+    assert list(found) == [names[row] for row in expected.argmax(1).tolist()] == found[0:5]
+    assert repr(found).splitlines()[0].endswith(found[0])
+    assert student.classify(images[0], names)[0] in names
+    for wrong, message in ((("circle",), "two or more different names"), ("circle", "two or more different names")):
+        with pytest.raises(ConfigError, match=message):
+            student.classify(images, wrong)
+    with pytest.raises(ConfigError, match="prompts is 'a circle'; expected a template with"):
+        student.classify(images, names, "a circle")
+    assert student.score(SHAPES, quiet=True) == classify_split(bench, student.encoder, "test")
+
+
+def test_the_verbs_of_python_on_digits(tmp_path: Path) -> None:
+    encoder = {"setting": "heads", "dim": 16, "image": {"name": "convnet", "weights": "random", "size": 16}}
+    sections = {"encoder": {**encoder, "text": {"name": "hashing", "width": 32}}, "data": {"cache": str(tmp_path)}}
+    run = tmp_path / "run"
+    pairs = vd.select("digits", 30, method="random", config=sections, run=run, quiet=True)
+    assert pairs.classes is not None and np.bincount(pairs.classes.labels).tolist() == [3] * 10
+    quick = {"seeds": 1, "trials": 1, "max_steps": 60, "recipes": ["generic"]}
+    found = vd.evaluate(pairs, run=run, quiet=True, zero_shot="scenes:classes=shape,train=9,val=9,test=20", **quick)
+    assert found.generic is not None and found.recalls["generic"]["top1"] > 40
+    assert found.to_pandas()["top1"].tolist() == [found.recalls["generic"]["top1"]]
+    assert list(found.generic.zero_shot) == ["scenes:classes=shape,train=9,val=9,test=20"]
+    assert "zero_shot" not in (run / "config.yaml").read_text(), "what one evaluation classifies is not the run's"
+    page = vd.report(run, quiet=True).read_text()
+    assert "zero-shot top-1" in page and "a photo of the digit three" in page

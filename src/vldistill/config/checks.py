@@ -50,6 +50,11 @@ def check_label(name: str, label: str) -> None:
     require(fine, name, label, "letters, digits, '_', '.' and '-', at most 80")
 
 
+def prompt_for(prompt: str, name: str) -> str:
+    """A prompt with the name of a class in its place."""
+    return prompt.replace(BLANK, name)
+
+
 def check_prompts(name: str, prompts: Sequence[str]) -> None:
     """Refuse templates of prompts that leave no place for the name of a class, or that come twice."""
     for prompt in prompts:

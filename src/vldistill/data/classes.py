@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vldistill.config.checks import BLANK, PROMPT
+from vldistill.config.checks import PROMPT, prompt_for
 from vldistill.data.jsonfile import load_json
 from vldistill.errors import DataError
 
@@ -58,7 +58,7 @@ class Classes:
 
     def texts(self, label: int) -> list[str]:
         """The prompts of a class."""
-        return [prompt.replace(BLANK, self.names[label]) for prompt in self.prompts]
+        return [prompt_for(prompt, self.names[label]) for prompt in self.prompts]
 
     def captions(self) -> list[list[str]]:
         """The captions of every image; none for one without a class. Those of a class are one list."""

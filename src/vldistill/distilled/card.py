@@ -9,6 +9,7 @@ from vldistill.distilled.header import header
 from vldistill.storage.files import human_bytes
 from vldistill.training.recipe import Recipe
 
+SHOWN_CLASSES = 10
 CORESET = "coreset"  # info["kind"] of a set of real pairs that were chosen, not learned
 
 
@@ -53,6 +54,7 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
         f"| {'generic' if coreset else 'student'} recipe | loss {recipe.loss}, {recipe.epochs} epochs, "
         f"batch {recipe.batch}, SGD with momentum {recipe.momentum} and weight decay {recipe.weight_decay}, "
         f"schedule {recipe.schedule}, first rates {rates} |",
+        *([f"| classes | {_classes(info)} |"] if info.get("classes") else []),
         f"| data | fingerprint {info.get('data', 'unknown')}, train split |",
         *(f"| data check | {summary} |" for summary in info.get("checks", ())),
         "",
@@ -78,3 +80,15 @@ def _shown(record: Mapping[str, Any]) -> str:
     captions = "its captions" if record["info"].get("kind") == CORESET else "the real captions nearest to its texts"
     pictures = "its pictures, rounded to 8 bits, and " if record["space"] == "pixels" else ""
     return f"To look at, {pictures}{captions} are in `data/`, which"
+
+
+def _classes(info: Mapping[str, Any]) -> str:
+    """How many classes, and how many pairs of each."""
+    names, labels = info["classes"]["names"], info["classes"]["labels"]
+    counts = [labels.count(label) for label in range(len(names))]
+    each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    shown = ", ".join(names[:SHOWN_CLASSES]) + (", ..." if len(names) > SHOWN_CLASSES else "")
+    return (
+        f"{len(names)} ({shown}), {each} pairs each; pairs of one class are no negatives of each other, and students "
+        f"are compared by zero-shot top-1"
+    )

@@ -48,10 +48,10 @@ class PairClasses:
 
     @classmethod
     def of_captions(
-        cls, captions: Sequence[str | list[str]], names: Sequence[str], known: Mapping[str, int]
+        cls, captions: Sequence[str | Sequence[str]], names: Sequence[str], known: Mapping[str, int]
     ) -> PairClasses:
         """The classes of pairs by the captions they start with; ``known`` is the class of every prompt."""
-        first = [caption[0] if isinstance(caption, list) else caption for caption in captions]
+        first = [caption if isinstance(caption, str) else caption[0] for caption in captions]
         return cls(tuple(names), tuple(known.get(text) for text in first))
 
 

@@ -8,7 +8,7 @@ from vldistill.distilled.pair_classes import PairClasses
 from vldistill.workbench.bench import Workbench
 
 
-def pair_classes(bench: Workbench, captions: Sequence[str | list[str]]) -> PairClasses | None:
+def pair_classes(bench: Workbench, captions: Sequence[str | Sequence[str]]) -> PairClasses | None:
     """The classes of pairs by their captions, which are prompts; None where the data are no class set."""
     if not bench.has_classes:
         return None
