@@ -14,6 +14,8 @@ from tests.unit.tiny import ENCODER, EXPERTS, Recorder, make_bench
 
 import vldistill as vd
 from vldistill.api.student import Student
+from vldistill.comparison.rows import Row
+from vldistill.comparison.table import comparison_csv, comparison_markdown
 from vldistill.config import Config, DataConfig, DistillConfig, EvaluateConfig
 from vldistill.distillation.loop import Loop
 from vldistill.distillation.method import METHODS, Context
@@ -25,6 +27,7 @@ from vldistill.evaluation.bootstrap import Bootstrap
 from vldistill.evaluation.data_checks import check_pairs
 from vldistill.evaluation.fixed_grid import choose_from_grid
 from vldistill.evaluation.hits import decoded_class_hits, encoded_class_hits
+from vldistill.evaluation.measures import Figure
 from vldistill.evaluation.protocol import evaluate_set, quick_score
 from vldistill.evaluation.results import Evaluation
 from vldistill.evaluation.students import embed_split, train_student
@@ -33,10 +36,12 @@ from vldistill.evaluation.tables import evaluation_text
 from vldistill.evaluation.zero_shot import accuracy_of, class_embeddings, class_ranks, classify_split, mean_prompts
 from vldistill.experts.record import record_experts
 from vldistill.options.resolve import resolve_distill
+from vldistill.options.words import parse
 from vldistill.selection.choose import choose_pairs
 from vldistill.training.recipe import Recipe
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.class_sets import class_bench
+from vldistill.workbench.run_folder import to_plain
 
 SHAPES = "scenes:classes=shape,train=160,val=40,test=60"
 COLOURS = "scenes:classes=colour,train=16,val=8,test=30"
@@ -209,6 +214,36 @@ def test_what_cannot_be_classified_is_refused_before_anything_is_trained(bench: 
     prompted = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(tmp_path), prompts=("a {}",))
     with pytest.raises(ConfigError, match=r"data\.prompts is \['a {}'\], but scenes.* has captions and no classes"):
         Workbench(prompted, ENCODER, torch.device("cpu"), Recorder()).pairs("train")
+
+
+def test_templates_and_sources_may_hold_commas_on_the_command_line() -> None:
+    words = ["--run", "run", "--data.prompts", "a photo of a {}, a type of pet", "--zero_shot", COLOURS]
+    config, _ = parse("evaluate", words)
+    assert config.data.prompts == ("a photo of a {}, a type of pet",) and config.evaluate.zero_shot == (COLOURS,)
+    config, _ = parse("evaluate", ["--run", "run", "--data.prompts", '["a {}", "{}, small"]'])
+    assert config.data.prompts == ("a {}", "{}, small")
+    assert "prompts" not in to_plain(Config())["data"] and to_plain(config)["data"]["prompts"] == ["a {}", "{}, small"]
+
+
+def test_a_comparison_of_a_class_set_is_by_top1() -> None:
+    figures = {name: Figure(40.0, 1.0) for name in ("own", "generic", "top5", "balanced")}
+    row = Row(
+        "bilevel",
+        "own",
+        "heads",
+        "last",
+        20,
+        own=figures["own"],
+        generic=figures["generic"],
+        measure="top1",
+        chosen_by="generic-v2",
+        recalls={"top5": figures["top5"], "balanced": Figure(39.0, 1.0), "tr1": Figure(0.0, 0.0)},
+        chance=10.0,
+    )
+    text = comparison_markdown([row])
+    assert "| top-5 " in text and "39.0" in text and "TR@1" not in text and "own, generic: zero-shot top-1 by" in text
+    assert "balanced_mean" in comparison_csv([row]) and Row.from_json(row.to_json()) == row
+    assert "balanced" not in comparison_csv([replace(row, measure="mean_recall")])
 
 
 def test_checks_of_a_class_set_speak_of_classes(bench: Workbench) -> None:

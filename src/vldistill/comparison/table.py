@@ -110,13 +110,15 @@ def comparison_csv(rows: Sequence[Row]) -> str:
     classes = any(row.measure == TOP1 for row in rows)
     recalls = (*ACCURACIES[1:], *RECALLS) if classes else RECALLS
     pairs = [f"{name}_{part}" for name in ("own", "generic", *recalls) for part in ("mean", "std")]
-    writer.writerow([*BEFORE, *pairs, *AFTER, "source"])
+    measure = ["measure"] if classes else []  # of own and generic
+    writer.writerow([*BEFORE, *measure, *pairs, *AFTER, "source"])
     for row in rows:
         figures = [row.own, row.generic, *(row.recalls.get(name) for name in recalls)]
         numbers = [part for figure in figures for part in ((figure.mean, figure.std) if figure else (None, None))]
         plain = row.to_json()
         source = row.source if row.published else None
-        writer.writerow([*(plain[name] for name in BEFORE), *numbers, *(plain[name] for name in AFTER), source])
+        own = [row.measure] if classes else []
+        writer.writerow([*(plain[name] for name in BEFORE), *own, *numbers, *(plain[name] for name in AFTER), source])
     return out.getvalue()
 
 
@@ -182,9 +184,9 @@ def _legend(rows: Sequence[Row]) -> str:
 
 
 def _measures(rows: Sequence[Row]) -> str:
-    words = {MEAN_RECALL: "mean of the six recalls", TOP1: "of class sets zero-shot top-1"}
-    found = [word for measure, word in words.items() if not rows or any(row.measure == measure for row in rows)]
-    return ", ".join(found if rows else found[:1])
+    words = {MEAN_RECALL: "mean of the six recalls", TOP1: "zero-shot top-1"}
+    found = [word for measure, word in words.items() if any(row.measure == measure for row in rows)]
+    return ", of class sets ".join(found) or words[MEAN_RECALL]
 
 
 def _tex(text: str) -> str:
@@ -218,8 +220,9 @@ def _protocol_notes(rows: Sequence[Row]) -> list[str]:
     if any(row.edges for row in rows):
         notes.append("Edge: where the search for the recipe ended at an edge of what it tried.")
     if any(row.lrs is not None for row in rows):
+        scored = "top-1" if any(row.measure == TOP1 for row in rows) else "mean recalls"
         notes.append(
-            "LRS, ARS: label- and augmentation-robust score of DD-Ranking (arXiv 2505.13300) of mean recalls; ARS by "
+            f"LRS, ARS: label- and augmentation-robust score of DD-Ranking (arXiv 2505.13300) of {scored}; ARS by "
             "the best trials on val with and without augmentation."
         )
     return notes

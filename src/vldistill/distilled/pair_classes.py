@@ -38,7 +38,7 @@ class PairClasses:
             return None
         record = found if isinstance(found, Mapping) else {}
         names, labels = (entry(record, part, list) or [] for part in ("names", "labels"))
-        known = all(isinstance(name, str) for name in names)
+        known = bool(names) and all(isinstance(name, str) for name in names)
         if not known or len(labels) != pairs or not all(_is_label(label, len(names)) for label in labels):
             raise ArtefactError(
                 f"distilled set: info.classes is {str(found)[:80]!r}; expected names, and the class of each of "
