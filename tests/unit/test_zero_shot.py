@@ -217,10 +217,21 @@ def test_what_cannot_be_classified_is_refused_before_anything_is_trained(bench: 
 
 
 def test_templates_and_sources_may_hold_commas_on_the_command_line() -> None:
-    words = ["--run", "run", "--data.prompts", "a photo of a {}, a type of pet", "--zero_shot", COLOURS]
+    words = [
+        "--run",
+        "run",
+        "--data.source",
+        "digits",
+        "--data.prompts",
+        "a photo of a {}, a type of pet",
+        "--zero_shot",
+        COLOURS,
+    ]
     config, _ = parse("evaluate", words)
     assert config.data.prompts == ("a photo of a {}, a type of pet",) and config.evaluate.zero_shot == (COLOURS,)
-    config, _ = parse("evaluate", ["--run", "run", "--data.prompts", '["a {}", "{}, small"]'])
+    config, _ = parse(
+        "evaluate", ["--run", "run", "--data.source", "digits", "--data.prompts", '["a {}", "{}, small"]']
+    )
     assert config.data.prompts == ("a {}", "{}, small")
     assert "prompts" not in to_plain(Config())["data"] and to_plain(config)["data"]["prompts"] == ["a {}", "{}, small"]
 
