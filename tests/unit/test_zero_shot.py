@@ -282,6 +282,7 @@ def test_a_student_classifies_pictures_and_scores_class_sources(bench: Workbench
     assert student.score(SHAPES, quiet=True) == classify_split(bench, student.encoder, "test")
 
 
+@pytest.mark.slow
 def test_the_verbs_of_python_on_digits(tmp_path: Path) -> None:
     encoder = {"setting": "heads", "dim": 16, "image": {"name": "convnet", "weights": "random", "size": 16}}
     sections = {"encoder": {**encoder, "text": {"name": "hashing", "width": 32}}, "data": {"cache": str(tmp_path)}}

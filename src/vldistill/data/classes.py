@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vldistill.config.checks import PROMPT, prompt_for
+from vldistill.config.plain import Plain, Record
 from vldistill.data.jsonfile import load_json
 from vldistill.errors import DataError
 
@@ -130,7 +130,7 @@ def _named_in(path: Path, keys: Sequence[str], source: str) -> list[str]:
     return list(names.values())
 
 
-def _entries(path: Path) -> Any:
+def _entries(path: Path) -> Record | Sequence[Plain]:
     """A json object or list, or the lines of a text."""
     if path.suffix.lower() == ".json":
         found = load_json(path)
@@ -145,7 +145,7 @@ def _entries(path: Path) -> Any:
         raise DataError(f"the names of classes, {path}, cannot be read ({error.strerror}). Correct ?names=.") from None
 
 
-def _name(entry: Any) -> str:
+def _name(entry: Plain) -> str:
     """A name: a text, or the last of a list, as in ImageNet's ``{"0": ["n01440764", "tench"]}``; else empty."""
     last = entry[-1] if isinstance(entry, list) and entry else entry
     return " ".join(last.split()) if isinstance(last, str) else ""

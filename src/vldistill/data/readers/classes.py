@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vldistill.data.account import Ledger
 from vldistill.data.classes import Classes, class_names, in_label_order, labels_of
@@ -21,6 +21,9 @@ from vldistill.data.source import Source
 from vldistill.data.stores import FileImages, Place
 from vldistill.data.tables import layout_of
 from vldistill.errors import DataError, unknown
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "fine_label", "y")
 HUB = "hf:"  # before a name on the hub
@@ -117,7 +120,7 @@ def _of_dataset(source: Source) -> Collection:
     return _classified(found, source, names)
 
 
-def _with_texts(rows: Any, label: str, names: Sequence[str]) -> Any:
+def _with_texts(rows: Dataset, label: str, names: Sequence[str]) -> Dataset:
     """A table whose labels are texts: the names of numbers where there are any, nothing for those below 0."""
     if label not in rows.column_names:
         return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from vldistill.data.source import Source
 from vldistill.data.splits import split_in
 from vldistill.errors import DataError, VldistillError
 from vldistill.storage.hub import bounded_look_up
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 BATCH = 10_000  # rows whose texts are turned into Python at a time
 
@@ -43,7 +46,7 @@ def read(source: Source) -> Collection:
     return of_tables(source, loaded(source))
 
 
-def loaded(source: Source) -> dict[str, Any]:
+def loaded(source: Source) -> dict[str, Dataset]:
     """The tables of a dataset by the name of their split. Raises DataError and MissingExtraError."""
     tables = {name: table.with_format(None) for name, table in _load(source).items()}  # a format hides columns
     if not tables:
@@ -51,7 +54,7 @@ def loaded(source: Source) -> dict[str, Any]:
     return tables
 
 
-def of_tables(source: Source, tables: dict[str, Any]) -> Collection:
+def of_tables(source: Source, tables: dict[str, Dataset]) -> Collection:
     """The pairs of a dataset's tables. Raises DataError."""
     first = next(iter(tables.values()))
     pictures = [name for name, feature in first.features.items() if type(feature).__name__ == "Image"]
