@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vldistill.version import __version__
 
 _HOMES = {
+    "Classification": "vldistill.api.found",
     "Comparison": "vldistill.api.comparison",
     "Config": "vldistill.config",
     "DistilledSet": "vldistill.api.sets",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from vldistill.api.comparison import Comparison as Comparison
     from vldistill.api.comparison import compare as compare
     from vldistill.api.evaluations import Evaluation as Evaluation
+    from vldistill.api.found import Classification as Classification
     from vldistill.api.found import SearchResult as SearchResult
     from vldistill.api.sets import DistilledSet as DistilledSet
     from vldistill.api.student import Student as Student

@@ -200,10 +200,50 @@ def scenes(folder: Path, items: list[Item]) -> str:
     return f"scenes:train={len(items)},val=1,test=1"
 
 
+def digits(folder: Path, items: list[Item]) -> str:
+    return "digits"
+
+
+ALWAYS = 777  # a photo of each split of class folders: folders of splits are some that have one
+
+
+def class_folders(folder: Path, items: list[Item]) -> str:
+    """A folder of its own for every photo is its class; photos without one lie in none."""
+    for split, shift in (("train", 0), ("test", 1)):
+        put(folder / split / caption(ALWAYS + shift, "") / "z.jpg", picture(ALWAYS + shift))
+    for name, (number, item) in distinct(items).items():
+        if item[1]:
+            inside = Path("train", caption(number, item[3])) if item[2] else Path()
+            put(folder / inside / f"{name}.jpg", picture(number))
+    return f"classes:{folder}"
+
+
+def class_table(folder: Path, items: list[Item]) -> str:
+    return table(".csv", ",")(folder, items).replace("csv:", "classes:") + "?label=title"
+
+
+SEPARATED[class_table] = ","
+
+
+def class_dataset(folder: Path, items: list[Item]) -> str:
+    """Labels are numbers, which the dataset names; -1 is none, and what has one name comes twice."""
+    import datasets
+
+    own = columns(items)
+    names = [caption(number, item[3]) for number, item in enumerate(items)]
+    own["caption"] = [number if item[2] else -1 for number, item in enumerate(items)]
+    kinds = {"image": datasets.Image(), "caption": datasets.ClassLabel(names=names), "id": datasets.Value("string")}
+    datasets.Dataset.from_dict(own, features=datasets.Features(kinds)).save_to_disk(str(folder))
+    return f"classes:{folder}"
+
+
+WITHOUT_FILES = (scenes, digits)
 WRITERS: dict[str, list[Callable[[Path, list[Item]], str]]] = {
     "blip": [blip],
+    "classes": [class_folders, class_table, class_dataset],
     "coco": [coco],
     "csv": [table(".csv", ","), table(".tsv", "\t"), lines],
+    "digits": [digits],
     "folder": [sidecars],
     "hf": [saved],
     "karpathy": [karpathy],
@@ -228,7 +268,7 @@ def test_accounts_balance_and_no_caption_meets_another_image(
     folder = tmp_path / "data"
     shutil.rmtree(folder, ignore_errors=True)
     source = write(folder, items)
-    if folder.exists() and write is not saved:
+    if folder.exists() and write not in (saved, class_dataset):
         add_extras(folder, extras)
     try:
         collection = read_collection(source)
@@ -246,20 +286,21 @@ def test_accounts_balance_and_no_caption_meets_another_image(
         except DataError:
             continue
         found += pairs.count_captions
-        if write is not scenes:
+        if write not in WITHOUT_FILES:
             for image, text in zip(pairs.caption_image, pairs.captions):
                 number = int(text.split("photo=")[1].split()[0])
                 assert pairs.images.encoded(int(image)) == picture(number), text
-    if write is not scenes and not any(account.losses() for account in collection.accounts):
+    if write not in WITHOUT_FILES and not any(account.losses() for account in collection.accounts):
         lost = sum(len(collection.split_losses(split)) for split in collection.splits_present())
         assert found == _whole(write, items) or lost
 
 
 def _whole(write: Callable[[Path, list[Item]], str], items: list[Item]) -> int:
     """How many captions there are to read, of items that are whole."""
-    if write in (parquet, saved):
+    always = 2 if write is class_folders else 0
+    if write in (parquet, saved, class_dataset):
         return sum(item[1] and item[2] for item in items)
     if write is shards:
         return sum(i[1] and i[2] for own in (items[::2], items[1::2]) for _, i in distinct(own).values())
     unfit = SEPARATED.get(write, "\0")
-    return sum(item[1] and item[2] and unfit not in item[3] for _, item in distinct(items).values())
+    return always + sum(item[1] and item[2] and unfit not in item[3] for _, item in distinct(items).values())

@@ -59,6 +59,7 @@ class Made:
     towers: PairFeatures
     student: PairFeatures
     forgotten: torch.Tensor
+    labels: np.ndarray | None = None
 
 
 def made(seed: int, images: int = 23, width: int = 6, dtype: torch.dtype = torch.float32) -> Made:

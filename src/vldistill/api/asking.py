@@ -89,8 +89,8 @@ def ask(
 
 
 def _usual_towers(data: str, lines: Reporter) -> dict[str, Plain]:
-    """The section ``encoder`` that fits data where none is named: published towers, small ones for drawn scenes."""
-    name = "scenes.yaml" if data.partition(":")[0] == "scenes" else "photos.yaml"
+    """The section ``encoder`` that fits data where none is named: published towers; small ones for scenes, digits."""
+    name = "scenes.yaml" if data.partition(":")[0] in ("scenes", "digits") else "photos.yaml"
     lines.info(f"towers of {name} (no config= was given)")
     read = read_yaml(Path(packaged_config(name)), "config")
     return {"encoder": read["encoder"]}

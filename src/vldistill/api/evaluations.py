@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from vldistill.config.plain import Plain
 from vldistill.errors import MissingExtraError
 from vldistill.evaluation import results
-from vldistill.evaluation.measures import MEASURES
 from vldistill.evaluation.tables import evaluation_text
 
 if TYPE_CHECKING:
@@ -28,9 +27,10 @@ class Evaluation(results.Evaluation):
 
     @property
     def recalls(self) -> dict[str, dict[str, float]]:
-        """Means over students in percent: by recipe, ``mean_recall``, ``tr1``, ``tr5``, ... ``ir10``."""
+        """Means over students in percent: by recipe, ``mean_recall``, ``tr1``, ...; of class sets ``top1``, ... too."""
         return {
-            recipe: {name: scores.figures[name].mean for name in MEASURES} for recipe, scores in self.scores().items()
+            recipe: {name: figure.mean for name, figure in scores.figures.items()}
+            for recipe, scores in self.scores().items()
         }
 
     def to_dict(self) -> dict[str, Plain]:
@@ -45,9 +45,10 @@ class Evaluation(results.Evaluation):
             raise MissingExtraError("to_pandas needs the package pandas: pip install pandas. Or use to_dict.") from None
         return pd.DataFrame(
             [
-                {"set": self.set, "recipe": recipe, "student": number, **student.measures()}
+                {"set": self.set, "recipe": recipe, "student": number, **student.measures(), **more}
                 for recipe, scores in self.scores().items()
                 for number, student in enumerate(scores.students)
+                for more in [scores.accuracies[number].to_json() if scores.accuracies else {}]
             ]
         )
 

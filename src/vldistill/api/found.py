@@ -1,10 +1,12 @@
-"""What a search finds: photos with scores, and those that could not be read."""
+"""What a search finds, photos with scores and those that could not be read; and what a classification finds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
+
+import torch
 
 from vldistill.config.plain import Plain
 
@@ -64,3 +66,33 @@ class SearchResult(Sequence[Hit]):
         """Plain values for JSON."""
         hits: list[Plain] = [{"path": hit.path, "score": round(hit.score, 6)} for hit in self.hits]
         return {"question": self.question, "hits": hits, "photos": self.photos, "left_out": dict(self.left_out)}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Classification(Sequence[str]):
+    """The class of each picture, in their order.
+
+    Args:
+        classes: that were asked for.
+        scores: (N, K) cosine similarities of the pictures with the mean prompt of each class.
+    """
+
+    classes: tuple[str, ...]
+    scores: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        best = self.scores[index].argmax(-1)
+        return [self.classes[label] for label in best.tolist()] if isinstance(index, slice) else self.classes[int(best)]
+
+    def __repr__(self) -> str:
+        best = self.scores.max(-1).values.tolist()
+        return "\n".join(f"{score:7.3f}  {name}" for score, name in zip(best, self))

@@ -1,4 +1,4 @@
-"""Student: a dual encoder that was trained on a set, with its towers: it encodes photos and texts, and searches.
+"""Student: a dual encoder trained on a set, with its towers: it encodes photos and texts, searches and classifies.
 
 Shapes: N photos or texts, D width of the embedding.
 """
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from vldistill.api.found import Hit, SearchResult
+from vldistill.api.found import Classification, Hit, SearchResult
 from vldistill.api.pictures import Pictures, as_input, listed_pictures, photo_paths
 from vldistill.api.progress import reporter
 from vldistill.api.student_files import StudentRecord, read_student, write_student
 from vldistill.config import Config
+from vldistill.config.checks import PROMPT, check_prompts, prompt_for, require
 from vldistill.config.plain import Record
 from vldistill.convert.student import export_student, to_transformers
 from vldistill.convert.student_sides import SIDES, StudentParts
@@ -28,8 +29,9 @@ from vldistill.data.photos import PhotoLimits
 from vldistill.data.transforms import to_float
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import ConfigError, DataError, unknown
-from vldistill.evaluation.measures import Recalls
+from vldistill.evaluation.measures import Accuracy, Recalls
 from vldistill.evaluation.students import score_student
+from vldistill.evaluation.zero_shot import classify_split, mean_prompts
 from vldistill.runtime.log import Reporter
 from vldistill.training.recipe import Recipe
 from vldistill.training.stepper import embed_in_parts
@@ -133,15 +135,46 @@ class Student:
         hits = tuple(Hit(gallery.paths[row], score) for score, row in zip(best.values.tolist(), best.indices.tolist()))
         return SearchResult(question, hits, len(scores), gallery.left_out)
 
-    def score(self, data: str | Path | None = None, split: str = "test", *, quiet: bool = False) -> Recalls:
-        """The recalls on a split of a data source, by default of the data that the set was made from."""
+    def classify(
+        self, images: Pictures, classes: Sequence[str], prompts: str | Sequence[str] = PROMPT
+    ) -> Classification:
+        """The class of each picture: that whose mean prompt is nearest (zero-shot classification).
+
+        Args:
+            images: as of :meth:`encode_image`.
+            classes: their names, two or more.
+            prompts: templates with ``{}`` for the name; several are averaged.
+
+        Raises:
+            ConfigError: a template without ``{}``, or fewer than two classes, or one twice.
+            DataError: a picture that cannot be read.
+        """
+        templates, names = ((prompts,) if isinstance(prompts, str) else tuple(prompts)), tuple(classes)
+        require(bool(templates), "prompts", prompts, "one or more templates")
+        check_prompts("prompts", templates)
+        several = not isinstance(classes, str) and len(set(names)) == len(names) > 1
+        require(several, "classes", classes, "two or more different names")
+        each = max(1, TEXTS_AT_ONCE // len(templates))  # classes at a time
+        parts = [
+            mean_prompts(
+                self.encode_text([prompt_for(one, name) for name in part for one in templates]), len(templates)
+            )
+            for part in (names[start : start + each] for start in range(0, len(names), each))
+        ]
+        return Classification(names, torch.atleast_2d(self.encode_image(images)) @ torch.cat(parts).T)
+
+    def score(self, data: str | Path | None = None, split: str = "test", *, quiet: bool = False) -> Recalls | Accuracy:
+        """The recalls on a split of a data source, of a class set the accuracies of zero-shot classification.
+
+        By default of the data that the set was made from.
+        """
         if split not in SPLITS:
             raise ConfigError(unknown("split", split, SPLITS))
         config = self.config
         if data is not None:
             config = replace(config, data=replace(config.data, source=str(data)))
         bench = open_bench(config, reporter(quiet), standardisation=self.bench.standardisation)
-        return score_student(bench, self.encoder, split)
+        return (classify_split if bench.has_classes else score_student)(bench, self.encoder, split)
 
     def save(self, folder: str | Path) -> Path:
         """Write weights, a readable record and a card; returns the folder. Raises ArtefactError for another's folder.

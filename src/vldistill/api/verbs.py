@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def evaluate(
     *,
     config: ConfigSource | None = None,
     run: Place | None = None,
+    zero_shot: str | Sequence[str] = (),
     quiet: bool = False,
     log: Log = None,
     **options: object,
@@ -148,6 +150,7 @@ def evaluate(
         data: the data to test on; by default those of the run, or those that the set names.
         config: a YAML file, or options by section.
         run: the run folder; by default the set's own, or one in the cache.
+        zero_shot: class sources, such as ``digits`` or ``classes:PATH``, whose test images students classify too.
         quiet: warnings only.
         log: trackers that follow: ``tensorboard``, ``wandb``, ``mlflow``, or several (docs/trackers.md).
         options: any other, e.g. ``seeds=3``, ``protocol="val-best"``.
@@ -159,6 +162,8 @@ def evaluate(
         run = run_of(target)
     if own and config is None and (run is None or not (Path(run) / "config.yaml").exists()):
         config = recorded(target)
+    if zero_shot:
+        options["zero_shot"] = [zero_shot] if isinstance(zero_shot, str) else list(zero_shot)
     asked = ask("evaluate", data, config, run, options, quiet, log)
     word = _folder_of(target, asked) if own else str(target)
     return Evaluation.of(evaluate_stage(asked.run, asked.config, asked.reporter, word))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from jsonargparse import ArgumentParser
 
@@ -12,6 +11,7 @@ from vldistill.commands.shared import DONE, add_json, opened, say_next
 from vldistill.evaluation.tables import evaluation_text
 from vldistill.options.words import parse
 from vldistill.stages.evaluate import evaluate, score
+from vldistill.workbench.headline import IN_WORDS
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,13 +22,14 @@ def main(argv: Sequence[str]) -> int:
             "--set", type=str, required=True, help="a set's folder, SELECTOR:N such as random:N, or full"
         )
         add_json(parser)
-        parser.add_argument("--val_only", action="store_true", help="mean recall on val alone, as distill validates")
+        parser.add_argument("--val_only", action="store_true", help="the score on val alone, as distill validates")
 
     config, rest = parse("evaluate", argv, extend)
     run, reporter = opened(rest)
     if rest.val_only:
         validation = score(run, config, reporter, rest.set)
-        text, plain = f"{validation.set}: mean recall on val {validation.val_mean_recall:.2f}", asdict(validation)
+        words, plain = IN_WORDS[validation.measure], validation.to_json()
+        text = f"{validation.set}: {words} on val {validation.score:.2f}"
     else:
         result = evaluate(run, config, reporter, rest.set)
         text, plain = evaluation_text([result]), result.to_json()

@@ -25,6 +25,7 @@ from vldistill.options.merge import nested, on_towers, resolved
 from vldistill.runtime.devices import choose_compute, choose_device
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest, read_json, write_record, write_text
+from vldistill.workbench.headline import TOP1
 from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import Run, environment, to_plain
 
@@ -181,7 +182,7 @@ class Matrix:
         notes += [f"- failed: {', '.join(rows)} on {column}: {why}" for (column, why), rows in failures.items()]
         evaluate = next(iter(self.towers.values())).evaluate
         legend = (
-            f"Mean of six recalls on test in percent, {self._recipe()} recipe, protocol {evaluate.protocol}, "
+            f"{self._measure()} on test in percent, {self._recipe()} recipe, protocol {evaluate.protocol}, "
             f"mean ± standard deviation over {evaluate.seeds} students."
         )
         return "\n".join([markdown(["set", *self.towers], lines), "", legend, "", *notes, ""])
@@ -197,6 +198,10 @@ class Matrix:
                     writer.writerow([row, column, recipe, measure, figure.mean, figure.std])
         return out.getvalue()
 
+    def _measure(self) -> str:
+        found = {scores.measure for cell in self.results.values() for scores in cell.evaluation.scores().values()}
+        return "Zero-shot top-1" if TOP1 in found else "Mean of six recalls"
+
     def _recipe(self) -> str:
         return "generic" if "generic" in next(iter(self.towers.values())).evaluate.recipes else "own"
 
@@ -205,7 +210,7 @@ class Matrix:
             return "failed"
         cell = self.results.get((row, column))
         scores = cell.evaluation.scores().get(self._recipe()) if cell else None
-        return str(scores.mean_recall) if scores else "-"
+        return str(scores.headline) if scores else "-"
 
 
 def name_of(target: str | DistilledSet) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from vldistill.config.plain import Plain, Record, entry, section
 from vldistill.evaluation.results import Evaluation
+from vldistill.workbench.headline import MEAN_RECALL, val_key, val_score
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,17 @@ class Making:
 
 @dataclass(frozen=True)
 class Trial:
-    """One of the options that a cell tries: its set and its mean recall on val, or why it failed."""
+    """One of the options that a cell tries: its set and its score on val, or why it failed."""
 
     options: Record
     val_mean_recall: float | None = None
     making: Making | None = None
     error: str = ""
+    measure: str = MEAN_RECALL
 
     def to_json(self) -> dict[str, Plain]:
         """The JSON object in the cell's file."""
-        plain: dict[str, Plain] = {"options": self.options, "val_mean_recall": self.val_mean_recall}
+        plain: dict[str, Plain] = {"options": self.options, val_key(self.measure): self.val_mean_recall}
         plain.update(asdict(self.making) if self.making else {"error": self.error})
         return plain
 
@@ -96,7 +98,7 @@ class CellResult:
         """How many times val was scored to choose options and iterations."""
         trials = [trial for trial in entry(self.record, "trials", list) or () if isinstance(trial, Mapping)]
         looks = [_looks(section(trial, "selection")) for trial in trials]
-        looks += [1 for trial in trials if trial.get("val_mean_recall") is not None]
+        looks += [1 for trial in trials if val_score(trial) is not None]
         if self.making and self.making.set not in {trial.get("set") for trial in trials}:
             looks.append(_looks(self.making.selection))
         return sum(looks)

@@ -10,9 +10,10 @@ from vldistill.comparison.results import CellResult
 from vldistill.comparison.statistics import Spread, augmentation_robust_score, differences, label_robust_score
 from vldistill.config.plain import Plain, Record, entry, section
 from vldistill.evaluation.bootstrap import Bootstrap, Interval, images_tested
-from vldistill.evaluation.measures import MEASURES, RECALLS, Figure, number_in, ratio
-from vldistill.evaluation.results import FIXED_GRID, Scores
+from vldistill.evaluation.measures import ACCURACIES, RECALLS, Figure, number_in, ratio
+from vldistill.evaluation.results import FIXED_GRID, Evaluation, Scores
 from vldistill.storage.files import digest
+from vldistill.workbench.headline import MEAN_RECALL, TOP1
 
 EQUAL_FLOATS = 0.02  # relative difference of numbers of floats that count as equal
 
@@ -25,8 +26,8 @@ class Row:
         pairs: None for the full data of a publication.
         seed: of the distillation; None for a target, and where there are several.
         distillations: how many seeds, each with ``students`` students.
-        own: mean recall by the recipe that the set carries.
-        generic: mean recall by the recipe that is chosen in one way for every row.
+        own: mean recall, of class sets zero-shot top-1 (``measure``), by the recipe that the set carries.
+        generic: the same by the recipe that is chosen in one way for every row.
         recalls: by name, of the recipe that ``recalls_by`` names: ``generic`` where it was used, else ``own``.
         spread_of: what the deviations are of, in words.
         student_std: of ``generic`` over the students of one distillation.
@@ -87,6 +88,7 @@ class Row:
     details: Record = field(default_factory=dict)
     chance: float | None = None
     published: bool = False
+    measure: str = MEAN_RECALL
 
     @property
     def source(self) -> str:
@@ -102,7 +104,8 @@ class Row:
             name: found and vars(found)
             for name, found in (("difference", self.difference), ("share_interval", self.share_interval))
         }
-        return {**vars(self), **means, **intervals, "recalls": recalls, "edges": list(self.edges)}
+        plain = {**vars(self), **means, **intervals, "recalls": recalls, "edges": list(self.edges)}
+        return {name: value for name, value in plain.items() if name != "measure" or value != MEAN_RECALL}
 
     @classmethod
     def from_json(cls, record: Record) -> Row:
@@ -166,7 +169,8 @@ def _row(pool: Sequence[CellResult], references: References, tried: int | None) 
     result, evaluation, ground = pool[0], pool[0].evaluation, _ground(pool[0])
     own, generic = (_pooled(pool, recipe) for recipe in ("own", "generic"))
     figures = generic or own or {}
-    spread = generic.get("mean_recall") if generic else None
+    measure = TOP1 if evaluation.classes is not None else MEAN_RECALL
+    spread = generic.get(measure) if generic else None
     mean = spread.pooled.mean if spread else None
     random, full = references.get((ground, f"random:{evaluation.pairs}")), references.get((ground, "full"))
     random_mean, full_mean = _mean(random), _mean(full)
@@ -185,9 +189,9 @@ def _row(pool: Sequence[CellResult], references: References, tried: int | None) 
         seed=result.seed if result.kind == "method" and len(pool) == 1 else None,
         students=evaluation.seeds,
         distillations=len(pool),
-        own=own["mean_recall"].pooled if own else None,
+        own=own[measure].pooled if own else None,
         generic=spread.pooled if spread else None,
-        recalls={name: figures[name].pooled if name in figures else None for name in RECALLS},
+        recalls={name: figures[name].pooled if name in figures else None for name in _recalls(evaluation)},
         recalls_by="generic" if generic else "own",
         spread_of=_spread_of(pool),
         student_std=spread.student if spread else None,
@@ -208,8 +212,14 @@ def _row(pool: Sequence[CellResult], references: References, tried: int | None) 
         val_looks=sum(map(_val_looks, pool)),
         chosen=result.chosen,
         details=evaluation.details,
-        chance=evaluation.chance.mean_recall,
+        chance=evaluation.chance_headline,
+        measure=measure,
     )
+
+
+def _recalls(evaluation: Evaluation) -> Sequence[str]:
+    """The measures beside the headline: the six recalls, of class sets the accuracies too."""
+    return RECALLS if evaluation.classes is None else (*ACCURACIES[1:], *RECALLS)
 
 
 def _pooled(pool: Sequence[CellResult], recipe: str) -> dict[str, Spread] | None:
@@ -220,13 +230,13 @@ def _pooled(pool: Sequence[CellResult], recipe: str) -> dict[str, Spread] | None
         return None
     if any(not one.students for one in scores):  # early files keep figures alone
         figures = scores[0].figures
-        return {name: Spread(figures[name], figures[name].std or 0.0, None) for name in MEASURES}
-    return {name: Spread.of([[getattr(s, name) for s in one.students] for one in scores]) for name in MEASURES}
+        return {name: Spread(figures[name], figures[name].std or 0.0, None) for name in figures}
+    return {name: Spread.of([one.of_students(name) for one in scores]) for name in scores[0].figures}
 
 
 def _mean(pool: Sequence[CellResult] | None) -> float | None:
     found = _pooled(pool, "generic") if pool else None
-    return found["mean_recall"].pooled.mean if found else None
+    return found.get(TOP1, found["mean_recall"]).pooled.mean if found else None
 
 
 def _spread_of(pool: Sequence[CellResult]) -> str:

@@ -9,9 +9,10 @@ from typing import TypeVar
 
 from vldistill.comparison.rows import Row
 from vldistill.evaluation.bootstrap import LEVEL
-from vldistill.evaluation.measures import RECALLS, TITLES
+from vldistill.evaluation.measures import ACCURACIES, RECALLS, TITLE_OF, TITLES, Figure
 from vldistill.evaluation.tables import LEGACY, markdown
 from vldistill.storage.files import human_bytes
+from vldistill.workbench.headline import MEAN_RECALL, TOP1
 
 NONE = "-"
 TEX = str.maketrans(
@@ -38,7 +39,8 @@ COLUMNS: tuple[Column, ...] = (
     _column("stored floats", lambda row: row.stored_floats, "{:,}".format),
     _column("own", lambda row: row.own),
     _column("generic", lambda row: row.generic),
-    *(_column(title, lambda row, name=name: row.recalls[name]) for title, name in zip(TITLES[1:], RECALLS)),
+    *(_column(TITLE_OF[name], lambda row, name=name: row.recalls.get(name)) for name in ACCURACIES[1:]),
+    *(_column(title, lambda row, name=name: _recall(row, name)) for title, name in zip(TITLES[1:], RECALLS)),
     _column("to the best", lambda row: _to_the_best(row)),
     _column("gain over random", lambda row: row.gain, "x {:.2f}".format),
     _column("at equal floats", lambda row: row.floats_gain, "x {:.2f}".format),
@@ -52,7 +54,7 @@ COLUMNS: tuple[Column, ...] = (
     _column("seconds", lambda row: row.seconds, "{:.0f}".format),
     _column("peak memory", lambda row: row.peak_memory_bytes, human_bytes),
 )
-OPTIONAL = ("to the best", "at equal floats", "LRS", "ARS", "steps", "tried", "val looks", "edge")
+OPTIONAL = ("top-5", "balanced", "to the best", "at equal floats", "LRS", "ARS", "steps", "tried", "val looks", "edge")
 """Columns that are left out where no row has a value."""
 BEFORE = (
     *("row", "group", "towers", "setting", "protocol", "chosen_by", "pairs", "stored_floats", "seed", "students"),
@@ -105,14 +107,18 @@ def comparison_csv(rows: Sequence[Row]) -> str:
     """The table with every number in full, and standard deviations in columns of their own."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    pairs = [f"{name}_{part}" for name in ("own", "generic", *RECALLS) for part in ("mean", "std")]
-    writer.writerow([*BEFORE, *pairs, *AFTER, "source"])
+    classes = any(row.measure == TOP1 for row in rows)
+    recalls = (*ACCURACIES[1:], *RECALLS) if classes else RECALLS
+    pairs = [f"{name}_{part}" for name in ("own", "generic", *recalls) for part in ("mean", "std")]
+    measure = ["measure"] if classes else []  # of own and generic
+    writer.writerow([*BEFORE, *measure, *pairs, *AFTER, "source"])
     for row in rows:
-        figures = [row.own, row.generic, *(row.recalls[name] for name in RECALLS)]
+        figures = [row.own, row.generic, *(row.recalls.get(name) for name in recalls)]
         numbers = [part for figure in figures for part in ((figure.mean, figure.std) if figure else (None, None))]
         plain = row.to_json()
         source = row.source if row.published else None
-        writer.writerow([*(plain[name] for name in BEFORE), *numbers, *(plain[name] for name in AFTER), source])
+        own = [row.measure] if classes else []
+        writer.writerow([*(plain[name] for name in BEFORE), *own, *numbers, *(plain[name] for name in AFTER), source])
     return out.getvalue()
 
 
@@ -124,9 +130,15 @@ def _cells(rows: Sequence[Row], every: Sequence[Row] = ()) -> tuple[list[str], l
     every = every or rows
     towers, seeds = {row.towers for row in every}, {row.seed for row in every} - {None}
     left_out = [name for name, values in (("towers", towers), ("seed", seeds)) if len(values) < 2]
-    left_out += [name for name, text in COLUMNS if name in OPTIONAL and all(text(row) == NONE for row in every)]
+    optional = (*OPTIONAL, *(TITLES[1:] if any(row.measure == TOP1 for row in every) else ()))
+    left_out += [name for name, text in COLUMNS if name in optional and all(text(row) == NONE for row in every)]
     columns = [column for column in COLUMNS if column[0] not in left_out]
     return [title for title, _ in columns], [[text(row) for _, text in columns] for row in rows]
+
+
+def _recall(row: Row, name: str) -> Figure | None:
+    """A recall; of class sets none, for equal prompts tie."""
+    return None if row.measure == TOP1 else row.recalls[name]
 
 
 def _to_the_best(row: Row) -> str | None:
@@ -148,9 +160,10 @@ def _legend(rows: Sequence[Row]) -> str:
     students = sorted({row.students for row in ours if row.students is not None})
     by = sorted({row.recalls_by for row in ours}) or ["own"]
     chance = sorted({f"{row.chance:.2f}" for row in ours if row.chance is not None})
+    beside = "others" if any(row.measure == TOP1 for row in ours) else "six recalls"
     notes = [
-        "own, generic: mean of the six recalls by the set's recipe, and by the recipe that is chosen on val in one way "
-        f"for every row; the six recalls are by the {' or '.join(by)} recipe where a row has it.",
+        f"own, generic: {_measures(ours)} by the set's recipe, and by the recipe that is chosen on val in one way "
+        f"for every row; the {beside} are by the {' or '.join(by)} recipe where a row has it.",
         f"Test split, percent, mean ± standard deviation over {' or '.join(map(str, students)) or 'no'} students"
         f"{_spread_note(ours)}; chance {' or '.join(chance) or NONE}.",
         "Gain over as many random pairs and share of the full data: generic recipe, same setting, towers and protocol.",
@@ -168,6 +181,12 @@ def _legend(rows: Sequence[Row]) -> str:
         )
         notes.append(f"Sources: {'; '.join(sources)}.")
     return "\n".join(notes)
+
+
+def _measures(rows: Sequence[Row]) -> str:
+    words = {MEAN_RECALL: "mean of the six recalls", TOP1: "zero-shot top-1"}
+    found = [word for measure, word in words.items() if any(row.measure == measure for row in rows)]
+    return ", of class sets ".join(found) or words[MEAN_RECALL]
 
 
 def _tex(text: str) -> str:
@@ -201,8 +220,9 @@ def _protocol_notes(rows: Sequence[Row]) -> list[str]:
     if any(row.edges for row in rows):
         notes.append("Edge: where the search for the recipe ended at an edge of what it tried.")
     if any(row.lrs is not None for row in rows):
+        scored = "top-1" if any(row.measure == TOP1 for row in rows) else "mean recalls"
         notes.append(
-            "LRS, ARS: label- and augmentation-robust score of DD-Ranking (arXiv 2505.13300) of mean recalls; ARS by "
+            f"LRS, ARS: label- and augmentation-robust score of DD-Ranking (arXiv 2505.13300) of {scored}; ARS by "
             "the best trials on val with and without augmentation."
         )
     return notes

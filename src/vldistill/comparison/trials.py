@@ -24,6 +24,7 @@ from vldistill.evaluation.measures import number_in
 from vldistill.evaluation.search import Ladder, Point, Search
 from vldistill.options.merge import merged, nested, resolved
 from vldistill.storage.files import digest, read_json
+from vldistill.workbench.headline import val_key, val_measure
 from vldistill.workbench.run_folder import differences, to_plain, write_config
 
 TRIED = "tried.jsonl"
@@ -123,7 +124,8 @@ def _trial(cell: Cell, number: int, config: Config, run: Path, folder: Path, lau
             words = ["evaluate", "--config", str(place.with_suffix(".yaml")), "--run", str(place)]
             launch([*words, "--set", making.set, "--val_only"], folder / "log.txt")
             found = list((place / "results" / "val").glob("*.json"))
-        return Trial(options, number_in(read_json(found[0], "validation"), "val_mean_recall"), making)
+        record = read_json(found[0], "validation")
+        return Trial(options, number_in(record, val_key(val_measure(record))), making, measure=val_measure(record))
     except UnitFailed as failed:
         if failed.kind == "lost":  # its process or node is gone, whatever the option
             raise

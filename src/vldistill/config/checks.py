@@ -6,11 +6,15 @@ import math
 import os
 import re
 import types
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vldistill.errors import ConfigError
+
+PROMPT, BLANK = "a photo of a {}", "{}"
+"""The usual prompt of a class, and where its name stands."""
 
 TypeExpression = type | types.GenericAlias | types.UnionType
 """What a field of a dataclass is annotated with."""
@@ -44,6 +48,18 @@ def check_label(name: str, label: str) -> None:
     """Refuse a label that cannot end the name of a folder. Raises ConfigError."""
     fine = re.fullmatch(r"[\w.-]{0,80}", label, re.ASCII) is not None
     require(fine, name, label, "letters, digits, '_', '.' and '-', at most 80")
+
+
+def prompt_for(prompt: str, name: str) -> str:
+    """A prompt with the name of a class in its place."""
+    return prompt.replace(BLANK, name)
+
+
+def check_prompts(name: str, prompts: Sequence[str]) -> None:
+    """Refuse templates of prompts that leave no place for the name of a class, or that come twice."""
+    for prompt in prompts:
+        require(BLANK in prompt, name, prompt, f"a template with {BLANK} for the name of the class, as {PROMPT!r}")
+    require(len({*prompts}) == len(prompts), name, prompts, "templates that differ")
 
 
 def positive(config: object, section: str, *names: str) -> None:

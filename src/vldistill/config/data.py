@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vldistill.config.checks import check_fields, positive, require
+from vldistill.config.checks import check_fields, check_prompts, positive, require
+from vldistill.config.former import later
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class DataConfig:
             ``heads``); experts and the real batches of ``bilevel`` draw among them. Each costs one pass of the tower.
         features: how features are stored on disk.
         clean_captions: clean captions as published works do: lower case, ``.!"()*#:;~`` removed, at most 30 words.
+        prompts: of class sets, templates of captions with ``{}`` for the name of the class; several give every image as
+            many captions, and are averaged to classify. Empty: the source's own, as
+            ``a photo of a {}``.
         max_pixels: width times height that a photo may have; a larger one counts as broken, and is not decoded.
         max_bytes: size that a photo's file may have; a larger one is left out too.
     """
@@ -31,10 +35,12 @@ class DataConfig:
     views: int = 0
     features: Literal["float32", "float16"] = "float32"
     clean_captions: bool = False
+    prompts: tuple[str, ...] = later((), neutral=())
     max_pixels: int = 64_000_000
     max_bytes: int = 256_000_000
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
         require(self.views >= 0, "data.views", self.views, "0 or more")
+        check_prompts("data.prompts", self.prompts)
         positive(self, "data", "max_pixels", "max_bytes")

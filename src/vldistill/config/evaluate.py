@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vldistill.config.checks import check_fields, positive, require
+from vldistill.config.checks import check_fields, check_prompts, positive, require
 from vldistill.config.former import later
 from vldistill.errors import ConfigError, unknown
 
@@ -39,6 +39,9 @@ class EvaluateConfig:
         max_validations: at most, in one training, for ``val-best`` and ``test-best-legacy``.
         text_map: for a set made with another text tower: ``none`` refuses it, ``ridge`` maps its sentence vectors by a
             ridge regression fitted on training captions, which the result records.
+        zero_shot: class sources (docs/classes.md) whose test images students classify too, whatever they were trained
+            on.
+        zero_shot_prompts: templates with ``{}`` for the classes of ``zero_shot``; empty: each source's own.
     """
 
     protocol: str = "last"
@@ -54,6 +57,8 @@ class EvaluateConfig:
     tower_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
     max_validations: int = 10
     text_map: Literal["none", "ridge"] = "none"
+    zero_shot: tuple[str, ...] = later((), neutral=())
+    zero_shot_prompts: tuple[str, ...] = later((), neutral=())
 
     def __post_init__(self) -> None:
         check_fields(self, "evaluate")
@@ -61,6 +66,9 @@ class EvaluateConfig:
             raise ConfigError(unknown("protocol", self.protocol, PROTOCOLS))
         wrong = [name for name in self.recipes if name not in ("own", "generic")]
         require(bool(self.recipes) and not wrong, "evaluate.recipes", self.recipes, "own, generic, or both")
+        check_prompts("evaluate.zero_shot_prompts", self.zero_shot_prompts)
+        distinct = len(set(self.zero_shot)) == len(self.zero_shot)
+        require(all(self.zero_shot) and distinct, "evaluate.zero_shot", self.zero_shot, "sources that differ")
         positive(self, "evaluate", "seeds", "generic_epochs", "max_validations")
         require(self.trials >= 0, "evaluate.trials", self.trials, "0 (as many as usual) or more")
         require(self.max_steps >= 0, "evaluate.max_steps", self.max_steps, "0 (no limit of its own) or more")

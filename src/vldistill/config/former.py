@@ -45,6 +45,12 @@ def without_neutral(section: type, plain: Record) -> dict[str, Plain]:
     return {name: value for name, value in plain.items() if name not in neutral or neutral[name] != value}
 
 
+def without_empty(section: type, plain: Record) -> dict[str, Plain]:
+    """A section's plain values without lists that came later and are empty: files and keys hold no trace of them."""
+    lists = {name for name, neutral in before_it_came(section).items() if neutral == ()}
+    return {name: value for name, value in plain.items() if name not in lists or value}
+
+
 def current(options: Record, where: str = "") -> dict[str, Plain]:
     """Options by section, read from a file, under today's names.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vldistill.data.account import Account, LeftOut
+from vldistill.data.classes import NONE, Classes
 from vldistill.data.pairs import ImageStore, Pairs, choose, in_order
 from vldistill.errors import DataError
 
@@ -24,6 +25,7 @@ LEFT_OUT = {
     "garbled": ("caption", "that is not valid Unicode left out"),
     "empty": ("empty caption", "left out"),
     "bare": ("image", "without a caption left out"),
+    "classless": ("image", "that is not of exactly one class left out"),
     "lost": ("missing image", "left out"),
 }
 """What is unusable: its noun, and the rest of the note that counts it."""
@@ -44,6 +46,7 @@ class Collection:
         reader: the reader's name.
         clean: captions pass :func:`clean_caption` on the way out.
         accounts: what the reader saw, used and left out; see :mod:`vldistill.data.account`.
+        classes: of a class set, the classes and every image's; its captions are prompts.
         shares: of images for val and test, as the options of the source name them; None: no split is made.
     """
 
@@ -58,11 +61,19 @@ class Collection:
     clean: bool = False
     accounts: Sequence[Account] = ()
     shares: Mapping[str, float] | None = None
+    classes: Classes | None = None
 
     def limited(self, limits: PhotoLimits) -> Collection:
         """The same with ``limits`` for its photos, where they are files: drawings have none."""
         images: Any = self.images
         return replace(self, images=replace(images, limits=limits)) if hasattr(images, "limits") else self
+
+    def prompted(self, prompts: Sequence[str] = ()) -> Collection:
+        """The same with the captions that templates give a class set; without any, with those of the source."""
+        if self.classes is None:
+            return self
+        classes = replace(self.classes, prompts=tuple(prompts)) if prompts else self.classes
+        return replace(self, classes=classes, captions=classes.captions())
 
     def splits_present(self) -> list[str]:
         """The splits that have an image, in the order train, val, test."""
@@ -88,6 +99,7 @@ class Collection:
             images=choose(self.images, kept),
             captions=captions,
             caption_image=np.repeat(np.arange(len(kept)), counts),
+            classes=self.classes and self.classes.select(kept),
             notes=(*losses, *(note for name, note in self.made.items() if name == split)),
             accounts=(*self.accounts, *accounts),
         )
@@ -127,7 +139,7 @@ class Collection:
             left["endless"] += [index] * (len(texts) - len(short))
             left["empty"] += [index] * (len(short) - len(full))
             if not full:
-                left["bare"].append(index)
+                left[self._bare(index)].append(index)
             if index in self.missing:
                 left["lost"].append(index)
                 unseen += [index] * len(full)
@@ -136,8 +148,9 @@ class Collection:
                 captions += full
                 counts.append(len(full))
         notes = [_note(what, [names[index] for index in those]) for what, those in left.items() if those]
-        bare = [index for index in left["bare"] if index not in self.missing]
-        pictures = {"missing": left["lost"], "without a caption": bare}
+        pictures = {"missing": left["lost"]}
+        for what, reason in (("bare", "without a caption"), ("classless", "not of exactly one class")):
+            pictures[reason] = [index for index in left[what] if index not in self.missing]
         texts = {
             "too long": left["endless"],
             "not valid Unicode": left["garbled"],
@@ -149,6 +162,10 @@ class Collection:
             _account("captions", sum(len(self.captions[index]) for index in members), len(captions), texts, names),
         )
         return notes, kept, captions, counts, accounts
+
+    def _bare(self, index: int) -> str:
+        """Why an image has no caption, a key of :data:`LEFT_OUT`."""
+        return "classless" if self.classes is not None and self.classes.labels[index] == NONE else "bare"
 
     def summary(self) -> dict[str, Any]:
         """See :func:`vldistill.data.load.source_summary`."""

@@ -95,6 +95,8 @@ def _weighed(folder: Path) -> Iterator[str]:
         yield f"Deeper there is {deeper[0]}: give the folder with it. "
     elif any(path.suffix.lower() in IMAGE_SUFFIXES for path in below):
         yield "It holds images, but nothing that gives them captions: no text beside them, no table, no json. "
+        if len({path.parts[0] for path in below if len(path.parts) > 1}) > 1:
+            yield f"Where its folders are classes, classes:{folder} makes the captions of their names. "
     yield advice_to_unpack(folder.iterdir())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, overload
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vldistill.data.account import Account
+    from vldistill.data.classes import Classes
     from vldistill.data.photos import PhotoLimits
 
 SPLITS = ("train", "val", "test")
@@ -145,6 +146,7 @@ class Pairs:
         caption_image: int64 (M,), the index in 0..N-1 of each caption's image; every image has a caption.
         notes: what was left out on the way, counted, one sentence each.
         accounts: of the source and of this split: what was seen, used and left out.
+        classes: of a class set, the classes and the label of every image.
 
     Raises:
         DataError: the parts do not fit together.
@@ -157,6 +159,7 @@ class Pairs:
     caption_image: np.ndarray
     notes: tuple[str, ...] = ()
     accounts: tuple[Account, ...] = ()
+    classes: Classes | None = None
 
     def __post_init__(self) -> None:
         where = f"pairs of {self.source}, split {self.split!r}"
@@ -182,6 +185,8 @@ class Pairs:
         if not counts.all():
             name = self.images.names[int(np.argmin(counts))]
             raise DataError(f"{where}: images without a caption: {int((counts == 0).sum())}, the first is {name}.")
+        if self.classes is not None and (len(self.classes.labels) != count or self.classes.labels.min() < 0):
+            raise DataError(f"{where}: {count} images, {len(self.classes.labels)} labels; expected one class each.")
         image_of = image_of.astype(np.int64)
         image_of.setflags(write=False)
         object.__setattr__(self, "caption_image", image_of)
@@ -222,6 +227,11 @@ class Pairs:
         """For each of the N images the int64 indices of its captions, ascending."""
         return CaptionRows(self.caption_image, len(self.images))
 
+    @property
+    def caption_keys(self) -> Sequence[Hashable]:
+        """What is equal for captions that say the same: the texts, of a class set (M,) labels."""
+        return self.captions if self.classes is None else self.classes.labels[self.caption_image].tolist()
+
     def select_images(self, indices: Iterable[int]) -> Pairs:
         """These images in this order with all their captions, which follow the order of the images.
 
@@ -240,6 +250,7 @@ class Pairs:
         return replace(
             self,
             images=choose(self.images, chosen),
+            classes=self.classes and self.classes.select(chosen),
             captions=[self.captions[caption] for group in groups for caption in group],
             caption_image=np.repeat(np.arange(len(chosen)), [len(group) for group in groups]),
         )

@@ -20,6 +20,7 @@ from vldistill.errors import DataError, unknown
 
 SIDE = 64  # pixels of a drawn scene
 SCALE = 4  # supersampling
+ALONE = 17.0  # largest shift from the middle, along both axes, of an object that is drawn alone, in pixels
 VERSION = 1  # part of the signature: a change of the drawing makes caches invalid
 
 # Every word means one value only, so each single caption determines its scene.
@@ -66,6 +67,9 @@ TEMPLATES = (
 )
 SPREAD = 14.0  # distance of each object from the middle, along the relation, in pixels
 JITTER_ALONG, JITTER_ACROSS = 1.5, 7.0  # largest shift of each object, in pixels
+
+CLASS_VIEWS = {"shape": (tuple(SHAPES), "a drawing of a {}"), "colour": (tuple(COLOURS), "a drawing of a {} shape")}
+"""The attributes of an object that can be its class: the classes, and their prompt."""
 
 Item = TypeVar("Item")
 Colour = tuple[int, int, int]
@@ -136,6 +140,24 @@ def parse_options(source: str) -> tuple[int, dict[str, int]]:
             raise DataError(f"{source}: {name} is {text!r}; expected a whole number from {low} to {high:,}.")
         values[name] = int(text)
     return values.pop("seed"), values
+
+
+def class_view(source: str) -> tuple[str, str]:
+    """The attribute that ``scenes:classes=shape,...`` makes the class, empty without one, and the other options.
+
+    Raises:
+        DataError: no attribute of :data:`CLASS_VIEWS`, or two of them.
+    """
+    kind, _, tail = source.partition(":")
+    parts = [part for part in tail.split(",") if part.strip()]
+    asked = [part for part in parts if part.partition("=")[0].strip() == "classes"]
+    if not asked:
+        return "", source
+    view = asked[0].partition("=")[2].strip()
+    if len(asked) > 1 or view not in CLASS_VIEWS:
+        raise DataError(f"{source}: {unknown('classes', view, CLASS_VIEWS)}" + " Name one." * (len(asked) > 1))
+    others = ",".join(part for part in parts if part not in asked)
+    return view, f"{kind}:{others}" if others else kind
 
 
 def draw_splits(seed: int, counts: dict[str, int]) -> dict[str, list[Scene]]:
@@ -212,6 +234,35 @@ class SceneImages:
     def encoded(self, index: int) -> bytes:
         """The drawing as PNG."""
         return as_png(self.read(index))
+
+
+@dataclass(frozen=True)
+class ClassScenes(SceneImages):
+    """An image store that draws the first object of each scene alone."""
+
+    def __post_init__(self) -> None:
+        names = (
+            f"{one.size}-{one.colour}-{one.shape}-{scene.number}" for scene in self.scenes for one in [scene.first]
+        )
+        object.__setattr__(self, "names", tuple(names))
+
+    def read(self, index: int, at_least: int = 0) -> Image.Image:
+        """Draw an object, always at 64 x 64 pixels."""
+        return draw_alone(self.scenes[index])
+
+    def signature(self, index: int) -> bytes:
+        """That of the scene, and that it is drawn otherwise."""
+        return super().signature(index) + b":alone"
+
+
+def draw_alone(scene: Scene) -> Image.Image:
+    """The first object of a scene anywhere on its background, as an RGB image of 64 x 64 pixels."""
+    bits = scene.bits(purpose=3)
+    level, x, y = (next(bits) / 2**64 * 2 - 1 for _ in range(3))
+    shade = BACKGROUNDS[scene.background][0] + round(level * 8)
+    canvas = Image.new("RGB", (SIDE * SCALE, SIDE * SCALE), (shade, shade, shade))
+    _draw_object(ImageDraw.Draw(canvas), scene.first, (SIDE / 2 + x * ALONE, SIDE / 2 + y * ALONE), shade)
+    return canvas.reduce(SCALE)
 
 
 def draw_scene(scene: Scene) -> Image.Image:

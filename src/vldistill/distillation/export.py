@@ -28,7 +28,7 @@ def export_set(state: State, context: Context, recipe: Recipe, similarity: torch
     return DistilledSet(
         images=state.variables["images"].detach().cpu().clone(),
         texts=state.variables["texts"].detach().cpu().clone(),
-        recipe=replace(recipe, negatives=config.negatives),
+        recipe=replace(recipe, negatives=context.negatives),
         towers=_made_for(bench, config.size),
         setting=bench.setting,
         space=config.space,

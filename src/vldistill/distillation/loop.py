@@ -35,10 +35,12 @@ from vldistill.distillation.written import Written
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, DivergedError, Stopped
 from vldistill.runtime.processes import ALONE, Processes
+from vldistill.selection.classes import pair_classes
 from vldistill.storage.checkpoints import Checkpoints
 from vldistill.storage.files import append_line
 from vldistill.tracking.follow import Trackers
 from vldistill.training.losses import numbered_texts
+from vldistill.workbench.headline import IN_WORDS, val_key
 
 
 @dataclass
@@ -114,6 +116,7 @@ class Loop(Generic[T]):
         """State, optimiser and averages at their start, or as the checkpoint left them."""
         config = self.context.config
         self.state = self.method.setup(start, self.context.at(0))
+        self._classes = pair_classes(self.context.bench, start.captions)
         self.progress = Progress(
             experts=[expert.path.name for expert in self.context.experts], seconds=self.start_seconds
         )
@@ -141,9 +144,11 @@ class Loop(Generic[T]):
         return config.iterations
 
     def _texts(self) -> torch.Tensor | None:
-        """Which learned texts are equal, where those are no negatives of each other."""
+        """Which learned texts are equal or of one class, where those are no negatives of each other."""
         config = self.context.config
-        distinct = config.negatives == "distinct"
+        if self._classes is not None:
+            return torch.tensor(self._classes.keys)[:, None].expand(-1, config.captions)
+        distinct = self.context.negatives == "distinct"
         plain = self.method.plain(self.state) if isinstance(self.method, Written) else self.state
         return numbered_texts(plain.variables["texts"], config.captions) if distinct else None
 
@@ -162,8 +167,9 @@ class Loop(Generic[T]):
             self.save(self._export(shown, iteration), iteration)
         if self.validation.due(iteration, last):
             score = self.validation.validate(self._export(shown, iteration), shown, iteration, self.progress)
-            self._log({"iteration": iteration, "val_mean_recall": score, "seconds": self._seconds()})
-            self.context.bench.reporter.info(f"iteration {iteration}: mean recall on val {score:.2f}")
+            measure = self.context.bench.measure
+            self._log({"iteration": iteration, val_key(measure): score, "seconds": self._seconds()})
+            self.context.bench.reporter.info(f"iteration {iteration}: {IN_WORDS[measure]} on val {score:.2f}")
 
     def _trouble(self, update: Update) -> str:
         """Why an update must not be applied; empty if it may. Losses of different phases are not compared."""
@@ -229,7 +235,8 @@ class Loop(Generic[T]):
     def _export(self, variables: dict[str, torch.Tensor], iteration: int) -> DistilledSet:
         state = State({name: value.detach() for name, value in variables.items()}, self.state.carried)
         distilled = self.method.export(state, self.context.at(iteration))
-        return replace(distilled, info={**distilled.info, "selection": selection(self.progress, self._seconds())})
+        info = {**distilled.info, "selection": selection(self.progress, self._seconds(), self.context.bench.measure)}
+        return replace(distilled, info=info if self._classes is None else {**info, "classes": self._classes.to_json()})
 
     def _part_of_time(self) -> float:
         """The part of the minutes that is over, validation included; 0 to 1, and 0 without a limit."""

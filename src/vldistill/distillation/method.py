@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,8 @@ class Context(Generic[OptionsT]):
         iteration: counted from 0.
         draw: of several in one iteration (``distill.draws``), counted from 0.
         spent: part of ``distill.minutes`` that is over, 0 to 1; 0 where there is no such limit.
-        text_numbers: (N, C) int64, equal for equal learned texts, where ``distill.negatives`` is ``distinct``.
+        text_numbers: (N, C) int64, equal for equal learned texts, and for texts of one class, where negatives are
+            ``distinct``.
     """
 
     bench: Workbench
@@ -79,6 +80,11 @@ class Context(Generic[OptionsT]):
     def progress(self) -> float:
         """Part of the distillation that is done, 0 to 1: of the iterations or of the minutes, whichever ends first."""
         return max(self.iteration / max(self.config.iterations, 1), self.spent)
+
+    @property
+    def negatives(self) -> Literal["all", "distinct"]:
+        """``distill.negatives``; of class sets the distinct ones."""
+        return self.bench.negatives(self.config.negatives)
 
     def at(self, iteration: int, draw: int = 0) -> Context[OptionsT]:
         """The same context in another iteration, or in another draw of it."""
@@ -98,7 +104,7 @@ class Context(Generic[OptionsT]):
 
     def equal_real(self, captions: torch.Tensor) -> torch.Tensor | None:
         """(B, B), which of the real pairs ``captions`` (B,) are no negatives of each other; None where all are."""
-        if self.config.negatives == "all":
+        if self.negatives == "all":
             return None
         equal = self.bench.split("train").data.equal(captions)
         return None if equal is None else moved(equal, self.bench.device)

@@ -10,6 +10,7 @@ import torch
 from vldistill.config.plain import Plain
 from vldistill.distillation.resume import Progress
 from vldistill.distilled.distilled_set import DistilledSet
+from vldistill.workbench.headline import MEAN_RECALL, val_key
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Validation:
     def validate(
         self, distilled: DistilledSet, variables: dict[str, torch.Tensor], iteration: int, progress: Progress
     ) -> float:
-        """Mean recall of ``distilled`` on val; its ``variables`` are copied where it is the best so far."""
+        """The score of ``distilled`` on val; its ``variables`` are copied where it is the best so far."""
         score = self.score(distilled)
         progress.looks += 1
         if score > progress.best_score:
@@ -42,12 +43,12 @@ class Validation:
         return score
 
 
-def selection(progress: Progress, seconds: float) -> dict[str, Plain]:
+def selection(progress: Progress, seconds: float, measure: str = MEAN_RECALL) -> dict[str, Plain]:
     """How a set was chosen, for its ``info``."""
     return {
         "rule": "best on val" if progress.looks else "last iteration",
         "looks": progress.looks,
-        "val_mean_recall": progress.best_score if progress.looks else None,
+        val_key(measure): progress.best_score if progress.looks else None,
         "undone_steps": progress.undone,
         "iterations": progress.iteration,
         "seconds": round(seconds, 1),

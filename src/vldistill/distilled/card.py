@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vldistill.distilled.header import header
+from vldistill.distilled.pair_classes import PairClasses
 from vldistill.storage.files import human_bytes
 from vldistill.training.recipe import Recipe
 
+SHOWN_CLASSES = 10
 CORESET = "coreset"  # info["kind"] of a set of real pairs that were chosen, not learned
 
 
@@ -30,6 +32,7 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
     space += f", stored as mixtures of {bases} bases" if bases else ""
     rates = ", ".join(f"{side} {rate[0]:.4g}" for side, rate in recipe.rates.items())
     among = ", a similarity matrix among them" if similarity else ""
+    classes = PairClasses.of(info, record["pairs"])
     lines = [
         header(record),
         f"# {record['name']}",
@@ -53,6 +56,7 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
         f"| {'generic' if coreset else 'student'} recipe | loss {recipe.loss}, {recipe.epochs} epochs, "
         f"batch {recipe.batch}, SGD with momentum {recipe.momentum} and weight decay {recipe.weight_decay}, "
         f"schedule {recipe.schedule}, first rates {rates} |",
+        *([f"| classes | {_classes(classes)} |"] if classes else []),
         f"| data | fingerprint {info.get('data', 'unknown')}, train split |",
         *(f"| data check | {summary} |" for summary in info.get("checks", ())),
         "",
@@ -78,3 +82,14 @@ def _shown(record: Mapping[str, Any]) -> str:
     captions = "its captions" if record["info"].get("kind") == CORESET else "the real captions nearest to its texts"
     pictures = "its pictures, rounded to 8 bits, and " if record["space"] == "pixels" else ""
     return f"To look at, {pictures}{captions} are in `data/`, which"
+
+
+def _classes(found: PairClasses) -> str:
+    """How many classes, and how many pairs of each."""
+    counts = [found.labels.count(label) for label in range(len(found.names))]
+    each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    shown = ", ".join(found.names[:SHOWN_CLASSES]) + (", ..." if len(found.names) > SHOWN_CLASSES else "")
+    return (
+        f"{len(found.names)} ({shown}), {each} pairs each; pairs of one class are no negatives of each other, and "
+        f"students are compared by zero-shot top-1"
+    )

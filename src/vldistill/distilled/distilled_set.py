@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 from vldistill.data.transforms import between_towers
 from vldistill.distilled.bases import from_bases
 from vldistill.distilled.card import CORESET, card
+from vldistill.distilled.pair_classes import PairClasses
 from vldistill.distilled.record import check_numbers, check_record
 from vldistill.distilled.remote import local_folder
 from vldistill.distilled.shown import write_shown
@@ -130,6 +132,11 @@ class DistilledSet(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One pair as stored: image (3, S, S) or features (D,), and text (d,), or (C, d) where it has several."""
         return self.images[index], self.texts[index]
+
+    @cached_property
+    def classes(self) -> PairClasses | None:
+        """The classes of its pairs; None where it was not made of a class set. Raises ArtefactError."""
+        return PairClasses.of(self.info, len(self))
 
     @property
     def captions_per_image(self) -> int:

@@ -226,7 +226,13 @@ def text_encoding(tower: TextTower, pairs: Pairs, folder: Path, *, dtype: str = 
     key = digest("texts", pairs.fingerprint, tower.fingerprint(), dtype)
 
     def encode(start: int, stop: int, advance: Callable[[int], None]) -> np.ndarray:
-        return tower.encode(pairs.captions[start:stop], advance).numpy()
+        captions = pairs.captions[start:stop]
+        if pairs.classes is None:
+            return tower.encode(captions, advance).numpy()
+        rows = {text: row for row, text in enumerate(dict.fromkeys(captions))}  # prompts repeat for every image
+        vectors = tower.encode(list(rows)).numpy()
+        advance(len(captions))
+        return vectors[[rows[text] for text in captions]]
 
     what = f"{pairs.split} captions through {Path(tower.name).name}"
     return Encoding(folder / f"features-{key}", len(pairs.captions), tower.width, dtype, what, encode)

@@ -1,4 +1,4 @@
-"""Intervals of mean recalls and of their differences, by a paired bootstrap.
+"""Intervals of mean recalls, or of class sets' top-1, and of their differences, by a paired bootstrap.
 
 Test images are drawn with replacement, the same ones for every row; so are, for each row, its distillations and their
 students. The gallery stays whole.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vldistill.evaluation.hits import decoded
+from vldistill.evaluation.hits import decoded, decoded_class_hits
 from vldistill.evaluation.results import Evaluation
 
 DRAWS = 2000
@@ -49,7 +49,7 @@ class Bootstrap:
         self.weights = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=draws)
 
     def means(self, evaluations: Sequence[Evaluation]) -> np.ndarray | None:
-        """Draws (B,) of the mean recall by the generic recipe; None where a student's hits were not kept.
+        """Draws (B,) of the headline by the generic recipe; None where a student's hits were not kept.
 
         Args:
             evaluations: one of each distillation.
@@ -59,7 +59,12 @@ class Bootstrap:
             scores, counts = evaluation.generic, evaluation.test_captions
             if scores is None or counts is None or not scores.hits or not all(scores.hits):
                 return None
-            students = [decoded(hits, counts).recalls(self.weights).mean(1) for hits in scores.hits]
+            if scores.class_hits:
+                images = self.weights.shape[1]
+                levels = [decoded_class_hits(hits, images)[:, 0] for hits in scores.class_hits]
+                students = [100.0 * self.weights @ found / images for found in levels]
+            else:
+                students = [decoded(hits, counts).recalls(self.weights).mean(1) for hits in scores.hits]
             by_distillation.append(np.stack(students))  # (S, B)
         return self._resampled(by_distillation)
 

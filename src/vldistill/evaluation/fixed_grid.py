@@ -9,6 +9,7 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from vldistill.config import EvaluateConfig
 from vldistill.evaluation.measures import number_in
@@ -42,10 +43,10 @@ def choose_from_grid(
             rates: dict[str, float] = dict(zip(names, pair))
             if any(trial.rates == rates and trial.epochs == count for trial in trials):
                 continue
-            recipe = grid_recipe(rates, count)
+            recipe = grid_recipe(rates, count, bench.negatives("all"))
             find = functools.partial(score_recipe, bench, data, recipe, -1)
             score = answer("val", recipe, -1, find, lambda value: number_in({"answer": value}, "answer"))
-            trials.append(Trial(rates, count, score))
+            trials.append(Trial(rates, count, score, measure=bench.measure))
             bar.advance(1, val=score)
 
     choices = epochs[candidate.kind]
@@ -62,16 +63,17 @@ def choose_from_grid(
         rates = _best(trials).rates
         attempt([(rates[names[0]], rates[names[1]])], choices, bar)
     best = _best(trials)
-    return grid_recipe(best.rates, best.epochs), tuple(trials)
+    return grid_recipe(best.rates, best.epochs, bench.negatives("all")), tuple(trials)
 
 
-def grid_recipe(rates: Mapping[str, float], epochs: int) -> Recipe:
+def grid_recipe(rates: Mapping[str, float], epochs: int, negatives: Literal["all", "distinct"] = "all") -> Recipe:
     """The recipe of the grid at rates of the sides, or in setting ``both`` of the towers and of the heads."""
+    usual = replace(GENERIC, negatives=negatives)
     if "towers" not in rates:
-        return replace(GENERIC, rates={side: (rate,) for side, rate in rates.items()}, epochs=epochs)
+        return replace(usual, rates={side: (rate,) for side, rate in rates.items()}, epochs=epochs)
     towers = (rates["towers"],)
     factor = rates["heads"] / rates["towers"]
-    return replace(GENERIC, rates={"image": towers, "text": towers}, head_factor=factor, epochs=epochs)
+    return replace(usual, rates={"image": towers, "text": towers}, head_factor=factor, epochs=epochs)
 
 
 def _best(trials: Sequence[Trial]) -> Trial:

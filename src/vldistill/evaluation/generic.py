@@ -161,7 +161,7 @@ def search_generic(
             find = functools.partial(score_recipe, bench, data, recipe, -1)
             score = answer("val", recipe, -1, find, lambda value: number_in({"answer": value}, "answer"))
             rates = {name: space.ladders[name][point[name]] for name in space.rates}
-            trials.append(Trial(rates, recipe.epochs, score, recipe.to_dict()))
+            trials.append(Trial(rates, recipe.epochs, score, recipe.to_dict(), bench.measure))
             bar.advance(1, val=score)
             return score
 

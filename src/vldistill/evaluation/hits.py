@@ -46,10 +46,24 @@ def encoded_hits(ranks: QueryRanks, caption_image: torch.Tensor) -> str:
         caption_image: (M,) int64, the image of every caption.
     """
     order = caption_image.cpu().argsort(stable=True)
-    ranked = torch.cat([ranks.image_to_text.cpu(), ranks.text_to_image.cpu()[order]])
+    return _packed(torch.cat([ranks.image_to_text.cpu(), ranks.text_to_image.cpu()[order]]))
+
+
+def _packed(ranked: torch.Tensor) -> str:
+    """The levels of ranks as text."""
     levels = torch.bucketize(ranked, torch.tensor(CUTOFFS), right=True).to(torch.uint8).numpy()
     quads = np.pad(levels, (0, -len(levels) % 4)).reshape(-1, 4)
     return _text((quads << np.array([0, 2, 4, 6], np.uint8)).sum(1).astype(np.uint8).tobytes())
+
+
+def encoded_class_hits(ranks: torch.Tensor) -> str:
+    """The levels of images as text, from the ranks (N,) of their classes."""
+    return _packed(ranks.cpu())
+
+
+def decoded_class_hits(hits: str, images: int) -> np.ndarray:
+    """(N, 3), whether the class of each image is within the first 1, 5, 10. Raises ArtefactError."""
+    return _levels(hits, images)[:, None] <= np.arange(len(CUTOFFS))
 
 
 def encoded_counts(caption_image: torch.Tensor) -> str:
@@ -59,19 +73,28 @@ def encoded_counts(caption_image: torch.Tensor) -> str:
 
 def decoded(hits: str, counts: str) -> Hits:
     """The opposite of :func:`encoded_hits` and :func:`encoded_counts`. Raises ArtefactError for damaged texts."""
-    try:
-        captions_of = np.frombuffer(_bytes(counts), "<u2").astype(np.int64)
-        quads = np.frombuffer(_bytes(hits), np.uint8)
-    except (binascii.Error, zlib.error, ValueError) as error:
-        raise ArtefactError(f"the hits of a student are damaged ({error}); evaluate again.") from None
-    images, captions = len(captions_of), int(captions_of.sum())
-    if len(quads) != -(-(images + captions) // 4):
-        raise ArtefactError(f"the hits of a student are not those of {images} images and {captions} captions.")
-    levels = (quads[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).reshape(-1)[: images + captions]
+    captions_of = _numbers(counts, "<u2").astype(np.int64)
+    images = len(captions_of)
+    levels = _levels(hits, images + int(captions_of.sum()))
     within = levels[:, None] <= np.arange(len(CUTOFFS))
     ends = np.concatenate([[0], captions_of.cumsum()])
     running = np.concatenate([np.zeros((1, len(CUTOFFS)), np.int64), within[images:].cumsum(0)])
     return Hits(within[:images].astype(np.int64), running[ends[1:]] - running[ends[:-1]], captions_of)
+
+
+def _levels(hits: str, queries: int) -> np.ndarray:
+    """The levels (Q,) in a text of :func:`_packed`. Raises ArtefactError."""
+    quads = _numbers(hits, "u1")
+    if len(quads) != -(-queries // 4):
+        raise ArtefactError(f"the hits of a student are not those of {queries} queries.")
+    return (quads[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).reshape(-1)[:queries]
+
+
+def _numbers(text: str, kind: str) -> np.ndarray:
+    try:
+        return np.frombuffer(_bytes(text), kind)
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise ArtefactError(f"the hits of a student are damaged ({error}); evaluate again.") from None
 
 
 def _text(raw: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Learning curves: mean recall against the number of pairs, and how many pairs reach a share of the full data.
+"""Learning curves: mean recall, of class sets zero-shot top-1, against pairs, and how many reach a share of the full.
 
 A curve is fitted by isotonic regression, because more pairs of one kind cannot teach less, and interpolated on a
 logarithmic scale of pairs. Nothing is extrapolated: a share that the largest budget does not reach has no number.
@@ -90,7 +90,7 @@ def learning_curves(by_kind: Mapping[str, Mapping[int, Sequence[Evaluation]]], f
         points = [_point(count, budgets[count], draw) for count, draw in zip(pairs, kept)]
         needed = []
         for share in SHARES:
-            found = pairs_needed(pairs, np.array(means), share * full.generic.mean_recall.mean)
+            found = pairs_needed(pairs, np.array(means), share * full.generic.headline.mean)
             spread = [pairs_needed(pairs, kept[:, draw], share * whole[draw]) for draw in range(kept.shape[1])]
             low, high = _ends(spread)
             needed.append(PairsNeeded(share, _whole(found), low, high))
@@ -100,11 +100,11 @@ def learning_curves(by_kind: Mapping[str, Mapping[int, Sequence[Evaluation]]], f
 
 def _mean(evaluation: Evaluation) -> float:
     assert evaluation.generic is not None
-    return evaluation.generic.mean_recall.mean
+    return evaluation.generic.headline.mean
 
 
 def _point(pairs: int, evaluations: Sequence[Evaluation], draws: np.ndarray) -> Point:
-    students = [s.mean_recall for one in evaluations if one.generic for s in one.generic.students]
+    students = [s for one in evaluations if one.generic for s in one.generic.of_students(one.generic.measure)]
     mean = float(np.mean([_mean(one) for one in evaluations]))
     interval = Interval.of(mean, draws)
     std = float(np.std(students, ddof=1)) if len(students) > 1 else 0.0

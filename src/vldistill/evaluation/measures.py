@@ -1,9 +1,10 @@
-"""The six recalls, and what distilled pairs are worth: named and computed here, read everywhere."""
+"""The six recalls, the accuracies, and what distilled pairs are worth: named and computed here, read everywhere."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from vldistill.config.plain import Plain, Record, entry
@@ -14,6 +15,10 @@ RECALLS = ("tr1", "tr5", "tr10", "ir1", "ir5", "ir10")
 MEASURES = ("mean_recall", *RECALLS)
 TITLES = ("mean recall", "TR@1", "TR@5", "TR@10", "IR@1", "IR@5", "IR@10")
 """Of :data:`MEASURES`, in their order."""
+ACCURACIES = ("top1", "top5", "balanced")
+"""Of zero-shot classification: the nearest class, one of the nearest five, the mean over classes; in percent."""
+TITLE_OF = {**dict(zip(MEASURES, TITLES)), **dict(zip(ACCURACIES, ("top-1", "top-5", "balanced")))}
+"""Of every measure, by its name."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,42 @@ class Recalls:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Accuracies of one student, in percent.
+
+    Args:
+        top1: images whose class is nearest.
+        top5: images whose class is among the nearest five; with five classes or fewer that is nearly all.
+        balanced: the mean of the classes' own top-1.
+    """
+
+    top1: float
+    top5: float
+    balanced: float
+
+    def to_json(self) -> dict[str, float]:
+        """A JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Plain) -> Accuracy:
+        """The opposite of :meth:`to_json`. Raises ArtefactError."""
+        record = value if isinstance(value, Mapping) else {}
+        return cls(**{name: number_in(record, name) for name in ACCURACIES})
+
+
+@dataclass(frozen=True)
 class Figure:
     """Mean and sample standard deviation over students, in percent; a publication may report no deviation."""
 
     mean: float
     std: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Figure:
+        """Of the values of students."""
+        mean = math.fsum(values) / len(values)
+        return cls(mean, statistics.stdev(values) if len(values) > 1 else 0.0)
 
     def __str__(self) -> str:
         return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"

@@ -17,6 +17,7 @@ from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest, read_json, write_record
 from vldistill.training.recipe import Recipe
 from vldistill.workbench.bench import Workbench
+from vldistill.workbench.class_sets import class_bench
 
 T = TypeVar("T")
 
@@ -89,11 +90,19 @@ def evaluation_key(bench: Workbench, target: str | DistilledSet, config: Config)
     """A hash of everything students' figures depend on: data, towers, pairs, protocol."""
     content = content_of(target) if isinstance(target, DistilledSet) else digest(target, asdict(config.select))
     fingerprints = [bench.pairs(split).fingerprint for split in ("train", "val", "test")]
-    options = {
+    options: dict[str, Plain] = {
         "protocol": config.evaluate.protocol,
         "looks": config.evaluate.max_validations,
         "map": config.evaluate.text_map,
     }
+    if config.evaluate.zero_shot:
+        options["zero_shot"] = [_test_of(bench, source, config) for source in config.evaluate.zero_shot]
     precision = [] if bench.compute.precision == "float32" else [bench.compute.precision]
     views, kind = bench.data_config.views, bench.data_config.features
     return digest(content, bench.fingerprint, fingerprints, options, views, kind, *precision)
+
+
+def _test_of(bench: Workbench, source: str, config: Config) -> list[Plain]:
+    """A class source and what its test split holds."""
+    other = class_bench(bench, source, config.evaluate.zero_shot_prompts)
+    return [source, other.pairs("test").fingerprint]

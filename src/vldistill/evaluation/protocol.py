@@ -20,28 +20,32 @@ from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import DivergedError
 from vldistill.evaluation.data_checks import check_data
+from vldistill.evaluation.data_checks.recall_ceiling import recall_ceiling
 from vldistill.evaluation.fixed_grid import choose_from_grid, grid_recipe
 from vldistill.evaluation.generic import search_generic
-from vldistill.evaluation.hits import encoded_counts, encoded_hits
-from vldistill.evaluation.measures import MEASURES, Figure
+from vldistill.evaluation.hits import encoded_class_hits, encoded_counts, encoded_hits
+from vldistill.evaluation.measures import ACCURACIES, MEASURES, Figure
 from vldistill.evaluation.partial_results import PartialResults
 from vldistill.evaluation.results import Evaluation, Scores, Tested
 from vldistill.evaluation.retrieval import chance_level, metrics_of
-from vldistill.evaluation.students import rank_split, score_recipe, score_student, train_student
+from vldistill.evaluation.students import rank_split, score_recipe, score_split, train_student
 from vldistill.evaluation.subjects import Subject, check_target, subject
+from vldistill.evaluation.zero_shot import accuracy_of, classify_split, rank_classes
 from vldistill.runtime.memory import peak_memory
 from vldistill.training.recipe import Recipe
 from vldistill.workbench.bench import Workbench
+from vldistill.workbench.class_sets import class_bench
 
 
 def quick_score(bench: Workbench, distilled: DistilledSet, config: EvaluateConfig) -> float:
-    """Mean recall on val for choosing among iterations.
+    """:func:`~.students.score_split` on val for choosing among iterations.
 
     Heads are quick: the best of the generic grid. Where a tower is trained, one student by the set's own recipe.
     """
     candidate = subject(bench, distilled)
     if bench.setting == "heads":
-        grid = [grid_recipe({"image": rate, "text": rate}, config.generic_epochs) for rate in config.head_rates]
+        epochs, negatives = config.generic_epochs, bench.negatives("all")
+        grid = [grid_recipe({"image": rate, "text": rate}, epochs, negatives) for rate in config.head_rates]
         return max(score_recipe(bench, candidate.draw(0), recipe, -1) for recipe in grid)
     assert candidate.own is not None
     return score_recipe(bench, candidate.draw(0), candidate.own, -1)
@@ -98,6 +102,13 @@ def evaluate_set(
         peak_memory_bytes=peak_memory(),
         test_captions=encoded_counts(test.data.caption_image),
         checks=check_data(bench),
+        classes=None if bench.classes is None else len(bench.classes),
+        ceilings={} if bench.classes is None else recall_ceiling(test.pairs).to_json(),
+        zero_shot_classes={
+            source: len(other.classes or ())
+            for source in config.zero_shot
+            if (other := class_bench(bench, source, config.zero_shot_prompts))
+        },
     )
 
 
@@ -120,11 +131,23 @@ def _students(
                     f"{candidate.name}: student {seed} by the {label} recipe, rates {rates}, diverged ({error}) "
                     f"Set evaluate.recipes to leave this recipe out, or use smaller rates."
                 ) from None
-            bar.advance(1, mean_recall=tested[-1].recalls.mean_recall)
+            bar.advance(1, **tested[-1].headline)
     students = tuple(one.recalls for one in tested)
     measures = [student.measures() for student in students]
     figures = {name: _figure([values[name] for values in measures]) for name in MEASURES}
-    return Scores(figures, recipe.to_dict(), students, hits=tuple(one.hits for one in tested), steps=steps)
+    accuracies = tuple(one.accuracy for one in tested if one.accuracy is not None)
+    if accuracies:
+        figures |= {name: Figure.of([getattr(one, name) for one in accuracies]) for name in ACCURACIES}
+    return Scores(
+        figures,
+        recipe.to_dict(),
+        students,
+        hits=tuple(one.hits for one in tested),
+        steps=steps,
+        accuracies=accuracies,
+        class_hits=tuple(one.class_hits for one in tested if one.class_hits),
+        zero_shot={source: tuple(one.zero_shot[source] for one in tested) for source in config.zero_shot},
+    )
 
 
 def _figure(values: Sequence[float]) -> Figure:
@@ -136,7 +159,7 @@ def _one_student(bench: Workbench, candidate: Subject, recipe: Recipe, config: E
     """Train and test by the protocol. Raises DivergedError when the student's loss is not finite."""
     data = candidate.draw(seed)
     if config.protocol == "last":
-        return _test(bench, train_student(bench, data, recipe, seed))
+        return _test(bench, train_student(bench, data, recipe, seed), config)
     every = math.ceil(recipe.all_epochs / config.max_validations)
     split = "val" if config.protocol == "val-best" else "test"
     best_score, best_state = -1.0, dict[str, torch.Tensor]()
@@ -145,17 +168,22 @@ def _one_student(bench: Workbench, candidate: Subject, recipe: Recipe, config: E
         nonlocal best_score, best_state
         if epoch % every and epoch != recipe.all_epochs:
             return
-        value = score_student(bench, student, split).mean_recall
+        value = score_split(bench, student, split)
         if value > best_score:
             best_score = value
             best_state = {name: tensor.clone() for name, tensor in student.state_dict().items()}
 
     student = train_student(bench, data, recipe, seed, validate)
     student.load_state_dict(best_state)
-    return _test(bench, student)
+    return _test(bench, student, config)
 
 
-def _test(bench: Workbench, student: DualEncoder) -> Tested:
-    """Open the test split for a student."""
+def _test(bench: Workbench, student: DualEncoder, config: EvaluateConfig) -> Tested:
+    """Open the test split for a student, and those of other class sources."""
     ranks = rank_split(bench, student, "test")
-    return Tested(metrics_of(ranks), encoded_hits(ranks, bench.split("test").data.caption_image))
+    tested = Tested(metrics_of(ranks), encoded_hits(ranks, bench.split("test").data.caption_image))
+    if bench.has_classes:
+        own, labels = rank_classes(bench, student, "test")
+        tested = replace(tested, accuracy=accuracy_of(own, labels), class_hits=encoded_class_hits(own))
+    others = {source: class_bench(bench, source, config.zero_shot_prompts) for source in config.zero_shot}
+    return replace(tested, zero_shot={name: classify_split(other, student, "test") for name, other in others.items()})

@@ -71,8 +71,8 @@ def retrieval_ranks(
         DivergedError: embeddings that are not finite, or so large that a score could overflow.
     """
     images, captions, caption_image = _checked(images, captions, caption_image, chunk_bytes)
-    image_twin, image_weight = _twins(images)
-    caption_twin, caption_weight = _twins(captions)
+    image_twin, image_weight = twins(images)
+    caption_twin, caption_weight = twins(captions)
     # Equal embeddings are one gallery item, weighted by their number: ties do not depend on rounding.
     pair_row = torch.cat([caption_image, image_twin[caption_image]])
     pair_column = torch.cat([caption_twin, torch.arange(len(captions), device=captions.device)])
@@ -219,7 +219,7 @@ class _Tiles:
         return rows, columns, scores, scratch
 
 
-def _twins(embeddings: Tensor) -> tuple[Tensor, Tensor | None]:
+def twins(embeddings: Tensor) -> tuple[Tensor, Tensor | None]:
     """For every row the first row equal to it, and how many rows each stands for (0 unless it is the first).
 
     The weights are None when all rows differ.
@@ -261,7 +261,7 @@ def _checked(
     _check_caption_image(caption_image, len(images))
     precision = torch.promote_types(torch.promote_types(images.dtype, captions.dtype), torch.float32)
     images, captions = images.to(precision), captions.to(precision)
-    _check_size(images, captions)
+    check_scores_finite(images, captions)
     return images, captions, caption_image.to(images.device)
 
 
@@ -284,7 +284,7 @@ def _check_caption_image(caption_image: Tensor, n_images: int) -> None:
         )
 
 
-def _check_size(images: Tensor, captions: Tensor) -> None:
+def check_scores_finite(images: Tensor, captions: Tensor) -> None:
     """Refuse embeddings whose scores are not, or might not be, finite."""
     largest: list[float] = []
     for name, embeddings in (("image", images), ("caption", captions)):

@@ -10,6 +10,7 @@ from vldistill.encoders.dual import DualEncoder
 from vldistill.errors import DivergedError
 from vldistill.evaluation.measures import Recalls
 from vldistill.evaluation.retrieval import QueryRanks, metrics_of, retrieval_ranks
+from vldistill.evaluation.zero_shot import classify_split
 from vldistill.runtime.randomness import seed_of
 from vldistill.training.data import Inputs, TrainingData
 from vldistill.training.fit import fit
@@ -27,7 +28,16 @@ def embed_split(bench: Workbench, student: DualEncoder, split: Split, batch: int
         return torch.cat([embed_in_parts(student, side, inputs.rows(rows), bench.compute) for rows in parts])
 
     student.eval()
-    return embed("image", split.data.images), embed("text", split.data.texts)
+    images = embed("image", split.data.images)
+    if split.pairs.classes is None:
+        return images, embed("text", split.data.texts)
+    first: dict[str, int] = {}  # prompts repeat for every image of a class
+    rows = [first.setdefault(text, row) for row, text in enumerate(split.pairs.captions)]
+    distinct = torch.tensor(list(first.values()))
+    texts = torch.cat(
+        [embed_in_parts(student, "text", split.data.texts.rows(part), bench.compute) for part in distinct.split(batch)]
+    )
+    return images, texts[torch.searchsorted(distinct, torch.tensor(rows)).to(texts.device)]
 
 
 def rank_split(bench: Workbench, student: DualEncoder, split: str) -> QueryRanks:
@@ -40,6 +50,13 @@ def rank_split(bench: Workbench, student: DualEncoder, split: str) -> QueryRanks
 def score_student(bench: Workbench, student: DualEncoder, split: str) -> Recalls:
     """The recalls of ``student`` on a split."""
     return metrics_of(rank_split(bench, student, split))
+
+
+def score_split(bench: Workbench, student: DualEncoder, split: str) -> float:
+    """What students are chosen by, higher is better: the mean recall, or on a class set the top-1 accuracy."""
+    if bench.has_classes:
+        return classify_split(bench, student, split).top1
+    return score_student(bench, student, split).mean_recall
 
 
 def train_student(
@@ -57,8 +74,8 @@ def train_student(
 
 
 def score_recipe(bench: Workbench, data: TrainingData, recipe: Recipe, seed: int) -> float:
-    """Mean recall on val of one student; a diverged one scores 0."""
+    """:func:`score_split` on val of one student; a diverged one scores 0."""
     try:
-        return score_student(bench, train_student(bench, data, recipe, seed), "val").mean_recall
+        return score_split(bench, train_student(bench, data, recipe, seed), "val")
     except DivergedError:
         return 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from vldistill.training.recipe import Recipe
 from vldistill.training.side_inputs import PictureInputs, TensorInputs, ViewInputs, augmented_picture, some_rows
 from vldistill.training.steps import StepPlan
 from vldistill.workbench.bench import Workbench
+from vldistill.workbench.class_sets import class_bench
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def check_target(
             trained tower.
         ArtefactError: a set of other towers.
     """
+    for source in config.zero_shot:
+        class_bench(bench, source, config.zero_shot_prompts)
     if isinstance(target, DistilledSet):
         target.check_fits(bench.towers, other_text=config.text_map == "ridge")
         if target.space == "features" and bench.setting != "heads":
@@ -123,7 +126,7 @@ def _subset(bench: Workbench, target: str, select: SelectConfig) -> Subject:
         if captions > 1:  # one of each image, then another of each, ...
             rows = torch.cat(_more_captions(split.pairs, images, rows, captions))
         data = split.data
-        texts = [split.pairs.captions[row] for row in rows.tolist()]
+        texts = [split.pairs.caption_keys[row] for row in rows.tolist()]
         chosen = some_rows(data.images, images), TensorInputs(data.texts.rows(rows))
         return TrainingData(*chosen, torch.arange(count).repeat(captions), blocks=captions, captions=texts)
 
@@ -164,13 +167,16 @@ def set_data(bench: Workbench, distilled: DistilledSet) -> tuple[TrainingData, P
     several = distilled.captions_per_image
     if several > 1:  # the first text of every image, then the second, ...
         texts = texts.transpose(0, 1).flatten(0, 1)
+    keys: Sequence[Hashable] = numbered_texts(texts).flatten().tolist()
+    if distilled.classes is not None:  # learned texts of one class differ, and are no negatives of each other
+        keys = distilled.classes.keys * several
     data = TrainingData(
         _set_images(bench, distilled),
         TensorInputs(texts.to(bench.device)),
         torch.arange(len(distilled)).repeat(several),
         None if distilled.similarity is None else distilled.similarity.to(bench.device),
         several,
-        numbered_texts(texts).flatten().tolist(),
+        keys,
     )
     return data, text_map
 

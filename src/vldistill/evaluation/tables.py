@@ -7,8 +7,8 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 
-from vldistill.evaluation.measures import MEASURES, TITLES
-from vldistill.evaluation.results import Evaluation
+from vldistill.evaluation.measures import ACCURACIES, MEASURES, TITLE_OF, Figure
+from vldistill.evaluation.results import MOST_OF_TOP5, Evaluation
 
 LEGACY = "test-best-legacy"
 
@@ -46,7 +46,9 @@ def _conditions(result: Evaluation) -> dict[str, str]:
     return conditions | {"image_tower": str(result.image_tower)}
 
 
-def evaluation_rows(results: Iterable[Evaluation], extra: Sequence[str] = ()) -> list[list[str]]:
+def evaluation_rows(
+    results: Iterable[Evaluation], extra: Sequence[str] = (), measures: Sequence[str] = MEASURES
+) -> list[list[str]]:
     """One row per result and recipe; ``extra`` are conditions to show after its name."""
     return [
         [
@@ -55,7 +57,7 @@ def evaluation_rows(results: Iterable[Evaluation], extra: Sequence[str] = ()) ->
             recipe,
             f"{result.pairs:,}",
             f"{result.stored_floats:,}",
-            *(str(scores.figures[name]) for name in MEASURES),
+            *(str(scores.figures.get(name, "-")) for name in measures),
         ]
         for result in results
         for recipe, scores in result.scores().items()
@@ -67,17 +69,45 @@ def evaluation_text(results: Sequence[Evaluation]) -> str:
     every = [_conditions(result) for result in results]
     shared = {key: {conditions[key] for conditions in every} for key in every[0]}
     differing = [key for key, values in shared.items() if len(values) > 1]
-    table = fitted(
-        ["set", *differing, "recipe", "pairs", "stored floats", *TITLES], evaluation_rows(results, differing)
-    )
+    measures = list(dict.fromkeys(name for result in results for name in result.measures))
+    titles = [TITLE_OF[name] for name in measures]
+    rows = evaluation_rows(results, differing, measures)
+    table = fitted(["set", *differing, "recipe", "pairs", "stored floats", *titles], rows)
     words = {"setting": "setting {}", "protocol": "protocol {}", "seeds": "{} students"}
     notes = [words[key].format(*shared[key]) for key in words if len(shared[key]) == 1]
-    chance = sorted({f"{result.chance.mean_recall:.2f}" for result in results})
+    chance = sorted({f"{result.chance_headline:.2f}" for result in results})
     notes += ["mean ± standard deviation in percent", f"chance {' or '.join(chance)}"]
     if LEGACY in shared["protocol"]:
         notes.append(f"{LEGACY} reports the best epoch on test: biased, only to compare with published rows")
     checks = [check for result in results for check in result.checks]
     sizes = sorted({check.summary for check in checks if check.name == "test size" and not check.flag})
     warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
-    beneath = [*sizes, *(f"warning: {warning}" for warning in warnings)]
-    return "\n".join([table, f"{', '.join(notes[:-1])}; {notes[-1]}", *beneath])
+    beneath = [
+        *dict.fromkeys(map(_class_note, results)),
+        *map(_zero_shot_note, results),
+        *sizes,
+        *(f"warning: {warning}" for warning in warnings),
+    ]
+    return "\n".join([table, f"{', '.join(notes[:-1])}; {notes[-1]}", *filter(None, beneath)])
+
+
+def _class_note(result: Evaluation) -> str:
+    """What the figures of a class set are, and which recalls are left out; empty for any other."""
+    if result.classes is None:
+        return ""
+    left = [TITLE_OF[name] for name in MEASURES if name not in result.measures]
+    note = f"zero-shot classification among {result.classes:,} classes by their mean prompts; ties count against"
+    return note + (f". Left out, because equal prompts tie: {', '.join(left)}" if left else "")
+
+
+def _zero_shot_note(result: Evaluation) -> str:
+    """A line for each other source that was classified, and recipe."""
+    lines: list[str] = []
+    for recipe, scores in result.scores().items():
+        for source, students in scores.zero_shot.items():
+            count = result.zero_shot_classes.get(source, 0)
+            names = [name for name in ACCURACIES if count > MOST_OF_TOP5 or name != "top5"]
+            shown = [f"{TITLE_OF[name]} {Figure.of([getattr(one, name) for one in students])}" for name in names]
+            chance = f" ({count:,} classes, chance {100 / count:.1f})" if count else ""
+            lines.append(f"zero-shot on {source}{chance}: {result.set}, {recipe}: {', '.join(shown)}")
+    return "\n".join(lines)

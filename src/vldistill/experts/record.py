@@ -54,6 +54,11 @@ def expert_recipe(config: ExpertsConfig) -> Recipe:
     )
 
 
+def _recipe(bench: Workbench, config: ExpertsConfig) -> Recipe:
+    """:func:`expert_recipe` with the negatives that the data ask for."""
+    return replace(expert_recipe(config), negatives=bench.negatives(config.negatives))
+
+
 def kept_epochs(config: ExpertsConfig) -> list[int]:
     """The epochs after which a snapshot is kept."""
     return sorted(set(config.snapshots)) if config.snapshots else list(range(config.epochs + 1))
@@ -92,7 +97,7 @@ def expert_note(bench: Workbench, config: ExpertsConfig, index: int) -> ExpertNo
         setting=bench.setting,
         encoder=bench.fingerprint,
         data=bench.pixels("train").pairs.fingerprint,
-        recipe=expert_recipe(config).to_dict(),
+        recipe=_recipe(bench, config).to_dict(),
         augment=augments(bench, config),
         steps_per_epoch=config.steps_per_epoch,
         seed=config.seed,
@@ -165,7 +170,7 @@ def _train(
 ) -> None:
     """Train the student of an expert; its snapshots and losses go to ``unfinished``."""
     keep = set(kept_epochs(config))
-    data, recipe = bench.split("train").data, expert_recipe(config)
+    data, recipe = bench.split("train").data, _recipe(bench, config)
     per_epoch = steps_in(len(data), recipe, config.steps_per_epoch) // recipe.epochs
     slow = bench.setting != "heads"  # steps of heads are too short to report each one
 

@@ -46,7 +46,7 @@ ALIASES = {
         name: f"distill.{name}"
         for name in ("method", "pairs", "seed", "iterations", "label", "start", "learn", "keep", "optimiser")
     },
-    "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes")},
+    "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes", "zero_shot")},
     "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},
 }
 

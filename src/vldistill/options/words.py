@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from vldistill.config import Config
     from vldistill.options.resolve import ResolvedConfig
 
+
+ONE_TEXT = ("data.prompts", "evaluate.zero_shot", "evaluate.zero_shot_prompts")
+"""Lists of texts that may hold commas: a word alone is one text."""
 
 ALIASES |= {"demo": ALIASES["distill"] | ALIASES["evaluate"], "cross": ALIASES["evaluate"]}
 
@@ -69,7 +73,7 @@ def _value(name: str, value: str, kind: TypeExpression | None) -> str:
     if {int, float} & {kind, *get_args(kind)}:
         _refuse_endless(name, value)
     if get_origin(kind) is tuple and not value.startswith("["):
-        return f"[{value}]"
+        return json.dumps([value], ensure_ascii=False) if name in ONE_TEXT else f"[{value}]"
     return value
 
 

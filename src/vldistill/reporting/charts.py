@@ -11,6 +11,7 @@ from vldistill.drawing.figures import SMALL, Points, curves, inline_svg
 from vldistill.reporting.overview import differing, every_row, words_of
 from vldistill.reporting.records import Row, RunRecord, SetRecord
 from vldistill.reporting.views import FigureView
+from vldistill.workbench.headline import IN_WORDS, val_key
 
 CONDITIONS = ("setting", "protocol", "towers", "image_tower", "text_tower")
 MOST_POINTS = 240
@@ -30,21 +31,22 @@ def budget_chart(runs: Sequence[RunRecord]) -> FigureView | None:
     lines: dict[str, dict[float, tuple[float, float]]] = {}
     for row in rows:
         if row.kind != "full":
-            figure = row.figures["mean_recall"]
+            figure = row.headline
             lines.setdefault(name_of(row), {})[float(row.pairs or 0)] = (figure.mean, figure.std or 0.0)
     if len({pairs for line in lines.values() for pairs in line}) < 2:
         return None
+    words = " or ".join(dict.fromkeys(IN_WORDS[row.measure] for row in rows))
     full = {name_of(row): row.mean for row in rows if row.kind == "full"}
     figure = curves(
         {name: [(x, line[x][0]) for x in sorted(line)] for name, line in lines.items()},
         errors={name: [line[x][1] for x in sorted(line)] for name, line in lines.items()},
         xlabel="pairs",
-        ylabel="mean recall on test, %",
+        ylabel=f"{words} on test, %",
         levels=full,
         size=SMALL,
         log_x=True,
     )
-    label = f"Line chart of mean recall on test against the number of pairs: {', '.join(lines)}."
+    label = f"Line chart of {words} on test against the number of pairs: {', '.join(lines)}."
     note = " ".join(["Bars: one standard deviation.", *pairs_needed_notes(runs)])
     return FigureView("Recall against pairs", inline_svg(figure, "budget", label), note)
 
@@ -95,12 +97,16 @@ def training_charts(runs: Sequence[RunRecord]) -> list[FigureView]:
     def iteration(line: Record) -> Plain:
         return line.get("iteration")
 
-    recall = "val_mean_recall"
+    words = " or ".join(word for measure, word in IN_WORDS.items() if lines(iteration, val_key(measure)))
+
+    def on_val(x: Callable[[Record], Plain]) -> dict[str, Points]:
+        return {name: points for measure in IN_WORDS for name, points in lines(x, val_key(measure)).items()}
+
     rates = lines(iteration, "rate_image", ", image") | lines(iteration, "rate_text", ", text")
     loss = "Methods have losses of their own."
     wanted = (
-        ("Recall against time", lines(minutes, recall), "minutes", "mean recall on val, %", ""),
-        ("Recall against iterations", lines(iteration, recall), "outer iteration", "mean recall on val, %", ""),
+        ("Recall against time", on_val(minutes), "minutes", f"{words} on val, %", ""),
+        ("Recall against iterations", on_val(iteration), "outer iteration", f"{words} on val, %", ""),
         ("Loss of the method", lines(iteration, "value"), "outer iteration", "loss", loss),
         ("Learned student rates", rates, "outer iteration", "learning rate", ""),
         ("Experts", _expert_losses(runs), "epoch", "training loss", "Mean over the experts of a run."),
@@ -114,7 +120,7 @@ def training_charts(runs: Sequence[RunRecord]) -> list[FigureView]:
 
 def _chart(number: int, title: str, series: dict[str, Points], xlabel: str, ylabel: str, note: str) -> FigureView:
     values = [y for points in series.values() for _, y in points if math.isfinite(y)]
-    log_y = "recall" not in ylabel and bool(values) and min(values) > 0 and max(values) > 30 * min(values)
+    log_y = "%" not in ylabel and bool(values) and min(values) > 0 and max(values) > 30 * min(values)
     figure = curves(series, xlabel=xlabel, ylabel=ylabel, size=SMALL, log_y=log_y)
     label = f"Line chart, {title.lower()}: {ylabel} over {xlabel} for {', '.join(series)}."
     return FigureView(title, inline_svg(figure, f"chart{number}", label), note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from vldistill.reporting.neighbours import Places, changes, maps, nearest, place
 from vldistill.reporting.views import FigureView, Near, PairView, SetView
 from vldistill.storage.checked_rows import CheckedRows
 from vldistill.workbench.bench import Workbench
+from vldistill.workbench.headline import IN_WORDS, val_measure, val_score
 
 NEAREST = 3
 PHOTO_SIDE = 96  # of real photos beside a pair, pixels
@@ -58,6 +60,7 @@ def view_set(
     text_changes = changes(place.start.texts, place.texts) if place and place.start else None
     if after is None and place and place.start_images is not None:
         sizes = changes(place.start_images, place.images)
+    groups = _groups(distilled)
     for index, (caption, nearest_before, nearest_after) in enumerate(captions):
         views.append(
             PairView(
@@ -69,19 +72,31 @@ def view_set(
                 photos=photos[index],
                 image_change=None if sizes is None else float(sizes[index]),
                 text_change=None if text_changes is None else float(text_changes[index]),
+                group=groups[index][0],
+                group_name=groups[index][1],
             )
         )
+    views.sort(key=lambda view: math.inf if view.group is None else view.group)  # stable: else by number
     side = distilled.images.shape[-1] if after is not None else 0
     notes = [note for note in (trouble, small) if note]
     return SetView(run, distilled.name, distilled.space, side, gain, _facts(distilled, gain), views, figures, notes)
+
+
+def _groups(distilled: DistilledSet) -> list[tuple[int | None, str]]:
+    """The label and the name of the class of every pair; neither where there is none."""
+    found = distilled.classes
+    if found is None:
+        return [(None, "")] * len(distilled)
+    return [(label, "" if label is None else found.names[label]) for label in found.labels]
 
 
 def _facts(distilled: DistilledSet, gain: float) -> list[str]:
     image, selection = distilled.towers["image"], distilled.info.get("selection") or {}
     facts = [f"{len(distilled)} pairs, {distilled.stored_floats:,} stored floats"]
     facts.append(f"method {distilled.info.get('method', 'unknown')}, iteration {distilled.info.get('iteration', '?')}")
-    if (score := selection.get("val_mean_recall")) is not None:
-        facts.append(f"mean recall on val {score:.1f} % at the best of {selection.get('looks')} validations")
+    if (score := val_score(selection)) is not None:
+        words, looks = IN_WORDS[val_measure(selection)], selection.get("looks")
+        facts.append(f"{words} on val {score:.1f} % at the best of {looks} validations")
     if distilled.space == "features":
         facts.append(f"features of {image['name']}, no pictures: the real photos nearest to each are shown")
     else:

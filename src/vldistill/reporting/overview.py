@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from vldistill.config.plain import Record, entry, section
-from vldistill.evaluation.measures import MEASURES, RECALLS, TITLES, Figure, ratio
+from vldistill.evaluation.measures import ACCURACIES, RECALLS, TITLE_OF, Figure, ratio
 from vldistill.evaluation.tables import LEGACY
 from vldistill.reporting.records import OWN, Row, RunRecord
 from vldistill.storage.files import human_bytes
+from vldistill.workbench.headline import IN_WORDS, MEAN_RECALL, TOP1
 
 V = TypeVar("V", bound=float | str)
 WORDS = {
@@ -154,8 +155,8 @@ def headline(runs: Sequence[RunRecord]) -> Headline | None:
     if found is None:
         return None
     best, why = found
-    figure = best.figures["mean_recall"]
-    shown = [(f"{figure.mean:.1f} %", f"± {figure.std or 0.0:.1f}", "mean recall on test")]
+    figure = best.headline
+    shown = [(f"{figure.mean:.1f} %", f"± {figure.std or 0.0:.1f}", f"{IN_WORDS[best.measure]} on test")]
     if (times := gain(best, rows)) is not None:
         shown.append((f"{times:.1f} ×", "", "that of as many random pairs"))
     if (share := share_of_full(best, rows)) is not None:
@@ -181,21 +182,63 @@ def result_table(runs: Sequence[RunRecord]) -> Table | None:
     columns = [("run", "", False)] if len(runs) > 1 else []
     columns += [("set", "distilled set, random:N real pairs, or the full data", False), ("recipe", "", False)]
     columns += [(COLUMN.get(key, key), "", key == "seeds") for key in extra]
+    words = " or ".join(IN_WORDS[measure] for measure in IN_WORDS if any(row.measure == measure for row in rows))
     columns += [
-        (TITLES[0], _meaning(TITLES[0]), True),
-        ("× random", "mean recall over that of as many random pairs", True),
-        ("of full", "share of the full data's mean recall", True),
+        (words, _meaning(words), True),
+        ("× random", f"{words} over that of as many random pairs", True),
+        ("of full", f"share of the full data's {words}", True),
         ("pairs", "", True),
         ("floats", "numbers to store: images, texts, similarity, rates", True),
     ]
-    columns += [(title, _meaning(title), True) for title in TITLES[1:]]
+    names = beside(rows)
+    columns += [(TITLE_OF[name], _meaning(TITLE_OF[name]), True) for name in names]
     top = max(row.mean for row in rows)
     best, _ = best_row(rows) or (None, "")
-    body = [_result_cells(row, rows, extra, len(runs) > 1, top, row is best) for row in rows]
+    body = [
+        [
+            *_result_cells(row, rows, extra, len(runs) > 1, top, row is best),
+            *(TableCell.of_figure(row.figures.get(name) if name in beside([row]) else None) for name in names),
+        ]
+        for row in rows
+    ]
     return Table(columns, body, _shared_notes(rows, values))
 
 
+def beside(rows: Sequence[Row]) -> list[str]:
+    """The measures beside the headline: the recalls, of class sets the other accuracies, for equal prompts tie."""
+    classes, pairs = (any(row.measure == measure for row in rows) for measure in (TOP1, MEAN_RECALL))
+    return [*(ACCURACIES[1:] if classes else ()), *(RECALLS if pairs else ())]
+
+
+def zero_shot_table(runs: Sequence[RunRecord]) -> Table | None:
+    """Accuracies on class sources that sets were not made of; None without any."""
+    rows = [row for row in every_row(runs) if row.zero_shot]
+    if not rows:
+        return None
+    columns = [("set", "", False), ("recipe", "", False), ("classified", "a class source", False)]
+    columns += [(TITLE_OF[name], _meaning(TITLE_OF[name]), True) for name in ACCURACIES]
+    columns += [("chance", "of top-1", True)]
+    body = []
+    for row in rows:
+        for source, figures in row.zero_shot.items():
+            cells = [TableCell.of(row.label, head=True), TableCell.of(row.recipe), TableCell.of(source)]
+            cells += [TableCell.of_figure(figures.get(name)) for name in ACCURACIES]
+            count = entry(row.zero_shot_classes, source, int)
+            body.append([*cells, TableCell.of(100 / count if count else None, "{:.1f}".format)])
+    return Table(columns, body, ["Zero-shot classification in percent, mean ± standard deviation over students."])
+
+
 def _meaning(title: str) -> str:
+    meanings = {
+        "zero-shot top-1": "share of images whose class has the nearest mean prompt",
+        "top-1": "share of images whose class has the nearest mean prompt",
+        "top-5": "share of images whose class is among the nearest five",
+        "balanced": "the mean of the classes' own top-1",
+    }
+    if title in meanings:
+        return meanings[title]
+    if " or " in title:
+        return "of pairs the mean of the six recalls, of class sets the share of images whose class is nearest"
     if title == "mean recall":
         return "mean of the six recalls"
     side, _, k = title.partition("@")
@@ -211,12 +254,12 @@ def _result_cells(
     for key in differing:
         value = row.condition(key)
         cells.append(TableCell(short(value), value if isinstance(value, int | float) else str(value)))
-    cells.append(TableCell.of_figure(row.figures.get(MEASURES[0]), top, best))
+    cells.append(TableCell.of_figure(row.headline, top, best))
     cells.append(TableCell.of(None if row.kind == "random" else gain(row, rows), "{:.1f} ×".format))
     cells.append(TableCell.of(None if row.kind == "full" else share_of_full(row, rows), percent))
     for value in (row.pairs, row.stored_floats):
         cells.append(TableCell.of(None if value is None else float(value), _compact))
-    return cells + [TableCell.of_figure(row.figures.get(name)) for name in RECALLS]
+    return cells
 
 
 def _compact(value: float) -> str:
@@ -268,7 +311,7 @@ def _sentence(text: str) -> str:
 
 
 def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
-    """Mean recall of every distilled set (rows) by the towers of its students (columns); None for one kind of them."""
+    """The headline of every distilled set (rows) by the towers of its students (columns); None for one kind of them."""
     rows = [row for row in every_row(runs) if row.image_tower]
     parts = ["image_tower", *differing(rows, ("text_tower", "towers"), lambda row: row.image_tower)]
 
@@ -290,14 +333,15 @@ def tower_matrix(runs: Sequence[RunRecord]) -> Table | None:
     body = []
     for (label, origin, recipe), found in table.items():
         cells = [TableCell.of(label, head=True), TableCell.of(origin), TableCell.of(recipe)]
-        figures = [found[tower].figures["mean_recall"] if tower in found else None for tower in towers]
+        figures = [found[tower].headline if tower in found else None for tower in towers]
         body.append(cells + [TableCell.of_figure(figure, top) for figure in figures])
     columns = [("set", "", False), ("made with", "image tower", False), ("recipe", "", False)]
     columns += [
         (", ".join(tower), f"students with {words_of(found, parts)[2:]}", True)
         for tower, found in ((tower, next(row for row in rows if towers_of(row) == tower)) for tower in towers)
     ]
-    return Table(columns, body, ["Mean recall in percent, mean ± standard deviation over students."])
+    words = " or ".join(dict.fromkeys(IN_WORDS[row.measure] for row in rows))
+    return Table(columns, body, [f"{words[0].upper()}{words[1:]} in percent, mean ± standard deviation over students."])
 
 
 def cost_table(runs: Sequence[RunRecord]) -> Table | None:

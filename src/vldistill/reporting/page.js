@@ -127,7 +127,12 @@
       sets.forEach(({ element, cards }, index) => {
         element.hidden = choice !== null && Number(choice.value) !== index;
         if (element.hidden) return;
-        one(".pairs", element).append(...[...cards].sort(compare));
+        const sorted = [...cards].sort(compare);
+        one(".pairs", element).append(...sorted);
+        sorted.forEach((card, at) => { // a class begins a new row
+          const begins = order.value === "group" && card.dataset.group !== sorted[at - 1]?.dataset.group;
+          card.classList.toggle("first", begins);
+        });
         for (const card of cards) card.hidden = !words.every((word) => card.words.includes(word));
         const count = cards.filter((card) => !card.hidden).length;
         one("#shown").textContent = count === cards.length ? `${count} pairs` : `${count} of ${cards.length} pairs`;
@@ -140,7 +145,7 @@
     };
     filter.addEventListener("input", update);
     order.addEventListener("change", () => {
-      up = ["number", "caption"].includes(order.value); // changes: the largest first
+      up = ["group", "number", "caption"].includes(order.value); // changes: the largest first
       showDirection();
       update();
     });

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from vldistill.config.plain import Plain
 from vldistill.reporting.charts import budget_chart, training_charts
-from vldistill.reporting.overview import cost_table, headline, result_table, short, tower_matrix
+from vldistill.reporting.overview import cost_table, headline, result_table, short, tower_matrix, zero_shot_table
 from vldistill.reporting.records import RunRecord
 from vldistill.reporting.views import Extras, FigureView
 from vldistill.version import __version__
@@ -66,6 +66,8 @@ def render(runs: Sequence[RunRecord], extras: Mapping[str, Extras]) -> str:
         facts=_facts(runs),
         notes=[note for run in runs for note in run.notes] + [note for extra in known for note in extra.notes],
         results=result_table(runs),
+        zero_shot=zero_shot_table(runs),
+        grouped=any(pair.group is not None for view in sets for pair in view.pairs),
         charts=charts,
         sets=sets,
         browsers=browsers,

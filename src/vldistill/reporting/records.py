@@ -17,7 +17,8 @@ from vldistill.config.plain import Plain, Record, entry, section
 from vldistill.config.plain_yaml import parse_yaml
 from vldistill.errors import ConfigError
 from vldistill.evaluation.data_checks.check import Check
-from vldistill.evaluation.measures import MEASURES, Figure
+from vldistill.evaluation.measures import ACCURACIES, MEASURES, Figure
+from vldistill.workbench.headline import MEAN_RECALL, TOP1, val_score
 
 RECIPES = ("generic", "own")
 OWN = "own"  # the towers of a run, where an evaluation names none
@@ -42,9 +43,11 @@ class Row:
         row: its label in a comparison, and ``cell`` its cell, ``seed`` and ``making`` those of its distillation.
         data_kind: ``distilled``, ``subset`` or ``full``.
         seeds: number of students.
-        chance: mean recall of a random ranking.
+        chance: of :attr:`headline`, by a random ranking or guess.
         details: provenance of the set.
         checks: what the numbers can mean, see :mod:`vldistill.evaluation.data_checks`.
+        zero_shot: accuracies on other class sources, by source and measure.
+        zero_shot_classes: number of classes of each.
     """
 
     run: str
@@ -71,12 +74,15 @@ class Row:
     environment: Record
     making: Record
     checks: tuple[Check, ...] = ()
+    zero_shot: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    zero_shot_classes: Record = field(default_factory=dict)
 
     @classmethod
     def read(cls, run: str, recipe: str, result: Record) -> Row | None:
         """The row of a recipe in a JSON object; None where it has no figures of that recipe."""
         figures = _figures(result.get(recipe))
-        chance = section(result, "chance").get("mean_recall")
+        classes = _count(result, "classes")
+        chance = 100 / classes if classes else section(result, "chance").get("mean_recall")
         if not figures:
             return None
         return cls(
@@ -98,6 +104,8 @@ class Row:
             environment=section(result, "environment"),
             making=section(result, "making"),
             checks=tuple(map(Check.from_json, entry(result, "checks", list) or ())),
+            zero_shot={source: _named(value, ACCURACIES) for source, value in _zero_shot(result, recipe).items()},
+            zero_shot_classes=section(result, "zero_shot_classes"),
         )
 
     @property
@@ -106,9 +114,19 @@ class Row:
         return self.row or self.set
 
     @property
+    def measure(self) -> str:
+        """The measure of :attr:`headline`."""
+        return TOP1 if TOP1 in self.figures else MEAN_RECALL
+
+    @property
+    def headline(self) -> Figure:
+        """What rows are compared by: mean recall, of class sets zero-shot top-1."""
+        return self.figures[self.measure]
+
+    @property
     def mean(self) -> float:
-        """Mean recall, percent."""
-        return self.figures["mean_recall"].mean
+        """The mean of :attr:`headline`, percent."""
+        return self.headline.mean
 
     @property
     def kind(self) -> str:
@@ -122,8 +140,8 @@ class Row:
 
     @property
     def val(self) -> float | None:
-        """Mean recall on val by which the set was chosen, percent; None where it was made without validation."""
-        value = section(self.details, "selection").get("val_mean_recall")
+        """The score on val by which the set was chosen, percent; None where it was made without validation."""
+        value = val_score(section(self.details, "selection"))
         return float(value) if _percent(value) else None
 
     def condition(self, name: str) -> str | float | None:
@@ -300,13 +318,23 @@ def _count(result: Record, name: str) -> float | None:
 
 def _figures(value: Plain) -> dict[str, Figure]:
     """Means and deviations by measure; empty if ``value`` has no mean recall."""
+    figures = _named(value, (*MEASURES, *ACCURACIES))
+    return figures if "mean_recall" in figures else {}
+
+
+def _zero_shot(result: Record, recipe: str) -> Record:
+    return section(section(result, recipe), "zero_shot")
+
+
+def _named(value: Plain, names: Sequence[str]) -> dict[str, Figure]:
+    """Means and deviations of some measures; those that are no percentages are left out."""
     figures: dict[str, Figure] = {}
-    for name in MEASURES:
+    for name in names:
         found = section(value, name) if isinstance(value, Mapping) else {}
         mean, std = found.get("mean"), found.get("std") or 0.0
         if _percent(mean) and _percent(std):
             figures[name] = Figure(float(mean), float(std))
-    return figures if "mean_recall" in figures else {}
+    return figures
 
 
 def _percent(value: Plain) -> TypeGuard[float]:

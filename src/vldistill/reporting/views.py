@@ -39,6 +39,7 @@ class PairView:
         photos: real photos nearest to the learned image side.
         image_change: root mean square change in grey levels of 255; in feature space 1 - cosine; None if unknown.
         text_change: 1 - cosine between the text it started from and the learned one; None if unknown.
+        group: the label of its class; None where there is none. ``group_name`` is the class's name.
     """
 
     number: int
@@ -51,6 +52,8 @@ class PairView:
     photos: Sequence[Near] = ()
     image_change: float | None = None
     text_change: float | None = None
+    group: int | None = None
+    group_name: str = ""
 
 
 @dataclass(frozen=True)

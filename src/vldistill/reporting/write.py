@@ -88,6 +88,11 @@ def _extras(
         except VldistillError as error:
             reporter.warn(str(error))
             notes.append(str(error))
+    if bench and bench.has_classes:
+        notes.append(
+            f"{run.name} has no retrieval browser: prompts of one class are equal, so none has a photo of its own."
+        )
+        return Extras(views, None, notes)
     browser = _browser(run, bench, loaded, options, browser_bytes) if bench and loaded else None
     return Extras(views, browser, notes)
 

@@ -25,6 +25,7 @@ class _TrainingCandidates:
         pairs = bench.pixels("train").pairs
         self.caption_image = torch.from_numpy(np.array(pairs.caption_image, np.int64))
         self.image_captions: Sequence[np.ndarray] = pairs.image_captions
+        self.labels = None if pairs.classes is None else pairs.classes.labels
 
     @property
     def towers(self) -> PairFeatures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from vldistill.data.transforms import to_float
 from vldistill.distilled.distilled_set import CORESET, DistilledSet
 from vldistill.drawing.sheets import draw_contact_sheet
 from vldistill.selection.choose import choose_pairs
+from vldistill.selection.classes import pair_classes
 from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import write_record
 from vldistill.training.recipe import Recipe
@@ -78,7 +79,7 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
         images=to_float(torch.from_numpy(pixels), tower.mean, tower.std),
         texts=texts,
         text_mask=mask,
-        recipe=Recipe(),
+        recipe=Recipe(negatives=bench.negatives("all")),
         towers=bench.towers,
         setting=bench.setting,
         standardisation=bench.standardisation,
@@ -95,6 +96,8 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
             "versions": bench.versions,
         },
     )
+    if (classes := pair_classes(bench, chosen)) is not None:
+        coreset = replace(coreset, info={**coreset.info, "classes": classes.to_json()})
     rows = [
         ChosenPair(split.pairs.images.names[int(image)], caption, image_row=image, caption_row=row)
         for image, row, caption in zip(images.tolist(), captions.tolist(), chosen)

@@ -111,9 +111,25 @@ def first_of_each_image(order: torch.Tensor, caption_image: torch.Tensor, count:
     return order[first.sort().values[:count]]
 
 
-def draw_captions(image_captions: Sequence[np.ndarray], count: int, seed: int) -> torch.Tensor:
-    """One random caption for each of ``count`` random images: rows (count,) int64."""
+def draw_captions(
+    image_captions: Sequence[np.ndarray], count: int, seed: int, labels: np.ndarray | None = None
+) -> torch.Tensor:
+    """One random caption for each of ``count`` random images: rows (count,) int64.
+
+    Args:
+        labels: (N,) int64, the class of each image; as many of each class are drawn, as far as there are images.
+    """
     draw = generator(seed, "pairs")
-    images = torch.randperm(len(image_captions), generator=draw)[:count]
+    order = torch.randperm(len(image_captions), generator=draw)
+    images = (order if labels is None else one_of_each_class(order, labels))[:count]
     captions = (image_captions[image] for image in images.tolist())
     return torch.tensor([int(own[int(torch.randint(len(own), (), generator=draw))]) for own in captions])
+
+
+def one_of_each_class(order: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+    """``order`` (N,) of images so that the first of every class come first, then the second of every class, ..."""
+    own = labels[order.numpy()]
+    turn = np.empty(len(own), np.int64)
+    for label in np.unique(own):
+        turn[own == label] = np.arange((own == label).sum())
+    return order[torch.from_numpy(np.argsort(turn, kind="stable"))]

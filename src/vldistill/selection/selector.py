@@ -35,6 +35,11 @@ class Candidates(Protocol):
         ...
 
     @property
+    def labels(self) -> np.ndarray | None:
+        """The class of each of the N images, int64; None where they are of no class set."""
+        ...
+
+    @property
     def towers(self) -> PairFeatures:
         """Standardised features of the frozen towers, L2-normalised on each side."""
         ...

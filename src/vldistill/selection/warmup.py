@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,7 @@ def warm_up(bench: Workbench, image_captions: Sequence[np.ndarray], options: Sel
         DivergedError: the student's loss is not finite.
         Stopped: on Ctrl-C or SIGTERM, after the training is saved.
     """
-    recipe = warmup_recipe(options)
+    recipe = replace(warmup_recipe(options), negatives=bench.negatives("all"))
     key: dict[str, Plain] = {
         "format": FORMAT,
         "data": bench.pixels("train").pairs.fingerprint,

@@ -21,6 +21,7 @@ from vldistill.selection.selector import SELECTORS
 from vldistill.stages.distill import distill
 from vldistill.stages.evaluate import evaluate
 from vldistill.storage.files import write_record, write_text
+from vldistill.workbench.headline import IN_WORDS
 from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import Run, environment
 
@@ -92,7 +93,7 @@ def _write(place: Path, curves: Sequence[Curve], full: Evaluation) -> None:
     assert full.generic is not None
     place.mkdir(parents=True, exist_ok=True)
     plain: list[Plain] = [one.to_json() for one in curves]
-    figure = full.generic.mean_recall
+    figure = full.generic.headline
     write_record(
         place / "curve.json", {"curves": plain, "full": figure.to_json(), "set": full.set, "environment": environment()}
     )
@@ -101,8 +102,8 @@ def _write(place: Path, curves: Sequence[Curve], full: Evaluation) -> None:
         {one.name: [(point.pairs, point.mean) for point in one.points] for one in curves},
         place / "curve.png",
         xlabel="pairs",
-        ylabel="mean recall on test, %",
-        levels={"full data": figure.mean, "chance": full.chance.mean_recall},
+        ylabel=f"{IN_WORDS[full.generic.measure]} on test, %",
+        levels={"full data": figure.mean, "chance": full.chance_headline},
     )
 
 
@@ -113,12 +114,14 @@ def curve_text(curves: Sequence[Curve], full: Evaluation, table: Table = markdow
         table: makes a table of a header and rows.
     """
     assert full.generic is not None
+    words = IN_WORDS[full.generic.measure]
     budgets = sorted({point.pairs for one in curves for point in one.points})
     rows = [[one.name, *_cells(one, budgets), *map(str, one.needed)] for one in curves]
     header = ["", *(f"{count:,}" for count in budgets), *(f"pairs until {share:.0%}" for share in SHARES)]
     notes: Mapping[str, str] = {
-        "numbers": "Mean recall on test in percent with its 95 % interval, by pairs; generic recipe chosen on val.",
-        "full": f"The full data reach {full.generic.mean_recall}; chance is {full.chance.mean_recall:.2f}.",
+        "numbers": f"{words[0].upper()}{words[1:]} on test in percent with its 95 % interval, by pairs; generic recipe "
+        "chosen on val.",
+        "full": f"The full data reach {full.generic.headline}; chance is {full.chance_headline:.2f}.",
         "until": "Pairs until a share of the full data: a monotone fit with its 95 % interval; 'more' is beyond the "
         "largest budget.",
     }

@@ -7,7 +7,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from vldistill.config import Config
+from vldistill.config import Config, EvaluateConfig
+from vldistill.config.former import without_empty
 from vldistill.config.plain import Plain
 from vldistill.data.pairs import SPLITS
 from vldistill.distilled.distilled_set import DistilledSet
@@ -23,6 +24,7 @@ from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import digest, read_json, write_record
 from vldistill.storage.hub import is_hub_name
 from vldistill.storage.locks import held
+from vldistill.workbench.headline import val_key
 from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import Run, environment
 
@@ -45,7 +47,8 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> Evalu
     run.begin(config)
     path = run.results / _result_name(run, target_set, target, config.evaluate.protocol)
     key = evaluation_key(bench, target_set, config)
-    question = digest(key, asdict(config.evaluate), bench.compute.precision)
+    options = without_empty(EvaluateConfig, asdict(config.evaluate))
+    question = digest(key, options, bench.compute.precision)
     with held(path.with_name(f".{path.stem}.lock"), str(path)):
         answers = PartialResults(path.with_name(f"{path.stem}.unfinished"), key, reporter)
         kept, kept_question = _kept(path, reporter)
@@ -121,7 +124,7 @@ def _headline(result: Evaluation) -> str:
 
 
 def score(run: Run, config: Config, reporter: Reporter, target: str) -> Validation:
-    """Mean recall on val of a set, as the outer loop validates (:func:`quick_score`); test stays closed."""
+    """The score on val of a set, as the outer loop validates (:func:`quick_score`); test stays closed."""
     run.check(config)
     bench = open_bench(config, reporter, run=run)
     target = set_folder(run, target)
@@ -139,8 +142,8 @@ def score(run: Run, config: Config, reporter: Reporter, target: str) -> Validati
     except KeyboardInterrupt:
         raise Stopped("stopped; a validation is short and starts again with the same command.") from None
     seconds = round(time.monotonic() - began, 2)
-    result = Validation(distilled.name, bench.setting, value, seconds)
+    result = Validation(distilled.name, bench.setting, value, seconds, bench.measure)
     path = run.results / "val" / _result_name(run, distilled, target)
-    write_record(path, {**asdict(result), "environment": environment()})
-    run.log(stage="evaluate", set=distilled.name, val_mean_recall=value, seconds=seconds)
+    write_record(path, {**result.to_json(), "environment": environment()})
+    run.log(stage="evaluate", set=distilled.name, **{val_key(bench.measure): value}, seconds=seconds)
     return result

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
 from vldistill.config.plain import Plain
 from vldistill.data.cache import DecodedImages, open_images
+from vldistill.data.classes import Classes
 from vldistill.data.collection import Collection
 from vldistill.data.load import read_collection
 from vldistill.data.pairs import Pairs
@@ -42,6 +44,8 @@ from vldistill.storage.files import digest
 from vldistill.training.data import Inputs, TrainingData
 from vldistill.training.side_inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 from vldistill.version import __version__
+from vldistill.workbench.class_source import check_and_say
+from vldistill.workbench.headline import MEAN_RECALL, TOP1
 
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
 
@@ -77,6 +81,7 @@ class Workbench:
             whether it is known what was left out of them.
         former_splits: make splits that the source lacks as runs of former versions have them.
         standardisation: by name, as a set records it; without it, that of the training features.
+        home: the workbench whose towers and standardisation this one shares, on other data.
     """
 
     def __init__(
@@ -90,7 +95,9 @@ class Workbench:
         on_pixels: Callable[[Pairs], bool] | None = None,
         former_splits: bool = False,
         standardisation: Mapping[str, torch.Tensor] | None = None,
+        home: Workbench | None = None,
     ) -> None:
+        self._home = home
         self._known = dict(standardisation or {})
         self._former_splits = former_splits
         self._on_pixels = on_pixels
@@ -102,6 +109,8 @@ class Workbench:
         self._pairs: dict[str, Pairs] = {}
         self._decoded: dict[str, DecodedImages] = {}
         self._beside: dict[str, Workbench] = {}
+        self.prompts: list[torch.Tensor] | None = None  # see :mod:`.class_sets`
+        self.on_classes: dict[tuple[str, tuple[str, ...]], Workbench] = {}
 
     def beside(self, image: ImageTowerConfig) -> Workbench:
         """A workbench on the same data with another image tower; each is built once."""
@@ -122,6 +131,8 @@ class Workbench:
     @cached_property
     def image_tower(self) -> ImageTower:
         """The image tower at its starting weights, frozen."""
+        if self._home is not None:
+            return self._home.image_tower
         config = self.encoder_config.image
         with self.reporter.waiting(f"loading image tower {config.name}"):
             tower = build_image_tower(config).to(self.device).requires_grad_(False)
@@ -138,6 +149,8 @@ class Workbench:
     @cached_property
     def text_tower(self) -> TextTower:
         """The frozen text tower."""
+        if self._home is not None:
+            return self._home.text_tower
         with self.reporter.waiting(f"loading text tower {self.encoder_config.text.name}"):
             return build_text_tower(self.encoder_config.text, self.device)
 
@@ -186,12 +199,31 @@ class Workbench:
                 raise
             where = f"data.source is {config.source!r}: set that variable to a path, or give --data.source PATH"
             raise DataError(f"{where}. Now {error}") from None
-        return replace(found, clean=config.clean_captions)
+        if self._home is None:
+            check_and_say(found, config, self.reporter)
+        return replace(found.prompted(config.prompts), clean=config.clean_captions)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the source is a class set."""
+        return self.classes is not None
+
+    @property
+    def measure(self) -> str:
+        """What is chosen by on val, see :mod:`.headline`."""
+        return TOP1 if self.has_classes else MEAN_RECALL
+
+    def negatives(self, asked: Literal["all", "distinct"]) -> Literal["all", "distinct"]:
+        """The negatives that are trained with: of a class set always the distinct ones, for prompts repeat."""
+        return "distinct" if self.has_classes else asked
 
     def pairs(self, split: str) -> Pairs:
         """The pairs of a split, before any picture is decoded."""
         if split not in self._pairs:
-            self._pairs[split] = self._collection.pairs(split, strict=self.data_config.strict)
+            found = self._collection.pairs(split, strict=self.data_config.strict)
+            if split == "train" and found.classes is not None:
+                found.classes.check_trained()
+            self._pairs[split] = found
         return self._pairs[split]
 
     @cached_property
@@ -205,6 +237,8 @@ class Workbench:
         return self._given_standardisation("text") or Standardisation.fit(self._text_table("train"))
 
     def _given_standardisation(self, side: str) -> Standardisation | None:
+        if self._home is not None:
+            return self._home.image_standardisation if side == "image" else self._home.text_standardisation
         mean, scale = (self._known.get(f"{side}_{part}") for part in ("mean", "scale"))
         return None if mean is None or scale is None else Standardisation(mean, scale)
 
@@ -270,7 +304,7 @@ class Workbench:
             else:
                 texts = self._inputs(self._text_table(name), self.text_standardisation)
             mapping = torch.from_numpy(np.array(pixels.pairs.caption_image, np.int64))
-            data = TrainingData(images, texts, mapping, captions=pixels.pairs.captions)
+            data = TrainingData(images, texts, mapping, captions=pixels.pairs.caption_keys)
             self._splits[name] = Split(name, pixels.pairs, pixels, data)
         return self._splits[name]
 
@@ -312,6 +346,11 @@ class Workbench:
         if self.setting != "both":
             return self.split(name).data.texts
         return self._inputs(self._text_table(name), self.text_standardisation)
+
+    @property
+    def classes(self) -> Classes | None:
+        """The classes of all images of the source, where it is a class set."""
+        return self._collection.classes
 
     @torch.no_grad()
     def sentence_vectors(self, texts: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vldistill.config import Config, DataConfig, EncoderConfig, ExpertsConfig
-from vldistill.config.former import before_it_came, current
+from vldistill.config.former import before_it_came, current, without_empty
 from vldistill.config.plain import Plain, Record
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.runtime.log import Reporter
@@ -160,7 +160,8 @@ class Run:
         return current(old, str(self.config_path))
 
     def _refuse_other(self, old: Record, new: Record) -> None:
-        defaults = {name: {**asdict(section()), **before_it_came(section)} for name, section in FIXED.items()}
+        every = {name: {**asdict(section()), **before_it_came(section)} for name, section in FIXED.items()}
+        defaults = {name: without_empty(section, every[name]) for name, section in FIXED.items()}
         old = with_defaults(old, json.loads(json.dumps(defaults)))  # of options newer than the run
         fixed = {name: old.get(name) for name in FIXED}, {name: new.get(name) for name in FIXED}
         differing = [
@@ -208,6 +209,8 @@ def to_plain(config: Config) -> dict[str, dict[str, Plain]]:
     """The configuration as plain values, methods' options as sections of their own."""
     plain = asdict(config)
     methods = plain.pop("methods")
+    for name in ("data", "evaluate"):
+        plain[name] = without_empty(type(getattr(config, name)), plain[name])
     return json.loads(json.dumps({**plain, **methods}))
 
 

@@ -35,7 +35,7 @@ def is_folder(path: Path) -> bool:
     if picture_tables(listed(path, "*.parquet")) or (path / "dataset_dict.json").is_file():
         return False
     files = [file for file in islice(walk(path), ENOUGH) if not is_hidden(file.parts[len(path.parts) :])]
-    return any(texts_of_images(_images(files), files).values())
+    return any(texts_of_images(images_in(files), files).values())
 
 
 @path_reader("folder", looks=is_folder)
@@ -51,10 +51,10 @@ def read(source: Source) -> Collection:
     every = list(walk(root))
     hidden = {file: None for file in every if is_hidden(file.parts[len(root.parts) :])}
     files = [file for file in every if file not in hidden]
-    pictures = _images(files)
+    pictures = images_in(files)
     if not pictures:
         raise DataError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    found = _Found(root, _split_folders(root, pictures), texts_of_images(pictures, files))
+    found = _Found(root, split_folders(root, pictures), texts_of_images(pictures, files))
     for path in pictures:
         found.add(path)
     found.leave_others(files)
@@ -67,7 +67,8 @@ def read(source: Source) -> Collection:
     return Collection(source.text, images, found.captions, found.splits, about=about, accounts=accounts)
 
 
-def _images(files: Sequence[Path]) -> list[Path]:
+def images_in(files: Sequence[Path]) -> list[Path]:
+    """The images among some files, by their suffix."""
     return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
@@ -157,7 +158,7 @@ class _Found:
                 self.ledger.leave(reason, str(path.relative_to(self.root)), loss=lost)
 
 
-def _split_folders(root: Path, pictures: list[Path]) -> dict[str, str]:
+def split_folders(root: Path, pictures: list[Path]) -> dict[str, str]:
     """The folders that are splits: where all with images are called like one, or some are train and val or test."""
     tops = {path.relative_to(root).parts[0] if path.parent != root else "" for path in pictures}
     named = {name: WORDS[name.lower()] for name in sorted(tops) if name.lower() in WORDS}

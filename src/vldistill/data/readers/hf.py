@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from vldistill.data.source import Source
 from vldistill.data.splits import split_in
 from vldistill.errors import DataError, VldistillError
 from vldistill.storage.hub import bounded_look_up
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 BATCH = 10_000  # rows whose texts are turned into Python at a time
 
@@ -40,9 +43,19 @@ def read(source: Source) -> Collection:
     image; empty: every row is one), ``split`` (columns), ``images`` (the folder of a column of paths), and of the hub
     ``config`` and ``revision``. Needs the extra ``hf``.
     """
+    return of_tables(source, loaded(source))
+
+
+def loaded(source: Source) -> dict[str, Dataset]:
+    """The tables of a dataset by the name of their split. Raises DataError and MissingExtraError."""
     tables = {name: table.with_format(None) for name, table in _load(source).items()}  # a format hides columns
     if not tables:
         raise DataError(f"{source.text} holds no rows.")
+    return tables
+
+
+def of_tables(source: Source, tables: dict[str, Dataset]) -> Collection:
+    """The pairs of a dataset's tables. Raises DataError."""
     first = next(iter(tables.values()))
     pictures = [name for name, feature in first.features.items() if type(feature).__name__ == "Image"]
     options = dict(source.options)

@@ -11,5 +11,5 @@ from vldistill.selection.selector import Candidates, register
 
 @register("random", drawn=True)
 def random(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
-    """Random pairs of distinct images, new for each seed."""
-    return draw_captions(candidates.image_captions, count, seed)
+    """Random pairs of distinct images, new for each seed; of a class set as many of each class."""
+    return draw_captions(candidates.image_captions, count, seed, candidates.labels)
