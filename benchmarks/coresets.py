@@ -51,6 +51,7 @@ class Made:
     caption_image: torch.Tensor
     image_captions: list[np.ndarray]
     forgotten: torch.Tensor
+    labels: np.ndarray | None = None
 
     @property
     def student(self) -> PairFeatures:

@@ -118,7 +118,7 @@ def set_view(
     pairs = []
     for index in range(count):
         caption = captions[index % len(captions)]
-        shown = {}
+        shown: dict[str, Any] = {}
         if space == "pixels":
             stacks = {"before": before, "after": after, "change": change}
             shown = {key: data_uri(stack[index], share, quality) for key, stack in stacks.items()}

@@ -45,7 +45,7 @@ def test_scores_are_those_of_wide_heads_after_one_step() -> None:
     slopes = torch.autograd.grad(logits, weights, torch.autograd.functional.jacobian(infonce, flat))
     image, text = (w.detach() - 4 * step * s * c for w, s, c in zip(weights, slopes, (1 / 5, 1 / 3)))
     wanted = F.normalize(real_x @ image.T, dim=1) @ F.normalize(real_y @ text.T, dim=1).T
-    kernels = dict.fromkeys(SIDES, kernel_named("linear", 0))
+    kernels: dict[str, Any] = {side: kernel_named("linear", 0) for side in SIDES}
     found = closed_form_scores(kernels, (x, y), (real_x, real_y), numbers(1e9, step))
     torch.testing.assert_close(found, wanted, atol=0.03, rtol=0)
 

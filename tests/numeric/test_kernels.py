@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,7 @@ def test_the_tangent_kernel_is_that_of_wide_heads() -> None:
 
     def tangent(seed: int) -> torch.Tensor:
         head = Head(24, width).double()
-        params = dict(head.named_parameters())
+        params: dict[str, torch.Tensor] = dict(head.named_parameters())
         draw = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, bound in (("project", 24**-0.5), ("mix", width**-0.5)):  # as torch starts them
@@ -65,10 +67,13 @@ def test_the_tangent_kernel_is_that_of_wide_heads() -> None:
 
 def test_plain_kernels_and_regression_are_scikit_learns() -> None:
     left, right, targets = rows(1, 5, 6), rows(2, 7, 6), rows(3, 7, 3)
-    np.testing.assert_allclose(linear(left, right), sklearn_kernels.DotProduct(0)(numpy(left), numpy(right)) / 6)
-    np.testing.assert_allclose(rbf(left, right), sklearn_kernels.RBF(6**0.5)(numpy(left), numpy(right)))
+    theirs: Any = sklearn_kernels.DotProduct(0)
+    np.testing.assert_allclose(linear(left, right), theirs(numpy(left), numpy(right)) / 6)
+    theirs = sklearn_kernels.RBF(6**0.5)
+    np.testing.assert_allclose(rbf(left, right), theirs(numpy(left), numpy(right)))
     gram = rbf(right, right)
-    fitted = KernelRidge(alpha=0.1, kernel="precomputed").fit(numpy(gram), numpy(targets))
+    ridge: Any = KernelRidge  # its annotations want a whole number
+    fitted = ridge(alpha=0.1, kernel="precomputed").fit(numpy(gram), numpy(targets))
     found = regression(rbf(left, right), gram, 0.1, targets)
     np.testing.assert_allclose(found, fitted.predict(numpy(rbf(left, right))))
     torch.testing.assert_close(kernel_named("ntk", 9)(left, right), head_ntk(left, right, 9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,14 +39,15 @@ def test_the_regression_on_solved_texts_has_the_best_coefficients(name: str) -> 
     mapping = draw.permutation(np.repeat(np.arange(20), draw.integers(1, 4, 20)))
     x = draw.normal(size=(20, 7))
     y = x[mapping] @ draw.normal(size=(7, 5)) + draw.normal(size=(len(mapping), 5))
-    data = TrainingData(*(TensorInputs(torch.from_numpy(side)) for side in (x, y)), torch.from_numpy(mapping))
+    sides = TensorInputs(torch.from_numpy(x)), TensorInputs(torch.from_numpy(y))
+    data = TrainingData(sides[0], sides[1], torch.from_numpy(mapping))
     photos, ridge, student_ridge = x[[3, 9, 14]], 0.7, 0.4
     kernel = kernel_named(name, 16)
     gram, cross = (kernel(torch.from_numpy(rows), torch.from_numpy(photos)).numpy() for rows in (photos, x[mapping]))
     size = np.trace(gram) / 3
     targets = np.stack([np.linalg.solve(y.T @ y / len(y) + ridge * np.eye(5), row) for row in y])
-    root = scipy.linalg.sqrtm(ridge * size / 7 * gram).real  # least squares of all pairs and of the ridge below them
-    rows = np.concatenate([cross / len(y) ** 0.5, root])
+    root: Any = scipy.linalg.sqrtm(ridge * size / 7 * gram)  # least squares of all pairs and of the ridge below them
+    rows = np.concatenate([cross / len(y) ** 0.5, root.real])
     best = np.linalg.lstsq(rows, np.concatenate([targets / len(y) ** 0.5, np.zeros((3, 5))]))[0]
     texts = solved_texts(data, torch.from_numpy(photos), kernel, ridge, student_ridge).numpy()
     student = KernelRidge(alpha=student_ridge * size, kernel="precomputed").fit(gram, texts)

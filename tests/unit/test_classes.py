@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,8 +140,10 @@ def test_a_dataset_of_the_hubs_form(tmp_path: Path) -> None:
     assert found.classes is not None and found.classes.names == ("owl", "queen bee", "newt")
     assert found.classes.labels.tolist() == [0, 1, 1, 0, NONE, 0, 0, 1]
     assert found.pairs("test").captions == ["a photo of a owl", "a photo of a queen bee"]
+    trained = found.pairs("train").classes
+    assert trained is not None
     with pytest.raises(DataError, match=r"1 of 3 classes have no training image \(newt\)"):
-        found.pairs("train").classes.check_trained()
+        trained.check_trained()
 
 
 def test_what_is_no_class_set_is_refused(tmp_path: Path) -> None:
@@ -170,12 +173,13 @@ def test_digits_are_scikit_learns_and_their_splits_are_stratified() -> None:
     from sklearn.datasets import load_digits
 
     found = {split: load_pairs("digits", split) for split in ("train", "val", "test")}
-    real = load_digits()
+    real: Any = load_digits()
     for pairs in found.values():
         assert pairs.classes is not None
         numbers = [int(name.partition("-")[2]) for name in pairs.images.names]
         assert pairs.classes.labels.tolist() == real.target[numbers].tolist()
-    shares = [np.bincount(pairs.classes.labels) / np.bincount(real.target) for pairs in found.values()]
+    labels = [pairs.classes.labels for pairs in found.values() if pairs.classes is not None]
+    shares = [np.bincount(own) / np.bincount(real.target) for own in labels]
     assert np.allclose(shares, [[0.6], [0.2], [0.2]], atol=0.01)
     assert sum(pairs.count_images for pairs in found.values()) == 1797
     shown = np.asarray(found["test"].images.read(3).resize((8, 8), Image.Resampling.BOX), float)[..., 0]

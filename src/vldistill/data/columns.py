@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from vldistill.data.jsonfile import kind
 from vldistill.data.splits import split_named
@@ -124,7 +123,7 @@ def _addresses(columns: Sequence[str], option: str) -> str:
     return f" {found[0]} holds addresses, it seems. {DOWNLOAD}"
 
 
-def texts_of(value: Any, where: str, remedy: str = REMEDY) -> list[str]:
+def texts_of(value: object, where: str, remedy: str = REMEDY) -> list[str]:
     """The captions in a cell: a text, a list of texts, objects with ``raw``, the answers of a conversation.
 
     Nothing is an empty caption, which is counted as such. Raises DataError, with the ``remedy``.
@@ -159,15 +158,15 @@ class Gathered:
     captions: list[list[str]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     _known: dict[str, int] = field(default_factory=dict)
-    _pictures: dict[str, dict[Any, int]] = field(default_factory=dict)  # name in the table -> its pictures' images
+    _pictures: dict[str, dict[object, int]] = field(default_factory=dict)  # name in the table -> its pictures' images
 
     def row_of(self, name: str) -> int | None:
         """The number of an image in the lists here; None for one that is not there."""
         return self._known.get(name)
 
     def add_cells(
-        self, row: int, cells: Mapping[str, Any], columns: Columns, name: str, split: str | None, where: str,
-        picture: Callable[[int], Any],
+        self, row: int, cells: Mapping[str, object], columns: Columns, name: str, split: str | None, where: str,
+        picture: Callable[[int], object],
     ) -> None:  # fmt: skip
         """One more row, from its cells by column; ``name`` and ``split`` hold where these are empty. As :meth:`add`.
 

@@ -65,7 +65,7 @@ def file_of(path: str, folder: Path) -> Path:
     return inside if (inside := folder / path).is_file() else Path(path)
 
 
-def image_bytes(cell: Any, label: str, folder: Path) -> bytes:
+def image_bytes(cell: object, label: str, folder: Path) -> bytes:
     """The encoded image in a cell: bytes, or an object with ``bytes``, or with the ``path`` of a file.
 
     Raises DataError when there is none, with ``label``, which names the image.

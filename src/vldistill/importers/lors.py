@@ -116,7 +116,7 @@ def _read(paths: Sequence[Path], loss: str) -> Mapping[str, Any]:
     return joined(files, paths, Recipe(**_student(soft, loss)))
 
 
-def _tensor(found: Any, name: str, path: Path, dimensions: int) -> torch.Tensor:
+def _tensor(found: object, name: str, path: Path, dimensions: int) -> torch.Tensor:
     value = found.get(name) if isinstance(found, Mapping) else None
     if not isinstance(value, torch.Tensor) or value.ndim != dimensions:
         held = [str(key)[:40] for key in list(found)[:12] if isinstance(key, str)] if isinstance(found, Mapping) else []
@@ -145,7 +145,7 @@ def _similarity(found: Mapping[str, Any], path: Path, count: int) -> tuple[torch
     return matrix, stored or matrix.numel()
 
 
-def _similarity_of_params(params: Any, path: Path, count: int) -> tuple[torch.Tensor | None, int]:
+def _similarity_of_params(params: object, path: Path, count: int) -> tuple[torch.Tensor | None, int]:
     """The matrix where the parameters are the matrix itself. Raises ArtefactError where they are its factors."""
     tensors = params if isinstance(params, (list, tuple)) else [] if params is None else [params]
     if not tensors:
@@ -159,7 +159,7 @@ def _similarity_of_params(params: Any, path: Path, count: int) -> tuple[torch.Te
     )
 
 
-def joined(files: Sequence[Mapping[str, Any]], paths: Sequence[Path], recipe: Recipe) -> dict[str, Any]:
+def joined(files: Sequence[Mapping[str, object]], paths: Sequence[Path], recipe: Recipe) -> dict[str, object]:
     """Sets of consecutive phases, as PTM saves them one for each, as one record of the same layout with ``phases``.
 
     Every block has its own similarity; rates that differ are listed by step. Raises ArtefactError.
@@ -173,7 +173,7 @@ def joined(files: Sequence[Mapping[str, Any]], paths: Sequence[Path], recipe: Re
     own = [_similarity(found, path, len(one)) for found, path, one in zip(files, paths, images)]
     if len({matrix is None for matrix, _ in own}) > 1:
         raise ArtefactError(f"some of {', '.join(map(str, paths))} have a similarity; expected all or none.")
-    record: dict[str, Any] = {"image": torch.cat(images), "text": torch.cat(texts), "phases": sizes}
+    record: dict[str, object] = {"image": torch.cat(images), "text": torch.cat(texts), "phases": sizes}
     matrices = [matrix for matrix, _ in own if matrix is not None]
     if matrices:
         record |= {"similarity_mat": torch.block_diag(*matrices), "similarity_floats": sum(count for _, count in own)}
@@ -185,7 +185,7 @@ def joined(files: Sequence[Mapping[str, Any]], paths: Sequence[Path], recipe: Re
     return record
 
 
-def _rates(found: Mapping[str, Any], name: str, path: Path) -> tuple[float, ...]:
+def _rates(found: Mapping[str, object], name: str, path: Path) -> tuple[float, ...]:
     """The learned rate, or of several phases one for each step."""
     value = found.get(name)
     return value if isinstance(value, tuple) else (_rate(found, name, path),)
