@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.func import functional_call
 
@@ -161,3 +162,16 @@ def walk(context: Context, steps: int, minibatch: int, pairs: int = PAIRS) -> li
         out.append(order[place : place + minibatch])
         place += minibatch
     return out
+
+
+def assert_slopes(value: Callable[[State], float], state: State, gradients: Mapping[str, torch.Tensor]) -> None:
+    """Gradients are the slopes of ``value``, by central differences along a random direction of each variable."""
+    draw = torch.Generator().manual_seed(1)
+    for variable, gradient in gradients.items():
+        direction = torch.randn(gradient.shape, generator=draw, dtype=torch.float64)
+        ends = []
+        for side in (1, -1):
+            moved = {**state.variables, variable: state.variables[variable] + side * 1e-5 * direction}
+            ends.append(value(State(moved)))
+        slope = float((gradient * direction).sum())
+        assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(slope, rel=1e-4, abs=1e-8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from double import double_bench, prepared
+from double import assert_slopes, double_bench, prepared
 
 from vldistill.distillation.kernels import kernel_named
 from vldistill.distillation.method import Context, State
@@ -84,14 +84,7 @@ def test_value_and_gradient(bench: Workbench, name: str) -> None:
     update = method.step(state, context)
     assert update.value == pytest.approx(slow_value(bench, context, state), rel=1e-9)
     assert update.gradients.keys() == state.variables.keys()
-    draw = torch.Generator().manual_seed(1)
-    for variable, gradient in update.gradients.items():
-        direction = torch.randn(gradient.shape, generator=draw, dtype=torch.float64)
-        ends = []
-        for side in (1, -1):
-            moved = {**state.variables, variable: state.variables[variable] + side * 1e-5 * direction}
-            ends.append(slow_value(bench, context, State(moved)))
-        assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-4, abs=1e-8)
+    assert_slopes(lambda moved: slow_value(bench, context, moved), state, update.gradients)
 
 
 def test_the_pool_is_trained_in_turn_and_renewed(bench: Workbench) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from double import double_bench, prepared
+from double import assert_slopes, double_bench, prepared
 from sklearn.kernel_ridge import KernelRidge
 
 from vldistill.distillation.kernels import kernel_named
@@ -44,14 +43,7 @@ def test_error_and_gradient(bench: Workbench, name: str) -> None:
     method, context, state = prepared(bench, [], "kip", KipOptions(kernel=name, ridge=0.01, real_batch=12))
     update = method.step(state, context)
     assert update.value == pytest.approx(by_scikit_learn(bench, context, state), rel=1e-9)
-    draw = torch.Generator().manual_seed(1)
-    for variable, gradient in update.gradients.items():
-        direction = torch.randn(gradient.shape, generator=draw, dtype=torch.float64)
-        ends = []
-        for side in (1, -1):
-            moved = {**state.variables, variable: state.variables[variable] + side * 1e-5 * direction}
-            ends.append(by_scikit_learn(bench, context, State(moved)))
-        assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
+    assert_slopes(lambda moved: by_scikit_learn(bench, context, moved), state, update.gradients)
 
 
 def test_what_cannot_be() -> None:

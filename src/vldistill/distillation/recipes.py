@@ -74,7 +74,7 @@ class DecayingStudent:
 
 
 def decaying_recipe(context: Context) -> Recipe:
-    """The student of :class:`DecayingStudent`, or of options with the same names: full batches and a cosine."""
+    """The student of :class:`DecayingStudent`: full batches and a cosine."""
     options = context.options
     return Recipe(
         rates=dict.fromkeys(SIDES, (options.student_rate,)),

@@ -131,21 +131,21 @@ class _Paced(Progress):
 class _Plain(_Paced):
     def __init__(self, description: str, total: int, done: int, seconds: float) -> None:
         super().__init__(total, done, seconds)
-        self.description, self.shown, self.told = description, self.started, False
+        self.description, self.shown, self.said = description, self.started, False
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         super().advance(steps, **figures)
-        self.told = False
+        self.said = False
         if time.monotonic() - self.shown >= PLAIN_SECONDS:
             self.line()
 
     def close(self) -> None:
         """The last line, unless it was shown already."""
-        if not self.told:
+        if not self.said:
             self.line()
 
     def line(self) -> None:
-        self.shown, self.told = time.monotonic(), True
+        self.shown, self.said = time.monotonic(), True
         done, total, rate = self.done, self.expected(), self.rate()
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
         words = f"{self.description}: {done}/{total}, {rate:.3g}/s{left}{_text(self.figures)}"

@@ -2,7 +2,7 @@
 
 OpenMP's threads spin while they wait for each other. Beside another busy process each of them waits for one that is not
 running, and two threads on two cores take several times the CPU time of one. The command line (``cli.py``)
-lets them sleep instead; the time of a quiet machine stays about the same (benchmarks/busy.py).
+lets them sleep instead; ``benchmarks/busy.py`` measures both.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from vldistill.data.evidence import is_table_name, tables_of
 from vldistill.data.patterns import walk
 from vldistill.data.reader import path_reader
 from vldistill.data.readers import hf, table
-from vldistill.data.readers.folder import ENOUGH, images_in, split_folders
+from vldistill.data.readers.folder import ENOUGH, files_of, images_in, split_folders
 from vldistill.data.samples import HIDDEN, IMAGE_SUFFIXES, is_hidden
 from vldistill.data.source import Source
 from vldistill.data.stores import FileImages, Place
@@ -137,12 +137,7 @@ def _with_texts(rows: Dataset, label: str, names: Sequence[str]) -> Dataset:
 def _of_folders(source: Source) -> Collection:
     """The images in folders of classes, below folders of splits where there are any."""
     root = source.place
-    every = list(walk(root))
-    hidden = {file: None for file in every if is_hidden(file.parts[len(root.parts) :])}
-    files = [file for file in every if file not in hidden]
-    pictures = images_in(files)
-    if not pictures:
-        raise DataError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    files, hidden, pictures = files_of(source)
     named = split_folders(root, pictures)
     ledger = Ledger("files")
     names, paths, splits, keys = [], [], [], []
@@ -170,7 +165,7 @@ def _of_folders(source: Source) -> Collection:
         )
     about = {"format": "folders of classes", "folders_of_splits": [*named]}
     images = FileImages(tuple(names), tuple(map(Place, paths)))
-    accounts = (ledger.close(len(every)),)
+    accounts = (ledger.close(len(files) + len(hidden)),)
     found = Collection(source.text, images, keys, splits, about=about, accounts=accounts)
     known = in_label_order([*(key for own in keys for key in own), *_empty_folders(root, named)])
     return _classified(found, source, known)

@@ -48,12 +48,7 @@ def read(source: Source) -> Collection:
     root = source.place
     if not root.is_dir():
         raise DataError(f"{source.path} is not a folder. Give a folder of images with a .txt beside each.")
-    every = list(walk(root))
-    hidden = {file: None for file in every if is_hidden(file.parts[len(root.parts) :])}
-    files = [file for file in every if file not in hidden]
-    pictures = images_in(files)
-    if not pictures:
-        raise DataError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    files, hidden, pictures = files_of(source)
     found = _Found(root, split_folders(root, pictures), texts_of_images(pictures, files))
     for path in pictures:
         found.add(path)
@@ -63,8 +58,25 @@ def read(source: Source) -> Collection:
     about = {"format": "folder of images and texts", "folders_of_splits": [*found.named]}
     images = FileImages(tuple(found.names), tuple(map(Place, found.paths)))
     downloads = account_of_downloads(listed(root, "*.parquet"), {path.stem for path in found.paths})
-    accounts = (found.ledger.close(len(every)), *downloads)
+    accounts = (found.ledger.close(len(files) + len(hidden)), *downloads)
     return Collection(source.text, images, found.captions, found.splits, about=about, accounts=accounts)
+
+
+def files_of(source: Source) -> tuple[list[Path], list[Path], list[Path]]:
+    """The files below a folder that are not hidden, the hidden ones, and the images among the first.
+
+    Raises:
+        DataError: there are no images.
+    """
+    root = source.place
+    parts: dict[bool, list[Path]] = {True: [], False: []}
+    for file in walk(root):
+        parts[is_hidden(file.parts[len(root.parts) :])].append(file)
+    hidden, files = parts[True], parts[False]
+    pictures = images_in(files)
+    if not pictures:
+        raise DataError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return files, hidden, pictures
 
 
 def images_in(files: Sequence[Path]) -> list[Path]:

@@ -11,9 +11,8 @@ from vldistill.config.checks import at_least, positive
 from vldistill.distillation.covariances import covariances
 from vldistill.distillation.encode import encode_learned
 from vldistill.distillation.export import export_set
-from vldistill.distillation.inner_steps import check_batch
 from vldistill.distillation.method import Context, Start, State, Update, register
-from vldistill.distillation.recipes import decaying_recipe
+from vldistill.distillation.recipes import DecayingStudent, decaying_recipe
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError
@@ -22,35 +21,22 @@ from vldistill.training.data import TrainingData
 
 
 @dataclass(frozen=True)
-class CanonicalOptions:
+class CanonicalOptions(DecayingStudent):
     """Options of canonical pairs.
 
     Args:
         ridge: added to the diagonal of both sides' covariances, whose own diagonal is 1 for standardised features:
             without it the directions fit the training pairs alone.
         rank: canonical directions at most; fewer where there are fewer pairs or features.
-        student_epochs: of the set's own recipe.
-        student_batch: of the set's own recipe; 0 takes all pairs in every step.
-        student_rate: of the set's own recipe, both sides.
-        student_decay: of its weights: what heads do to directions that no pair shows is left from their random start,
-            and decays.
-        student_temperature: of its logits: at a higher one than usual, pairs still teach once they are
-            separated. 0 is the encoder's.
     """
 
     ridge: float = 3.0
     rank: int = 100
-    student_epochs: int = 100
-    student_batch: int = 0
-    student_rate: float = 0.5
-    student_decay: float = 0.005
-    student_temperature: float = 0.2
 
     def __post_init__(self) -> None:
-        positive(self, "canonical", "ridge", "student_rate")
-        at_least(1, self, "canonical", "rank", "student_epochs")
-        at_least(0, self, "canonical", "student_decay", "student_temperature")
-        check_batch("canonical.student_batch", self.student_batch)
+        self.check("canonical")
+        positive(self, "canonical", "ridge")
+        at_least(1, self, "canonical", "rank")
 
 
 @register(
