@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -89,9 +90,11 @@ def named(items: list[Item]) -> list[tuple[str, str]]:
 
 
 def sidecars(folder: Path, items: list[Item]) -> str:
+    """Texts beside photos; ``A.txt`` without ``A.jpg`` is that of ``a.jpg``, so that no such text is another's."""
     photos(folder, items)
+    folded = Counter(name.casefold() for name in distinct(items))
     for name, (number, item) in distinct(items).items():
-        if item[2]:
+        if item[2] and (item[1] or folded[name.casefold()] == 1):
             put(folder / f"{name}.txt", caption(number, item[3]).encode())
     return f"folder:{folder}"
 
