@@ -83,6 +83,61 @@ def test_second_derivatives_by_gradgradcheck() -> None:
     assert torch.autograd.gradgradcheck(convolve, inputs, fast_mode=True)
 
 
+class NormThenMore(nn.Module):
+    """A convolution whose output is read by a norm and, where asked, by something else too."""
+
+    def __init__(self, both: bool, **options: Any) -> None:
+        super().__init__()
+        self.conv, self.norm, self.both = nn.Conv2d(4, 4, bias=False, **options), nn.BatchNorm2d(4), both
+        self.norm.running_mean, self.norm.running_var = torch.randn(4), torch.rand(4) + 0.1
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        assert y.shape == (3, *y.shape[1:]) and y.ndim == y.dim() == 4 and y.size(1) == 4 and y.dtype == x.dtype
+        z = self.norm(y)
+        return z * y.sigmoid() if self.both else z
+
+
+class Sized(TorchDispatchMode):
+    """Counts what is computed at the size of an activation, convolutions apart."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        made = isinstance(found, Tensor) and found.numel() >= 300 and found.untyped_storage().size() > 8
+        self.count += made and "conv" not in str(func) and not func.is_view
+        return found
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("options", [{"kernel_size": 1}, {"kernel_size": (3, 2), "stride": (2, 1), "padding": 1,
+                                     "dilation": (1, 2)}, {"kernel_size": 3, "groups": 4}], ids=str)  # fmt: skip
+def test_a_norm_becomes_part_of_the_convolution_before_it(options: dict[str, Any], both: bool) -> None:
+    torch.manual_seed(0)
+    module = NormThenMore(both, **options).double().eval()
+    x = torch.randn(3, 4, 8, 8, dtype=torch.float64)
+    assert_same(module, x)
+    with torch.no_grad(), FastDoubleBackward(), Sized() as sized:
+        module(x)
+    assert (sized.count == 0) == (not both)
+    module.train()  # statistics of the batch
+    assert_same(module, x)
+
+
+def test_what_leaves_the_context_has_its_values_and_what_torch_does_not_know_of_sees_nan() -> None:
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(4, 4, 3, bias=False), torch.randn(3, 4, 8, 8)
+    with FastDoubleBackward():
+        left = conv(x)
+    assert type(left + 0) is Tensor and torch.equal(left + 0, conv(x)) and torch.equal(F.relu(left), F.relu(conv(x)))
+    assert torch.equal(torch.cat([left, left]), torch.cat([conv(x), conv(x)]))
+    with FastDoubleBackward():
+        assert torch.equal(conv(conv(x)), conv(conv(x).clone()))
+    with torch._C.DisableTorchFunctionSubclass():
+        assert left.isnan().all()
+
+
 class WeightGradients(TorchDispatchMode):
     """Counts convolutions that compute a gradient to weights."""
 

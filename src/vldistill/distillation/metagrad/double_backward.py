@@ -5,6 +5,7 @@ groups. The same derivatives are ordinary convolutions:
 
     y  = x * w                         gx = gy *^T w                 gw = x (*) gy
     <gx, u> + <gw, v>  differentiated:   to gy: u * w + x * v;   to x: gy *^T v;   to w: u (*) gy
+    a bias:  y + b,  gb = sum of gy,  <gb, c> differentiated:   to gy: c
 
 where *^T is the transposed convolution and (*) the weight gradient, so each is one call of the library.
 """
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 
 @dataclass
@@ -40,61 +42,60 @@ Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
 """Stride, padding, dilation, groups."""
 
 
-def _gradients(
-    gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, needed: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    stride, padding, dilation, groups = geometry
-    gx, gw, _ = torch.ops.aten.convolution_backward(
-        gy, x, w, None, stride, padding, dilation, False, (0, 0), groups, (*needed, False)
-    )
-    return gx, gw
+Needed = tuple[bool, bool, bool]
+"""Whether gradients to input, weight and bias are computed."""
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, geometry: Geometry, wanted: Wanted) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry, wanted: Wanted) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.geometry, ctx.wanted = geometry, wanted
-        return F.conv2d(x, w, None, *geometry)
+        return F.conv2d(x, w, b, *geometry)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, w = ctx.saved_tensors
-        needed = (ctx.needs_input_grad[0], ctx.needs_input_grad[1] and ctx.wanted.weights)
-        gx, gw = _ConvolutionBackward.apply(grads[0], x, w, ctx.geometry, needed, ctx.wanted)
-        return gx, gw, None, None
+        need_x, need_w, need_b = ctx.needs_input_grad[:3]
+        needed = (need_x, need_w and ctx.wanted.weights, need_b and ctx.wanted.weights)
+        gx, gw, gb = _ConvolutionBackward.apply(grads[0], x, w, ctx.geometry, needed, ctx.wanted)
+        return gx, gw, gb, None, None
 
 
 class _ConvolutionBackward(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, needed: tuple[bool, bool], wanted: Wanted
-    ) -> tuple[Tensor | None, Tensor | None]:
+        ctx: Any, gy: Tensor, x: Tensor, w: Tensor, geometry: Geometry, needed: Needed, wanted: Wanted
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         ctx.save_for_backward(gy, x, w)
         ctx.geometry, ctx.wanted = geometry, wanted
         ctx.set_materialize_grads(False)
-        return _gradients(gy, x, w, geometry, needed)
+        stride, padding, dilation, groups = geometry
+        return torch.ops.aten.convolution_backward(
+            gy, x, w, [w.shape[0]], stride, padding, dilation, False, (0, 0), groups, needed
+        )
 
     @staticmethod
     def backward(
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         gy, x, w = ctx.saved_tensors
-        u, v = grads
+        u, v, c = grads
         need_gy, need_x, need_w = ctx.needs_input_grad[:3]
         need_w = need_w and ctx.wanted.weights
         to_gy = to_x = to_w = None
+        if need_gy and v is not None:
+            to_gy = _Convolution.apply(x, v, c, ctx.geometry, ctx.wanted)
+        elif need_gy and c is not None:
+            to_gy = c.view(1, -1, 1, 1).expand_as(gy)
         if u is not None:
             if need_gy:
-                to_gy = _Convolution.apply(u, w, ctx.geometry, ctx.wanted)
-            if need_w:
-                to_w = _ConvolutionBackward.apply(gy, u, w, ctx.geometry, (False, True), ctx.wanted)[1]
-        if v is not None:
-            if need_gy:
-                part = _Convolution.apply(x, v, ctx.geometry, ctx.wanted)
+                part = _Convolution.apply(u, w, None, ctx.geometry, ctx.wanted)
                 to_gy = part if to_gy is None else to_gy + part
-            if need_x:
-                to_x = _ConvolutionBackward.apply(gy, x, v, ctx.geometry, (True, False), ctx.wanted)[0]
+            if need_w:
+                to_w = _ConvolutionBackward.apply(gy, u, w, ctx.geometry, (False, True, False), ctx.wanted)[1]
+        if need_x and v is not None:
+            to_x = _ConvolutionBackward.apply(gy, x, v, ctx.geometry, (True, False, False), ctx.wanted)[0]
         return to_gy, to_x, to_w, None, None, None
 
 
@@ -125,16 +126,73 @@ def convolution(
     """
     assert not isinstance(padding, str)
     geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
-    y = _Convolution.apply(input, weight, geometry, wanted or Wanted())
+    y = _Convolution.apply(input, weight, bias, geometry, wanted or Wanted())
     assert isinstance(y, Tensor)
-    return y if bias is None else y + bias.view(1, -1, 1, 1)
+    return y
+
+
+CONVOLUTION = inspect.signature(convolution)
+BATCH_NORM = inspect.signature(F.batch_norm)
+
+
+class Deferred(Tensor):
+    """The output (B, C', H', W') of a convolution without bias that nobody has read yet.
+
+    A batch norm with frozen statistics that comes next becomes part of the convolution; every other function that reads
+    it makes it compute its values. Until then it holds its shape, filled with NaN, so that no code which torch does not
+    know of takes anything else for its values.
+    """
+
+    given: tuple[Tensor, Tensor, Geometry]
+    wanted: Wanted
+    values: Tensor | None
+
+    @staticmethod
+    def of(x: Tensor, w: Tensor, geometry: Geometry, wanted: Wanted) -> Deferred:
+        """``x`` (B, C, H, W) convolved with ``w`` (C', C / groups, kh, kw), later."""
+        stride, padding, dilation, _ = geometry
+        sides = [
+            (side + 2 * padded - wide * (kernel - 1) - 1) // step + 1
+            for side, padded, wide, kernel, step in zip(x.shape[2:], padding, dilation, w.shape[2:], stride)
+        ]
+        empty = torch.full((), float("nan"), dtype=x.dtype, device=x.device).expand(len(x), len(w), *sides)
+        out = empty.as_subclass(Deferred)
+        out.given, out.wanted, out.values = (x, w, geometry), wanted, None
+        return out
+
+    def computed(self) -> Tensor:
+        """The values, computed once."""
+        if self.values is None:
+            x, w, (stride, padding, dilation, groups) = self.given
+            self.values = convolution(x, w, None, stride, padding, dilation, groups, wanted=self.wanted)
+        return self.values
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call ``func`` with the values where it reads more than a shape."""
+        if func in SHAPE:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+        args, kwargs = _computed(args, kwargs or {})
+        return func(*args, **kwargs)
+
+
+def _computed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tree_map_only(Deferred, Deferred.computed, (args, dict(kwargs)))
+
+
+SHAPE = {Tensor.dim, Tensor.size, *(getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device"))}
+"""What may be asked of a deferred output without its values."""
 
 
 class FastDoubleBackward(TorchFunctionMode):
     """Within this context convolutions and frozen batch norms are differentiated twice at the price of products.
 
-    The values are the same up to rounding. A batch norm with frozen statistics is one scale and one shift per
-    channel; as such its double backward is a few products instead of a dozen.
+    The values are the same up to rounding. A batch norm with frozen statistics is one scale and one shift per channel:
+    after a convolution they become part of its weight and its bias, so that nothing is computed for the norm at the
+    size of an activation, forward or backward; elsewhere its double backward is a few products instead of a dozen.
 
     Args:
         wanted: what later backwards through the graph are for; may be changed before each.
@@ -149,34 +207,40 @@ class FastDoubleBackward(TorchFunctionMode):
     ) -> Any:
         """Replace what is slow, call everything else as it is."""
         kwargs = dict(kwargs or {})
-        if func is F.conv2d:
-            padding = args[4] if len(args) > 4 else kwargs.get("padding", 0)
-            if (args[0] if args else kwargs["input"]).ndim == 4 and not isinstance(padding, str):
-                return convolution(*args, **kwargs, wanted=self.wanted)
         if func is F.batch_norm:
             given = BATCH_NORM.bind(*args, **kwargs)
             given.apply_defaults()
             if not given.arguments["training"]:
-                return _frozen_batch_norm(*given.args)
+                return self._frozen_batch_norm(*given.args)
+        if func is F.conv2d:
+            args, kwargs = _computed(args, kwargs)
+            given = CONVOLUTION.bind(*args, **kwargs)
+            given.apply_defaults()
+            x, w, bias, stride, padding, dilation, groups = given.args
+            if x.ndim == 4 and not isinstance(padding, str):
+                if bias is None:
+                    return Deferred.of(x, w, (_pair(stride), _pair(padding), _pair(dilation), groups), self.wanted)
+                return convolution(*given.args, wanted=self.wanted)
         return func(*args, **kwargs)
 
-
-BATCH_NORM = inspect.signature(F.batch_norm)
-
-
-def _frozen_batch_norm(
-    x: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Tensor:
-    """Batch norm (B, C, ...) with the given statistics: x * scale + shift, both (C,)."""
-    scale = torch.rsqrt(variance + eps)
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    shape = (1, -1) + (1,) * (x.ndim - 2)
-    return torch.addcmul(shift.view(shape), x, scale.view(shape))
+    def _frozen_batch_norm(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        """Batch norm (B, C, ...) with the given statistics: x * scale + shift, both (C,)."""
+        scale = torch.rsqrt(variance + eps)
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        if isinstance(x, Deferred):
+            into, w, (stride, padding, dilation, groups) = x.given
+            scaled = w * scale.view(-1, 1, 1, 1)
+            return convolution(into, scaled, shift, stride, padding, dilation, groups, wanted=self.wanted)
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        return torch.addcmul(shift.view(shape), x, scale.view(shape))
