@@ -18,6 +18,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Gigabytes to download and on disk, measured on Linux with Python 3.11 in November 2026.
 TORCH_WITH_CUDA, TORCH_ALONE, REST = (3.0, 5.3), (0.2, 0.8), (0.2, 0.8)
 EXTRAS = {"": (0.0, 0.0), "dev": (0.3, 0.9), "docs": (0.1, 0.2), "notebooks": (0.1, 0.2)}
+SELDOM = r"/tests?/|transformers/models/|ray/(rllib|serve|train|tune|llm)/|/networkx/"  # compiled when it is imported
 FOUND = "import importlib.metadata as m; print(m.version('torch'), m.version('torchvision'))"
 
 
@@ -96,8 +97,8 @@ def pip_calls(extra: str, wanted: str, torch: str) -> list[list[str]]:
 
 
 def compile_all(venv: Path) -> None:
-    """Compiles what was installed on all cores: pip takes three times as long, on one."""
-    words = ["-m", "compileall", "-qq", "-j", "0", "-x", "/tests?/", str(venv / "lib")]
+    """Compiles what was installed and is often imported, on all cores: pip takes three times as long, on one."""
+    words = ["-m", "compileall", "-qq", "-j", "0", "-x", SELDOM, str(venv / "lib")]
     subprocess.run([str(python_of(venv)), *words], check=False)
 
 

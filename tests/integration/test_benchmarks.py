@@ -66,6 +66,7 @@ def test_an_ablation_is_for_the_options_that_it_was_made_with(
     assert go(QUICK, config=other)[0]["rate"] == 0.2 != rows[0]["rate"]
 
 
+@pytest.mark.slow
 def test_a_table_of_places_is_for_the_plan_that_it_was_made_with(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

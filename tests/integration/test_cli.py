@@ -526,7 +526,10 @@ def test_a_run_that_learned_nothing_is_no_finished_set(
 LONG = ("--distill.validate_every", "0", "--iterations", "40")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, id="ctrl-c"), pytest.param(signal.SIGTERM, id="sigterm", marks=pytest.mark.slow)],
+)
 def test_a_real_signal_stops_a_real_process_and_the_same_command_finishes(
     vldistill: Any, run: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 
 def test_a_curve_of_random_chosen_and_distilled_pairs(vldistill: Any, run: Path) -> None:
-    words = ["curve", "--run", run, "--budgets", "4,6", "--selectors", "random,herding"]
+    quick = ["--evaluate.trials", 1]
+    words = ["curve", "--run", run, "--budgets", "4,6", "--selectors", "random,herding", *quick]
     assert vldistill("distill", "--run", run, "--pairs", "4").code == 0
     done = vldistill(*words, "--distilled", "--json")
     assert done.code == 0, done.err
@@ -22,7 +23,7 @@ def test_a_curve_of_random_chosen_and_distilled_pairs(vldistill: Any, run: Path)
     assert (run / "curve" / "curve.png").read_bytes().startswith(b"\x89PNG")
     before = {path: path.stat().st_mtime_ns for path in (run / "results").glob("*.json")}
     assert len(before) == 7  # full, two of each selector, two sets
-    more = vldistill("curve", "--run", run, "--budgets", "4,6,8", "--selectors", "random")
+    more = vldistill("curve", "--run", run, "--budgets", "4,6,8", "--selectors", "random", *quick)
     assert more.code == 0 and "pairs until 90%" in more.out, more.err
     after = {path: path.stat().st_mtime_ns for path in (run / "results").glob("*.json")}
     assert len(after) == 8 and all(after[path] == when for path, when in before.items())

@@ -172,6 +172,7 @@ def test_the_tables_in_the_documentation_are_what_the_results_say() -> None:
         assert tables.filled(text, ROOT / "docs" / "results") == text, f"{path.name}: run python benchmarks/tables.py"
 
 
+@pytest.mark.slow
 def test_a_study_keeps_what_its_run_has(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = benchmark("study")
     out = tmp_path / "results" / "tiny.json"

@@ -14,7 +14,7 @@ from benchmark_scripts import benchmark
 @pytest.mark.parametrize(
     ("kills", "settings"),
     [
-        pytest.param(3, ("full",), id="3"),
+        pytest.param(3, ("heads",), id="3"),
         pytest.param(20, ("heads", "full"), id="20", marks=pytest.mark.slow),
     ],
 )

@@ -29,6 +29,12 @@ SWEEPS = [name for name, line in FIRST.items() if " compare " in line]
 RUNS = [name for name, line in FIRST.items() if " experts " in line]
 
 
+def slow_but(names: Sequence[str], *quick: str) -> list[Any]:
+    """All are read by every run of the tests; these are run shrunken there, the others by ``-m slow``."""
+    assert set(quick) <= set(names)
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def test_every_configuration_starts_with_the_command_that_runs_it() -> None:
     assert len(SWEEPS) == 8 and len(RUNS) == 3 and len(FIRST) == 12
     for name, line in FIRST.items():
@@ -129,7 +135,7 @@ def smoke(vldistill: Any, name: str, run: Path, only: str) -> None:
     assert done.code == 0 and not json.loads((run / "smoke" / "table.json").read_text())["failed"], done.err
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", slow_but(SWEEPS, "flickr30k_main.yaml", "flickr30k_lora.yaml"))
 def test_a_sweep_runs_shrunken(vldistill: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Commands, "launch", in_process)
     methods = [cell for cell in read_sweep(PAPER / name).shrunk().cells() if cell.kind == "method"]
@@ -147,7 +153,7 @@ def test_a_sweep_runs_shrunken_in_every_cell(
     smoke(vldistill, name, tmp_path, "*")
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", slow_but(RUNS, "flickr30k.yaml"))
 def test_a_run_runs_shrunken_from_experts_to_a_matrix(vldistill: Any, name: str, tmp_path: Path) -> None:
     config, _ = parse("experts", ["--config", str(PAPER / name), "--run", "runs/any"])
     small, run = write_config(tmp_path / "small.yaml", shrunken(config)), tmp_path / "run"

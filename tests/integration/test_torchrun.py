@@ -51,6 +51,7 @@ def test_ranks_give_the_set_that_one_process_gives(vldistill: Any, run: Path, tm
     assert values(run / "sets" / "bitraj-6-s0-single") != values(made)
 
 
+@pytest.mark.slow
 def test_the_set_that_another_starts_from_is_made_once(vldistill: Any, run: Path, tmp_path: Path) -> None:
     asked = words(run, 2, "--method", "bilevel", "--distill.start", "canonical", "--bilevel.steps", 2)
     done = together(2, *asked)

@@ -6,7 +6,7 @@ import copy
 import glob
 from collections.abc import Sequence
 from dataclasses import is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -149,8 +149,12 @@ def _guarded_mode() -> str:
 
     load = get_loader("yaml")
 
-    def guarded(text: str) -> Any:
+    @lru_cache(maxsize=10_000)  # the same values are read several times in each parse
+    def check(text: str) -> None:
         parse_yaml(text)
+
+    def guarded(text: str) -> Any:
+        check(text)
         read = load(text)
         return current(read) if isinstance(read, dict) else read
 
