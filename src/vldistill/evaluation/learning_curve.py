@@ -111,7 +111,7 @@ def _point(pairs: int, evaluations: Sequence[Evaluation], draws: np.ndarray) -> 
     return Point(pairs, mean, std, interval.low, interval.high)
 
 
-def pairs_needed(pairs: Sequence[int], recalls: np.ndarray, target: float) -> float:
+def pairs_needed(pairs: Sequence[float], recalls: np.ndarray, target: float) -> float:
     """The number of pairs at which a monotone fit reaches ``target``; infinity where the largest budget does not.
 
     Args:
