@@ -58,6 +58,22 @@ def test_a_method_that_trains_nothing_has_no_iterations_in_its_plan(config: Conf
     assert "canonical: 4 pairs, 0 iterations" in stage_plan("distill", replace(config, distill=closed), tmp_path)[0]
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"iterations": 7}, "7 iterations"),
+        ({"iterations": 7, "minutes": 2.5}, "7 iterations, at most 2.5 minutes"),
+        ({"minutes": 2.5}, "as many iterations as 2.5 minutes have"),
+        ({}, "300 iterations"),
+    ],
+)
+def test_minutes_without_iterations_are_used_up(
+    config: Config, tmp_path: Path, given: dict[str, Any], wanted: str
+) -> None:
+    text, problems = stage_plan("distill", replace(config, distill=DistillConfig("bilevel", 4, **given)), tmp_path)
+    assert f"bilevel: 4 pairs, {wanted}\n" in text and not problems
+
+
 def test_what_would_stop_the_command_is_a_problem_and_the_rest_is_still_shown(config: Config, tmp_path: Path) -> None:
     broken = replace(
         config,

@@ -18,7 +18,7 @@ class Outer:
     """What of the outer loop differs by method: each has its own, and every one can be set in section ``distill``.
 
     Args:
-        iterations: outer iterations.
+        iterations: outer iterations; left out, the method's own number, or with ``minutes`` as many as they have.
         optimiser: ``adam``, or ``sgd`` as published.
         image_lr: outer rate of the images (in units of the normalised input).
         text_lr: outer rate of the texts.
@@ -51,8 +51,8 @@ class DistillConfig:
         draws: segments, students or real batches that are drawn in each iteration, their gradients averaged. Under
             ``torchrun`` the processes share them; the set is the same with any number of processes.
         minutes: minutes of distilling after which to end, if the iterations are not done by then; rates decay, and
-            phases and curricula pass, over whichever is nearer its end. Validation counts. 0 is no limit. Such a
-            set depends on the machine's speed.
+            phases and curricula pass, over whichever is nearer its end. Validation counts, experts do not. 0 is no
+            limit. Such a set depends on the machine's speed.
         clock: what ``minutes`` are of: ``wall``, or ``cpu``, the CPU time of the process over its number of threads,
             which other jobs on the machine do not shorten.
         captions: text vectors learned for each image; inner steps take them in turn. All count as stored floats.

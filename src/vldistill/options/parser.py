@@ -44,7 +44,7 @@ ABOUT = {
 ALIASES = {
     "distill": {
         name: f"distill.{name}"
-        for name in ("method", "pairs", "seed", "iterations", "label", "start", "learn", "keep", "optimiser")
+        for name in ("method", "pairs", "seed", "iterations", "minutes", "label", "start", "learn", "keep", "optimiser")
     },
     "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes", "zero_shot")},
     "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},

@@ -29,6 +29,8 @@ def first_method(config: DistillConfig) -> str:
     return ""
 
 
+UNTIL_TIME_IS_OVER = 100_000
+"""Iterations where ``distill.minutes`` are given and no iterations are."""
 SHARE_OF_START = 0.25  # of distill.minutes
 
 
@@ -61,6 +63,7 @@ def resolve_distill(config: DistillConfig, setting: str) -> ResolvedDistillConfi
             f"distill.optimiser is {config.optimiser}, but {method}'s own rates are {own.optimiser}'s. "
             f"Give {' and '.join(left)} too; docs/methods has the published ones."
         )
+    own = replace(own, iterations=UNTIL_TIME_IS_OVER) if config.minutes else own
     given = {name: value for name, value in vars(config).items() if value is not None}
     return ResolvedDistillConfig(**{**asdict(own), **given, "method": method})
 

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from vldistill.comparison.cells import Cell, expert_group, shared_experts
 from vldistill.comparison.run_cell import failure, finished
-from vldistill.config import Config
+from vldistill.config import Config, ResolvedDistillConfig
 from vldistill.distillation.method import METHODS
 from vldistill.errors import ConfigError, VldistillError
 from vldistill.experts.record import PlannedExpert, expert_files, planned_experts
 from vldistill.experts.trajectory import Trajectory
-from vldistill.options.resolve import ResolvedConfig, resolve
+from vldistill.options.resolve import UNTIL_TIME_IS_OVER, ResolvedConfig, resolve
 from vldistill.plan.estimate import Estimate, human_time, iterations_of
 from vldistill.selection.choose import check_count
 from vldistill.stages.distill_checks import check_asked, check_data, check_method, refuse_other_set
@@ -55,8 +55,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
         lines += [config.why] if config.why else []
         image = 3 * (distill.size or estimate.bench.image_tower.size) ** 2
         numbers = distill.pairs * (image + estimate.bench.text_tower.width)
-        limit = f", at most {distill.minutes:g} minutes" if distill.minutes else ""
-        lines.append(f"{distill.method}: {distill.pairs} pairs, {iterations_of(distill)} iterations{limit}")
+        lines.append(f"{distill.method}: {distill.pairs} pairs, {_length(distill)}")
         # the set, its preview's pictures, and a checkpoint: variables, two moments, the best, the ones before
         lines.append(f"{numbers:,} learned numbers, {_disk(4 * numbers * (7 + len(distill.keep)), run)}")
         lines.append(estimate.time_line(lambda: estimate.distill_seconds(config) + estimate.encode_seconds))
@@ -70,6 +69,16 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
         estimate.check(lambda: check_asked(config, experts_from))
         estimate.check(lambda: refuse_other_set(Run(run), config))
     return Plan("\n".join(lines), tuple(estimate.problems))
+
+
+def _length(distill: ResolvedDistillConfig) -> str:
+    """How long a distillation goes on."""
+    iterations = iterations_of(distill)
+    if not distill.minutes or not iterations:
+        return f"{iterations} iterations"
+    if iterations == UNTIL_TIME_IS_OVER:
+        return f"as many iterations as {distill.minutes:g} minutes have"
+    return f"{iterations} iterations, at most {distill.minutes:g} minutes"
 
 
 def _experts(folder: Path, config: ResolvedConfig) -> tuple[Sequence[Trajectory | PlannedExpert], list[str]]:
