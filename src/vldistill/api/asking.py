@@ -18,6 +18,7 @@ from vldistill.config.plain_yaml import read_yaml
 from vldistill.data.load import load_pairs
 from vldistill.errors import ConfigError
 from vldistill.options.parser import ALIASES, packaged_config, section_classes
+from vldistill.options.vectors import holds_vectors
 from vldistill.options.words import parse
 from vldistill.runtime.log import Reporter
 from vldistill.storage.files import digest
@@ -74,7 +75,8 @@ def ask(
     if data is None and config is None and run is None:
         raise ConfigError("no data are named. Give data (a folder, a file, or scenes), config=FILE, or run=FOLDER.")
     lines = reporter(quiet)
-    if config is None and data is not None and not (run is not None and (Path(run) / "config.yaml").exists()):
+    known = run is not None and (Path(run) / "config.yaml").exists()
+    if config is None and data is not None and not known and not holds_vectors(str(data)):
         config = _usual_towers(str(data), lines)
     words = list(_words(stage, options))
     if data is not None:

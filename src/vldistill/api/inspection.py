@@ -140,10 +140,11 @@ def _describe_source(source: str, reporter: Reporter, sheet: str | None) -> dict
             continue
         pairs = collection.pairs(split)
         broken += [f"{split}: {loss}" for loss in collection.split_losses(split)]
-        readable: list[str] = []
-        with reporter.progress(f"{split} images", pairs.count_images) as bar:
-            batches = _thumbnails(pairs, readable, sizes, broken, bar)
-            seen[split], sketches[split] = pairs, sketch(batches, readable)
+        seen[split] = pairs
+        if pairs.vectors is None:
+            readable: list[str] = []
+            with reporter.progress(f"{split} images", pairs.count_images) as bar:
+                sketches[split] = sketch(_thumbnails(pairs, readable, sizes, broken, bar), readable)
         words = sum(len(caption.split()) for caption in pairs.captions)
         counts["captions_per_image"] = round(pairs.count_captions / pairs.count_images, 2)
         counts["words_per_caption"] = round(words / pairs.count_captions, 1)
@@ -191,12 +192,12 @@ def _thumbnails(
 def _data_checks(seen: Mapping[str, Pairs], sketches: Mapping[str, Sketches]) -> list[Plain]:
     """What the numbers of an evaluation on this source can mean; none where a split is missing."""
     from vldistill.data.pairs import SPLITS
-    from vldistill.evaluation.data_checks import check_pairs
+    from vldistill.evaluation.data_checks import check_pairs, check_vectors
     from vldistill.evaluation.data_checks.near_duplicates import check_near_duplicates
 
     if set(seen) < set(SPLITS):
         return []
-    checks = *check_pairs(seen), check_near_duplicates(sketches)
+    checks = *check_pairs(seen), check_vectors(seen) or check_near_duplicates(sketches)
     return [check.to_json() for check in checks]
 
 

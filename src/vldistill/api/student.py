@@ -18,6 +18,7 @@ from vldistill.api.found import Classification, Hit, SearchResult
 from vldistill.api.pictures import Pictures, as_input, listed_pictures, photo_paths
 from vldistill.api.progress import reporter
 from vldistill.api.student_files import StudentRecord, read_student, write_student
+from vldistill.api.vectors import Vectors, as_vectors, checked
 from vldistill.config import Config
 from vldistill.config.checks import PROMPT, check_prompts, prompt_for, require
 from vldistill.config.plain import Record
@@ -28,6 +29,7 @@ from vldistill.data.pairs import SPLITS
 from vldistill.data.photos import PhotoLimits
 from vldistill.data.transforms import to_float
 from vldistill.encoders.dual import DualEncoder
+from vldistill.encoders.precomputed import refuse_pixels
 from vldistill.errors import ConfigError, DataError, unknown
 from vldistill.evaluation.measures import Accuracy, Recalls
 from vldistill.evaluation.students import score_student
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 64  # photos that are decoded and encoded together
 TEXTS_AT_ONCE = 256
+VECTORS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,19 @@ class Student:
         return f"<Student of {self.made_from.get('set', 'a set')}: {towers}, setting {self.bench.setting}>"
 
     @torch.no_grad()
-    def encode_image(self, images: Pictures) -> torch.Tensor:
+    def encode_image(self, images: Pictures | Vectors) -> torch.Tensor:
         """Embeddings (N, D) of pictures, of length 1, on the CPU; (D,) of one alone.
 
         Args:
             images: a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W) of uint8 or floats in [0, 1]; or a
-                list of them.
+                list of them. Of a student that was trained on vectors: an array or tensor (N, width) or (width,), a
+                list, or the path of a .npy file.
 
         Raises:
-            DataError: a picture that cannot be read; the message names it.
+            DataError: a picture that cannot be read, or vectors of another width; the message names it.
         """
+        if not self.bench.has_pixels:
+            return self._encode_vectors("image", images)
         pictures, alone = listed_pictures(images)
         size = self.bench.image_tower.size
         parts = [
@@ -98,8 +104,34 @@ class Student:
         return parts[0][0] if alone else torch.cat(parts)
 
     @torch.no_grad()
-    def encode_text(self, texts: str | Sequence[str]) -> torch.Tensor:
-        """Embeddings (N, D) of texts, of length 1, on the CPU; (D,) of one alone. Raises DataError for empty ones."""
+    def encode_text(self, texts: str | Sequence[str] | Vectors) -> torch.Tensor:
+        """Embeddings (N, D) of texts, of length 1, on the CPU; (D,) of one alone. Raises DataError for empty ones.
+
+        A student that was trained on vectors takes these, as in :meth:`encode_image`.
+        """
+        if not self.bench.has_pixels:
+            return self._encode_vectors("text", texts)
+        return self._encode_texts(texts)  # pyright: ignore[reportArgumentType]
+
+    def similarity(self, images: Pictures | Vectors, texts: str | Sequence[str] | Vectors) -> torch.Tensor:
+        """The cosine similarities (N, M) of N images and M texts, pictures and texts or the vectors of both."""
+        one, two = torch.atleast_2d(self.encode_image(images)), torch.atleast_2d(self.encode_text(texts))
+        return one @ two.T
+
+    def _encode_vectors(self, side: str, given: object) -> torch.Tensor:
+        """Embeddings of vectors of one side."""
+        tower = self.bench.image_tower if side == "image" else self.bench.text_tower
+        name = dict(zip(SIDES, self.bench.sides))[side]
+        rows, alone = as_vectors(given, tower.width, f"the {name} vectors", tower.name)
+        standardise = self.bench.image_standardisation if side == "image" else self.bench.text_standardisation
+        parts = [
+            self._embed(side, standardise(checked(rows[at : at + VECTORS_AT_ONCE], at, name).to(self.bench.device)))
+            for at in range(0, len(rows), VECTORS_AT_ONCE)
+        ]
+        return parts[0][0] if alone else torch.cat(parts)
+
+    def _encode_texts(self, texts: str | Sequence[str]) -> torch.Tensor:
+        """Embeddings of texts."""
         listed = [texts] if isinstance(texts, str) else list(texts)
         captions = [self._caption(text, number) for number, text in enumerate(listed)]
         if not captions:
@@ -111,15 +143,21 @@ class Student:
         return parts[0][0] if isinstance(texts, str) else torch.cat(parts)
 
     def search(
-        self, question: str, images: str | Path | Sequence[str | Path], top: int = 5, *, quiet: bool = False
+        self,
+        question: str | Vectors,
+        images: str | Path | Sequence[str | Path] | Vectors,
+        top: int = 5,
+        *,
+        quiet: bool = False,
     ) -> SearchResult:
         """The photos that fit a text best, with their cosine similarities.
 
         Photos are encoded once: the next question about the same files is answered at once.
 
         Args:
-            question: a text such as a caption.
-            images: a folder (photos in folders below it too), a photo, or a list of both.
+            question: a text such as a caption; of a student that was trained on vectors, one of the text side.
+            images: a folder (photos in folders below it too), a photo, or a list of both; or vectors (N, width), whose
+                rows then are the paths.
             top: how many photos.
             quiet: show no progress.
 
@@ -129,11 +167,16 @@ class Student:
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise ConfigError(f"top is {top!r}; expected a whole number of 1 or more.")
         asked = self.encode_text(question)
-        gallery = self._encoded(photo_paths(images), reporter(quiet))
+        if not self.bench.has_pixels:
+            found = torch.atleast_2d(self.encode_image(images))  # pyright: ignore[reportArgumentType]
+            best = (found @ asked.flatten()).topk(min(top, len(found)))
+            rows = zip(best.indices.tolist(), best.values.tolist())
+            return SearchResult("a vector", tuple(Hit(f"row {row}", score) for row, score in rows), len(found))
+        gallery = self._encoded(photo_paths(images), reporter(quiet))  # pyright: ignore[reportArgumentType]
         scores = gallery.embeddings @ asked
         best = scores.topk(min(top, len(scores)))
         hits = tuple(Hit(gallery.paths[row], score) for score, row in zip(best.values.tolist(), best.indices.tolist()))
-        return SearchResult(question, hits, len(scores), gallery.left_out)
+        return SearchResult(str(question), hits, len(scores), gallery.left_out)
 
     def classify(
         self, images: Pictures, classes: Sequence[str], prompts: str | Sequence[str] = PROMPT
@@ -146,9 +189,11 @@ class Student:
             prompts: templates with ``{}`` for the name; several are averaged.
 
         Raises:
-            ConfigError: a template without ``{}``, or fewer than two classes, or one twice.
+            ConfigError: a template without ``{}``, or fewer than two classes, or one twice; a student of vectors.
             DataError: a picture that cannot be read.
         """
+        if not self.bench.has_pixels:
+            refuse_pixels(self.bench.image_tower.name, "classifying by prompts")
         templates, names = ((prompts,) if isinstance(prompts, str) else tuple(prompts)), tuple(classes)
         require(bool(templates), "prompts", prompts, "one or more templates")
         check_prompts("prompts", templates)
@@ -231,6 +276,8 @@ class Student:
 
     @property
     def _parts(self) -> StudentParts:
+        if not self.bench.has_pixels:
+            refuse_pixels(self.bench.image_tower.name, "an export")
         return StudentParts(self.bench, self.encoder, self.made_from, self.config.data.clean_captions)
 
     @property

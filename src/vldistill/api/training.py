@@ -13,6 +13,7 @@ from vldistill.api.student_files import needed_sides
 from vldistill.config import Config
 from vldistill.config.plain import Plain
 from vldistill.distilled.distilled_set import DistilledSet
+from vldistill.encoders.precomputed import with_facts
 from vldistill.errors import ConfigError, unknown
 from vldistill.evaluation.generic import search_generic
 from vldistill.evaluation.students import train_student
@@ -63,7 +64,9 @@ def config_of(
     if config is None:
         config = run / "config.yaml" if run else recorded(pairs)
     changed = dict(options) if data is None else {**options, "data.source": str(data)}
-    return settings(config, changed)
+    found = settings(config, changed)
+    encoder = with_facts(found.encoder, pairs.towers["image"], pairs.towers["text"])
+    return found if encoder == found.encoder else replace(found, encoder=encoder)
 
 
 def run_of(pairs: DistilledSet) -> Path | None:

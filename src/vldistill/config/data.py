@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from vldistill.config.checks import check_fields, check_prompts, positive, require
 from vldistill.config.former import later
+
+SIDE = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,30}")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class DataConfig:
         prompts: of class sets, templates of captions with ``{}`` for the name of the class; several give every image as
             many captions, and are averaged to classify. Empty: the source's own, as
             ``a photo of a {}``.
+        sides: names of the two sides, e.g. ``audio,text``, for tables, reports and cards; empty is image and text.
         max_pixels: width times height that a photo may have; a larger one counts as broken, and is not decoded.
         max_bytes: size that a photo's file may have; a larger one is left out too.
     """
@@ -36,6 +40,7 @@ class DataConfig:
     features: Literal["float32", "float16"] = "float32"
     clean_captions: bool = False
     prompts: tuple[str, ...] = later((), neutral=())
+    sides: tuple[str, ...] = later((), neutral=())
     max_pixels: int = 64_000_000
     max_bytes: int = 256_000_000
 
@@ -43,4 +48,6 @@ class DataConfig:
         check_fields(self, "data")
         require(self.views >= 0, "data.views", self.views, "0 or more")
         check_prompts("data.prompts", self.prompts)
+        fine = not self.sides or (len({*self.sides}) == len(self.sides) == 2 and all(map(SIDE.fullmatch, self.sides)))
+        require(fine, "data.sides", list(self.sides), "two different words, e.g. audio,text")
         positive(self, "data", "max_pixels", "max_bytes")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,21 @@ HEADER_BYTES = 128  # of an .npy file of this kind; numpy pads it, whatever the 
 Progress = Callable[[int, int], None]
 
 
+class Pixels(Protocol):
+    """Decoded images (N, 3, S, S) uint8, by row."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, 3, S, S)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Rows as numpy gives them. Raises DataError, or DamagedError for a row that was changed."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class DecodedImages:
     """Decoded images and the pairs they belong to.
@@ -40,7 +55,7 @@ class DecodedImages:
     """
 
     pairs: Pairs
-    array: CheckedRows
+    array: Pixels
     broken: tuple[str, ...]
 
 
@@ -81,6 +96,25 @@ def open_images(
         raise DataError(f"{where}: images changed while {place} was written. Run the command again.")
     rows = CheckedRows(array, digests or None, place / "images.npy")
     return DecodedImages(pairs, rows, tuple(broken))
+
+
+class _NoPixels:
+    """Where pictures would be, of pairs that are given by their vectors."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self._source, self.shape = pairs.source, (pairs.count_images, 3, 0, 0)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Refuse. Raises DataError."""
+        raise DataError(f"{self._source} holds vectors and no pixels, which this needs. Give photos and captions.")
+
+
+def undecoded(pairs: Pairs) -> DecodedImages:
+    """Pairs that are given by their vectors, without pixels: reading any is a DataError."""
+    return DecodedImages(pairs, _NoPixels(pairs), ())
 
 
 def _without(pairs: Pairs, broken: dict[str, str]) -> Pairs:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vldistill.data.account import files_account
 from vldistill.data.collection import Collection
 from vldistill.data.columns import DOWNLOAD
+from vldistill.data.embedded.collection import EmbeddedCollection, with_made_splits
 from vldistill.data.evidence import TABLES, TARS, passed_over
 from vldistill.data.jsonfile import describe, load_json
 from vldistill.data.pairs import SPLITS, Pairs
@@ -61,7 +62,10 @@ def _nothing_fits(source: str) -> str:
         listing = sorted(entry.name for entry in path.iterdir())
         holds = ", ".join(listing[:5]) + (", ..." if len(listing) > 5 else "") if listing else "nothing"
         if any(path.glob("*.npy")) or any(path.glob("*/*.npy")):
-            return f"the folder {path} holds embeddings (.npy), not images: {holds}. {DOWNLOAD}"
+            return (
+                f"the folder {path} holds embeddings (.npy), not images: {holds}. embeddings:{path} reads them where "
+                f"both sides are there. For images: {DOWNLOAD}"
+            )
         weighed = "".join(_weighed(path))
         return f"the folder {path} is not a data source: it holds {holds}. {weighed}{_kinds()}"
     if path.exists():
@@ -125,6 +129,8 @@ def read_collection(source: str | Path, *, former_splits: bool = False) -> Colle
     collection = replace(found.read(str(source)), reader=found.name)
     if not collection.accounts:
         raise DataError(f"reader {found.name} gives no account of {source}; expected Collection.accounts. Correct it.")
+    if isinstance(collection, EmbeddedCollection):  # its tables are part of it
+        return with_made_splits(collection)
     if others := passed_over(source_of(str(source)).place, found.name):
         left = files_account([], {"of another kind than is read": others}, len(others))
         collection = replace(collection, accounts=(*collection.accounts, left))

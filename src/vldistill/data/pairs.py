@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, overload
+from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vldistill.data.account import Account
     from vldistill.data.classes import Classes
     from vldistill.data.photos import PhotoLimits
+    from vldistill.data.vectors import PairVectors
 
 SPLITS = ("train", "val", "test")
 LARGE = 2**15  # images; fingerprints of larger splits are hashes of hashes
@@ -93,8 +94,19 @@ class ChosenImages:
         return self.store.encoded(self.indices[index])
 
 
+@runtime_checkable
+class Choosable(Protocol):
+    """A store that gives a choice of its images itself."""
+
+    def chosen(self, rows: np.ndarray) -> ImageStore:
+        """The images ``rows``, in that order."""
+        ...
+
+
 def choose(store: ImageStore, indices: Sequence[int]) -> ImageStore:
     """The images of ``store`` at ``indices``, in that order; a choice of a choice stays one layer deep."""
+    if isinstance(store, Choosable):
+        return store.chosen(np.asarray(indices, np.int64))
     names = store.names
     chosen = tuple(names[index] for index in indices)
     if isinstance(store, ChosenImages):
@@ -147,6 +159,7 @@ class Pairs:
         notes: what was left out on the way, counted, one sentence each.
         accounts: of the source and of this split: what was seen, used and left out.
         classes: of a class set, the classes and the label of every image.
+        vectors: of pairs that are given by their vectors, these.
 
     Raises:
         DataError: the parts do not fit together.
@@ -155,24 +168,20 @@ class Pairs:
     source: str
     split: str
     images: ImageStore
-    captions: list[str]
+    captions: Sequence[str]
     caption_image: np.ndarray
     notes: tuple[str, ...] = ()
     accounts: tuple[Account, ...] = ()
     classes: Classes | None = None
+    vectors: PairVectors | None = None
 
     def __post_init__(self) -> None:
         where = f"pairs of {self.source}, split {self.split!r}"
         count = len(self.images)
         if count == 0:
             raise DataError(f"{where}: no images; expected at least one.")
-        if len(self.images.names) != count or len(set(self.images.names)) != count:
-            raise DataError(
-                f"{where}: {count} images, but {len(set(self.images.names))} distinct names; expected one each."
-            )
-        for index, caption in enumerate(self.captions):
-            if not isinstance(caption, str) or not caption.strip():
-                raise DataError(f"{where}: caption {index} is {caption!r}; expected a text that is not empty.")
+        if self.vectors is None:  # those of vectors are checked where they are read: ten million take a minute
+            self._check_texts(where)
         image_of = np.array(self.caption_image)  # a copy: frozen below, whatever the caller does with theirs
         if image_of.shape != (len(self.captions),) or image_of.dtype.kind not in "iu":
             raise DataError(
@@ -191,6 +200,15 @@ class Pairs:
         image_of.setflags(write=False)
         object.__setattr__(self, "caption_image", image_of)
 
+    def _check_texts(self, where: str) -> None:
+        """Refuse names that are not distinct, and captions that are empty."""
+        count, distinct = len(self.images), len(set(self.images.names))
+        if len(self.images.names) != count or distinct != count:
+            raise DataError(f"{where}: {count} images, but {distinct} distinct names; expected one each.")
+        for index, caption in enumerate(self.captions):
+            if not isinstance(caption, str) or not caption.strip():
+                raise DataError(f"{where}: caption {index} is {caption!r}; expected a text that is not empty.")
+
     @property
     def count_images(self) -> int:
         """N."""
@@ -208,6 +226,8 @@ class Pairs:
         Reads a little of every image once. Raises DataError when an image has gone meanwhile.
         """
         image_of = self.caption_image.astype("<i8").tobytes()
+        if self.vectors is not None:
+            return digest(self.split, self.vectors.fingerprint, *self._chunk_digests(), image_of)
         if len(self.images) > LARGE:
             return digest(self.split, *self._chunk_digests(), image_of)
         signatures = [self.images.signature(index).hex() for index in range(len(self.images))]
@@ -220,7 +240,7 @@ class Pairs:
             signatures = [self.images.signature(index).hex() for index in rows]
             yield digest(list(self.images.names[rows.start : rows.stop]), signatures)
         for start in range(0, len(self.captions), HASHED_AT_ONCE):
-            yield digest(self.captions[start : start + HASHED_AT_ONCE])
+            yield digest(list(self.captions[start : start + HASHED_AT_ONCE]))
 
     @cached_property
     def image_captions(self) -> CaptionRows:
@@ -247,10 +267,12 @@ class Pairs:
         if min(chosen) < 0 or max(chosen) >= len(self.images):
             raise DataError(f"{where}: indices run {min(chosen)}..{max(chosen)}; expected 0..{len(self.images) - 1}.")
         groups = [self.image_captions[index] for index in chosen]
+        rows = [int(caption) for group in groups for caption in group]
         return replace(
             self,
             images=choose(self.images, chosen),
             classes=self.classes and self.classes.select(chosen),
-            captions=[self.captions[caption] for group in groups for caption in group],
+            captions=[self.captions[caption] for caption in rows],
             caption_image=np.repeat(np.arange(len(chosen)), [len(group) for group in groups]),
+            vectors=self.vectors and self.vectors.select(np.array(chosen), np.array(rows)),
         )

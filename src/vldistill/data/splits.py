@@ -102,7 +102,7 @@ def with_splits(collection: Collection, *, former: bool = False) -> Collection:
     count = splits.count("train")
     least = {split: 0 if former or split in shares or count < 3 else min(LEAST, -(-count // PART)) for split in wanted}
     _move(splits, collection.images.names, wanted, least)
-    made = {split: _how_made(split, share, splits.count(split), least[split]) for split, share in wanted.items()}
+    made = {split: how_made(split, share, splits.count(split), least[split]) for split, share in wanted.items()}
     return replace(collection, splits=splits, made=made)
 
 
@@ -116,7 +116,8 @@ def _move(splits: list[str], names: Sequence[str], wanted: Mapping[str, float], 
                 splits[index] = split
 
 
-def _how_made(split: str, share: float, count: int, least: int) -> str:
+def how_made(split: str, share: float, count: int, least: int) -> str:
+    """How a split of ``count`` images was made, as a sentence."""
     return (
         f"made by a hash of image names: {share:g} of the images of train ({count:,})"
         + (f", and at least {least:,}" if least else "")

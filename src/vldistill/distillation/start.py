@@ -83,11 +83,9 @@ def make_start(
     images, captions = choose_pairs(bench, "random" if name == "real" else name, count, seed, select)
     if text_kind == "real" != kind:
         captions = _captions_of(bench, images, generator(seed, "captions"))
-    split, tower = bench.split("train"), bench.image_tower
-    pixels = torch.from_numpy(split.pixels.array[images.numpy()])
+    split, shown = bench.split("train"), bench.start_images(images)
     texts = split.data.texts.rows(captions)
     chosen = [split.pairs.captions[int(index)] for index in captions]
-    shown = to_float(pixels, tower.mean, tower.std).to(bench.device)
     if bench.setting == "both":
         return Start(shown, texts[..., :-1].clone(), chosen, texts[..., -1].clone(), captions)
     return Start(shown, texts.clone(), chosen, rows=captions)
@@ -174,9 +172,13 @@ def _captions_of(bench: Workbench, images: torch.Tensor, draw: torch.Generator) 
 
 
 def _noise(bench: Workbench, count: int, seed: int) -> Start:
-    """Gaussian images with the real channels' moments, and standard normal texts (texts are standardised)."""
+    """Gaussian images with the real channels' moments; standard normal texts and vectors, which are standardised."""
     split, tower = bench.split("train"), bench.image_tower
     draw = generator(seed, "noise")
+    if not bench.has_pixels:
+        images = torch.randn(count, tower.width, generator=draw)
+        texts = torch.randn(count, bench.text_tower.width, generator=draw)
+        return Start(images.to(bench.device), texts.to(bench.device), [""] * count)
     sample = torch.from_numpy(np.array(split.pixels.array[:NOISE_SAMPLE]))
     real = to_float(sample, tower.mean, tower.std)
     mean, std = real.mean((0, 2, 3)), real.std((0, 2, 3))

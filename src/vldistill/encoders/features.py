@@ -7,7 +7,7 @@ that old features are never used for a changed configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from vldistill.storage.arrays import let_go, open_array, write_array
 from vldistill.storage.files import digest, human_bytes, require_space
 
 SHARD_ROWS = 16_384
+FIT_ROWS = 4096  # rows taken into float64 at a time
 
 
 class FeatureTable:
@@ -65,6 +66,13 @@ class FeatureTable:
             let_go(shard)
         return torch.from_numpy(out)
 
+    def chunks(self, size: int = FIT_ROWS) -> Iterator[np.ndarray]:
+        """All rows in order, at most ``size`` at a time; what was read through is not kept in memory."""
+        for shard in self.shards:
+            for start in range(0, len(shard), size):
+                yield shard[start : start + size]
+            let_go(shard)
+
 
 @dataclass(frozen=True)
 class Standardisation:
@@ -97,12 +105,10 @@ class Standardisation:
     def fit(table: FeatureTable) -> Standardisation:
         """Fit on every row of ``table``, shard by shard, in float64."""
         total, squares = np.zeros(table.width), np.zeros(table.width)
-        for shard in table.shards:
-            for start in range(0, len(shard), 4096):
-                rows = np.asarray(shard[start : start + 4096], np.float64)
-                total += rows.sum(0)
-                squares += (rows**2).sum(0)
-            let_go(shard)
+        for part in table.chunks():
+            rows = np.asarray(part, np.float64)
+            total += rows.sum(0)
+            squares += (rows**2).sum(0)
         mean = total / len(table)
         std = np.sqrt(np.maximum(squares / len(table) - mean**2, 0))
         scale = np.maximum(std, max(1e-2 * float(std.mean()), 1e-6))

@@ -15,7 +15,7 @@ from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ConfigError
 from vldistill.evaluation.chosen import ChosenTarget
 from vldistill.evaluation.text_map import mapped_texts
-from vldistill.runtime.randomness import seed_of
+from vldistill.runtime.randomness import generator, seed_of
 from vldistill.selection.choose import check_count, check_ground, choose_pairs
 from vldistill.selection.selector import SELECTORS
 from vldistill.training.data import Inputs, TrainingData
@@ -25,6 +25,8 @@ from vldistill.training.side_inputs import PictureInputs, TensorInputs, ViewInpu
 from vldistill.training.steps import StepPlan
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.class_sets import class_bench
+
+MOST_OF_VECTORS = 100_000  # pairs of the row ``full``, where the source holds vectors
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,9 @@ def subject(bench: Workbench, target: str | DistilledSet, select: SelectConfig |
         return _distilled(bench, target)
     if target == "full":
         split = bench.split("train")
-        floats = split.pairs.count_images * 3 * bench.image_tower.size**2
-        floats += split.pairs.count_captions * _floats_per_caption(bench)
-        return Subject("full", "full", len(split.data), floats, lambda seed: split.data, None, {}, _has_views(bench))
+        data, details = _part_of_full(bench, split.data)
+        floats = len(data.images) * _floats_per_image(bench) + len(data) * _floats_per_caption(bench)
+        return Subject("full", "full", len(data), floats, lambda seed: data, None, details, _has_views(bench))
     return _subset(bench, target, select or SelectConfig())
 
 
@@ -114,7 +116,7 @@ def _subset(bench: Workbench, target: str, select: SelectConfig) -> Subject:
     name, count, captions = chosen.selector, chosen.count, chosen.captions
     entry = SELECTORS.find(name)
     texts = captions * _floats_per_caption(bench)
-    floats = count * (3 * bench.image_tower.size**2 + texts)
+    floats = count * (_floats_per_image(bench) + texts)
 
     @functools.lru_cache(maxsize=1)
     def choose(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,6 +153,27 @@ def _more_captions(pairs: Pairs, images: torch.Tensor, first: torch.Tensor, coun
         torch.tensor([rows[(place + number) % len(rows)] for rows, place in zip(own, places)])
         for number in range(count)
     ]
+
+
+def _part_of_full(bench: Workbench, data: TrainingData) -> tuple[TrainingData, dict[str, Plain]]:
+    """The training data of the row ``full``, and what the result says of it: of millions of vectors a part."""
+    if bench.has_pixels or len(data) <= MOST_OF_VECTORS:
+        return data, {}
+    draw = generator(0, "full")
+    images = torch.randperm(len(data.images), generator=draw)
+    counts = torch.bincount(data.caption_image, minlength=len(images))
+    taken = images[: int((counts[images].cumsum(0) <= MOST_OF_VECTORS).sum())].sort().values
+    place = torch.full((len(images),), -1).index_copy(0, taken, torch.arange(len(taken)))
+    rows = (place[data.caption_image] >= 0).nonzero()[:, 0]
+    keys = None if data.captions is None else [data.captions[row] for row in rows.tolist()]
+    inputs = some_rows(data.images, taken), TensorInputs(data.texts.rows(rows))
+    part = TrainingData(*inputs, place[data.caption_image[rows]], captions=keys)
+    return part, {"of_pairs": len(data)}
+
+
+def _floats_per_image(bench: Workbench) -> int:
+    """Numbers of a real image: its pixels, or its vector where the source holds that."""
+    return 3 * bench.image_tower.size**2 if bench.has_pixels else bench.image_tower.width
 
 
 def _floats_per_caption(bench: Workbench) -> int:

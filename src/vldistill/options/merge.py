@@ -13,6 +13,7 @@ from vldistill.config.plain import Plain, Record
 from vldistill.config.plain_yaml import check_plain
 from vldistill.errors import ConfigError
 from vldistill.options.parser import SECTIONS, build_parser, built, section_classes, section_parser
+from vldistill.options.vectors import on_vectors
 from vldistill.storage.files import digest
 
 WHOLE = ("image", "text")  # sections of ``encoder`` that stand for one tower
@@ -72,7 +73,7 @@ def _built(options: Record) -> Config:
         return built(parser, parser.parse_object(dict(options)), names)
     made = {name: _section(name, options.get(name, {})) for name in known}
     sections = {name: made.pop(name) for name in SECTIONS}
-    return Config(**sections, methods=made)
+    return on_vectors(Config(**sections, methods=made))
 
 
 def _section(name: str, options: Plain) -> Any:

@@ -130,13 +130,14 @@ def section_parser(name: str) -> ArgumentParser:
 def built(parser: ArgumentParser, read: Namespace, methods: Sequence[str]) -> Config:
     """The configuration of what a parser has read. Raises ConfigError for a section that holds no options."""
     from vldistill.config import Config
+    from vldistill.options.vectors import on_vectors
 
     for name in (*SECTIONS, *methods):
         if not hasattr(read[name], "items"):
             raise ConfigError(f"{name} is {str(read[name])[:80]!r}; expected options by name.")
     made = parser.instantiate(read)
     sections = {name: made[name] for name in SECTIONS}
-    return Config(**sections, methods={name: made[name] for name in methods})
+    return on_vectors(Config(**sections, methods={name: made[name] for name in methods}))
 
 
 def _guarded_mode() -> str:

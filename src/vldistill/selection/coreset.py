@@ -6,10 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vldistill.config import SelectConfig
-from vldistill.data.transforms import to_float
 from vldistill.distilled.distilled_set import CORESET, DistilledSet
 from vldistill.drawing.sheets import draw_contact_sheet
 from vldistill.selection.choose import choose_pairs
@@ -42,26 +40,28 @@ class Coreset:
     Args:
         pairs: the pairs as a set.
         rows: the chosen pairs in their source.
-        pixels: (N, 3, S, S) uint8, the decoded photos.
+        pixels: (N, 3, S, S) uint8, the decoded photos; None of pairs that are given by their vectors.
     """
 
     pairs: DistilledSet
     rows: list[ChosenPair]
-    pixels: np.ndarray
+    pixels: np.ndarray | None
 
     def save(self, folder: Path) -> None:
         """Write the set, a preview, and the chosen pairs as ``pairs.json``."""
         about = {name: self.pairs.info[name] for name in ("method", "seed")}
         write_record(folder / "pairs.json", about | {"pairs": [asdict(row) for row in self.rows]})
         captions = [row.caption for row in self.rows]
-        draw_contact_sheet(self.pixels, captions, folder / "preview.png", title=self.pairs.name)
+        if self.pixels is not None:
+            draw_contact_sheet(self.pixels, captions, folder / "preview.png", title=self.pairs.name)
         self.pairs.save(folder)
 
 
 def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> Coreset:
     """Choose pairs by ``options`` and add ``label`` to their name; writes nothing.
 
-    The images are the decoded photos at the tower's size. A coreset has no learned recipe: it carries the default one,
+    The images are the decoded photos at the tower's size, or vectors where the source holds these. A coreset has no
+    learned recipe: it carries the default one,
     and evaluation tunes rates and epochs on val, as for all real pairs.
 
     Raises:
@@ -70,13 +70,14 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
     images, captions = choose_pairs(bench, options.method, options.pairs, options.seed, options)
     split = bench.split("train")
     chosen = [split.pairs.captions[int(row)] for row in captions]
-    pixels = split.pixels.array[images.numpy()]
-    entry, tower = SELECTORS.find(options.method), bench.image_tower
+    pixels = split.pixels.array[images.numpy()] if bench.has_pixels else None
+    entry = SELECTORS.find(options.method)
     texts, mask = split.data.texts.rows(captions).detach().cpu().clone(), None
     if bench.setting == "both":
         texts, mask = texts[..., :-1].clone(), texts[..., -1].clone()
     coreset = DistilledSet(
-        images=to_float(torch.from_numpy(pixels), tower.mean, tower.std),
+        images=bench.start_images(images).cpu(),
+        space="pixels" if bench.has_pixels else "features",
         texts=texts,
         text_mask=mask,
         recipe=Recipe(negatives=bench.negatives("all")),

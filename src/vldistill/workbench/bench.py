@@ -15,14 +15,16 @@ import torch.nn.functional as F
 
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
 from vldistill.config.plain import Plain
-from vldistill.data.cache import DecodedImages, open_images
+from vldistill.data.cache import DecodedImages, open_images, undecoded
 from vldistill.data.classes import Classes
 from vldistill.data.collection import Collection
+from vldistill.data.embedded.collection import EmbeddedCollection
 from vldistill.data.load import read_collection
 from vldistill.data.pairs import Pairs
 from vldistill.data.photos import PhotoLimits
+from vldistill.data.transforms import to_float
 from vldistill.encoders.build import build_image_tower, build_text_tower
-from vldistill.encoders.dual import DualEncoder
+from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.encoders.features import (
     Encoding,
     FeatureTable,
@@ -32,10 +34,11 @@ from vldistill.encoders.features import (
 )
 from vldistill.encoders.folding import folded
 from vldistill.encoders.lora import adapter_targets
+from vldistill.encoders.precomputed import PRECOMPUTED, VectorTable, facts_of, with_facts
 from vldistill.encoders.student import build_student
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
 from vldistill.encoders.tower import ImageTower, TextTower
-from vldistill.errors import DataError
+from vldistill.errors import ConfigError, DataError
 from vldistill.runtime.devices import moved, moved_module
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions, in_parts
@@ -102,7 +105,7 @@ class Workbench:
         self._former_splits = former_splits
         self._on_pixels = on_pixels
         self.compute, self.augment_on = compute, augment_on
-        self.data_config, self.encoder_config = data, encoder
+        self.data_config, self._encoder_config = data, encoder
         self.device, self.reporter = device, reporter
         self.cache = Path(expand(data.cache))
         self._splits: dict[str, Split] = {}
@@ -123,10 +126,31 @@ class Workbench:
             )  # fmt: skip
         return self._beside[name]
 
+    @cached_property
+    def encoder_config(self) -> EncoderConfig:
+        """Towers and setting; of towers whose vectors the source holds, with what the source knows of them."""
+        config = self._encoder_config
+        if config.image.name != PRECOMPUTED or (self._known and config.image.options and config.text.options):
+            return config  # with a set's standardisation the data stay closed
+        found = self._collection
+        if not isinstance(found, EmbeddedCollection):
+            return config
+        return with_facts(config, facts_of(found.vectors.image), facts_of(found.vectors.text))
+
     @property
     def setting(self) -> str:
         """The setting's name."""
-        return self.encoder_config.setting
+        return self._encoder_config.setting
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether there are pictures that towers take; else the source holds vectors."""
+        return self._encoder_config.image.name != PRECOMPUTED
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The names of the two sides."""
+        return (self.data_config.sides[0], self.data_config.sides[1]) if self.data_config.sides else SIDES
 
     @cached_property
     def image_tower(self) -> ImageTower:
@@ -134,6 +158,8 @@ class Workbench:
         if self._home is not None:
             return self._home.image_tower
         config = self.encoder_config.image
+        if not self.has_pixels:
+            return build_image_tower(config).to(self.device)
         with self.reporter.waiting(f"loading image tower {config.name}"):
             tower = build_image_tower(config).to(self.device).requires_grad_(False)
         if self.device.type == "cuda":  # elsewhere inputs in channels last are enough
@@ -143,6 +169,8 @@ class Workbench:
     @cached_property
     def encoding_tower(self) -> ImageTower:
         """The image tower as images pass it where it stays frozen: the same map to rounding, quicker."""
+        if not self.has_pixels:
+            return self.image_tower
         tower = folded(self.image_tower)
         return tower.to(memory_format=torch.channels_last) if self.device.type == "cuda" else tower  # pyright: ignore
 
@@ -151,6 +179,8 @@ class Workbench:
         """The frozen text tower."""
         if self._home is not None:
             return self._home.text_tower
+        if not self.has_pixels:
+            return build_text_tower(self.encoder_config.text, self.device)
         with self.reporter.waiting(f"loading text tower {self.encoder_config.text.name}"):
             return build_text_tower(self.encoder_config.text, self.device)
 
@@ -223,8 +253,23 @@ class Workbench:
             found = self._collection.pairs(split, strict=self.data_config.strict)
             if split == "train" and found.classes is not None:
                 found.classes.check_trained()
+            self._check_kind(found)
             self._pairs[split] = found
         return self._pairs[split]
+
+    def _check_kind(self, pairs: Pairs) -> None:
+        """Refuse photos for towers that are done, and vectors for others or of others. Raises ConfigError."""
+        config = self._encoder_config
+        if pairs.vectors is not None and not self.has_pixels:
+            with_facts(config, facts_of(pairs.vectors.image), facts_of(pairs.vectors.text))
+        elif pairs.vectors is not None:
+            raise ConfigError(
+                f"{pairs.source} holds vectors, but tower {config.image.name!r} takes photos. Give photos and captions."
+            )
+        elif not self.has_pixels:
+            raise ConfigError(
+                f"{pairs.source} holds photos, but the towers here made vectors. Give a source of vectors."
+            )
 
     @cached_property
     def image_standardisation(self) -> Standardisation:
@@ -245,15 +290,19 @@ class Workbench:
     def pixels(self, split: str) -> DecodedImages:
         """The decoded images of a split and the pairs that could be read."""
         if split not in self._decoded:
-            config = self.data_config
-            with self.reporter.counter(f"{split} images decoded") as count:
-                decoded = open_images(
-                    self.pairs(split), self.image_tower.size, self.cache, strict=config.strict, progress=count
-                )
+            decoded = self._decode(split)
             known = self._on_pixels is not None and self._on_pixels(decoded.pairs)
             self._tell(decoded.pairs, known)
             self._decoded[split] = decoded
         return self._decoded[split]
+
+    def _decode(self, split: str) -> DecodedImages:
+        """The decoded images of a split; of vectors there is nothing to decode."""
+        pairs, config = self.pairs(split), self.data_config
+        if pairs.vectors is not None:
+            return undecoded(pairs)
+        with self.reporter.counter(f"{split} images decoded") as count:
+            return open_images(pairs, self.image_tower.size, self.cache, strict=config.strict, progress=count)
 
     def _tell(self, pairs: Pairs, known: bool) -> None:
         """Warn of what was left out; a run's later stages only say where it is kept."""
@@ -264,6 +313,8 @@ class Workbench:
             self.reporter.warn(f"{pairs.split}: {note}")
 
     def _image_table(self, split: str, view: int = 0) -> FeatureTable:
+        if (vectors := self.pairs(split).vectors) is not None:
+            return VectorTable(vectors.image)
         return self._image_encoding(split, view).table(self.reporter)
 
     def _image_encoding(self, split: str, view: int = 0) -> Encoding:
@@ -271,6 +322,8 @@ class Workbench:
         return image_encoding(self.encoding_tower, pixels, self.cache, device=self.device, view=view, dtype=dtype)
 
     def _text_table(self, split: str) -> FeatureTable:
+        if (vectors := self.pairs(split).vectors) is not None:
+            return VectorTable(vectors.text)
         return self._text_encoding(split).table(self.reporter)
 
     def _text_encoding(self, split: str) -> Encoding:
@@ -279,6 +332,8 @@ class Workbench:
 
     def encodings(self, split: str) -> list[Encoding]:
         """What of a split passes a frozen tower once, for :meth:`split`: images with their views, captions."""
+        if self.pixels(split).pairs.vectors is not None:
+            return []
         views = self.data_config.views if split == "train" else 0
         images = [self._image_encoding(split, view) for view in range(1 + views)] if self.setting == "heads" else []
         return images if self.setting == "both" else [*images, self._text_encoding(split)]
@@ -323,6 +378,13 @@ class Workbench:
             _unit_rows(self._image_table("train"), self.image_standardisation),
             _unit_rows(self._text_table("train"), self.text_standardisation),
         )
+
+    def start_images(self, rows: torch.Tensor) -> torch.Tensor:
+        """Training images ``rows`` (N,) to start from: normalised (N, 3, S, S), or the features of vectors (N, D)."""
+        split, tower = self.split("train"), self.image_tower
+        if not self.has_pixels:
+            return split.data.images.rows(rows)
+        return to_float(torch.from_numpy(split.pixels.array[rows.numpy()]), tower.mean, tower.std).to(self.device)
 
     @cached_property
     def architecture(self) -> DualEncoder:
@@ -372,6 +434,7 @@ class Workbench:
                 "mean": list(image.mean),
                 "std": list(image.std),
                 "fingerprint": self.image_fingerprint,
+                **({} if self.has_pixels else {"kind": PRECOMPUTED}),
             },
             "text": {"name": text.name, "width": text.width, "fingerprint": self.text_fingerprint},
         }

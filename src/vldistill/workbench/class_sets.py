@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from vldistill.data.collection import clean_caption
+from vldistill.encoders.precomputed import refuse_pixels
 from vldistill.errors import ConfigError
 from vldistill.workbench.bench import Workbench
 
@@ -22,6 +23,8 @@ def class_bench(bench: Workbench, source: str, prompts: tuple[str, ...] = ()) ->
         ConfigError: the source has no classes.
         DataError: it cannot be read, or has no test split.
     """
+    if not bench.has_pixels:
+        refuse_pixels(bench.image_tower.name, "zero-shot classification")
     known = bench.on_classes.get((source, prompts))
     if known is None:
         data = replace(bench.data_config, source=source, prompts=prompts)

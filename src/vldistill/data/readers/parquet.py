@@ -13,6 +13,7 @@ from vldistill.data.collection import Collection
 from vldistill.data.columns import Columns, Gathered, choose_columns
 from vldistill.data.containers import ParquetImages, RowGroup, column_of, missing_cells, readable, require_parquet
 from vldistill.data.downloads import tells_downloads, why_failed
+from vldistill.data.embedded.recognise import is_embedded
 from vldistill.data.evidence import caption_jsons, picture_tables, sample_tars
 from vldistill.data.patterns import files_of, listed
 from vldistill.data.places import NamedFiles
@@ -29,7 +30,7 @@ def is_parquet(path: Path) -> bool:
     """Whether a path is parquet files with images: one, a pattern of them, or a folder with some."""
     if not path.is_dir():
         return path.suffix.lower() == SUFFIX
-    if caption_jsons(path) or sample_tars(path):
+    if caption_jsons(path) or sample_tars(path) or is_embedded(path):
         return False
     found = next((files for place in INSIDE if (files := listed(path, f"{place}/*{SUFFIX}".lstrip("/")))), [])
     return bool(picture_tables(found[:3]))

@@ -11,6 +11,7 @@ from typing import Any
 from vldistill.data.account import Account, Ledger, files_account, merged
 from vldistill.data.collection import Collection
 from vldistill.data.columns import DOWNLOAD, Columns, Gathered, choose_columns, split_of_cell, texts_of
+from vldistill.data.embedded.recognise import is_embedded
 from vldistill.data.evidence import TABLES, caption_jsons, caption_tables, is_table_name, sample_tars, tables_of
 from vldistill.data.pairs import in_order
 from vldistill.data.patterns import listed
@@ -40,7 +41,7 @@ class File:
 def is_table(path: Path) -> bool:
     """Whether a path is a text table, or a folder with some that name images and captions."""
     if path.is_dir():
-        if caption_jsons(path) or sample_tars(path) or is_saved(path):
+        if caption_jsons(path) or sample_tars(path) or is_saved(path) or is_embedded(path):
             return False
         return bool(_tables(path)) or (bool(listed(path, "*.[ct]sv")) and not is_folder(path) and not is_parquet(path))
     return is_table_name(path) or (path.suffix.lower() == ".txt" and path.is_file() and _is_captions(path))

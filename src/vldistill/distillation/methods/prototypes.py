@@ -10,7 +10,6 @@ import torch
 
 from vldistill.config import Outer
 from vldistill.config.checks import at_least
-from vldistill.data.transforms import to_float
 from vldistill.distillation.export import export_set
 from vldistill.distillation.method import Context, Start, State, register
 from vldistill.distillation.recipes import plain_recipe
@@ -59,12 +58,8 @@ class MatchedPrototypes:
         images, texts, mapping = self._features(context)
         captions = torch.from_numpy(nearest_pairs(images, texts, mapping, *self._prototypes(context)[:2]))
         rows = split.data.caption_image[captions]
-        pixels = torch.from_numpy(split.pixels.array[rows.numpy()])
-        tower = bench.image_tower
         chosen = [split.pairs.captions[int(row)] for row in captions]
-        return Start(
-            to_float(pixels, tower.mean, tower.std).to(bench.device), split.data.texts.rows(captions).clone(), chosen
-        )
+        return Start(bench.start_images(rows), split.data.texts.rows(captions).clone(), chosen)
 
     def setup(self, start: Start, context: Context[PrototypesOptions]) -> State:
         """The pairs of :meth:`begin`, or in feature space the mean features of the matched clusters."""

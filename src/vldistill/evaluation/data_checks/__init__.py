@@ -9,3 +9,4 @@ from __future__ import annotations
 from vldistill.evaluation.data_checks.check import Check as Check
 from vldistill.evaluation.data_checks.every import check_data as check_data
 from vldistill.evaluation.data_checks.every import check_pairs as check_pairs
+from vldistill.evaluation.data_checks.every import check_vectors as check_vectors

@@ -13,6 +13,7 @@ from vldistill.errors import ArtefactError
 from vldistill.evaluation.data_checks.check import Check
 from vldistill.evaluation.data_checks.equal_captions import check_equal_captions
 from vldistill.evaluation.data_checks.near_duplicates import BATCH, Sketches, check_near_duplicates, sketch
+from vldistill.evaluation.data_checks.near_vectors import check_near_vectors
 from vldistill.evaluation.data_checks.recall_ceiling import check_recall_ceiling
 from vldistill.evaluation.data_checks.test_size import check_class_sizes, check_test_size
 from vldistill.storage.files import digest, read_json, write_record
@@ -27,6 +28,14 @@ def check_pairs(splits: Mapping[str, Pairs]) -> tuple[Check, ...]:
     return check_test_size(test), check_recall_ceiling(test), check_equal_captions(splits)
 
 
+def check_vectors(splits: Mapping[str, Pairs]) -> Check | None:
+    """The check for near duplicates of pairs that are given by their vectors; None of any others."""
+    vectors = {split: pairs.vectors.image for split, pairs in splits.items() if pairs.vectors is not None}
+    if len(vectors) < len(SPLITS):
+        return None
+    return check_near_vectors(vectors, {split: pairs.images.names for split, pairs in splits.items()})
+
+
 def check_data(bench: Workbench) -> tuple[Check, ...]:
     """Every check of a workbench's data; what was found for the same data is kept in the cache."""
     decoded = {split: bench.pixels(split) for split in SPLITS}
@@ -37,8 +46,8 @@ def check_data(bench: Workbench) -> tuple[Check, ...]:
     except (ArtefactError, KeyError, TypeError):
         pass
     pairs = {split: found.pairs for split, found in decoded.items()}
-    sketches = {split: _sketches(found) for split, found in decoded.items()}
-    checks = (*check_pairs(pairs), check_near_duplicates(sketches))
+    twins = check_vectors(pairs) or check_near_duplicates({split: _sketches(own) for split, own in decoded.items()})
+    checks = (*check_pairs(pairs), twins)
     write_record(path, {"checks": [check.to_json() for check in checks]})
     return checks
 
