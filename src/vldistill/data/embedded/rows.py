@@ -58,7 +58,7 @@ class Rows:
 
 def read_rows(parts: Sequence[Part], source: Source, root: Path) -> Rows:
     """What the tables say of every row. Raises DataError where rows and vectors do not belong together."""
-    extra = _Extra.of(source, root)
+    extra = _Extra.of(source, root, sum(len(part.image) for part in parts))
     found = _Collected(source, extra)
     for part in parts:
         found.add(part)
@@ -141,6 +141,8 @@ class _Collected:
         if count == rows:
             return cells
         chosen = downloaded(cells)
+        if self.extra is not None and len(chosen or ()) != rows:
+            return {}  # another table is named
         if chosen is None or len(chosen) != rows:
             told = "" if chosen is None else f", of which {len(chosen):,} were downloaded"
             raise DataError(
@@ -195,11 +197,12 @@ class _Extra:
 
     path: Path
     columns: dict[str, list[object]]
+    total: int  # rows of vectors
     used: set[int] = field(default_factory=set)
     rows: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, source: Source, root: Path) -> _Extra | None:
+    def of(cls, source: Source, root: Path, total: int) -> _Extra | None:
         if "table" not in source.options:
             return None
         given = Path(source.options["table"]).expanduser()
@@ -219,28 +222,24 @@ class _Extra:
                 raise DataError(f"{file} has other columns than {files[0].name}. Give tables with the same ones.")
             for name, own in cells.items():
                 columns.setdefault(name, []).extend(own)
-        return cls(path, columns)
+        return cls(path, columns, total)
 
     def cells_of(self, cells: Cells, rows: int, first: int, vectors: str) -> Cells:
         """The cells of this table for ``rows`` rows of vectors, counted from ``first``."""
         key = next((name for name in KEYS if name in cells and name in self.columns), "")
         if key:
             return self._joined(key, cells[key])
-        chosen = list(range(count_rows(self.columns))) if first + rows <= count_rows(self.columns) else []
-        successes = downloaded(self.columns)
-        if successes is not None and self._whole(successes, first + rows):
-            chosen = successes
-        if len(chosen) < first + rows:
+        count, chosen = count_rows(self.columns), downloaded(self.columns) or []
+        if count == self.total:
+            chosen = list(range(count))
+        if len(chosen) != self.total:
             raise DataError(
-                f"{vectors} has rows up to {first + rows:,} and {self.path.name} {count_rows(self.columns):,}, and "
-                f"they share no column ({', '.join(KEYS)}); expected a row of the table for each vector."
+                f"{vectors} and what belongs to it have {self.total:,} rows and {self.path.name} {count:,}, and they "
+                f"share no column ({', '.join(KEYS)}); expected a row of the table for each vector."
             )
         taken = chosen[first : first + rows]
         self.used |= set(taken)
         return {name: [own[row] for row in taken] for name, own in self.columns.items()}
-
-    def _whole(self, successes: Sequence[int], rows: int) -> bool:
-        return rows <= len(successes) < count_rows(self.columns)
 
     def _joined(self, key: str, wanted: Sequence[object]) -> Cells:
         """The rows with the same key; empty cells where there is none."""

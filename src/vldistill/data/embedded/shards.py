@@ -153,7 +153,8 @@ def _splits(root: Path, files: Sequence[Path]) -> dict[str | None, Path]:
 
 def _add(found: Parts, files: Sequence[Path], root: Path, split: str | None, source: Source) -> None:
     """The parts of one folder."""
-    tables = [] if "table" in source.options else [path for path in files if is_table(path)]
+    asked = Path(source.options["table"]).name if "table" in source.options else ""
+    tables = [path for path in files if is_table(path) and asked not in (path.name, path.parent.name)]
     if npy := [path for path in files if _holds(path, arrays.NUMPY)]:
         _add_sides(found, npy, tables, root, split, source)
     elif npz := [path for path in files if _holds(path, arrays.ZIPPED)]:
