@@ -210,8 +210,9 @@ def _write_tables(request: Request) -> dict[str, str]:
     }
     write_record(request.run / "table.json", table)
     if rows:
-        write_text(request.run / "table.md", tables.comparison_markdown(rows, failed, missing))
-        write_text(request.run / "table.tex", tables.comparison_latex(rows))
+        sides = next((cell.configs[0].data.sides for cell in request.every), ())
+        write_text(request.run / "table.md", tables.comparison_markdown(rows, failed, missing, sides))
+        write_text(request.run / "table.tex", tables.comparison_latex(rows, sides))
         write_text(request.run / "table.csv", tables.comparison_csv(rows))
     else:
         listed = "".join(f"- `{name}`: {why}\n" for name, why in failed.items())

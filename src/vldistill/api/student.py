@@ -121,7 +121,7 @@ class Student:
     def _encode_vectors(self, side: str, given: object) -> torch.Tensor:
         """Embeddings of vectors of one side."""
         tower = self.bench.image_tower if side == "image" else self.bench.text_tower
-        name = dict(zip(SIDES, self.bench.sides))[side]
+        name = self.bench.sides[0 if side == "image" else 1]
         rows, alone = as_vectors(given, tower.width, f"the {name} vectors", tower.name)
         standardise = self.bench.image_standardisation if side == "image" else self.bench.text_standardisation
         parts = [

@@ -157,17 +157,30 @@ def _card(plain: Mapping[str, Any]) -> str:
     """Markdown about a student."""
     image, text, made_from = plain["towers"]["image"], plain["towers"]["text"], plain["made_from"]
     recipe, encoder = plain["recipe"], plain["encoder"]
+    vectors = bool(image.get("kind"))
+    one, two = plain["data"].get("sides") or ("photos", "texts")
+    towers = [
+        f"| image tower | `{image['name']}` at {image['size']} px, weights `{encoder['image']['weights']}`, "
+        f"fingerprint {image['fingerprint']} |",
+        f"| text tower | `{text['name']}`, weights `{encoder['text']['weights']}`, fingerprint {text['fingerprint']} |",
+    ]
+    if vectors:
+        sides = ((one, image), (two, text))
+        towers = [f"| {side} | vectors of `{own['name']}`, {own['width']} wide |" for side, own in sides]
+    use = (
+        "scores = student.similarity(vectors, others)  # (N, M) cosines"
+        if vectors
+        else 'student.search("a dog on the beach", "photos/", top=5)'
+    )
     lines = [
         f"# A student of {made_from.get('set', 'a set')}",
         "",
-        "A dual encoder of photos and texts, trained by `vldistill`. Trained parts are in `student.safetensors`; "
+        f"A dual encoder of {one} and {two}, trained by `vldistill`. Trained parts are in `student.safetensors`; "
         "frozen towers are not: they are found by name, and checked by fingerprint.",
         "",
         "| | |",
         "|---|---|",
-        f"| image tower | `{image['name']}` at {image['size']} px, weights `{encoder['image']['weights']}`, "
-        f"fingerprint {image['fingerprint']} |",
-        f"| text tower | `{text['name']}`, weights `{encoder['text']['weights']}`, fingerprint {text['fingerprint']} |",
+        *towers,
         f"| setting | `{plain['setting']}` |",
         f"| recipe | loss {recipe['loss']}, {recipe['epochs']} epochs, batch {recipe['batch']} |",
         f"| data of the set | fingerprint {made_from.get('data', 'unknown')} |",
@@ -176,7 +189,7 @@ def _card(plain: Mapping[str, Any]) -> str:
         "import vldistill as vd",
         "",
         'student = vd.Student.load("this folder")',
-        'student.search("a dog on the beach", "photos/", top=5)',
+        use,
         "```",
         "",
         "The terms of the real data and of the towers apply to it too.",

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from vldistill.comparison.rows import Row
 from vldistill.evaluation.bootstrap import LEVEL
-from vldistill.evaluation.measures import ACCURACIES, RECALLS, TITLE_OF, TITLES, Figure
+from vldistill.evaluation.measures import ACCURACIES, RECALLS, TITLE_OF, TITLES, Figure, sides_note, title_of
 from vldistill.evaluation.tables import LEGACY, markdown
 from vldistill.storage.files import human_bytes
 from vldistill.workbench.headline import MEAN_RECALL, TOP1
@@ -68,16 +68,21 @@ AFTER = (
 
 
 def comparison_markdown(
-    rows: Sequence[Row], failures: Mapping[str, str] | None = None, missing: Sequence[str] = ()
+    rows: Sequence[Row],
+    failures: Mapping[str, str] | None = None,
+    missing: Sequence[str] = (),
+    sides: Sequence[str] = (),
 ) -> str:
-    """The table with what its columns mean, missing cells, and failed ones."""
+    """The table with what its columns mean, missing cells, and failed ones; ``sides`` have names of their own."""
     text: list[str] = []
     ranked = any(row.difference for row in rows)
     for group in dict.fromkeys(row.group if ranked else "" for row in rows):
         members = [row for row in rows if not ranked or row.group == group]
         text += [f"**{group or 'published'}**", ""] if ranked else []
-        text += [markdown(*_cells(members, rows)), ""]
+        header, lines = _cells(members, rows)
+        text += [markdown(_titled(header, sides), lines), ""]
     text += [_legend(rows), ""]
+    text += [f"{sides_note(sides)}.", ""] if sides else []
     if missing:
         text += [f"{len(missing)} not done yet: {', '.join(f'`{name}`' for name in missing)}.", ""]
     if failures:
@@ -85,9 +90,10 @@ def comparison_markdown(
     return "\n".join(text)
 
 
-def comparison_latex(rows: Sequence[Row]) -> str:
+def comparison_latex(rows: Sequence[Row], sides: Sequence[str] = ()) -> str:
     """The table as a ``tabular`` (package booktabs), its meaning as comments."""
     header, lines = _cells(rows)
+    header = _titled(header, sides)
     body = [" & ".join(map(_tex, line)) + r" \\" for line in lines]
     numbers = header.index("pairs")
     parts = [
@@ -101,6 +107,12 @@ def comparison_latex(rows: Sequence[Row]) -> str:
         r"\end{tabular}",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _titled(header: Sequence[str], sides: Sequence[str]) -> list[str]:
+    """Titles of columns with the names of the sides."""
+    names = {TITLE_OF[name]: title_of(name, sides) for name in RECALLS}
+    return [names.get(title, title) for title in header]
 
 
 def comparison_csv(rows: Sequence[Row]) -> str:

@@ -43,6 +43,7 @@ def export_set(state: State, context: Context, recipe: Recipe, similarity: torch
             "similarity_floats": sum(v.numel() for n, v in state.variables.items() if n.startswith("similarity")),
             "data": bench.pixels("train").pairs.fingerprint,
             "source": bench.data_config.source,
+            **({"sides": list(bench.data_config.sides)} if bench.data_config.sides else {}),
             "config": {
                 "encoder": asdict(bench.encoder_config),
                 "distill": asdict(config),

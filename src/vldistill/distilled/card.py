@@ -25,7 +25,7 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
         similarity: whether it has a similarity matrix.
         bases: of which its images are mixtures; 0 where they are stored themselves.
     """
-    image, text = record["towers"]["image"], record["towers"]["text"]
+    image = record["towers"]["image"]
     info, coreset = record["info"], record["info"].get("kind") == CORESET
     stored = image.get("stored_size")
     space = record["space"] + (f", stored at {stored} px and enlarged (bicubic) for a tower" if stored else "")
@@ -37,10 +37,7 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
         header(record),
         f"# {record['name']}",
         "",
-        f"{record['pairs']} real image-caption pairs chosen by `vldistill`, images scaled to the tower's size."
-        if coreset
-        else f"{record['pairs']} distilled image-caption pairs made by `vldistill`. "
-        "Train on them by the recipe below: texts are vectors, no words.",
+        _what(record, coreset),
         "",
         "| | |",
         "|---|---|",
@@ -48,8 +45,7 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
         f"seed {info.get('seed', 'unknown')}"
         + ("" if coreset else f", iteration {info.get('iteration', 'unknown')}")
         + " |",
-        f"| made for | setting `{record['setting']}`, image tower `{image['name']}` at {image.get('size')} px, "
-        f"text tower `{text['name']}` |",
+        f"| made for | setting `{record['setting']}`, {_towers(record)} |",
         f"| space | {space}; texts are {texts} |",
         f"| budget | {record['pairs']} pairs, {record['stored_floats']:,} stored floats{among}, "
         f"{human_bytes(size)}; {record['standardisation_floats']:,} floats of feature standardisation not counted |",
@@ -69,12 +65,52 @@ def card(record: Mapping[str, Any], recipe: Recipe, texts: str, size: int, simil
         "",
         f"`set.safetensors` is the set. {_shown(record)} `datasets.load_dataset(folder)` reads.",
         "",
-        "These are pictures and captions of the real data: its terms apply to them."
-        if coreset
-        else "Learned pictures are made of the real ones: the terms of the real data apply to them too.",
+        _terms(image, coreset),
         "",
     ]
     return "\n".join(lines)
+
+
+def sides_of(info: Mapping[str, Any], usual: tuple[str, str]) -> tuple[str, str]:
+    """The names of the two sides that a set records, else the usual ones."""
+    found = info.get("sides")
+    fine = isinstance(found, list) and len(found) == 2 and all(isinstance(name, str) for name in found)
+    return (found[0], found[1]) if fine and found else usual
+
+
+def _what(record: Mapping[str, Any], coreset: bool) -> str:
+    """What the set holds, and how to use it."""
+    one, two = sides_of(record["info"], ("image", "caption"))
+    if record["towers"]["image"].get("kind"):
+        made = "real" if coreset else "distilled"
+        how = "chosen" if coreset else "made"
+        return (
+            f"{record['pairs']} {made} {one}-{two} pairs {how} by `vldistill`, as vectors on both sides. Train "
+            f"heads on them by the recipe below."
+        )
+    if coreset:
+        return f"{record['pairs']} real {one}-{two} pairs chosen by `vldistill`, images scaled to the tower's size."
+    return (
+        f"{record['pairs']} distilled {one}-{two} pairs made by `vldistill`. Train on them by the recipe below: texts "
+        f"are vectors, no words."
+    )
+
+
+def _towers(record: Mapping[str, Any]) -> str:
+    """The towers that the set is for."""
+    image, text = record["towers"]["image"], record["towers"]["text"]
+    if image.get("kind"):
+        named = zip(sides_of(record["info"], ("image", "text")), (image, text))
+        return " and ".join(f"vectors of `{own['name']}` ({side}, {own['width']} wide)" for side, own in named)
+    return f"image tower `{image['name']}` at {image.get('size')} px, text tower `{text['name']}`"
+
+
+def _terms(image: Mapping[str, Any], coreset: bool) -> str:
+    if coreset:
+        what = "vectors" if image.get("kind") else "pictures and captions"
+        return f"These are {what} of the real data: its terms apply to them."
+    what = "vectors" if image.get("kind") else "pictures"
+    return f"Learned {what} are made of the real ones: the terms of the real data apply to them too."
 
 
 def _shown(record: Mapping[str, Any]) -> str:

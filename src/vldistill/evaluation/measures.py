@@ -21,6 +21,22 @@ TITLE_OF = {**dict(zip(MEASURES, TITLES)), **dict(zip(ACCURACIES, ("top-1", "top
 """Of every measure, by its name."""
 
 
+def title_of(name: str, sides: Sequence[str] = ()) -> str:
+    """The title of a measure; a recall by what is found, where the two sides have names of their own."""
+    if len(sides) != 2 or name not in RECALLS:
+        return TITLE_OF[name]
+    found = sides[1] if name.startswith("tr") else sides[0]
+    return f"{found} R@{name[2:]}"
+
+
+def sides_note(sides: Sequence[str]) -> str:
+    """What titles with names of sides mean; empty without any."""
+    if len(sides) != 2:
+        return ""
+    first, second = sides
+    return f"{second} R@K: {first} asks and {second} is found; {first} R@K: the other way"
+
+
 @dataclass(frozen=True)
 class Recalls:
     """The six recalls of one ranking and their mean, in percent."""

@@ -102,6 +102,7 @@ def evaluate_set(
         peak_memory_bytes=peak_memory(),
         test_captions=encoded_counts(test.data.caption_image),
         checks=check_data(bench),
+        sides=bench.data_config.sides,
         classes=None if bench.classes is None else len(bench.classes),
         ceilings={} if bench.classes is None else recall_ceiling(test.pairs).to_json(),
         zero_shot_classes={

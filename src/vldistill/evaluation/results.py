@@ -13,7 +13,7 @@ from vldistill.evaluation.measures import ACCURACIES, MEASURES, Accuracy, Figure
 from vldistill.workbench.headline import MEAN_RECALL, TOP1, val_key, val_measure
 
 RECIPES = ("own", "generic")
-LATER = ("classes", "zero_shot_classes", "ceilings")  # omitted from files where there is none
+LATER = ("classes", "zero_shot_classes", "ceilings", "sides")  # omitted from files where there is none
 MOST_OF_TOP5 = 5  # classes of which every one is among the first five
 FIXED_GRID = "generic-v1"  # chose the generic recipe of results that do not say
 
@@ -217,6 +217,7 @@ class Evaluation:
         classes: number of classes of a class set.
         zero_shot_classes: number of classes of each other source that was classified.
         ceilings: of a class set, the recalls of a perfect student: where prompts repeat, most have no meaning.
+        sides: names of the two sides, where they are others than image and text.
         test_captions: how many captions each test image has (:mod:`.hits`); None in files of early versions.
     """
 
@@ -241,6 +242,13 @@ class Evaluation:
     classes: int | None = None
     zero_shot_classes: Mapping[str, int] = field(default_factory=dict)
     ceilings: Mapping[str, float] = field(default_factory=dict)
+    sides: tuple[str, ...] = ()
+
+    @property
+    def part_of_full(self) -> str:
+        """That the row ``full`` is a part of the training pairs, as a sentence; empty where it is all of them."""
+        whole = entry(self.details, "of_pairs", int)
+        return f"full is {self.pairs:,} of {whole:,} training pairs, drawn once" if whole else ""
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -271,6 +279,7 @@ class Evaluation:
         plain = {option: getattr(self, option) for option in self.__dataclass_fields__}
         plain = {name: value for name, value in plain.items() if value or name not in LATER}
         checks: list[Plain] = [check.to_json() for check in self.checks]
+        plain |= {"sides": list(self.sides)} if self.sides else {}
         return {**plain, **recipes, "chance": self.chance.to_json(), "data": dict(self.data), "checks": checks}
 
     @classmethod
@@ -301,6 +310,7 @@ class Evaluation:
             classes=entry(record, "classes", int),
             zero_shot_classes={name: int(number_in(counts, name)) for name in counts},
             ceilings={name: number_in(ceilings, name) for name in ceilings},
+            sides=tuple(map(str, entry(record, "sides", list) or ())),
             checks=tuple(map(Check.from_json, entry(record, "checks", list) or ())),
         )
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 
-from vldistill.evaluation.measures import ACCURACIES, MEASURES, TITLE_OF, Figure
+from vldistill.evaluation.measures import ACCURACIES, MEASURES, TITLE_OF, Figure, sides_note, title_of
 from vldistill.evaluation.results import MOST_OF_TOP5, Evaluation
 
 LEGACY = "test-best-legacy"
@@ -70,7 +70,9 @@ def evaluation_text(results: Sequence[Evaluation]) -> str:
     shared = {key: {conditions[key] for conditions in every} for key in every[0]}
     differing = [key for key, values in shared.items() if len(values) > 1]
     measures = list(dict.fromkeys(name for result in results for name in result.measures))
-    titles = [TITLE_OF[name] for name in measures]
+    named = {result.sides for result in results}
+    sides = named.pop() if len(named) == 1 else ()
+    titles = [title_of(name, sides) for name in measures]
     rows = evaluation_rows(results, differing, measures)
     table = fitted(["set", *differing, "recipe", "pairs", "stored floats", *titles], rows)
     words = {"setting": "setting {}", "protocol": "protocol {}", "seeds": "{} students"}
@@ -83,6 +85,8 @@ def evaluation_text(results: Sequence[Evaluation]) -> str:
     sizes = sorted({check.summary for check in checks if check.name == "test size" and not check.flag})
     warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
     beneath = [
+        sides_note(sides),
+        *dict.fromkeys(result.part_of_full for result in results),
         *dict.fromkeys(map(_class_note, results)),
         *map(_zero_shot_note, results),
         *sizes,

@@ -15,7 +15,7 @@ from vldistill.config.plain import Record, entry, section
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError, ConfigError, VldistillError
 from vldistill.evaluation.fixed_grid import GENERIC
-from vldistill.evaluation.measures import TITLES, Recalls
+from vldistill.evaluation.measures import MEASURES, Recalls, title_of
 from vldistill.evaluation.retrieval import metrics_of, retrieval_ranks
 from vldistill.evaluation.students import embed_split, train_student
 from vldistill.evaluation.subjects import subject
@@ -103,8 +103,10 @@ def browse(
             continue
         students.append((target.name, about, answer.recalls))
         answers[target.name] = answer
-    table = students_table(students, test.pairs.count_images, test.pairs.count_captions) if students else None
-    return BrowserView(run.name, table, _data(bench, answers, by_caption, by_image, budget), " ".join(troubles))
+    counts = test.pairs.count_images, test.pairs.count_captions
+    table = students_table(students, *counts, bench.data_config.sides) if students else None
+    data = _data(bench, answers, by_caption, by_image, budget)
+    return BrowserView(run.name, table, data, " ".join(troubles), bench.data_config.sides or ("photo", "caption"))
 
 
 def choose_queries(image_captions: Sequence[np.ndarray], count: int) -> tuple[list[int], list[int]]:
@@ -188,15 +190,22 @@ def _ask(
     )
 
 
-def students_table(students: Iterable[tuple[str, str, Recalls]], images: int, captions: int) -> Table:
+def students_table(
+    students: Iterable[tuple[str, str, Recalls]], images: int, captions: int, sides: Sequence[str] = ()
+) -> Table:
     """Name, recipe and recalls of every student, on ``images`` and ``captions`` of the test split."""
-    columns = [("student of", "", False), ("trained by", "", False), *((title, "", True) for title in TITLES)]
+    columns = [
+        ("student of", "", False),
+        ("trained by", "", False),
+        *((title_of(name, sides), "", True) for name in MEASURES),
+    ]
     rows = [
         [TableCell.of(name, head=True), TableCell.of(about)]
         + [TableCell.of(value, "{:.1f}".format) for value in recalls.measures().values()]
         for name, about, recalls in students
     ]
-    note = f"One student each, on {images:,} photos and {captions:,} captions of the test split; percent."
+    first, second = [f"{side} rows" for side in sides] or ["photos", "captions"]
+    note = f"One student each, on {images:,} {first} and {captions:,} {second} of the test split; percent."
     return Table(columns, rows, [note])
 
 
@@ -225,11 +234,12 @@ def _data(
         ranks = [int(found.ranks[number]) for found in given]
         return {"q": caption_at[row], "a": hits, "r": ranks, "own": photo_at[image_of[row]]}
 
-    pictures = photo_addresses(test.pixels.array, photos, len(photos), budget, 80)
+    pictures = photo_addresses(test.pixels, photos, len(photos), budget, 80)
     return {
         "students": list(answers),
         "images": [
-            (test.pairs.images.names[row], pictures[row], [caption_at[int(c)] for c in own[row]]) for row in photos
+            (test.pairs.images.names[row], pictures.get(row, ""), [caption_at[int(c)] for c in own[row]])
+            for row in photos
         ],
         "captions": [test.pairs.captions[row] for row in captions],
         "byCaption": [caption_query(number, row) for number, row in enumerate(by_caption)],

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
+from vldistill.data.cache import DecodedImages, Pixels, squashed
+from vldistill.data.pairs import Pairs
 from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.drawing.figures import heat_map, inline_svg
 from vldistill.drawing.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality, to_bytes
+from vldistill.encoders.precomputed import PRECOMPUTED
+from vldistill.errors import DataError
 from vldistill.reporting.neighbours import Places, changes, maps, nearest, places
 from vldistill.reporting.views import FigureView, Near, PairView, SetView
-from vldistill.storage.checked_rows import CheckedRows
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.headline import IN_WORDS, val_measure, val_score
 
@@ -97,7 +101,11 @@ def _facts(distilled: DistilledSet, gain: float) -> list[str]:
     if (score := val_score(selection)) is not None:
         words, looks = IN_WORDS[val_measure(selection)], selection.get("looks")
         facts.append(f"{words} on val {score:.1f} % at the best of {looks} validations")
-    if distilled.space == "features":
+    if image.get("kind") == PRECOMPUTED:
+        facts.append(
+            f"vectors of {image['name']}: the real ones nearest to each are shown, with a picture where there is one"
+        )
+    elif distilled.space == "features":
         facts.append(f"features of {image['name']}, no pictures: the real photos nearest to each are shown")
     else:
         facts.append(f"{image['size']} px")
@@ -166,20 +174,54 @@ def _photos(bench: Workbench | None, place: Places | None, count: int, budget: i
     split = bench.split("train")
     scores, rows = nearest(split.data.images, place.images, NEAREST, bench.device)
     names = split.pairs.images.names
-    pictures = photo_addresses(split.pixels.array, np.unique(rows), rows.size, budget, 75)
+    pictures = photo_addresses(split.pixels, np.unique(rows), rows.size, budget, 75)
     return [
-        [Near(names[int(row)], float(score), pictures[int(row)]) for score, row in zip(own_scores, own_rows)]
+        [Near(names[int(row)], float(score), pictures.get(int(row), "")) for score, row in zip(own_scores, own_rows)]
         for own_scores, own_rows in zip(scores, rows)
     ]
 
 
 def photo_addresses(
-    array: CheckedRows, rows: Sequence[int] | np.ndarray, shown: int, budget: int, quality: int
+    pixels: DecodedImages, rows: Sequence[int] | np.ndarray, shown: int, budget: int, quality: int
 ) -> dict[int, str]:
-    """``data:`` addresses of real photos by row, of at most ``quality``: ``shown`` of them fit ``budget`` bytes."""
+    """``data:`` addresses of real photos by row, of at most ``quality``: ``shown`` of them fit ``budget`` bytes.
+
+    Of pairs that are given by their vectors those alone whose picture is there.
+    """
+    array: Pixels | Pictures = pixels.array
+    if pixels.pairs.vectors is not None:
+        array = Pictures.of(pixels.pairs, rows)
+        rows = list(array.pictures)
+        if not rows:
+            return {}
     share, fitting = fitting_quality(np.asarray(array[rows[:: max(1, len(rows) // 8)]]), shown, budget)
     share = min(share, 1.0, PHOTO_SIDE / array.shape[-1])
     return {int(row): data_uri(array[row], share, min(quality, fitting)) for row in rows}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The few pictures there are of pairs that are given by their vectors, by row: uint8 (3, S, S)."""
+
+    pictures: Mapping[int, np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, 3, S, S)."""
+        return len(self.pictures), 3, PHOTO_SIDE, PHOTO_SIDE
+
+    def __getitem__(self, index: int | Sequence[int]) -> np.ndarray:
+        """One of them, or several as (N, 3, S, S)."""
+        return np.stack([self.pictures[row] for row in index]) if isinstance(index, list) else self.pictures[int(index)]
+
+    @classmethod
+    def of(cls, pairs: Pairs, rows: Iterable[int]) -> Pictures:
+        """Those of ``rows`` that can be read."""
+        found: dict[int, np.ndarray] = {}
+        for row in map(int, rows):
+            with suppress(DataError):
+                found[row] = squashed(pairs.images.read(row, PHOTO_SIDE), PHOTO_SIDE)
+        return cls(found)
 
 
 def _similarity(distilled: DistilledSet, name: str) -> FigureView:

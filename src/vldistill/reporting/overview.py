@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vldistill.config.plain import Record, entry, section
-from vldistill.evaluation.measures import ACCURACIES, RECALLS, TITLE_OF, Figure, ratio
+from vldistill.evaluation.measures import ACCURACIES, RECALLS, TITLE_OF, Figure, ratio, title_of
 from vldistill.evaluation.tables import LEGACY
 from vldistill.reporting.records import OWN, Row, RunRecord
 from vldistill.storage.files import human_bytes
@@ -191,7 +191,9 @@ def result_table(runs: Sequence[RunRecord]) -> Table | None:
         ("floats", "numbers to store: images, texts, similarity, rates", True),
     ]
     names = beside(rows)
-    columns += [(TITLE_OF[name], _meaning(TITLE_OF[name]), True) for name in names]
+    named = {row.sides for row in rows}
+    sides = named.pop() if len(named) == 1 else ()
+    columns += [(title_of(name, sides), _meaning(TITLE_OF[name], sides), True) for name in names]
     top = max(row.mean for row in rows)
     best, _ = best_row(rows) or (None, "")
     body = [
@@ -201,7 +203,9 @@ def result_table(runs: Sequence[RunRecord]) -> Table | None:
         ]
         for row in rows
     ]
-    return Table(columns, body, _shared_notes(rows, values))
+    parts = {(row.pairs, whole) for row in rows if (whole := entry(row.details, "of_pairs", int))}
+    notes = [f"full is {pairs:,.0f} of {whole:,} training pairs, drawn once." for pairs, whole in sorted(parts)]
+    return Table(columns, body, [*_shared_notes(rows, values), *notes])
 
 
 def beside(rows: Sequence[Row]) -> list[str]:
@@ -228,7 +232,7 @@ def zero_shot_table(runs: Sequence[RunRecord]) -> Table | None:
     return Table(columns, body, ["Zero-shot classification in percent, mean ± standard deviation over students."])
 
 
-def _meaning(title: str) -> str:
+def _meaning(title: str, sides: Sequence[str] = ()) -> str:
     meanings = {
         "zero-shot top-1": "share of images whose class has the nearest mean prompt",
         "top-1": "share of images whose class has the nearest mean prompt",
@@ -242,7 +246,8 @@ def _meaning(title: str) -> str:
     if title == "mean recall":
         return "mean of the six recalls"
     side, _, k = title.partition("@")
-    query, gallery = ("images", "captions") if side == "TR" else ("captions", "images")
+    names = [f"{sides[0]} rows", f"{sides[1]} rows"] if len(sides) == 2 else ["images", "captions"]
+    query, gallery = names if side == "TR" else names[::-1]
     return f"share of {query} with a right one among the first {k} of all {gallery}"
 
 

@@ -179,6 +179,7 @@
       return { title: name, body: [make("div", { class: "alone" }, image(row), side)] };
     };
     const image = (row, alt = "") => {
+      if (!images[row][1]) return make("span", { class: "named", dir: "auto" }, images[row][0]);
       const picture = make("img", { src: images[row][1], alt });
       const sharpen = () => { if (picture.naturalWidth && picture.naturalWidth <= 64) picture.classList.add("sharp"); };
       picture.addEventListener("load", sharpen);

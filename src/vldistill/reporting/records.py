@@ -48,6 +48,7 @@ class Row:
         checks: what the numbers can mean, see :mod:`vldistill.evaluation.data_checks`.
         zero_shot: accuracies on other class sources, by source and measure.
         zero_shot_classes: number of classes of each.
+        sides: names of the two sides, where they have some of their own.
     """
 
     run: str
@@ -76,6 +77,7 @@ class Row:
     checks: tuple[Check, ...] = ()
     zero_shot: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
     zero_shot_classes: Record = field(default_factory=dict)
+    sides: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, run: str, recipe: str, result: Record) -> Row | None:
@@ -106,6 +108,7 @@ class Row:
             checks=tuple(map(Check.from_json, entry(result, "checks", list) or ())),
             zero_shot={source: _named(value, ACCURACIES) for source, value in _zero_shot(result, recipe).items()},
             zero_shot_classes=section(result, "zero_shot_classes"),
+            sides=tuple(map(str, entry(result, "sides", list) or ())),
         )
 
     @property

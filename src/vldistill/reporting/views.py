@@ -104,12 +104,14 @@ class BrowserView:
             each, with its row ``q``; by student ``a``, the rows of the top five and whether each is a right one, and
             ``r``, the rank of the best right one, from 1; of a caption ``own``, the row of its photo.
         note: parts that could not be shown, and why.
+        sides: what stands on the two sides, in the singular.
     """
 
     run: str
     table: Table | None = None
     data: Record = field(default_factory=dict)
     note: str = ""
+    sides: Sequence[str] = ("photo", "caption")
 
 
 @dataclass(frozen=True)

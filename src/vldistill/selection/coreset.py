@@ -93,6 +93,7 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
             "seed_matters": entry.drawn,
             "data": split.pairs.fingerprint,
             "source": bench.data_config.source,
+            **({"sides": list(bench.data_config.sides)} if bench.data_config.sides else {}),
             "config": {"encoder": asdict(bench.encoder_config), "select": entry.options(options)},
             "versions": bench.versions,
         },

@@ -118,10 +118,11 @@ def curve_text(curves: Sequence[Curve], full: Evaluation, table: Table = markdow
     budgets = sorted({point.pairs for one in curves for point in one.points})
     rows = [[one.name, *_cells(one, budgets), *map(str, one.needed)] for one in curves]
     header = ["", *(f"{count:,}" for count in budgets), *(f"pairs until {share:.0%}" for share in SHARES)]
+    part = f" {full.part_of_full}." if full.part_of_full else ""
     notes: Mapping[str, str] = {
         "numbers": f"{words[0].upper()}{words[1:]} on test in percent with its 95 % interval, by pairs; generic recipe "
         "chosen on val.",
-        "full": f"The full data reach {full.generic.headline}; chance is {full.chance_headline:.2f}.",
+        "full": f"The full data reach {full.generic.headline}; chance is {full.chance_headline:.2f}.{part}",
         "until": "Pairs until a share of the full data: a monotone fit with its 95 % interval; 'more' is beyond the "
         "largest budget.",
     }

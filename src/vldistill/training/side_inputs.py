@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from vldistill.data.cache import Pixels
 from vldistill.data.transforms import augment, to_float
 from vldistill.encoders.features import FeatureTable, Standardisation
 from vldistill.encoders.tower import ImageTower
 from vldistill.runtime.devices import moved
 from vldistill.runtime.randomness import generator
-from vldistill.storage.checked_rows import CheckedRows
 from vldistill.training.data import Inputs
 
 
@@ -87,7 +87,7 @@ class PixelInputs:
     """
 
     def __init__(
-        self, images: np.ndarray | CheckedRows, tower: ImageTower, device: torch.device, augment_on: str = "cpu"
+        self, images: np.ndarray | Pixels, tower: ImageTower, device: torch.device, augment_on: str = "cpu"
     ) -> None:
         self.images, self.tower, self.device, self.augment_on = images, tower, device, augment_on
 

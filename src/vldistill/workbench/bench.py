@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
 from vldistill.config.plain import Plain
@@ -49,15 +48,9 @@ from vldistill.training.side_inputs import FeatureInputs, PixelInputs, TensorInp
 from vldistill.version import __version__
 from vldistill.workbench.class_source import check_and_say
 from vldistill.workbench.headline import MEAN_RECALL, TOP1
+from vldistill.workbench.unit_rows import UnitRows, unit_rows
 
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
-
-
-def _unit_rows(table: FeatureTable, standardise: Standardisation) -> torch.Tensor:
-    out = torch.empty(len(table), table.width, dtype=torch.float16)
-    for rows in torch.arange(len(table)).split(4096):
-        out[rows] = F.normalize(standardise(table.rows(rows)), dim=1).half()
-    return out
 
 
 @dataclass(frozen=True)
@@ -372,12 +365,17 @@ class Workbench:
     def unit_features(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Standardised, then L2-normalised features of the frozen towers: training images (N, D), captions (M, d).
 
-        In float16 on the CPU, made a few thousand rows at a time: COCO's are 0.7 GB.
+        In float16 on the CPU, made a few thousand rows at a time: COCO's are 0.7 GB. Vectors of a source that would
+        take more than 2 GB are made as they are read.
         """
-        return (
-            _unit_rows(self._image_table("train"), self.image_standardisation),
-            _unit_rows(self._text_table("train"), self.text_standardisation),
+        sides = (
+            (self._image_table("train"), self.image_standardisation),
+            (self._text_table("train"), self.text_standardisation),
         )
+        if sum(len(table) * table.width * 2 for table, _ in sides) > IN_MEMORY_BYTES and not self.has_pixels:
+            images, texts = (UnitRows(*side) for side in sides)
+            return images, texts  # pyright: ignore[reportReturnType]
+        return unit_rows(*sides[0]), unit_rows(*sides[1])
 
     def start_images(self, rows: torch.Tensor) -> torch.Tensor:
         """Training images ``rows`` (N,) to start from: normalised (N, 3, S, S), or the features of vectors (N, D)."""

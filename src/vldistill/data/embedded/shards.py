@@ -219,7 +219,8 @@ def _add_sides(
     sides = _sides(groups, source)
     first, second = (groups[side] for side in sides)
     if len(first) == len(second) == 1:
-        paired = [(*first.values(), *second.values(), next(iter(first)))]
+        [(number, one)], [two] = first.items(), second.values()
+        paired = [(one, two, number)]
     else:
         paired = [(first[number], second[number], number) for number in _in_order(first.keys() & second.keys())]
         for own, other, side in ((first, second, sides[1]), (second, first, sides[0])):
