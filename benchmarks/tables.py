@@ -24,6 +24,7 @@ import docstring_parser
 from vldistill.comparison.rows import Row
 from vldistill.comparison.table import comparison_markdown
 from vldistill.comparison.trials import TRIED
+from vldistill.evaluation.measures import title_of
 from vldistill.evaluation.results import Evaluation
 from vldistill.evaluation.tables import evaluation_text, markdown
 from vldistill.storage.files import CHECKSUM, human_bytes, write_json, write_record, write_text
@@ -240,6 +241,59 @@ def scale_table(result: dict[str, Any]) -> str:
     )
 
 
+def vectors_table(result: dict[str, Any]) -> str:
+    """The rows of demonstrations on vectors, each with its own sides."""
+    parts = []
+    for one in result["demonstrations"]:
+        sides, full = one["sides"], one["rows"][-1]["mean_recall"]["mean"]
+        random = one["rows"][0]["mean_recall"]["mean"]
+        header = ["row", "pairs", "stored floats", "mean recall", *(title_of(name, sides) for name in ("tr1", "ir1"))]
+        lines = [
+            [
+                row["set"], f"{row['pairs']:,}", f"{row['stored_floats']:,}",
+                *(spread(row[name]) for name in ("mean_recall", "tr1", "ir1")),
+                f"x {row['mean_recall']['mean'] / random:.2f}", f"{row['mean_recall']['mean'] / full:.0%}",
+            ]
+            for row in one["rows"]
+        ]  # fmt: skip
+        counts = ", ".join(f"{count:,} {split}" for split, count in one["pairs"].items())
+        table = markdown([*header, "over random", "of full"], lines)
+        parts.append(f"**{one['name']}** ({counts}; chance {one['chance']:.2f})\n\n{table}")
+    told = "Mean ± standard deviation over three students in percent, generic recipe"
+    return "\n\n".join(parts) + f"\n\n{told}; command\n`{result['command']}`.\n"
+
+
+def vectors_scale_table(result: dict[str, Any]) -> str:
+    """Seconds and memory of every stage on vectors, and the straight line through the two largest sizes."""
+    rows = result["vectors"]
+    larger = 10_000_000
+    reached = rows[-1]["pairs"] >= larger
+    header = ["stage", *(f"{row['pairs']:,} pairs" for row in rows), *([] if reached else [f"{larger:,} pairs"])]
+    lines = []
+    for stage in rows[0]["stages"]:
+        told = [row["stages"][stage] for row in rows]
+        line = [stage, *(f"{one['cpu_seconds']:.0f} s, {one['own_bytes'] / 1e9:.2f} GB" for one in told)]
+        if not reached:
+            line.append(_at(told[-2:], [row["pairs"] for row in rows[-2:]], larger))
+        lines.append(line)
+    disk = rows[-1]
+    said = "" if reached else " The last column is extrapolated on the line through the two sizes before it."
+    return (
+        f"{markdown(header, lines)}\n\nCPU seconds of one thread; memory that is not pages of files, Python and torch "
+        f"included. On disk at {disk['pairs']:,} pairs: source {disk['source_bytes'] / 1e9:.2f} GB, cache "
+        f"{disk['cache_bytes'] / 1e6:.2f} MB.{said} Command\n`{result['command']}`.\n"
+    )
+
+
+def _at(told: list[dict[str, Any]], sizes: list[int], pairs: int) -> str:
+    """Seconds and memory at ``pairs``, on the line through two sizes."""
+    reach = (pairs - sizes[1]) / (sizes[1] - sizes[0])
+    seconds, memory = (
+        told[1][name] + reach * max(0, told[1][name] - told[0][name]) for name in ("cpu_seconds", "own_bytes")
+    )
+    return f"{seconds:.0f} s, {memory / 1e9:.1f} GB"
+
+
 def spread(figure: dict[str, float]) -> str:
     return f"{figure['mean']:.1f} ± {figure['std']:.1f}"
 
@@ -350,6 +404,10 @@ def table_of(result: dict[str, Any]) -> str:
         return selectors_table(result)
     if "kills" in result:
         return torture_table(result)
+    if "demonstrations" in result:
+        return vectors_table(result)
+    if "vectors" in result:
+        return vectors_scale_table(result)
     if "load" in result:
         return load_table(result)
     kinds = {

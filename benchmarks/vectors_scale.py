@@ -1,7 +1,7 @@
-"""Seconds and memory of every stage on made vectors, 512 numbers of float16 on both sides, each in a process of its own.
+"""Seconds and memory of every stage on made vectors, 512 numbers of float16 on both sides, each in its own process.
 
     python benchmarks/vectors_scale.py --pairs 100000 1000000 --work work
-    python benchmarks/vectors_scale.py --pairs 10000000 --work work   # 21 GB of disk; other sizes keep what the file has
+    python benchmarks/vectors_scale.py --pairs 10000000 --work work   # 21 GB of disk; other sizes stay in the file
 
 A source is a folder as clip-retrieval writes it: shards of 100,000 rows with a table each. Val and test are as many as
 the reader makes, 10,000 at most, and the row ``full`` of a curve is 100,000 pairs. Vectors are read where they lie: no
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scale import own_memory
 
+from scale import own_memory
 from vldistill.storage.files import write_json
 from vldistill.workbench.run_folder import environment
 
