@@ -31,11 +31,18 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("encode", "experts", "distill", "evaluate")
-SETTINGS = ("heads", "full")
-STARTS = {"heads": "canonical", "full": "real"}  # canonical: another set is made first, within the same stage
+SETTINGS = ("heads", "full", "vectors")  # the last: setting heads, of a source of vectors
+STARTS = {
+    "heads": "canonical",
+    "full": "real",
+    "vectors": "canonical",
+}  # canonical: another set is made first, within the same stage
 SET = Path("sets") / "bitraj-6-s0"
+SCENES = "scenes:train=40,val=20,test=20"
 CONFIG = """\
 runtime: {save_seconds: 0, device: cpu, threads: 1}
 data: {source: "scenes:train=40,val=20,test=20"}
@@ -81,10 +88,26 @@ def words(stage: str, folder: Path, setting: str) -> list[str]:
     config = folder / "config.yaml"
     if not config.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        config.write_text(CONFIG.replace("SETTING", setting).replace("START", STARTS[setting]), encoding="utf-8")
+        text = CONFIG.replace("START", STARTS[setting])
+        if setting == "vectors":
+            text = text.replace(SCENES, f"embeddings:{vectors(folder.parent / 'vectors')}?val=0.25&test=0.25")
+        text = text.replace("SETTING", "heads" if setting == "vectors" else setting)
+        config.write_text(text, encoding="utf-8")
     given = [stage, "--config", str(config), "--run", str(folder / "run"), "--quiet"]
     given += ["--data.cache", str(folder / "cache")]
     return [*given, "--set", str(folder / "run" / SET)] if stage == "evaluate" else given
+
+
+def vectors(folder: Path) -> Path:
+    """Eighty pairs of vectors, the same for every life."""
+    if not folder.exists():
+        draw = np.random.default_rng(0)
+        common = draw.normal(size=(80, 3))
+        folder.mkdir(parents=True)
+        for name, width in (("image", 12), ("text", 10)):
+            rows = common @ draw.normal(size=(3, width)) + 0.3 * draw.normal(size=(80, width))
+            np.save(folder / f"{name}.npy", rows.astype(np.float32))
+    return folder
 
 
 def work(given: list[str], log: str, writes: Connection) -> None:

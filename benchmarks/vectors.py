@@ -131,11 +131,12 @@ def demonstrate(name: str, work: Path) -> dict[str, Any]:
     if not folder.exists():
         make(folder)
     words = [
-        f"--run={work / f'run-{name}'}", f"--data.source=embeddings:{folder}{splits}", f"--data.sides={sides}",
-        f"--data.cache={work / 'cache'}", f"--distill.pairs={PAIRS}", "--distill.iterations=60", "--bilevel.steps=20",
-        "--distill.validate_every=0", "--encoder.dim=128", "--evaluate.seeds=3", "--evaluate.trials=4", "--evaluate.max_steps=400",
-        "--evaluate.recipes=generic", f"--select.pairs={PAIRS}", "--select.method=kmeans", "--runtime.threads=1",
-    ]  # fmt: skip
+        *(f"--run={work / f'run-{name}'}", f"--data.source=embeddings:{folder}{splits}", f"--data.sides={sides}"),
+        *(f"--data.cache={work / 'cache'}", f"--distill.pairs={PAIRS}", f"--select.pairs={PAIRS}", "--encoder.dim=128"),
+        *("--select.method=kmeans", "--distill.iterations=60", "--bilevel.steps=20", "--distill.validate_every=0"),
+        *("--evaluate.seeds=3", "--evaluate.trials=4", "--evaluate.max_steps=400", "--evaluate.recipes=generic"),
+        "--runtime.threads=1",
+    ]
     run, reporter, rows = Run(work / f"run-{name}"), Reporter(quiet=True), []
     targets = [f"random:{PAIRS}"]
     config = parse("select", words)[0]

@@ -34,7 +34,7 @@ def encode(
     try:
         for split in SPLITS:
             bench.pixels(split)
-        if decode_only:
+        if decode_only and bench.has_pixels:
             reporter.info(f"decoded images are in {bench.cache}")
             return failed
         if place.spread:
@@ -47,5 +47,6 @@ def encode(
                 bench.split(split)
     except KeyboardInterrupt:
         raise Stopped("stopped; finished shards are kept. Run the same command to resume.") from None
-    reporter.info(f"decoded images and features are in {bench.cache}")
+    where = f"decoded images and features are in {bench.cache}" if bench.has_pixels else "vectors stay where they are"
+    reporter.info(where)
     return failed

@@ -162,6 +162,23 @@ def vector_columns(schema: Any) -> dict[str, bool]:
     }
 
 
+def text_columns(schema: Any) -> list[str]:
+    """The columns of an Arrow schema that may hold names and texts: no vectors, pictures or other bytes."""
+    import pyarrow.types as types
+
+    def inner(kind: Any) -> Any:
+        return inner(kind.value_type) if hasattr(kind, "value_type") else kind
+
+    def fine(kind: Any) -> bool:
+        inside = inner(kind)
+        listed = inside is not kind and not types.is_dictionary(kind)
+        if types.is_struct(inside):
+            return "bytes" not in {field.name for field in inside}
+        return not (types.is_binary(inside) or types.is_large_binary(inside) or (listed and types.is_primitive(inside)))
+
+    return [field.name for field in schema if fine(field.type)]
+
+
 def open_parquet(path: Path, name: str) -> np.ndarray:
     """A column of lists of a parquet file, which is read: parquet cannot be mapped. Raises DataError."""
     parquet = require_parquet()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vldistill.data.account import Account, files_account
-from vldistill.data.embedded.arrays import array_of, vector_columns
+from vldistill.data.embedded.arrays import array_of, text_columns, vector_columns
 from vldistill.data.embedded.shards import EXPECTED, Part, Parts
 from vldistill.data.embedded.sides import choose_sides
 from vldistill.data.embedded.tables import Cells
@@ -47,7 +47,7 @@ def _add(found: Parts, table: Any, name: str, source: Source, split: str | None)
         raise DataError(f"{source.text}: split {name!r} has other columns of vectors than the splits before it.")
     found.towers = image, text
     arrow, first = table.data.table, 0
-    headings = [column for column in table.column_names if column not in vectors]
+    headings = text_columns(table.features.arrow_schema)
     for image_array, text_array in _batches(arrow, image, text, f"{source.text}, split {name!r}"):
         rows = range(first, first + len(image_array))
         first = rows.stop

@@ -65,6 +65,8 @@ class Part:
         if path is None:
             return self
         headings = columns_of(path)
+        if not headings:  # vectors alone
+            return self
         return replace(self, headings=headings, cells=lambda columns: read_cells(path, columns), table=path.name)
 
 

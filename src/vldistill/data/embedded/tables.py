@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vldistill.data.columns import CAPTIONS, texts_of
 from vldistill.data.containers import readable, require_parquet
+from vldistill.data.embedded.arrays import text_columns
 from vldistill.data.evidence import TABLES
 from vldistill.data.tables import layout_of, rows_of
 from vldistill.errors import DataError, unknown
@@ -90,7 +91,7 @@ def columns_of(path: Path) -> list[str]:
     if path.suffix.lower() == ".parquet":
         parquet = require_parquet()
         with readable(path):
-            return list(parquet.read_schema(path).names)
+            return text_columns(parquet.read_schema(path))
     return list(layout_of(path, {"caption": ""}, str(path)).header)
 
 
