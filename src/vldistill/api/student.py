@@ -168,6 +168,8 @@ class Student:
             raise ConfigError(f"top is {top!r}; expected a whole number of 1 or more.")
         asked = self.encode_text(question)
         if not self.bench.has_pixels:
+            if asked.ndim == 2 and len(asked) > 1:
+                raise DataError(f"question is {len(asked)} vectors; expected one. Ask one after the other.")
             found = torch.atleast_2d(self.encode_image(images))  # pyright: ignore[reportArgumentType]
             best = (found @ asked.flatten()).topk(min(top, len(found)))
             rows = zip(best.indices.tolist(), best.values.tolist())

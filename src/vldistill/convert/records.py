@@ -63,8 +63,10 @@ def files_to_write(
             becomes ``SPLIT/NAME``, because readers identify images by name.
 
     Raises:
-        DataError: an image cannot be read, with ``strict``.
+        DataError: an image cannot be read, with ``strict``; or the source holds vectors.
     """
+    if pairs.vectors is not None:
+        raise DataError(f"{pairs.source} holds vectors, and photos are written here. Copy its files as they are.")
     counts |= {"images": 0, "captions": 0}
     taken: set[str] = set()
     limits = getattr(pairs.images, "limits", None) or PHOTO_LIMITS

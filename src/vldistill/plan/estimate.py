@@ -102,8 +102,8 @@ class Estimate:
 
     @cached_property
     def encode_seconds(self) -> float:
-        """Seconds to take all images through the frozen image tower once; 0 where it is trained."""
-        if self.trains_tower:
+        """Seconds to take all images through the frozen image tower once; 0 where it is trained, and of vectors."""
+        if self.trains_tower or not self.bench.has_pixels:
             return 0.0
         size, tower = self.bench.image_tower.size, self.bench.image_tower
         images = torch.zeros(MEASURED_BATCH, 3, size, size, device=self.bench.device)
@@ -163,6 +163,8 @@ class Estimate:
         if self.ready:
             size = self.bench.image_tower.size
             pixels = 3 * size**2 * sum(images for images, _ in self.counts.values())
+            if not self.bench.has_pixels:
+                return [*lines, f"{self.trained_numbers:,} trained numbers, on vectors that stay where they are"]
             lines.append(f"{self.trained_numbers:,} trained numbers{self._share()}, images of {size} px")
             lines.append(f"cache: {human_bytes(pixels)} of decoded images in {self.bench.cache}")
         return lines

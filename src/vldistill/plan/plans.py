@@ -53,7 +53,8 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
     elif estimate.ready:
         distill = config.distill
         lines += [config.why] if config.why else []
-        image = 3 * (distill.size or estimate.bench.image_tower.size) ** 2
+        tower = estimate.bench.image_tower
+        image = tower.width if distill.space == "features" else 3 * (distill.size or tower.size) ** 2
         numbers = distill.pairs * (image + estimate.bench.text_tower.width)
         lines.append(f"{distill.method}: {distill.pairs} pairs, {_length(distill)}")
         # the set, its preview's pictures, and a checkpoint: variables, two moments, the best, the ones before

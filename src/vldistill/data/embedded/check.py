@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from vldistill.storage.arrays import let_go
 
 UNIT = 0.01  # how far from 1 the length of a normalised vector may be; float16 rounds to 0.0005
 MOST = 0.5  # of the rows of a side that have length 1: the others then should have it too
+REMEMBERED = 4096  # arrays
 NOT_FINITE, ZERO, NOT_UNIT = "NaN or infinite", "zeros", "of a length other than 1"
 
 
@@ -28,7 +31,24 @@ class Scan:
     digest: str
 
 
+_KNOWN: OrderedDict[tuple[object, ...], Scan] = OrderedDict()  # of mapped files, while they stay the same
+
+
 def scan(array: np.ndarray) -> Scan:
+    """:func:`scanned`; what a file held is remembered as long as the file has its size and its time."""
+    path = getattr(array, "filename", None)
+    if path is None:
+        return scanned(array)
+    state = Path(path).stat()
+    key = (str(path), state.st_size, state.st_mtime_ns, getattr(array, "offset", 0), array.shape, array.dtype.str)
+    if key not in _KNOWN:
+        _KNOWN[key] = scanned(array)
+        if len(_KNOWN) > REMEMBERED:
+            _KNOWN.popitem(last=False)
+    return _KNOWN[key]
+
+
+def scanned(array: np.ndarray) -> Scan:
     """Read an array (R, D) once, a few thousand rows at a time."""
     lengths = np.empty(len(array), np.float32)
     state = hashlib.blake2b(f"{array.shape}{array.dtype.str}".encode(), digest_size=8)
