@@ -95,7 +95,7 @@ class Student:
         """
         if not self.bench.has_pixels:
             return self._encode_vectors("image", images)
-        pictures, alone = listed_pictures(images)
+        pictures, alone = listed_pictures(images)  # pyright: ignore[reportArgumentType]
         size = self.bench.image_tower.size
         parts = [
             self._embed_pixels([as_input(one, size, self._limits) for one in pictures[start : start + AT_ONCE]])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from vldistill.config import SelectConfig
-from vldistill.data.cache import DecodedImages, Pixels, squashed
+from vldistill.data.cache import DecodedImages, squashed
 from vldistill.data.pairs import Pairs
 from vldistill.distilled.distilled_set import DistilledSet, one_line
 from vldistill.drawing.figures import heat_map, inline_svg
@@ -188,40 +188,25 @@ def photo_addresses(
 
     Of pairs that are given by their vectors those alone whose picture is there.
     """
-    array: Pixels | Pictures = pixels.array
-    if pixels.pairs.vectors is not None:
-        array = Pictures.of(pixels.pairs, rows)
-        rows = list(array.pictures)
-        if not rows:
-            return {}
-    share, fitting = fitting_quality(np.asarray(array[rows[:: max(1, len(rows) // 8)]]), shown, budget)
-    share = min(share, 1.0, PHOTO_SIDE / array.shape[-1])
-    return {int(row): data_uri(array[row], share, min(quality, fitting)) for row in rows}
+    found = _own_pictures(pixels.pairs, rows) if pixels.pairs.vectors is not None else None
+    some = list(rows) if found is None else list(found)
+    if not some:
+        return {}
+    few = some[:: max(1, len(some) // 8)]
+    sample = np.asarray(pixels.array[few]) if found is None else np.stack([found[int(row)] for row in few])
+    share, fitting = fitting_quality(sample, shown, budget)
+    share = min(share, 1.0, PHOTO_SIDE / sample.shape[-1])
+    own = pixels.array if found is None else found
+    return {int(row): data_uri(own[int(row)], share, min(quality, fitting)) for row in some}
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """The few pictures there are of pairs that are given by their vectors, by row: uint8 (3, S, S)."""
-
-    pictures: Mapping[int, np.ndarray]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, 3, S, S)."""
-        return len(self.pictures), 3, PHOTO_SIDE, PHOTO_SIDE
-
-    def __getitem__(self, index: int | Sequence[int]) -> np.ndarray:
-        """One of them, or several as (N, 3, S, S)."""
-        return np.stack([self.pictures[row] for row in index]) if isinstance(index, list) else self.pictures[int(index)]
-
-    @classmethod
-    def of(cls, pairs: Pairs, rows: Iterable[int]) -> Pictures:
-        """Those of ``rows`` that can be read."""
-        found: dict[int, np.ndarray] = {}
-        for row in map(int, rows):
-            with suppress(DataError):
-                found[row] = squashed(pairs.images.read(row, PHOTO_SIDE), PHOTO_SIDE)
-        return cls(found)
+def _own_pictures(pairs: Pairs, rows: Iterable[int]) -> dict[int, np.ndarray]:
+    """The pictures (3, S, S) of some pairs of vectors, by row, where they can be read."""
+    found: dict[int, np.ndarray] = {}
+    for row in map(int, rows):
+        with suppress(DataError):
+            found[row] = squashed(pairs.images.read(row, PHOTO_SIDE), PHOTO_SIDE)
+    return found
 
 
 def _similarity(distilled: DistilledSet, name: str) -> FigureView:
