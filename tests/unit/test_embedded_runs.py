@@ -109,7 +109,7 @@ def test_tables_larger_than_memory_give_the_same(
     config: Config, bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = bench.unit_features()
-    chosen = {name: choose_pairs(bench, name, 5, 0)[1].tolist() for name in ("kmeans", "kcenter", "random")}
+    chosen = {name: choose_pairs(bench, name, 5, 0)[1].tolist() for name in ("kmeans", "random")}
     rows = torch.tensor([3, 1, 100])
     inputs = bench.split("train").data.images.rows(rows)
     monkeypatch.setattr(benches, "IN_MEMORY_BYTES", 0)

@@ -16,7 +16,8 @@ from PIL import Image
 from pyarrow.parquet import write_table
 from safetensors.numpy import save_file
 
-from vldistill.data.embedded.collection import MOST, EmbeddedCollection, EmbeddedImages, with_made_splits
+from vldistill.data.embedded import collection as collections
+from vldistill.data.embedded.collection import EmbeddedCollection, EmbeddedImages, with_made_splits
 from vldistill.data.embedded.shards import numbered
 from vldistill.data.embedded.sides import choose_sides
 from vldistill.data.load import find_reader, load_pairs, read_collection
@@ -472,13 +473,15 @@ def test_splits_are_made_as_for_all_sources(count: int, shares: dict[str, float]
     assert found.made == other.made
 
 
-def test_made_splits_are_capped_where_no_share_is_named() -> None:
-    count = 230_000  # and a share of 0.05 is more than 10,000
+def test_made_splits_are_capped_where_no_share_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert collections.MOST == 10_000
+    monkeypatch.setattr(collections, "MOST", 110)
+    count = 3_000  # of which a share of 0.05 is more
     found = with_made_splits(made(count, {}))
-    assert [found.splits.count(split) for split in ("val", "test")] == [MOST, MOST]
-    assert "and at most 10,000" in found.made["test"]
+    assert [found.splits.count(split) for split in ("val", "test")] == [110, 110]
+    assert "and at most 110" in found.made["test"]
     asked = with_made_splits(made(count, {"test": 0.06}))
-    assert 13_000 < asked.splits.count("test") < 15_000
+    assert 130 < asked.splits.count("test") < 230
 
 
 def test_texts_are_the_texts() -> None:
