@@ -277,7 +277,7 @@ def vectors_scale_table(result: dict[str, Any]) -> str:
             line.append(_at(told[-2:], [row["pairs"] for row in rows[-2:]], larger))
         lines.append(line)
     disk = rows[-1]
-    said = "" if reached else " The last column is extrapolated on the line through the two sizes before it."
+    said = "" if reached else " The last column is extrapolated, on the line through the two sizes before it."
     return (
         f"{markdown(header, lines)}\n\nCPU seconds of one thread; memory that is not pages of files, Python and torch "
         f"included. On disk at {disk['pairs']:,} pairs: source {disk['source_bytes'] / 1e9:.2f} GB, cache "
@@ -286,12 +286,9 @@ def vectors_scale_table(result: dict[str, Any]) -> str:
 
 
 def _at(told: list[dict[str, Any]], sizes: list[int], pairs: int) -> str:
-    """Seconds and memory at ``pairs``, on the line through two sizes."""
+    """Seconds at ``pairs``, on the line through two sizes; memory does not grow along a line."""
     reach = (pairs - sizes[1]) / (sizes[1] - sizes[0])
-    seconds, memory = (
-        told[1][name] + reach * max(0, told[1][name] - told[0][name]) for name in ("cpu_seconds", "own_bytes")
-    )
-    return f"{seconds:.0f} s, {memory / 1e9:.1f} GB"
+    return f"{told[1]['cpu_seconds'] + reach * max(0, told[1]['cpu_seconds'] - told[0]['cpu_seconds']):.0f} s"
 
 
 def spread(figure: dict[str, float]) -> str:
