@@ -73,7 +73,7 @@ def stage_plan(stage: str, config: Config, run: Path, experts_from: Path | None 
 
 
 def _length(distill: ResolvedDistillConfig) -> str:
-    """How long a distillation goes on."""
+    """How long a distillation lasts."""
     iterations = iterations_of(distill)
     if not distill.minutes or not iterations:
         return f"{iterations} iterations"
