@@ -12,6 +12,7 @@ from PIL import Image
 
 from vldistill.config import DataConfig
 from vldistill.data.classes import NONE, Classes, labels_of
+from vldistill.data.collection import clean_caption
 from vldistill.data.load import find_reader, load_pairs, read_collection
 from vldistill.data.scenes import ClassScenes, draw_splits
 from vldistill.errors import ConfigError, DataError
@@ -79,6 +80,10 @@ def test_prompts_are_every_images_captions(tmp_path: Path) -> None:
         ("names.txt", "terrier\ntabby\nvixen\n"),
         ("synsets.txt", "dog terrier\ngrey_cat  tabby\nred vixen\n"),
         ("names.json", '["terrier", "tabby", "vixen"]'),
+        ("by_folder.csv", "folder,name\ndog,terrier\nred fox,vixen\ngrey_cat,tabby\n"),
+        ("lines.yaml", 'red fox: vixen\ngrey_cat: "tabby"\ndog: terrier\n'),
+        ("turned.json", '{"terrier": 0, "tabby": 1, "vixen": 2}'),
+        ("synsets.json", '[["n1", "terrier"], ["n2", "tabby"], ["n3", "vixen"]]'),
         ("by_folder.json", '{"dog": "terrier", "red fox": "vixen", "grey_cat": "tabby", "cow": "calf"}'),
         ("imagenet.json", '{"0": ["n1", "terrier"], "1": ["n2", "tabby"], "2": ["n3", "vixen"]}'),
     ],
@@ -129,6 +134,50 @@ def test_numbers_are_no_names(tmp_path: Path) -> None:
         read_collection(f"classes:{path}?names={tmp_path / 'names.json'}")
 
 
+@pytest.mark.parametrize("labels", [["0.0", "1.0"], [-1, 1], ["n01440764", "n01443537"], ["class_1", "class_2"]])
+def test_ids_are_no_names(tmp_path: Path, labels: list[object]) -> None:
+    path = table(tmp_path, labels)
+    with pytest.raises(DataError, match=r"which are numbers or ids, and prompts need names.*\?names=FILE"):
+        read_collection(f"classes:{path}")
+    (tmp_path / "names.txt").write_text("tench\ngoldfish\n")
+    classes = read_collection(f"classes:{path}?names={tmp_path / 'names.txt'}&val=0&test=0").classes
+    assert classes is not None and classes.names == ("tench", "goldfish") and classes.labels.tolist() == [0, 1]
+
+
+def test_numbers_in_lines_of_json(tmp_path: Path) -> None:
+    table(tmp_path, [0, 1])
+    rows = [json.dumps({"file_name": f"{number}.png", "label": number}) for number in range(2)]
+    (tmp_path / "labels.jsonl").write_text("\n".join(rows))
+    with pytest.raises(DataError, match="the classes are called 0, 1, which are numbers"):
+        read_collection(f"classes:{tmp_path / 'labels.jsonl'}")
+    (tmp_path / "names.txt").write_text("owl\nbee")
+    found = read_collection(f"classes:{tmp_path / 'labels.jsonl'}?names={tmp_path / 'names.txt'}&val=0&test=0")
+    assert found.pairs("train").captions == ["a photo of a owl", "a photo of a bee"]
+
+
+def test_names_that_do_not_differ_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="polish stands for several classes"):
+        Classes(("Polish", "polish", "dog"), np.array([0, 1, 2]))
+    with pytest.raises(DataError, match="set has no class: every label is empty"):
+        Classes((), np.array([]), source="set")
+    classes = Classes(("st. bernard", "st bernard"), np.array([0, 1]))
+    with pytest.raises(DataError, match=r"a photo of a st bernard stands for several classes.*clean_captions"):
+        classes.check_cleaned(clean_caption)
+    long = Classes(("cat", "dog"), np.array([0, 1]), (30 * "very " + "large {}",))
+    with pytest.raises(DataError, match="clean_captions made them so of 'very very"):
+        long.check_cleaned(clean_caption)
+
+
+def test_a_folder_of_a_class_without_images_is_a_class(tmp_path: Path) -> None:
+    class_folder(tmp_path, splits=("train",))
+    (tmp_path / "train" / "newt").mkdir()
+    (tmp_path / "train" / "newt" / "todo.md").write_text("download them")
+    classes = read_collection(f"classes:{tmp_path}?val=0&test=0").pairs("train").classes
+    assert classes is not None
+    with pytest.raises(DataError, match=r"1 of 4 classes have no training image \(newt\)"):
+        classes.check_trained()
+
+
 def test_a_dataset_of_the_hubs_form(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     images = [Image.new("RGB", (8, 8), (9 * number, 0, 0)) for number in range(6)]
@@ -149,7 +198,7 @@ def test_a_dataset_of_the_hubs_form(tmp_path: Path) -> None:
 def test_what_is_no_class_set_is_refused(tmp_path: Path) -> None:
     for number in range(3):
         picture(tmp_path / "cat", f"{number}.png", number)
-    with pytest.raises(DataError, match=r"has 1 class \(cat\); expected two or more"):
+    with pytest.raises(DataError, match=r"has one class \(cat\); expected two or more"):
         read_collection(f"classes:{tmp_path}")
     with pytest.raises(DataError, match="its images lie side by side"):
         read_collection(f"classes:{tmp_path / 'cat'}")
@@ -159,7 +208,7 @@ def test_what_is_no_class_set_is_refused(tmp_path: Path) -> None:
     classes = read_collection(f"classes:{tmp_path}?val=0&test=0").pairs("train").classes
     with pytest.raises(DataError, match=r"1 of 2 classes have no training image \(dog\)"):
         classes.check_trained()  # pyright: ignore[reportOptionalMemberAccess]
-    with pytest.raises(DataError, match=r"1 names stand for several classes \(crane\)"):
+    with pytest.raises(DataError, match=r"crane stands for several classes"):
         Classes(("crane", "crane"), np.zeros(1, np.int64), source="x")
     with pytest.raises(ConfigError, match=r"data\.prompts is 'a photo'; expected a template with \{\}"):
         DataConfig(prompts=("a photo",))

@@ -41,7 +41,7 @@ from vldistill.options.words import parse
 from vldistill.selection.choose import choose_pairs
 from vldistill.training.recipe import Recipe
 from vldistill.workbench.bench import Workbench
-from vldistill.workbench.class_sets import class_bench
+from vldistill.workbench.class_sets import check_told_apart, class_bench, prompt_inputs
 from vldistill.workbench.run_folder import to_plain
 
 SHAPES = "scenes:classes=shape,train=160,val=40,test=60"
@@ -217,9 +217,35 @@ def test_what_cannot_be_classified_is_refused_before_anything_is_trained(bench: 
         path.rename(tmp_path / "val" / "dog" / path.name)
     with pytest.raises(DataError, match=r"1 of 3 classes have no training image \(dog\)"):
         make_bench(tmp_path / "cache", source=f"classes:{folder}?test=0").pairs("train")
+    broken = class_folder(tmp_path / "broken", splits=("train",))
+    for path in (broken / "train" / "dog").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1 of 3 classes have no training image \(dog\)"):
+        make_bench(tmp_path / "cache", source=f"classes:{broken}?val=0&test=0").pixels("train")
     prompted = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(tmp_path), prompts=("a {}",))
     with pytest.raises(ConfigError, match=r"data\.prompts is \['a {}'\], but scenes.* has captions and no classes"):
         Workbench(prompted, ENCODER, torch.device("cpu"), Recorder()).pairs("train")
+
+
+def test_classes_that_nobody_can_name_are_refused(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folder(tmp_path)
+    for split in ("train", "val", "test"):
+        for number, name in enumerate(("dog", "grey_cat", "red fox")):
+            (folder / split / name).rename(folder / split / str(number))
+    with pytest.raises(DataError, match="which are numbers or ids, and prompts need names"):
+        evaluate_set(bench, "random:16", replace(QUICK, zero_shot=(f"classes:{folder}",)))
+    other = class_bench(bench, COLOURS)
+    check_told_apart(other)
+    rows = torch.cat(list(prompt_inputs(other)))
+    monkeypatch.setattr(other, "prompts", [rows[[0, 1, 0, 3, 4, 5, 6, 7]]])
+    monkeypatch.setattr(other, "reporter", said := Recorder())
+    check_told_apart(other)
+    assert "2 of 8 classes (red, yellow) like those of others" in said.warnings[-1]
+    monkeypatch.setattr(other, "prompts", [rows[:1].expand(8, -1)])
+    with pytest.raises(ConfigError, match=r"encodes the prompts of all 8 classes .* alike"):
+        check_told_apart(other)
 
 
 def test_templates_and_sources_may_hold_commas_on_the_command_line() -> None:

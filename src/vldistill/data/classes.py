@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from vldistill.errors import DataError
 
 NONE = -1  # the label of an image that is not of exactly one class
 SHOWN = 3  # names in messages
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+ID = re.compile(r"n\d{8}|(class|label|category|id|c)?[ _-]*[+-]?\d+(\.\d+)?", re.IGNORECASE)
+"""What is no name: a number, also behind a word that says nothing, and WordNet's ids, which ImageNet's folders have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,20 +43,23 @@ class Classes:
 
     def __post_init__(self) -> None:
         if len(self.names) < 2:
+            has = f"one class ({self.names[0]})" if self.names else "no class: every label is empty"
+            raise DataError(f"{self.source} has {has}; expected two or more: else there is nothing to distinguish.")
+        self._refuse_equal(self.names, "?names=FILE gives them names of their own")
+
+    def _refuse_equal(self, texts: Sequence[str], remedy: str) -> None:
+        """Refuse classes whose texts (K) do not differ, but for capitals, which many text towers do not see."""
+        counts = Counter(text.casefold() for text in texts)
+        if twice := [text for text, count in counts.items() if count > 1]:
             raise DataError(
-                f"{self.source} has {len(self.names)} class ({shown(self.names)}); expected two or more: with "
-                f"one there is nothing to distinguish."
-            )
-        twice = sorted({name for name in self.names if self.names.count(name) > 1}) if self._repeats else []
-        if twice:
-            raise DataError(
-                f"{self.source}: {len(twice)} names stand for several classes ({shown(twice)}), whose prompts would "
-                f"be the same. Give them names of their own: ?names=FILE."
+                f"{self.source}: {shown(twice)} stands for several classes, whose prompts would be the same; {remedy}."
             )
 
-    @property
-    def _repeats(self) -> bool:
-        return len(set(self.names)) < len(self.names)
+    def check_cleaned(self, clean: Callable[[str], str]) -> None:
+        """Refuse prompts that ``clean`` makes equal. Raises DataError."""
+        for number, prompt in enumerate(self.prompts):
+            texts = [clean(self.texts(label)[number]) for label in range(len(self))]
+            self._refuse_equal(texts, f"data.clean_captions made them so of {prompt!r}: leave it out, or shorten that")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -93,41 +101,63 @@ def class_names(keys: Sequence[str], source: str, file: str = "") -> tuple[str, 
     Args:
         keys: in the order of the labels.
         source: for messages.
-        file: gives the names: a json object by key or label number, a json list or a line for each label in order, or
-            lines ``KEY NAME``. Without it a key is its name, underscores being spaces.
+        file: gives the names: a json object by key or label number, or the other way round, a json list or a line for
+            each label in order, or lines of a key and its name. Without it a key is its name, underscores being spaces.
 
     Raises:
-        DataError: numbers without names; a file that cannot be read, or lacks a class.
+        DataError: numbers or ids without names; a file that cannot be read, or lacks a class.
     """
     if file:
-        return tuple(_named_in(Path(file).expanduser(), keys, source))
-    if keys and all(key.isdecimal() for key in keys):
+        return _named_in(Path(file).expanduser(), keys, source)
+    if keys and all(map(ID.fullmatch, keys)):
         raise DataError(
-            f"{source}: the classes are called {shown(keys)}, which are numbers, and prompts need names. Give them: "
-            f"?names=FILE, a line for each label in order, or a json object by label."
+            f"{source}: the classes are called {shown(keys)}, which are numbers or ids, and prompts need names. Give "
+            f"them: ?names=FILE, a line for each label in order, lines of a label and its name, or a json object."
         )
-    return tuple(" ".join(key.replace("_", " ").split()) for key in keys)
+    return tuple(" ".join(key.replace("_", " ").split()) or key for key in keys)
 
 
-def _named_in(path: Path, keys: Sequence[str], source: str) -> list[str]:
+def _named_in(path: Path, keys: Sequence[str], source: str) -> tuple[str, ...]:
+    places = {key: key if NUMBER.fullmatch(key) else str(number) for number, key in enumerate(keys)}
     found = _entries(path)
-    if not isinstance(found, Mapping):
-        lines = [str(entry).strip() for entry in found]
-        first = dict(line.split(maxsplit=1) for line in lines if len(line.split(maxsplit=1)) == 2)
-        numbered = all(key.isdecimal() for key in keys)
-        if not numbered and not {*keys} <= first.keys() and len(lines) != len(keys):
-            lacking = shown(key for key in keys if key not in first)
-            raise DataError(
-                f"{source}: {path} has {len(lines):,} entries, and there are {len(keys):,} classes. Expected one for "
-                f"each in order, or lines of a class and its name; there is none for {lacking}."
-            )
-        ordered = {str(number): line for number, line in enumerate(lines) if line}
-        found = first if {*keys} <= first.keys() and not numbered else ordered
-    numbers = {key: key if key.isdecimal() else str(number) for number, key in enumerate(keys)}
-    names = {key: _name(found.get(key, found.get(numbers[key]))) for key in keys}
+    if isinstance(found, Mapping):
+        found = _turned(found, keys, places)
+    else:
+        lines = [_name(entry) for entry in found]
+        found = _by_key(lines, keys) or _in_order(lines, keys, f"{source}: {path}")
+    names = {key: _name(found.get(key, found.get(place))) for key, place in places.items()}
     if lacking := [key for key, name in names.items() if not name]:
         raise DataError(f"{source}: {path} has no name for {len(lacking):,} classes ({shown(lacking)}). Add them.")
-    return list(names.values())
+    return tuple(names.values())
+
+
+def _turned(found: Record, keys: Sequence[str], places: Mapping[str, str]) -> Record:
+    """Names by key or number; turned round where these are the values, as in ``{"tench": 0}``."""
+    turned: Record = {str(value): name for name, value in found.items() if isinstance(value, int | str)}
+    known = any(key in found for key in (*keys, *places.values()))
+    return turned if not known and any(key in turned for key in (*keys, *places.values())) else found
+
+
+def _by_key(lines: Sequence[str], keys: Sequence[str]) -> Record:
+    """The names by key from lines ``KEY NAME``, ``KEY,NAME`` or ``KEY: NAME``; nothing where a key has none."""
+    known, found = {*keys}, dict[str, Plain]()
+    for line in lines:
+        parts = (line.split(sep, 1) for sep in (",", ":", None))
+        pairs = ([part.strip().strip('"') for part in pair] for pair in parts if len(pair) == 2)
+        found |= dict([pair for pair in pairs if pair[0] in known][:1])
+    return found if known <= found.keys() else {}
+
+
+def _in_order(lines: Sequence[str], keys: Sequence[str], where: str) -> Record:
+    """The names by key from a line for each, or by number from a line for each number from 0."""
+    if len(lines) == len(keys):
+        return dict(zip(keys, lines))
+    if all(map(NUMBER.fullmatch, keys)):
+        return {str(number): line for number, line in enumerate(lines)}
+    raise DataError(
+        f"{where} has {len(lines):,} entries, and there are {len(keys):,} classes. Expected one for each in order, or "
+        f"lines of a class and its name, for each of {shown(keys)}."
+    )
 
 
 def _entries(path: Path) -> Record | Sequence[Plain]:
@@ -151,14 +181,23 @@ def _name(entry: Plain) -> str:
     return " ".join(last.split()) if isinstance(last, str) else ""
 
 
+def key_of(label: str) -> str:
+    """A label as it is compared: without blanks around it, a whole number without its fraction (``1.0`` is ``1``)."""
+    return re.sub(r"^([+-]?\d+)\.0*$", r"\1", label.strip())
+
+
 def labels_of(keys: Sequence[Sequence[str]], known: Sequence[str]) -> np.ndarray:
     """The label of each image from its keys, (N,) int64: :data:`NONE` unless they are all the same known one."""
-    numbers = {key: number for number, key in enumerate(known)}
-    distinct = ({key.strip() for key in own} - {""} for own in keys)
+    numbers = {key_of(key): number for number, key in enumerate(known)}
+    distinct = ({key_of(key) for key in own} - {""} for own in keys)
     return np.array([numbers.get(own.pop(), NONE) if len(own) == 1 else NONE for own in distinct], np.int64)
 
 
 def in_label_order(keys: Iterable[str]) -> list[str]:
-    """Distinct keys in order: numbers by their value, others by the alphabet."""
-    found = {key.strip() for key in keys} - {""}
-    return sorted(found, key=int) if all(key.isdecimal() for key in found) else sorted(found)
+    """Distinct keys in order: numbers and numbered ids by their value, others by the alphabet."""
+    found = {key_of(key) for key in keys} - {""}
+    return sorted(found, key=_number_in) if all(map(ID.fullmatch, found)) else sorted(found)
+
+
+def _number_in(key: str) -> tuple[float, str]:
+    return float(re.search(NUMBER, key)[0]), key  # pyright: ignore[reportOptionalSubscript]

@@ -34,7 +34,7 @@ from vldistill.evaluation.zero_shot import accuracy_of, classify_split, rank_cla
 from vldistill.runtime.memory import peak_memory
 from vldistill.training.recipe import Recipe
 from vldistill.workbench.bench import Workbench
-from vldistill.workbench.class_sets import class_bench
+from vldistill.workbench.class_sets import check_told_apart, class_bench
 
 
 def quick_score(bench: Workbench, distilled: DistilledSet, config: EvaluateConfig) -> float:
@@ -65,6 +65,9 @@ def evaluate_set(
     """
     answers = answers or PartialResults()
     check_target(bench, target, config, select)
+    for classes in (bench, *(class_bench(bench, source, config.zero_shot_prompts) for source in config.zero_shot)):
+        if classes.has_classes:
+            check_told_apart(classes)
     candidate = subject(bench, target, select)
     if "made_from_data" in candidate.details:
         bench.reporter.warn(

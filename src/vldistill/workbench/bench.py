@@ -46,7 +46,7 @@ from vldistill.storage.files import digest
 from vldistill.training.data import Inputs, TrainingData
 from vldistill.training.side_inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
 from vldistill.version import __version__
-from vldistill.workbench.class_source import check_and_say
+from vldistill.workbench.class_source import check_and_say, check_trained, prompted
 from vldistill.workbench.headline import MEAN_RECALL, TOP1
 from vldistill.workbench.unit_rows import UnitRows, unit_rows
 
@@ -224,7 +224,7 @@ class Workbench:
             raise DataError(f"{where}. Now {error}") from None
         if self._home is None:
             check_and_say(found, config, self.reporter)
-        return replace(found.prompted(config.prompts), clean=config.clean_captions)
+        return prompted(found, config)
 
     @property
     def has_classes(self) -> bool:
@@ -244,8 +244,7 @@ class Workbench:
         """The pairs of a split, before any picture is decoded."""
         if split not in self._pairs:
             found = self._collection.pairs(split, strict=self.data_config.strict)
-            if split == "train" and found.classes is not None:
-                found.classes.check_trained()
+            check_trained(found)
             self._check_kind(found)
             self._pairs[split] = found
         return self._pairs[split]
@@ -284,6 +283,7 @@ class Workbench:
         """The decoded images of a split and the pairs that could be read."""
         if split not in self._decoded:
             decoded = self._decode(split)
+            check_trained(decoded.pairs)  # again: images may be broken
             known = self._on_pixels is not None and self._on_pixels(decoded.pairs)
             self._tell(decoded.pairs, known)
             self._decoded[split] = decoded

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
+from vldistill.data.classes import shown
 from vldistill.data.collection import clean_caption
 from vldistill.encoders.precomputed import refuse_pixels
 from vldistill.errors import ConfigError
 from vldistill.workbench.bench import Workbench
 
+PLACES = 3  # decimals of text inputs that differ
 CLASSES_AT_ONCE = 64  # whose prompts are encoded together
 PROMPT_BYTES = 256_000_000  # of text inputs of prompts that are kept
 
@@ -62,3 +65,28 @@ def prompt_inputs(bench: Workbench) -> Iterator[torch.Tensor]:
         yield part
     if size <= PROMPT_BYTES:
         bench.prompts = kept
+
+
+def check_told_apart(bench: Workbench) -> None:
+    """Refuse classes whose prompts the text tower encodes alike, all of them, and warn of some. Raises ConfigError.
+
+    A tower that does not know a language gives every name the same tokens; such classes tie, which counts against.
+    """
+    classes = bench.classes
+    assert classes is not None
+    each, alike = len(classes.prompts), defaultdict[bytes, list[str]](list)
+    rows = (row for part in prompt_inputs(bench) for row in part.unflatten(0, (-1, each)).flatten(1).cpu())
+    for name, row in zip(classes.names, rows):
+        alike[row.float().round(decimals=PLACES).numpy().tobytes()].append(name)
+    twins = [name for names in alike.values() if len(names) > 1 for name in names]
+    if len(alike) == 1:
+        raise ConfigError(
+            f"{classes.source}: the text tower {bench.text_tower.name} encodes the prompts of all {len(classes):,} "
+            f"classes ({shown(twins)}) alike, so nobody can tell them apart. Give names that it knows (?names=FILE), "
+            f"or another text tower."
+        )
+    if twins:
+        bench.reporter.warn(
+            f"{classes.source}: the text tower {bench.text_tower.name} encodes the prompts of {len(twins):,} of "
+            f"{len(classes):,} classes ({shown(twins)}) like those of others: they tie, and count as wrong."
+        )

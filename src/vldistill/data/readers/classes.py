@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vldistill.data.account import Ledger
 from vldistill.data.classes import Classes, class_names, in_label_order, labels_of
 from vldistill.data.collection import Collection
+from vldistill.data.columns import texts_of
 from vldistill.data.evidence import is_table_name, tables_of
 from vldistill.data.patterns import walk
 from vldistill.data.reader import path_reader
@@ -87,8 +88,15 @@ def _of_table(source: Source) -> Collection:
     header = layout_of(first, {**sep, "caption": ""}, source.text).header
     label = _label_column(header, source, str(first))
     options = {name: value for name, value in source.options.items() if name in ("image", "split", "sep", "images")}
-    found = table.read(replace(source, options={**options, "caption": label}))
+    found = table.read_rows(replace(source, options={**options, "caption": label}), _label_texts)
     return _classified(found, source)
+
+
+def _label_texts(value: object, where: str) -> list[str]:
+    """The labels in a cell, which may be numbers. Raises DataError."""
+    if isinstance(value, int | float):
+        return [str(value)]
+    return texts_of(value, where, "Expected a label. Name the right column: ?label=COLUMN.")
 
 
 def _label_column(columns: Sequence[str], source: Source, where: str, likely: Sequence[str] = ()) -> str:
@@ -126,9 +134,9 @@ def _with_texts(rows: Dataset, label: str, names: Sequence[str]) -> Dataset:
         return rows
 
     def text(value: object) -> str | None:
-        if value is None or isinstance(value, str) or not isinstance(value, int):
-            return None if value is None else str(value)
-        return None if value < 0 else names[value] if names else str(value)
+        if isinstance(value, int) and names:
+            return names[value] if 0 <= value < len(names) else None
+        return None if value is None or (isinstance(value, int) and value < 0) else str(value)
 
     texts = list(map(text, rows[label]))
     return rows.remove_columns([label]).add_column(label, texts)
@@ -167,14 +175,12 @@ def _of_folders(source: Source) -> Collection:
     images = FileImages(tuple(names), tuple(map(Place, paths)))
     accounts = (ledger.close(len(files) + len(hidden)),)
     found = Collection(source.text, images, keys, splits, about=about, accounts=accounts)
-    known = in_label_order([*(key for own in keys for key in own), *_empty_folders(root, named)])
+    known = in_label_order([*(key for own in keys for key in own), *_class_folders(root, named)])
     return _classified(found, source, known)
 
 
-def _empty_folders(root: Path, named: Mapping[str, str]) -> list[str]:
-    """The folders of classes with nothing in them, which are classes without images."""
+def _class_folders(root: Path, named: Mapping[str, str]) -> list[str]:
+    """The names of all folders of classes, also of those without an image."""
     places = [root / name for name in named] or [root]
-    folders = [
-        sub for place in places for sub in sorted(place.iterdir()) if sub.is_dir() and not is_hidden(sub.parts[-1:])
-    ]
-    return [sub.name for sub in folders if not any(sub.iterdir())]
+    folders = [sub for place in places for sub in sorted(place.iterdir()) if sub.is_dir()]
+    return [sub.name for sub in folders if not is_hidden(sub.parts[-1:])]

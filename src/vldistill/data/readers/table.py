@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import nsmallest
 from pathlib import Path, PurePosixPath
@@ -54,6 +55,11 @@ def read(source: Source) -> Collection:
     Rows with the same image belong together. Images are looked for beside the file and in ``images/``; the option
     ``images`` names another folder. Further options: ``image``, ``caption``, ``split`` (columns) and ``sep``.
     """
+    return read_rows(source, texts_of)
+
+
+def read_rows(source: Source, texts: Callable[[object, str], list[str]]) -> Collection:
+    """The rows of a source's tables; ``texts`` are the captions in a cell, whose place is its second argument."""
     files, weighed = _files(source)
     root = files[0].path.parent if not files[0].folder else source.place
     folder = images_folder(source, root).absolute()
@@ -65,7 +71,7 @@ def read(source: Source) -> Collection:
         columns = choose_columns(table.header, source.options, str(file.path)) if _named(table) else None
         if columns is None:
             raise DataError(_unknown(table))
-        accounts.append(_gather(found, table, columns, file, folder, "images" in source.options))
+        accounts.append(_gather(found, table, columns, file, folder, "images" in source.options, texts))
         about |= {"columns": columns.about(), "separator": table.separator, "lines": table.kind.value}
     account = merged(accounts)
     if file_split := next((file for file in files if file.split and len(files) == 1), None):
@@ -75,7 +81,15 @@ def read(source: Source) -> Collection:
     return Collection(source.text, images, found.captions, found.splits, missing, about, accounts=(weighed, account))
 
 
-def _gather(found: Gathered, table: Table, columns: Columns, file: File, folder: Path, named: bool) -> Account:
+def _gather(
+    found: Gathered,
+    table: Table,
+    columns: Columns,
+    file: File,
+    folder: Path,
+    named: bool,
+    texts: Callable[[object, str], list[str]],
+) -> Account:
     """Add the rows of a table; returns the account of its lines. Raises DataError where no row can be used."""
     ledger = Ledger("lines")
     if table.skipped:
@@ -94,7 +108,7 @@ def _gather(found: Gathered, table: Table, columns: Columns, file: File, folder:
             if lists and split is None:
                 raise DataError(f"{where}: {name} is in none of the lists of splits beside it. Add it to one.")
             own = split_of_cell(row.cells.get(columns.split) if columns.split else None, split, where)
-            captions = [text for column in columns.captions for text in texts_of(row.cells.get(column), where)]
+            captions = [text for column in columns.captions for text in texts(row.cells.get(column), where)]
             found.add(0, f"{file.folder}/{name}" if file.folder else name, own, captions, where)
     return ledger.close(count_lines(table.path, table.encoding))
 
