@@ -23,6 +23,7 @@ from vldistill.training.side_inputs import TensorInputs
 from vldistill.workbench.bench import Workbench
 
 PAIRS = 5
+SCENES = "scenes:train=40,val=20,test=20"
 ENCODER = EncoderConfig(
     image=ImageTowerConfig(name="convnet", weights="random", size=16, options={"width": 4}),
     text=TextTowerConfig(name="hashing", width=16),
@@ -44,18 +45,18 @@ class DoubleTrajectory(Trajectory):
         return {s: {n: t.double() for n, t in named.items()} for s, named in super().snapshot(epoch).items()}
 
 
-def make_bench(folder: Path) -> tuple[Workbench, list[Trajectory]]:
+def make_bench(folder: Path, source: str = SCENES) -> tuple[Workbench, list[Trajectory]]:
     """The bench in setting ``heads`` and two experts of three epochs."""
-    data = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(folder / "cache"))
+    data = DataConfig(source=source, cache=str(folder / "cache"))
     single = Workbench(data, ENCODER, torch.device("cpu"), Reporter(quiet=True))
     config = ExpertsConfig(count=2, epochs=3, batch=64, augment=False)
     experts = [DoubleTrajectory(e.path) for e in record_experts(single, config, folder / "experts")]
-    return double_bench(folder), list(experts)
+    return double_bench(folder, source), list(experts)
 
 
-def double_bench(folder: Path) -> Workbench:
+def double_bench(folder: Path, source: str = SCENES) -> Workbench:
     """The bench alone, for methods without experts."""
-    data = DataConfig(source="scenes:train=40,val=20,test=20", cache=str(folder / "cache"))
+    data = DataConfig(source=source, cache=str(folder / "cache"))
     bench = DoubleBench(data, ENCODER, torch.device("cpu"), Reporter(quiet=True))
     split = bench.split("train")
     images, texts = (

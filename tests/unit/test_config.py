@@ -39,7 +39,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (ExpertsConfig, {"epochs": 0}, "experts.epochs"),
     (ExpertsConfig, {"batch": 1}, "experts.batch is 1; expected at least 2 pairs"),
     (ExpertsConfig, {"image_rate": 0.0}, "experts.image_rate"),
-    (ExpertsConfig, {"text_rate": -0.1}, r"experts.text_rate is -0.1; expected a .*number above 0"),
+    (ExpertsConfig, {"text_rate": -0.1}, r"experts.text_rate is -0.1; expected 0 or more"),
     (ExpertsConfig, {"image_rate": math.nan}, "experts.image_rate is nan"),
     (ExpertsConfig, {"momentum": 1.0}, "experts.momentum"),
     (ExpertsConfig, {"weight_decay": -1.0}, "experts.weight_decay"),

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vldistill.config.checks import check_fields, positive, require
+from vldistill.config.checks import at_least, check_fields, positive, require
 from vldistill.config.former import later
 
 
@@ -19,7 +19,7 @@ class ExpertsConfig:
         epochs: passes over all captions per expert.
         batch: pairs per step.
         image_rate: SGD rate of the image side.
-        text_rate: SGD rate of the text side.
+        text_rate: SGD rate of the text side; 0 leaves it at its start, for ``bitraj.sides image``.
         momentum: of SGD.
         weight_decay: of SGD.
         augment: random resized crop, flip and RandAugment on the images; with frozen towers (setting ``heads``) only
@@ -50,7 +50,8 @@ class ExpertsConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "experts")
-        positive(self, "experts", "count", "epochs", "image_rate", "text_rate")
+        positive(self, "experts", "count", "epochs", "image_rate")
+        at_least(0, self, "experts", "text_rate")
         require(self.batch >= 2, "experts.batch", self.batch, "at least 2 pairs (one alone has no contrast)")
         require(0 <= self.momentum < 1, "experts.momentum", self.momentum, "a number in [0, 1)")
         require(0 <= self.noise < math.inf, "experts.noise", self.noise, "0 or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 
 import torch
 
@@ -12,7 +13,8 @@ from vldistill.distillation.metagrad.input_span import Span
 from vldistill.distillation.method import Context
 from vldistill.encoders.dual import DualEncoder, Head
 from vldistill.errors import ConfigError
-from vldistill.training.losses import SOFT_LOSSES, infonce
+from vldistill.runtime.devices import moved
+from vldistill.training.losses import SOFT_LOSSES, classification, infonce
 
 
 def inner_loss(
@@ -37,6 +39,28 @@ def inner_loss(
         for side, inputs in (("image", images), ("text", texts))
     ]
     return contrastive(student.logits(*embedded), similarity, soft_loss, step.equal)
+
+
+def one_sided_loss(
+    student: DualEncoder,
+    params: Mapping[str, Mapping[str, torch.Tensor]],
+    distilled: Mapping[str, torch.Tensor],
+    step: InnerStep,
+    equal: torch.Tensor | None = None,
+    spans: Sequence[Span] = (),
+) -> torch.Tensor:
+    """The cross entropy of the images of ``step`` over all distinct texts of the set.
+
+    Args:
+        equal: (N, N), of all pairs; None where all texts differ.
+        spans: see :func:`inner_loss`.
+    """
+    images, _, _ = rows_of(distilled, step, {span.data for span in spans})
+    every = replace(step, index=torch.arange(len(distilled["texts"])))
+    _, texts, _ = rows_of(distilled, every)
+    shown = student.embed("image", images, params, multiplied=bool(spans))
+    logits = student.logits(shown, student.embed("text", texts, params))
+    return classification(logits, moved(step.index, logits.device), equal)
 
 
 def head_spans(student: DualEncoder, pairs: int, captions: int = 1) -> tuple[Span, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -32,6 +32,7 @@ from vldistill.experts.trajectory import Trajectory
 from vldistill.runtime.devices import fetched
 from vldistill.training.losses import SOFT_LOSSES
 
+T = TypeVar("T")
 Segment = tuple[Groups, Groups]
 """Where an expert stood, and where it stood some epochs later."""
 MATCHING_OUTER = Outer(iterations=700, text_lr=0.1, rate_lr=0.02, decay="cosine")
@@ -162,6 +163,7 @@ def matching_update(
     spans: Sequence[Span] = (),
     alpha: float = 1.0,
     begin: Groups | None = None,
+    sides: Sequence[str] = SIDES,
 ) -> MatchingUpdate:
     """Run the student along ``steps`` and differentiate its distance to the segment's target.
 
@@ -171,8 +173,11 @@ def matching_update(
         spans: first layers whose products ``inner`` takes.
         alpha: scale of the low-rank part of a learned similarity.
         begin: the student's parameters before its steps; None is the start of the segment.
+        sides: that the student trains, and that are matched; the other stays where the student begins.
     """
-    options, (start, target) = context.options, segment
+    options, (start, target) = context.options, (_of_sides(part, sides) for part in segment)
+    begin = segment[0] if begin is None else begin
+    rest = {side: named for side, named in begin.items() if side not in sides}
     encoded = encode_learned(context, state.variables["images"], rows=torch.cat([step.index for step in steps]))
     distilled = {"images": encoded.inputs, "texts": state.variables["texts"]}
     similarity = similarity_matrix(state.variables, alpha)
@@ -186,11 +191,11 @@ def matching_update(
         return loss.value
 
     found = hypergradient(
-        inner,
+        lambda params, *given: inner({**params, **rest}, *given),
         outer,
-        start if begin is None else begin,
+        _of_sides(begin, sides),
         distilled,
-        learned_rates(state),
+        _of_sides(learned_rates(state), sides),
         steps,
         estimator=options.estimator,
         spans=spans,
@@ -202,8 +207,12 @@ def matching_update(
     }
     if similarity is not None:
         gradients |= similarity_gradients(state.variables, alpha, found.distilled["similarity"])
-    logs = {f"matching_{side}": float(x) for side, x in zip(SIDES, fetched([terms[side] for side in SIDES]))}
-    return MatchingUpdate(gradients, float(found.value), logs, reached=found.params)
+    logs = {f"matching_{side}": float(x) for side, x in zip(sides, fetched([terms[side] for side in sides]))}
+    return MatchingUpdate(gradients, float(found.value), logs, reached={**found.params, **rest})
+
+
+def _of_sides(groups: Mapping[str, T], sides: Sequence[str]) -> dict[str, T]:
+    return {side: part for side, part in groups.items() if side in sides}
 
 
 def start_with_similarity(start: Start, context: Context[SoftOptions]) -> State:

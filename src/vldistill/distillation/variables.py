@@ -38,5 +38,6 @@ def learned_rates(state: State) -> dict[str, torch.Tensor]:
 def rate_gradients(state: State, gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Gradients to the logarithms: d/d log(eta) = eta d/d eta."""
     return {
-        f"log_rate_{side}": gradients[side].cpu().double() * state.variables[f"log_rate_{side}"].exp() for side in SIDES
+        f"log_rate_{side}": slope.cpu().double() * state.variables[f"log_rate_{side}"].exp()
+        for side, slope in gradients.items()
     }

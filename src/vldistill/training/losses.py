@@ -32,6 +32,26 @@ def infonce(logits: torch.Tensor, equal: torch.Tensor | None = None) -> torch.Te
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def classification(logits: torch.Tensor, own: torch.Tensor, equal: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross entropy of images over the distinct texts of a set: of class sets, over their classes.
+
+    A text that comes n times counts as one, with 1/n each.
+
+    Args:
+        logits: (B, N), images by texts.
+        own: (B,) int64, the text of each image.
+        equal: (N, N) bool, texts that count as one, false on the diagonal; None where all differ.
+
+    Returns:
+        A scalar.
+    """
+    if equal is not None:
+        times = (1 + equal.sum(0)).to(logits).log()
+        kept = logits.gather(1, own[:, None])
+        logits = (logits - times).scatter(1, own[:, None], kept).masked_fill(equal[own], -torch.inf)
+    return F.cross_entropy(logits, own)
+
+
 def siglip(logits: torch.Tensor, equal: torch.Tensor | None = None, bias: float = SIGLIP_BIAS) -> torch.Tensor:
     """SigLIP's sigmoid loss (arXiv 2303.15343) with scale and bias fixed: every image-text pair is a yes or a no.
 

@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 
-from vldistill.config.checks import at_least
+from vldistill.config.checks import at_least, require
 from vldistill.config.former import later
 from vldistill.distillation.export import export_set
-from vldistill.distillation.inner_steps import check_minibatch, head_spans, inner_loss, inner_steps
+from vldistill.distillation.inner_steps import check_minibatch, head_spans, inner_loss, inner_steps, one_sided_loss
 from vldistill.distillation.metagrad.input_span import Span
 from vldistill.distillation.method import BestKnown, Context, Start, State, Update, register
 from vldistill.distillation.recipes import published_recipe
@@ -25,8 +25,10 @@ from vldistill.distillation.trajectory_matching import (
 )
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.encoders.dual import packed, unpacked
+from vldistill.encoders.dual import SIDES, packed, unpacked
 from vldistill.errors import ConfigError
+
+SIDES_MATCHED = {"both": SIDES, "image": SIDES[:1]}
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class BitrajOptions:
         expert_epochs: length of the expert's segment to match, in epochs.
         max_start_epoch: segments start at an epoch drawn from 0 up to this one, which is left out.
         minibatch: distilled pairs per inner step; 0 takes all.
+        sides: both, or the image side alone: the student's text side then stays at the expert's, its loss is the cross
+            entropy of images over the distinct texts, and the image side is matched. On a class set, with texts that
+            stay prompts (``distill.learn image``), this is MTT (arXiv 2203.11932).
         persistent_steps: SGD steps that a persistent student trains on the set before it is reset to an expert's
             start. In each iteration one of them takes ``syn_steps`` from its current parameters, and is matched to its
             expert's target from there. 0 starts every iteration at an expert's snapshot.
@@ -52,6 +57,7 @@ class BitrajOptions:
     expert_epochs: int = 1
     max_start_epoch: int = 2
     minibatch: int = 0
+    sides: str = later("both", neutral="both")
     persistent_steps: int = later(0, neutral=0)
     persistent_students: int = later(8, neutral=8)
     estimator: str = "adjoint"
@@ -61,6 +67,7 @@ class BitrajOptions:
 
     def __post_init__(self) -> None:
         check_trajectory_options("bitraj", self)
+        require(self.sides in SIDES_MATCHED, "bitraj.sides", self.sides, " or ".join(SIDES_MATCHED))
         at_least(0, self, "bitraj", "persistent_steps")
         at_least(1, self, "bitraj", "persistent_students")
 
@@ -109,10 +116,15 @@ class BiTrajectoryMatching:
         options = context.options
         starts, length = range(options.max_start_epoch), options.expert_epochs
         steps = inner_steps(context, options.syn_steps, options.minibatch)
-        spans = self._spans(context)
+        sides = SIDES_MATCHED[options.sides]
+        spans = [span for span in self._spans(context) if span.group in sides]
         inner = partial(inner_loss, context.bench.architecture, spans=spans)
+        if options.sides == "image":
+            equal = context.equal_learned(torch.arange(context.config.pairs))
+            inner = partial(one_sided_loss, context.bench.architecture, equal=equal, spans=spans)
         if not options.persistent_steps:
-            return matching_update(state, context, draw_segment(context, starts, length), inner, steps, spans)
+            segment = draw_segment(context, starts, length)
+            return matching_update(state, context, segment, inner, steps, spans, sides=sides)
         count = options.persistent_students
         number = context.iteration % count
         taken, *place = state.carried["walks"][number].tolist()
@@ -128,6 +140,7 @@ class BiTrajectoryMatching:
             [replace(step, t=taken + step.t) for step in steps],  # texts of an image continue in turn
             spans,
             begin=unpacked(state.carried, f"walk-{number}/") if continues else None,
+            sides=sides,
         )
         places = state.carried["walks"].clone()
         places[number] = torch.tensor([taken + options.syn_steps, *place])
