@@ -20,7 +20,7 @@ from vldistill.distillation.methods.bilevel import Bilevel, BilevelOptions, inne
 from vldistill.distillation.real_batches import real_batch
 from vldistill.distillation.start import starting_pairs
 from vldistill.distilled.distilled_set import DistilledSet
-from vldistill.encoders.dual import SIDES, DualEncoder
+from vldistill.encoders.dual import SIDES, DualEncoder, Groups, packed, unpacked
 from vldistill.errors import ConfigError, MemoryShortError
 from vldistill.evaluation.subjects import subject
 from vldistill.options.resolve import resolve_distill
@@ -87,13 +87,21 @@ def share(options: BilevelOptions, t: int) -> float:
     return max(0.02, (1 + math.cos(math.pi * t / options.steps)) / 2) if options.schedule == "cosine" else 1.0
 
 
-def naive(bench: Workbench, context: Context, state: State, similarity: bool = False) -> dict[str, torch.Tensor]:
-    """The same gradient the slow way: the tower in every inner step, and autograd through everything."""
+def naive(
+    bench: Workbench, context: Context, state: State, similarity: bool = False, begin: Groups | None = None
+) -> dict[str, torch.Tensor]:
+    """The same gradient the slow way: the tower in every inner step, and autograd through everything.
+
+    Args:
+        begin: parameters of the student; None are those of a new one.
+    """
     options = context.options
     leaves = {name: value.clone().requires_grad_(True) for name, value in state.variables.items()}
     student = bench.student(context.seed_of("student"))
     params = {
-        f"{s}.{n}": p.detach().requires_grad_(True) for s, named in student.trained().items() for n, p in named.items()
+        f"{s}.{n}": p.detach().requires_grad_(True)
+        for s, named in (begin or student.trained()).items()
+        for n, p in named.items()
     }
     velocity = {name: torch.zeros_like(p) for name, p in params.items()}
     soft = None
@@ -172,6 +180,39 @@ def test_the_inner_loop_on_features_is_the_naive_gradient(bench: Workbench, opti
     for name, slope in expected.items():
         assert float(slope.norm()) > 0, name
         torch.testing.assert_close(update.gradients[name], slope, rtol=1e-8, atol=1e-12, msg=name)
+
+
+def test_a_pool_of_students_is_trained_in_turn_and_renewed(bench: Workbench) -> None:
+    options = BilevelOptions(steps=3, momentum=0.0, students=2, online_steps=2, real_batch=7, weight_decay=0.0)
+    method, context, state = prepared(bench, options)
+    assert len({name.partition("/")[0] for name in state.carried}) == 2
+    renewed = []
+    for iteration in range(8):
+        now, name = context.at(iteration), f"student{iteration % 2}/"
+        fresh = {s: dict(named) for s, named in bench.student(now.seed_of("pool")).trained().items()}
+        kept = unpacked(state.carried, name)
+        update = method.step(state, now)
+        values = [naive(bench, now, state, begin=begin) for begin in (kept, fresh)]
+        found = [update.value == pytest.approx(float(one["value"]), rel=1e-9) for one in values]
+        assert sum(found) == 1
+        renewed.append(found[1])
+        for variable, slope in values[found.index(True)].items():
+            if variable != "value":
+                torch.testing.assert_close(update.gradients[variable], slope, rtol=1e-6, atol=1e-10)
+        begin = (kept, fresh)[found.index(True)]
+        student = bench.student(0)
+        for side, named in student.trained().items():
+            for part, p in named.items():
+                p.data.copy_(begin[side][part])
+        features = bench.image_inputs(state.variables["images"])
+        infonce(student(features, state.variables["texts"])).backward()
+        for side, named in student.trained().items():  # one step of SGD at the first of the inner rates
+            rate = float(state.variables[f"log_rate_{side}"].exp()) * share(options, 0)
+            for part, p in named.items():
+                torch.testing.assert_close(update.carried[f"{name}{side}/{part}"], p.detach() - rate * p.grad)
+        state.carried.update(update.carried)
+    assert renewed == [iteration in (3, 4, 7) for iteration in range(8)]
+    assert packed(fresh, name).keys() == update.carried.keys()
 
 
 def test_a_rate_for_each_step_starts_as_the_schedule(bench: Workbench) -> None:

@@ -19,8 +19,8 @@ class StudentPool:
     Every ``online_steps`` steps that a student has taken, a random one replaces it; the first ones are staggered.
 
     Args:
-        context: of the iteration; its options have ``students``, ``online_steps``, ``student_rate`` and
-            ``student_temperature``.
+        context: of the iteration; its options have ``students`` and ``online_steps``, those of
+            :meth:`trained_on` ``student_rate`` and ``student_temperature``.
         carried: what the last step carried.
     """
 
@@ -55,6 +55,10 @@ class StudentPool:
         weights = {name: self.params[side][f"project.{name}"] for name in ("weight", "bias")}
         return lambda rows: F.gelu(functional_call(head.project, weights, (rows,)))
 
+    def carried(self, params: Groups) -> dict[str, torch.Tensor]:
+        """What is carried on where the student has come to ``params``; nothing without a pool."""
+        return packed(params, self._name) if self._context.options.students else {}
+
     def trained_on(self, images: torch.Tensor, texts: torch.Tensor) -> dict[str, torch.Tensor]:
         """What is carried on after the student's step on features (N, D) and texts (N, d); nothing without a pool."""
         if not self._context.options.students:
@@ -64,6 +68,7 @@ class StudentPool:
         with torch.enable_grad():
             student, params = bench.architecture, unpacked(flat, self._name)
             cosines = student.embed("image", images.detach(), params) @ student.embed("text", texts.detach(), params).T
-            loss = infonce(cosines / (options.student_temperature or bench.encoder_config.temperature))
+            equal = self._context.equal_learned(torch.arange(len(texts)))
+            loss = infonce(cosines / (options.student_temperature or bench.encoder_config.temperature), equal)
         slopes = torch.autograd.grad(loss, list(flat.values()))
         return {name: (p - options.student_rate * slope).detach() for (name, p), slope in zip(flat.items(), slopes)}

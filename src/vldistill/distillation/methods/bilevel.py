@@ -20,6 +20,7 @@ from vldistill.distillation.metagrad.inner import ESTIMATORS
 from vldistill.distillation.method import BestKnown, Context, Start, State, Update, register
 from vldistill.distillation.real_batches import real_batch, real_loss
 from vldistill.distillation.similarity import similarity_matrix, start_similarity
+from vldistill.distillation.student_pool import StudentPool
 from vldistill.distillation.variables import start_variables
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups
@@ -48,6 +49,9 @@ class BilevelOptions:
         captions_per_image: captions of each of them.
         outer_dropout: part of the real batch's features set to 0 at random, the rest scaled up, in setting heads:
             to reduce overfitting to the training images, which sets of many pairs show.
+        students: of a pool that is partly trained on the set (FRePo, arXiv 2206.00719): the inner training of an
+            iteration begins at one of them in place of a new random student. 0 is no pool.
+        online_steps: steps of such a student on the set, one an iteration, before a new one takes its place.
         rank: of a learned soft similarity; 0 learns none.
         alpha: scale of the low-rank part of the similarity.
         estimator: of the gradient: adjoint, unrolled, tesla or difference.
@@ -69,6 +73,8 @@ class BilevelOptions:
     real_batch: int = 2048
     captions_per_image: int = 1
     outer_dropout: float = later(0.0, neutral=0.0)
+    students: int = later(0, neutral=0)
+    online_steps: int = later(50, neutral=50)
     rank: int = 0
     alpha: float = 1.0
     estimator: str = "adjoint"
@@ -76,9 +82,9 @@ class BilevelOptions:
     towers: tuple[ImageTowerConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        at_least(1, self, "bilevel", "steps", "first_steps", "captions_per_image")
+        at_least(1, self, "bilevel", "steps", "first_steps", "captions_per_image", "online_steps")
         at_least(2, self, "bilevel", "real_batch")
-        at_least(0, self, "bilevel", "weight_decay", "student_decay", "rank")
+        at_least(0, self, "bilevel", "weight_decay", "student_decay", "rank", "students")
         require(0 <= self.momentum < 1, "bilevel.momentum", self.momentum, "a number in [0, 1)")
         require(0 <= self.outer_dropout < 1, "bilevel.outer_dropout", self.outer_dropout, "a part in [0, 1)")
         fine = 0 <= self.curriculum <= 1
@@ -135,11 +141,16 @@ class Bilevel:
                 "bilevel.towers are other image towers, but distill.space features learns features of one. "
                 "Use space pixels, or no other towers."
             )
+        if options.towers and options.students:
+            raise ConfigError(
+                f"bilevel.students is {options.students}, a pool of students of one tower, but bilevel.towers names "
+                f"others. Use students 0, or no other towers."
+            )
         for tower in options.towers:
             context.bench.beside(tower).check_towers()
 
     def setup(self, start: Start, context: Context[BilevelOptions]) -> State:
-        """Images, texts and rates of the start; the similarity starts as the identity."""
+        """Images, texts and rates of the start; the similarity starts as the identity; the pool is random."""
         options = context.options
         variables = start_variables(start, context)
         if options.rate_per_step:
@@ -150,13 +161,15 @@ class Bilevel:
             count, texts = context.config.pairs, variables["texts"]
             draw = context.at(0).generator("similarity")
             variables |= start_similarity("lowrank", count, options.rank, draw, texts)
-        return State(variables)
+        return State(variables, StudentPool.begun(context, options.students))
 
     def step(self, state: State, context: Context[BilevelOptions]) -> Update:
         """Train a fresh student, and differentiate the loss of the result."""
         options = context.options
         own, context = context.bench, self._with_tower(context)
         student = context.bench.student(context.seed_of("student"))
+        pool = StudentPool(context, state.carried)
+        params = pool.params if options.students else student.trained()
         count = inner_step_count(options, context.progress)
         steps = inner_steps(context, count, options.minibatch)
         used = torch.cat([step.index for step in steps])
@@ -176,7 +189,7 @@ class Bilevel:
         inner = partial(inner_loss, student, spans=spans)
         before = {side: rate[:first] for side, rate in plain.items()}
         decay = options.weight_decay
-        begin = advance(inner, student.trained(), distilled, before, steps[:first], weight_decay=decay, spans=spans)
+        begin = advance(inner, params, distilled, before, steps[:first], weight_decay=decay, spans=spans)
         found = hypergradient(
             inner,
             self._outer_loss(student, context),
@@ -189,6 +202,9 @@ class Bilevel:
             estimator=options.estimator,
             spans=spans,
         )
+        online = {side: rate[:1] for side, rate in plain.items()}
+        taken = steps[: 1 if options.students else 0]
+        reached = advance(inner, params, distilled, online, taken, weight_decay=decay, spans=spans)
         outputs = list(rates.values()) + ([] if similarity is None else [similarity])
         slopes = [_padded(found.rates[side], rates[side], first) for side in SIDES]
         slopes += [] if similarity is None else [found.distilled["similarity"]]
@@ -202,6 +218,7 @@ class Bilevel:
             },
             value=float(found.value),
             logs={"inner_steps": float(count), **{f"mean_rate_{s}": float(plain[s].mean()) for s in SIDES}},
+            carried=pool.carried(reached),
         )
 
     def _with_tower(self, context: Context[BilevelOptions]) -> Context:
