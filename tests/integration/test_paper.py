@@ -36,7 +36,7 @@ def slow_but(names: Sequence[str], *quick: str) -> list[Any]:
 
 
 def test_every_configuration_starts_with_the_command_that_runs_it() -> None:
-    assert len(SWEEPS) == 8 and len(RUNS) == 3 and len(FIRST) == 12
+    assert len(SWEEPS) == 9 and len(RUNS) == 3 and len(FIRST) == 13
     for name, line in FIRST.items():
         assert re.fullmatch(r"# vldistill (experts|compare|cross) .*", line) and f"configs/paper/{name}" in line
 
@@ -119,8 +119,24 @@ def test_a_sweep_is_valid_as_it_stands(name: str) -> None:
     cells = read_sweep(PAPER / name).cells()
     assert len(cells) >= 5 and any(cell.needs_experts for cell in cells)
     assert {cell.name for cell in cells} >= {"random:100", "full", "bitraj"}
+    if name == "figure1.yaml":
+        assert {cell.data for cell in cells} == {"digits", "shapes", "flickr8k"}
+        return
     source = "${VLDISTILL_COCO:-data/coco}" if "coco" in name else "${VLDISTILL_FLICKR30K:-data/flickr30k}"
     assert {cell.configs[0].data.source for cell in cells} == {source}
+
+
+def test_bases_of_the_figure_take_no_more_floats_than_what_they_stand_for() -> None:
+    cells = [cell for cell in read_sweep(PAPER / "figure1.yaml").cells() if cell.configs[0].distill.bases]
+    sizes = {"digits": (32, 512, 3072, 4), "shapes": (32, 512, 3072, 4), "flickr8k": (128, 384, 12288, 2)}
+    assert len(cells) == 2 * 2 * 3
+    for cell in cells:
+        side, width, pixels, more = sizes[cell.data]
+        distill, pairs = cell.configs[0].distill, cell.pairs or 0
+        instead = {240: 80, 300: 100}.get(pairs, pairs // more)  # pairs of the budget
+        base = 3 * (side // distill.base_scale) ** 2 + (width if distill.base_texts else 0)
+        floats = distill.bases * (base + pairs) + (0 if distill.base_texts else pairs * width)
+        assert 0.95 < floats / (instead * (pixels + width)) <= 1, cell.id
 
 
 def in_process(commands: Commands, words: Sequence[str], log: Path) -> None:

@@ -209,6 +209,7 @@ def test_a_pool_of_students_is_trained_in_turn_and_renewed(bench: Workbench) -> 
         for side, named in student.trained().items():  # one step of SGD at the first of the inner rates
             rate = float(state.variables[f"log_rate_{side}"].exp()) * share(options, 0)
             for part, p in named.items():
+                assert p.grad is not None
                 torch.testing.assert_close(update.carried[f"{name}{side}/{part}"], p.detach() - rate * p.grad)
         state.carried.update(update.carried)
     assert renewed == [iteration in (3, 4, 7) for iteration in range(8)]

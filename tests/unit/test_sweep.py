@@ -61,6 +61,43 @@ def test_a_sweep_is_the_product_of_its_lists(sweep: Any) -> None:
     assert {cell.configs[0].encoder.setting for cell in cells} == {"heads", "full"}
 
 
+def test_a_sweep_may_be_of_several_data(sweep: Any, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"data": {"source": "digits"}, "encoder": {"dim": 8}}))
+    keys: dict[str, Any] = {
+        "data": {"drawn": {"set": {"experts.count": 3}}, "real": {"base": "other.yaml", "pairs": [10, 20]}},
+        "set": {"evaluate.seeds": 2},
+        "pairs": [6],
+        "methods": {
+            "bilevel": {"by_pairs": {20: {"bilevel.steps": 5}}},
+            "bitraj": {"data": "drawn"},
+        },
+        "targets": {"random": {}, "full": {"data": "real"}},
+    }
+    cells = sweep(**keys).cells()
+    assert [(cell.data, cell.row, cell.pairs) for cell in cells] == [
+        ("drawn", "random:6", 6), ("drawn", "bilevel", 6), ("drawn", "bitraj", 6),
+        ("real", "random:10", 10), ("real", "random:20", 20), ("real", "full", None),
+        ("real", "bilevel", 10), ("real", "bilevel", 20),
+    ]  # fmt: skip
+    assert cells[1].id.startswith("drawn-heads-own-bilevel-6-s0-")
+    assert [(c.configs[0].encoder.dim, c.configs[0].experts.count) for c in (cells[0], cells[-1])] == [(16, 3), (8, 20)]
+    assert {cell.configs[0].evaluate.seeds for cell in cells} == {2}
+    assert cells[-1].configs[0].methods["bilevel"].steps == 5
+    small = sweep(**keys).shrunk().cells()
+    assert {cell.configs[0].data.source.partition(",")[0] for cell in small} == {
+        "scenes:train=40", "scenes:classes=shape"
+    }  # fmt: skip
+    path = tmp_path / "sweep.yaml"
+    with pytest.raises(ConfigError, match="several data sets, each with a base of its own"):
+        read_sweep(path, {"data": {"source": "digits"}})
+    with pytest.raises(ConfigError, match=r"methods\.bilevel\.data: unknown data 'rael'"):
+        sweep(**keys | {"methods": {"bilevel": {"data": "rael"}}})
+    with pytest.raises(ConfigError, match=r"data\.real: unknown key 'options'"):
+        sweep(**keys | {"data": {"real": {"options": {}}}})
+    with pytest.raises(ConfigError, match="data names nothing"):
+        sweep(**keys | {"data": {}})
+
+
 def test_a_method_has_its_own_options_budgets_settings_and_label(sweep: Any) -> None:
     cells = sweep(
         pairs=[6, 8],

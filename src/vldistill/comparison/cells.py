@@ -36,6 +36,7 @@ class Cell:
         trial_minutes: limit of each trial; 0 is the limit of the configuration.
         grid: the values of the options in which the configurations differ, by dotted name.
         widen: how many more options are tried, beyond an edge of the grid that is best, else near the best.
+        data: the name of what it is of, in a sweep of several data sets.
     """
 
     row: str
@@ -49,6 +50,7 @@ class Cell:
     trial_minutes: float = 0.0
     grid: Mapping[str, Sequence[Plain]] = field(default_factory=dict)
     widen: int = 0
+    data: str = ""
 
     @cached_property
     def id(self) -> str:
@@ -56,7 +58,7 @@ class Cell:
 
         Evaluation options are not part of the id, because re-evaluating is cheap; those that choose on val are.
         """
-        parts = (self.setting, self.towers, self.row, self.pairs if self.kind == "method" else None)
+        parts = (self.data or None, self.setting, self.towers, self.row, self.pairs if self.kind == "method" else None)
         slug = re.sub(r"[^\w.]+", "-", "-".join(str(part) for part in parts if part is not None)).strip("-")
         configured = [self.kind, self.name, self.trial_minutes, *(_meaning(config, self) for config in self.configs)]
         configured += [["widen", self.widen]] if self.widen else []

@@ -84,6 +84,7 @@ class CellResult:
     name: str
     setting: str
     towers: str
+    data: str
     protocol: str
     seed: int
     evaluation_options: Record
@@ -106,7 +107,9 @@ class CellResult:
     @classmethod
     def from_json(cls, record: Record) -> CellResult:
         """A cell's file. Raises ArtefactError where its evaluation lacks figures."""
-        texts = {name: entry(record, name, str) for name in ("row", "kind", "name", "setting", "towers", "protocol")}
+        texts = {
+            name: entry(record, name, str) for name in ("row", "kind", "name", "setting", "towers", "data", "protocol")
+        }
         making = entry(record, "making", Mapping)
         return cls(
             **{name: text or "" for name, text in texts.items()},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from vldistill.comparison.published import Published
 from vldistill.comparison.results import CellResult
 from vldistill.comparison.statistics import Spread, augmentation_robust_score, differences, label_robust_score
+from vldistill.comparison.trials import tried_row
 from vldistill.config.plain import Plain, Record, entry, section
 from vldistill.evaluation.bootstrap import Bootstrap, Interval, images_tested
 from vldistill.evaluation.measures import ACCURACIES, RECALLS, Figure, number_in, ratio
@@ -49,6 +50,7 @@ class Row:
         val_looks: how many times val was scored to choose the row's options, iterations and recipe.
         details: provenance of the set; of a published row its source and data.
         chance: mean recall of a random ranking.
+        data: the name of what the row is of, in a comparison of several data sets.
     """
 
     row: str
@@ -89,6 +91,7 @@ class Row:
     chance: float | None = None
     published: bool = False
     measure: str = MEAN_RECALL
+    data: str = ""
 
     @property
     def source(self) -> str:
@@ -105,7 +108,8 @@ class Row:
             for name, found in (("difference", self.difference), ("share_interval", self.share_interval))
         }
         plain = {**vars(self), **means, **intervals, "recalls": recalls, "edges": list(self.edges)}
-        return {name: value for name, value in plain.items() if name != "measure" or value != MEAN_RECALL}
+        usual = {"measure": MEAN_RECALL, "data": ""}
+        return {name: value for name, value in plain.items() if name not in usual or value != usual[name]}
 
     @classmethod
     def from_json(cls, record: Record) -> Row:
@@ -126,8 +130,8 @@ class Row:
         return replace(cls("", "", "", "", None), **{**known, **parts})
 
 
-Ground = tuple[str, str, str, str]
-"""Setting, towers, protocol and how the generic recipe is chosen, which two rows must share to be compared."""
+Ground = tuple[str, str, str, str, str]
+"""Data, setting, towers, protocol and how the generic recipe is chosen, which two rows must share to be compared."""
 Tried = Mapping[tuple[str, str, str, int], Collection[str]]
 """The configurations that were ever distilled, by setting, towers, row and pairs."""
 
@@ -147,7 +151,7 @@ def comparison_rows(results: Sequence[CellResult], tried: Tried | None = None) -
 
 
 def _count_tried(result: CellResult, tried: Tried) -> int | None:
-    found = tried.get((result.setting, result.towers, result.row, result.evaluation.pairs))
+    found = tried.get((result.setting, result.towers, tried_row(result.data, result.row), result.evaluation.pairs))
     return len(found) if found else None
 
 
@@ -159,7 +163,7 @@ def row_key(result: CellResult) -> str:
 
 def _ground(result: CellResult) -> Ground:
     generic = result.evaluation.generic
-    return result.setting, result.towers, result.protocol, generic.chosen_by if generic else ""
+    return result.data, result.setting, result.towers, result.protocol, generic.chosen_by if generic else ""
 
 
 References = Mapping[tuple[Ground, str], Sequence[CellResult]]
@@ -214,6 +218,7 @@ def _row(pool: Sequence[CellResult], references: References, tried: int | None) 
         details=evaluation.details,
         chance=evaluation.chance_headline,
         measure=measure,
+        data=result.data,
     )
 
 
@@ -248,12 +253,13 @@ def _spread_of(pool: Sequence[CellResult]) -> str:
 def _group(result: CellResult) -> str:
     """Rows of one group hold the same kind of thing: setting, towers, budget, space, texts of a picture."""
     evaluation = result.evaluation
+    where = ", ".join(part for part in (result.data, result.setting, result.towers) if part)
     if evaluation.kind in ("subset", "full") or (not evaluation.kind and result.kind == "target"):
-        return f"{result.setting}, {result.towers}: real pairs"
+        return f"{where}: real pairs"
     space, captions = evaluation.details.get("space", "pixels"), evaluation.details.get("captions", 1)
     texts = "one text" if captions == 1 else f"{captions} texts"
     held = "pictures" if space == "pixels" else "features"
-    return f"{result.setting}, {result.towers}: {evaluation.pairs} {held}, {texts} each"
+    return f"{where}: {evaluation.pairs} {held}, {texts} each"
 
 
 def _random_of_equal_floats(result: CellResult, references: References) -> Sequence[CellResult] | None:
@@ -282,11 +288,15 @@ def _val_looks(result: CellResult) -> int:
 
 def _ranked(rows: dict[str, Row], pools: Mapping[str, Sequence[CellResult]], references: References) -> dict[str, Row]:
     """The rows with their intervals: of the difference to the best row of the group, and of the share."""
-    images = images_tested(pool[0].evaluation for pool in pools.values())
-    if not images:
-        return rows
-    bootstrap = Bootstrap(images)
-    drawn = {key: bootstrap.means([one.evaluation for one in pool]) for key, pool in pools.items()}
+    bootstraps: dict[str, Bootstrap] = {}
+    for data in {pool[0].data for pool in pools.values()}:
+        if images := images_tested(pool[0].evaluation for pool in pools.values() if pool[0].data == data):
+            bootstraps[data] = Bootstrap(images)
+    drawn = {
+        key: bootstraps[pool[0].data].means([one.evaluation for one in pool])
+        for key, pool in pools.items()
+        if pool[0].data in bootstraps
+    }
     draws = {key: found for key, found in drawn.items() if found is not None}
     full = {ground: row_key(pool[0]) for (ground, name), pool in references.items() if name == "full"}
     to_best: dict[str, Interval] = {}

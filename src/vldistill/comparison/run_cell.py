@@ -94,6 +94,7 @@ def _kept(path: Path) -> Record | None:
 
 def _description(cell: Cell) -> dict[str, Plain]:
     facts = {name: getattr(cell, name) for name in ("row", "kind", "name", "pairs", "setting", "towers", "seed")}
+    facts |= {"data": cell.data} if cell.data else {}
     return {"cell": cell.id, **facts, "judging": cell.evaluation_options}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options", bound="DataclassInstance")
 SCENES = "scenes:train=40,val=20,test=20"
+CLASSES = "scenes:classes=shape,train=80,val=20,test=20"
+CLASS_SOURCE = re.compile(r"digits$|classes:|scenes:classes=")
 PAIRS = 6
 
 
@@ -31,7 +34,7 @@ def shrunken(config: Config) -> Config:
     words = 32 + int(digest(encoder.text.name), 16) % 8
     return replace(
         config,
-        data=replace(config.data, source=SCENES),
+        data=replace(config.data, source=CLASSES if CLASS_SOURCE.match(config.data.source) else SCENES),
         encoder=replace(
             encoder,
             image=image,
@@ -50,6 +53,8 @@ def shrunken(config: Config) -> Config:
             student_rate_text=min(distill.student_rate_text, 0.01),
             keep=(),
             minutes=0.0,
+            size=min(distill.size, 8),
+            bases=min(distill.bases, PAIRS // 2),
         ),
         evaluate=replace(
             config.evaluate,

@@ -27,16 +27,26 @@ MOST_POINTS = 100_000  # options of one grid
 
 @dataclass(frozen=True)
 class Limits:
-    """The budgets, seeds, settings and towers that a row is limited to; None is all of the sweep's."""
+    """The budgets, seeds, settings, towers and data that a row is limited to; None is all of the sweep's."""
 
     pairs: tuple[int, ...] | None = None
     seeds: tuple[int, ...] | None = None
     settings: tuple[str, ...] | None = None
     towers: tuple[str, ...] | None = None
+    data: tuple[str, ...] | None = None
 
-    def admit(self, setting: str, towers: str) -> bool:
-        """Whether the row has cells of this setting and these towers."""
-        return (self.settings is None or setting in self.settings) and (self.towers is None or towers in self.towers)
+    def admit(self, data: str, setting: str, towers: str) -> bool:
+        """Whether the row has cells of these data, this setting and these towers."""
+        asked = ((self.data, data), (self.settings, setting), (self.towers, towers))
+        return all(wanted is None or one in wanted for wanted, one in asked)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """One of several data sets of a sweep: options of its cells, nested, and its budgets; None is the sweep's."""
+
+    options: Record
+    pairs: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Sweep:
 
     Args:
         path: the sweep file.
-        base: options of every cell, nested.
+        data: what cells are of, by name: of a sweep of one source its base under the empty name.
         pairs: budgets.
         seeds: of the distillations.
         settings: options by setting.
@@ -80,7 +90,7 @@ class Sweep:
     """
 
     path: Path
-    base: Record
+    data: Mapping[str, Ground]
     pairs: tuple[int, ...]
     seeds: tuple[int, ...]
     settings: Mapping[str, Record]
@@ -97,29 +107,32 @@ class Sweep:
     def cells(self) -> list[Cell]:
         """Every cell, validated, in the order of the table. Raises ConfigError for the first that cannot work."""
         found: dict[str, Cell] = {}
-        for setting, towers in itertools.product(self.settings, self.towers):
-            for target in self._targets(setting, towers):
-                cell = self._target_cell(target, setting, towers)
+        for place in itertools.product(self.data, self.settings, self.towers):
+            for target in self._targets(*place):
+                cell = self._target_cell(target, *place)
                 found[cell.id] = cell
             for label, row in self.methods.items():
-                if row.limits.admit(setting, towers):
-                    budgets = itertools.product(row.limits.pairs or self.pairs, row.limits.seeds or self.seeds)
-                    for pairs, seed in budgets:
-                        cell = self._method_cell(label, row, setting, towers, pairs, seed)
+                if row.limits.admit(*place):
+                    pairs = row.limits.pairs or self._pairs(place[0])
+                    for budget, seed in itertools.product(pairs, row.limits.seeds or self.seeds):
+                        cell = self._method_cell(label, row, *place, budget, seed)
                         found[cell.id] = cell
         return list(found.values())
 
-    def _targets(self, setting: str, towers: str) -> Iterator[str]:
+    def _pairs(self, data: str) -> tuple[int, ...]:
+        return self.data[data].pairs or self.pairs
+
+    def _targets(self, data: str, setting: str, towers: str) -> Iterator[str]:
         for target, limits in self.targets.items():
-            if not limits.admit(setting, towers):
+            if not limits.admit(data, setting, towers):
                 continue
             if target == "full" or ":" in target or "/" in target:
                 yield target
             else:
-                yield from (f"{target}:{pairs}" for pairs in limits.pairs or self.pairs)
+                yield from (f"{target}:{pairs}" for pairs in limits.pairs or self._pairs(data))
 
-    def _shared(self, setting: str, towers: str) -> Record:
-        options = merged(self.base, {"encoder": {"setting": setting}}, self.settings[setting])
+    def _shared(self, data: str, setting: str, towers: str) -> Record:
+        options = merged(self.data[data].options, {"encoder": {"setting": setting}}, self.settings[setting])
         return {**options, "encoder": on_towers(section(options, "encoder"), self.towers[towers])}
 
     def _sized(self, config: Config) -> Config:
@@ -135,14 +148,17 @@ class Sweep:
         """The sweep with other budgets, also where a row has its own."""
         methods = {label: replace(row, limits=replace(row.limits, pairs=pairs)) for label, row in self.methods.items()}
         targets = {name: replace(limits, pairs=pairs) for name, limits in self.targets.items()}
-        return replace(self, pairs=pairs, methods=methods, targets=targets)
+        grounds = {name: replace(ground, pairs=pairs) for name, ground in self.data.items()}
+        return replace(self, pairs=pairs, methods=methods, targets=targets, data=grounds)
 
-    def _target_cell(self, target: str, setting: str, towers: str) -> Cell:
-        config = self._sized(resolved(self._shared(setting, towers), f"target {target}"))
-        return Cell(target, "target", target, count_in(target), setting, towers, 0, (config,))
+    def _target_cell(self, target: str, data: str, setting: str, towers: str) -> Cell:
+        config = self._sized(resolved(self._shared(data, setting, towers), f"target {target}"))
+        return Cell(target, "target", target, count_in(target), setting, towers, 0, (config,), data=data)
 
-    def _method_cell(self, label: str, row: MethodRow, setting: str, towers: str, pairs: int, seed: int) -> Cell:
-        options = merged(self._shared(setting, towers), row.options, row.by_pairs.get(pairs, {}))
+    def _method_cell(
+        self, label: str, row: MethodRow, data: str, setting: str, towers: str, pairs: int, seed: int
+    ) -> Cell:
+        options = merged(self._shared(data, setting, towers), row.options, row.by_pairs.get(pairs, {}))
         minutes = self._minutes(pairs, options)
         configs = []
         for trial in self._trials(label, row):
@@ -150,10 +166,10 @@ class Sweep:
             distill = resolve_distill(replace(config.distill, pairs=pairs, seed=seed, minutes=minutes), setting)
             configs.append(self._sized(replace(config, distill=distill)))
         if len(configs) == 1:
-            return Cell(label, "method", row.method, pairs, setting, towers, seed, tuple(configs))
+            return Cell(label, "method", row.method, pairs, setting, towers, seed, tuple(configs), data=data)
         grid, widen = (self.grid if row.grid is None else row.grid), 0 if self.smoke else self.widen
         tried = tuple(configs), self.trial_minutes, grid if widen else {}, widen
-        return Cell(label, "method", row.method, pairs, setting, towers, seed, *tried)
+        return Cell(label, "method", row.method, pairs, setting, towers, seed, *tried, data=data)
 
     def _minutes(self, pairs: int, options: Record) -> float:
         """The limit of a distillation of ``pairs``. Raises ConfigError where ``minutes`` names only other budgets."""

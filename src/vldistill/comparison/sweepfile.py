@@ -6,6 +6,8 @@
     seeds: [0, 1]                           # of the distillation
     settings: {heads: {}, full: {experts: {count: 4}}}   # or a list; the options belong to the setting
     towers: {own: {}, small: {image: {name: mobilenetv2_050}}}   # parts of `encoder`, image or text replaced whole
+    data: {digits: {base: digits.yaml, pairs: [10]}, f8k: {base: flickr8k_heads.yaml, set: {data.views: 3}}}
+                                            # several data sets in one table, each with its own base
     methods:
       bitraj: {}
       only images: {method: bitraj, options: {distill.text_lr: 0}, pairs: [100]}
@@ -18,8 +20,9 @@
     trial_minutes: 2                        # of each trial; the best is then distilled again for `minutes`
     grid: {distill.image_lr: [0.01, 0.03], distill.text_lr: [0.01, 0.03]}   # or `grid` in a method
 
-A method may have its own ``options``, ``by_pairs``, ``grid``, ``pairs``, ``settings``, ``towers`` and ``seeds``; a
-target (``targets: {random: {settings: heads, pairs: [100]}, full: {}}``) its own ``pairs``, ``settings``, ``towers``.
+A method may have its own ``options``, ``by_pairs``, ``grid``, ``pairs``, ``settings``, ``towers``, ``data`` and
+``seeds``; a target (``targets: {random: {settings: heads, pairs: [100]}, full: {}}``) its own ``pairs``, ``settings``,
+``towers`` and ``data``.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vldistill.comparison.sweep import Grid, Limits, MethodRow, Sweep
-from vldistill.config.plain import Plain, Record
+from vldistill.comparison.sweep import Grid, Ground, Limits, MethodRow, Sweep
+from vldistill.config.plain import Plain, Record, section
 from vldistill.config.plain_yaml import read_yaml
 from vldistill.distillation.method import METHODS
 from vldistill.distilled.record import plain_name
@@ -39,12 +42,13 @@ from vldistill.options.parser import packaged_config
 from vldistill.selection.selector import SELECTORS
 
 KEYS = (
-    *("base", "set", "pairs", "seeds", "settings", "towers", "methods", "targets"),
+    *("base", "set", "data", "pairs", "seeds", "settings", "towers", "methods", "targets"),
     *("minutes", "trials", "widen", "trial_minutes", "grid"),
 )
-TARGET_KEYS = ("pairs", "settings", "towers")
-Known = Mapping[str, Mapping[str, Record]]
-METHOD_KEYS = ("method", "options", "by_pairs", "grid", "pairs", "settings", "towers", "seeds")
+TARGET_KEYS = ("pairs", "settings", "towers", "data")
+DATA_KEYS = ("base", "set", "pairs")
+Known = Mapping[str, Mapping[str, object]]
+METHOD_KEYS = ("method", "options", "by_pairs", "grid", "pairs", "settings", "towers", "data", "seeds")
 
 
 def read_sweep(
@@ -61,19 +65,22 @@ def read_sweep(
         ConfigError: the file is missing or malformed; the message names the key and what it takes.
     """
     raw = _entry(_read_mapping(path, "sweep"), str(path), KEYS)
-    where = base or raw.get("base")
-    options = _read_mapping(_find(str(where), path, "--base" if base else f"{path}: base"), "base") if where else {}
-    options = merged(nested(options), _options(raw.get("set"), f"{path}: set"), overrides or {})
-    encoder = _mapping(options.get("encoder") or {}, f"{path}: encoder", "options, e.g. {setting: heads}")
+    pairs = _numbers(raw.get("pairs", [100]), f"{path}: pairs", 2)
+    data = _grounds(raw, path, overrides or {}, base)
+    first = next(iter(data.values())).options
+    encoder = _mapping(first.get("encoder") or {}, f"{path}: encoder", "options, e.g. {setting: heads}")
     settings = _sections(raw.get("settings", [encoder.get("setting", "heads")]), f"{path}: settings")
     towers = _sections(raw.get("towers", ["own"]), f"{path}: towers")
-    known = {"settings": settings, "towers": towers}
-    for name in towers:
-        if not plain_name(name):
-            raise ConfigError(f"{path}: towers: {name!r} cannot name towers; expected letters, digits, '_' and '-'.")
-    pairs = _numbers(raw.get("pairs", [100]), f"{path}: pairs", 2)
+    known: Known = {"settings": settings, "towers": towers, "data": data}
+    for what, names in (("towers", towers), ("data", data if "data" in raw else ())):
+        for name in names:
+            if not plain_name(name):
+                raise ConfigError(
+                    f"{path}: {what}: {name!r} cannot name {what}; expected letters, digits, '_' and '-'."
+                )
+    budgets = tuple(dict.fromkeys((*pairs, *(number for one in data.values() for number in one.pairs or ()))))
     methods = {
-        label: _method(label, entry, f"{path}: methods.{label}", known, None if other_pairs else pairs)
+        label: _method(label, entry, f"{path}: methods.{label}", known, None if other_pairs else budgets)
         for label, entry in _named(raw.get("methods", []), f"{path}: methods").items()
     }
     about = "a list such as [random, full, 'random:1000']"
@@ -87,7 +94,7 @@ def read_sweep(
     minutes = _by_pairs(given, f"{path}: minutes") if isinstance(given, Mapping) else {None: given}
     return Sweep(
         path=path,
-        base=options,
+        data=data,
         pairs=pairs,
         seeds=_numbers(raw.get("seeds", [0]), f"{path}: seeds", 0),
         settings=settings,
@@ -100,6 +107,35 @@ def read_sweep(
         widen=int(_limit(raw.get("widen", 0), f"{path}: widen")),
         grid=_grid(raw.get("grid", {}), f"{path}: grid"),
     )
+
+
+def _grounds(raw: Record, path: Path, overrides: Record, base: str | None) -> dict[str, Ground]:
+    """What the cells are of, by name: the sweep's base, or each of its ``data``."""
+    shared = _options(raw.get("set"), f"{path}: set")
+    if "data" not in raw:
+        where = base or raw.get("base")
+        options = _base(str(where), path, "--base" if base else f"{path}: base") if where else {}
+        return {"": Ground(merged(options, shared, overrides))}
+    if base or "source" in section(overrides, "data"):
+        raise ConfigError(
+            f"{path} is of several data sets, each with a base of its own, so --base and --data.source do not fit it. "
+            f"Take a sweep of one, or a copy of this one with other data."
+        )
+    found: dict[str, Ground] = {}
+    for name, given in _named(raw["data"], f"{path}: data").items():
+        own = _entry(given, f"{path}: data.{name}", DATA_KEYS)
+        where = own.get("base", raw.get("base"))
+        options = _base(str(where), path, f"{path}: data.{name}.base") if where else {}
+        options = merged(options, shared, _options(own.get("set"), f"{path}: data.{name}.set"), overrides)
+        budgets = _numbers(own["pairs"], f"{path}: data.{name}.pairs", 2) if "pairs" in own else None
+        found[name] = Ground(options, budgets)
+    if not found:
+        raise ConfigError(f"{path}: data names nothing; expected options by name, or leave it out.")
+    return found
+
+
+def _base(base: str, path: Path, option: str) -> Record:
+    return nested(_read_mapping(_find(base, path, option), "base"))
 
 
 def _read_mapping(path: Path, what: str) -> Record:
@@ -216,17 +252,18 @@ def _target(target: str, value: Plain, where: str, known: Known) -> Limits:
 
 
 def _limits(entry: Record, where: str, known: Known) -> Limits:
-    """The limits of a row; ``known`` are the sweep's settings and towers."""
+    """The limits of a row; ``known`` are the sweep's settings, towers and data."""
     return Limits(
         _numbers(entry["pairs"], f"{where}.pairs", 2) if "pairs" in entry else None,
         _numbers(entry["seeds"], f"{where}.seeds", 0) if "seeds" in entry else None,
         _names(entry, "settings", where, known),
         _names(entry, "towers", where, known),
+        _names(entry, "data", where, known),
     )
 
 
 def _names(entry: Record, name: str, where: str, known: Known) -> tuple[str, ...] | None:
-    """Some of the sweep's settings or towers; None where the row names none."""
+    """Some of the sweep's settings, towers or data; None where the row names none."""
     if name not in entry:
         return None
     given = entry[name]

@@ -30,6 +30,7 @@ def _column(title: str, value: Callable[[Row], T | None], show: Callable[[T], st
 
 
 COLUMNS: tuple[Column, ...] = (
+    _column("data", lambda row: row.data or None),
     _column("row", lambda row: row.row),
     _column("towers", lambda row: row.towers),
     _column("seed", lambda row: row.seed),
@@ -54,7 +55,19 @@ COLUMNS: tuple[Column, ...] = (
     _column("seconds", lambda row: row.seconds, "{:.0f}".format),
     _column("peak memory", lambda row: row.peak_memory_bytes, human_bytes),
 )
-OPTIONAL = ("top-5", "balanced", "to the best", "at equal floats", "LRS", "ARS", "steps", "tried", "val looks", "edge")
+OPTIONAL = (
+    "data",
+    "top-5",
+    "balanced",
+    "to the best",
+    "at equal floats",
+    "LRS",
+    "ARS",
+    "steps",
+    "tried",
+    "val looks",
+    "edge",
+)
 """Columns that are left out where no row has a value."""
 BEFORE = (
     *("row", "group", "towers", "setting", "protocol", "chosen_by", "pairs", "stored_floats", "seed", "students"),
@@ -123,14 +136,24 @@ def comparison_csv(rows: Sequence[Row]) -> str:
     recalls = (*ACCURACIES[1:], *RECALLS) if classes else RECALLS
     pairs = [f"{name}_{part}" for name in ("own", "generic", *recalls) for part in ("mean", "std")]
     measure = ["measure"] if classes else []  # of own and generic
-    writer.writerow([*BEFORE, *measure, *pairs, *AFTER, "source"])
+    data = ["data"] if any(row.data for row in rows) else []
+    writer.writerow([*data, *BEFORE, *measure, *pairs, *AFTER, "source"])
     for row in rows:
         figures = [row.own, row.generic, *(row.recalls.get(name) for name in recalls)]
         numbers = [part for figure in figures for part in ((figure.mean, figure.std) if figure else (None, None))]
         plain = row.to_json()
         source = row.source if row.published else None
         own = [row.measure] if classes else []
-        writer.writerow([*(plain[name] for name in BEFORE), *own, *numbers, *(plain[name] for name in AFTER), source])
+        writer.writerow(
+            [
+                *([row.data] if data else ()),
+                *(plain[name] for name in BEFORE),
+                *own,
+                *numbers,
+                *(plain[name] for name in AFTER),
+                source,
+            ]
+        )
     return out.getvalue()
 
 

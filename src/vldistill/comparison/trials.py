@@ -176,9 +176,15 @@ def _peak(place: Path) -> int | None:
     return None
 
 
+def tried_row(data: str, row: str) -> str:
+    """The row of a configuration in the list: with the name of its data, where there are several."""
+    return f"{data}: {row}" if data else row
+
+
 def note_tried(cell: Cell, config: Config, run: Path) -> None:
     """Add a configuration to the comparison's list of all that were ever distilled, in one write."""
-    place = {"setting": cell.setting, "towers": cell.towers, "row": cell.row, "pairs": cell.pairs}
+    place = {"setting": cell.setting, "towers": cell.towers, "row": tried_row(cell.data, cell.row)}
+    place |= {"pairs": cell.pairs}
     line = (
         "\n" + json.dumps({**place, "config": digest(to_plain(config))}) + "\n"
     )  # alone, also after one cut by a crash
