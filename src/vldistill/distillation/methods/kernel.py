@@ -101,7 +101,8 @@ class KernelStudents:
         there = moved(plain.to(texts.dtype), texts.device)  # all numbers in one copy
         leaves = [tensor.detach().requires_grad_(True) for tensor in (encoded.inputs, texts, there)]
         with torch.enable_grad():
-            scores = closed_form_scores(kernels, (leaves[0], leaves[1]), real, dict(zip(LEARNED, leaves[2])))
+            numbers, equal = dict(zip(LEARNED, leaves[2])), context.equal_learned(torch.arange(len(texts)))
+            scores = closed_form_scores(kernels, (leaves[0], leaves[1]), real, numbers, equal)
             loss = infonce(scores / context.options.temperature, context.equal_real(index))
         slopes = torch.autograd.grad(loss, leaves)
         return Update(
@@ -141,6 +142,7 @@ def closed_form_scores(
     pairs: tuple[torch.Tensor, torch.Tensor],
     real: tuple[torch.Tensor, torch.Tensor],
     numbers: Mapping[str, torch.Tensor],
+    equal: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cosines (B, B) of real images and texts to a student that learned ``pairs`` in closed form.
 
@@ -158,13 +160,19 @@ def closed_form_scores(
         pairs: images (N, D) and texts (N, d).
         real: images (B, D) and texts (B, d).
         numbers: r of either side over the mean diagonal of its kernel, and t, by the names of :data:`LEARNED`.
+        equal: (N, N) bool, pairs that are no negatives of each other: their texts are not in each other's mean, and C is
+            (I - A)^T, with A_ij one over the number of texts in the mean of pair i. None where all are negatives.
     """
+    share = None
+    if equal is not None:
+        share = (~equal).to(pairs[1])
+        share = (share / share.sum(1, keepdim=True)).T
     grams = [kernels[side](learned, learned) for side, learned in zip(SIDES, pairs)]
     sums = []
     for side, learned, rows, gram in zip(SIDES, pairs, real, grams):
         ridge = numbers[f"log_ridge_{side}"]
         damped = ridge * gram.diagonal().mean() * solved(gram, ridge, kernels[side](learned, rows))
-        sums.append((damped - damped.mean(0)).T)
+        sums.append((damped - (damped.mean(0) if share is None else share @ damped)).T)
     step = numbers["log_step"]
     sizes = []
     for side, rows, found, other in zip(SIDES, real, sums, reversed(grams)):
