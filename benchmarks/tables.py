@@ -23,11 +23,12 @@ import docstring_parser
 
 from vldistill.comparison.rows import Row
 from vldistill.comparison.table import comparison_markdown
-from vldistill.comparison.trials import TRIED
+from vldistill.comparison.trials import TRIED, tried_row
 from vldistill.evaluation.measures import title_of
 from vldistill.evaluation.results import Evaluation
 from vldistill.evaluation.tables import evaluation_text, markdown
 from vldistill.storage.files import CHECKSUM, human_bytes, write_json, write_record, write_text
+from vldistill.workbench.headline import TOP1
 
 ROOT = Path(__file__).resolve().parent.parent
 ONLY = re.compile(r" --only ('[^']*'|\"[^\"]*\"|\S+)")
@@ -318,18 +319,21 @@ def comparison_table(result: dict[str, Any]) -> str:
 
 
 def summary_table(result: dict[str, Any], wanted: str) -> str:
-    """Some rows of a comparison, named ``ROW|PAIRS``, in few columns."""
-    rows = {(row.row, row.pairs): row for row in map(Row.from_json, result["rows"]) if row.setting == "heads"}
-    lines = []
-    for name, pairs in (part.strip().rsplit("|", 1) for part in wanted.split(", ")):
+    """Some rows of a comparison, named ``ROW|PAIRS``, of one of several data ``DATA: ROW|PAIRS``, in few columns."""
+    every = [row for row in map(Row.from_json, result["rows"]) if row.setting == "heads"]
+    rows = {(tried_row(row.data, row.row), row.pairs): row for row in every}
+    lines, classes = [], False
+    for name, pairs in re.findall(r"(.+?)\|(\d+)(?:, |$)", wanted.strip()):
         row = rows[name, int(pairs)]
+        classes |= row.measure == TOP1
         share = "-" if row.share is None else f"{row.share:.0%}"
         gain = "-" if row.gain is None else f"x {row.gain:.1f}"
         floats = f"{row.stored_floats:,}" if row.stored_floats else "-"
         lines.append([name, f"{row.pairs:,}", floats, str(row.generic), gain, share])
-    header = ["row", "pairs", "stored floats", "mean recall", "over random", "of full"]
+    header = ["row", "pairs", "stored floats", "top-1" if classes else "mean recall", "over random", "of full"]
     chosen = " and ".join(sorted({row.chosen_by for row in rows.values() if row.chosen_by}))
-    return f"{markdown(header, lines)}\n\nMean of six recalls on test in percent, generic recipe by {chosen}.\n"
+    measure = "Zero-shot top-1" if classes else "Mean of six recalls"
+    return f"{markdown(header, lines)}\n\n{measure} on test in percent, generic recipe by {chosen}.\n"
 
 
 def matrix_table(result: dict[str, Any]) -> str:
