@@ -112,8 +112,8 @@ def test_a_table_with_a_column_of_labels(tmp_path: Path) -> None:
     found = read_collection(f"classes:{path}?val=0&test=0")
     pairs = found.pairs("train")
     assert pairs.captions == [f"a photo of a {name}" for name in ("cat", "dog", "cat", "dog", "cat")]
-    assert "1 image that is not of exactly one class left out (2.png)" in pairs.notes
-    with pytest.raises(DataError, match="not of exactly one class"):
+    assert "1 image of no single class left out (2.png)" in pairs.notes
+    with pytest.raises(DataError, match="of no single class"):
         found.pairs("train", strict=True)
     table(tmp_path, ["cat", "dog"], "filename,species")
     with pytest.raises(DataError, match=r"no column looks like a class; it has: filename, species.*\?label=COLUMN"):
@@ -134,7 +134,9 @@ def test_numbers_are_no_names(tmp_path: Path) -> None:
         read_collection(f"classes:{path}?names={tmp_path / 'names.json'}")
 
 
-@pytest.mark.parametrize("labels", [["0.0", "1.0"], [-1, 1], ["n01440764", "n01443537"], ["class_1", "class_2"]])
+@pytest.mark.parametrize(
+    "labels", [["0.0", "1.0"], [-1, 1], ["n01440764", "n01443537"], ["class_1", "class_2"], ["False", "True"]]
+)
 def test_ids_are_no_names(tmp_path: Path, labels: list[object]) -> None:
     path = table(tmp_path, labels)
     with pytest.raises(DataError, match=r"which are numbers or ids, and prompts need names.*\?names=FILE"):
@@ -193,6 +195,17 @@ def test_a_dataset_of_the_hubs_form(tmp_path: Path) -> None:
     assert trained is not None
     with pytest.raises(DataError, match=r"1 of 3 classes have no training image \(newt\)"):
         trained.check_trained()
+
+
+def test_lists_of_labels_of_the_hubs_form(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    images = [Image.new("RGB", (8, 8), (9 * number, 0, 0)) for number in range(4)]
+    kinds = {"img": datasets.Image(), "labels": datasets.Sequence(datasets.ClassLabel(names=["owl", "newt"]))}
+    rows = {"img": images, "labels": [[0], [0, 1], [], [1]]}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).save_to_disk(str(tmp_path / "saved"))
+    classes = read_collection(f"classes:{tmp_path / 'saved'}?val=0&test=0").classes
+    assert classes is not None and classes.names == ("owl", "newt")
+    assert classes.labels.tolist() == [0, NONE, NONE, 1]
 
 
 def test_what_is_no_class_set_is_refused(tmp_path: Path) -> None:

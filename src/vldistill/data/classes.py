@@ -18,8 +18,8 @@ from vldistill.errors import DataError
 NONE = -1  # the label of an image that is not of exactly one class
 SHOWN = 3  # names in messages
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
-ID = re.compile(r"n\d{8}|(class|label|category|id|c)?[ _-]*[+-]?\d+(\.\d+)?", re.IGNORECASE)
-"""What is no name: a number, also behind a word that says nothing, and WordNet's ids, which ImageNet's folders have."""
+ID = re.compile(r"n\d{8}|(class|label|category|id|c)?[ _-]*[+-]?\d+(\.\d+)?|true|false", re.IGNORECASE)
+"""What is no name: a number, also behind a word that says nothing, a yes or no, and WordNet's ids of ImageNet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,4 +200,5 @@ def in_label_order(keys: Iterable[str]) -> list[str]:
 
 
 def _number_in(key: str) -> tuple[float, str]:
-    return float(re.search(NUMBER, key)[0]), key  # pyright: ignore[reportOptionalSubscript]
+    found = NUMBER.search(key)
+    return float(found[0]) if found else 0.0, key

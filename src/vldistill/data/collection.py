@@ -25,7 +25,7 @@ LEFT_OUT = {
     "garbled": ("caption", "that is not valid Unicode left out"),
     "empty": ("empty caption", "left out"),
     "bare": ("image", "without a caption left out"),
-    "classless": ("image", "that is not of exactly one class left out"),
+    "classless": ("image", "of no single class left out"),
     "lost": ("missing image", "left out"),
 }
 """What is unusable: its noun, and the rest of the note that counts it."""

@@ -82,8 +82,8 @@ def check_told_apart(bench: Workbench) -> None:
     if len(alike) == 1:
         raise ConfigError(
             f"{classes.source}: the text tower {bench.text_tower.name} encodes the prompts of all {len(classes):,} "
-            f"classes ({shown(twins)}) alike, which no student could distinguish. Give names that it knows (?names=FILE), "
-            f"or another text tower."
+            f"classes ({shown(twins)}) alike, which no student could distinguish. Give names that it knows "
+            f"(?names=FILE), or another text tower."
         )
     if twins:
         bench.reporter.warn(

@@ -119,13 +119,18 @@ def _of_dataset(source: Source) -> Collection:
     plain = replace(source, path=source.path.removeprefix(HUB))
     tables = hf.loaded(plain)
     first = next(iter(tables.values()))
-    likely = [name for name, feature in first.features.items() if type(feature).__name__ == "ClassLabel"]
+    likely = [name for name, feature in first.features.items() if _names(feature)]
     label = _label_column(first.column_names, source, source.text, likely)
-    names = getattr(first.features[label], "names", None) or []
+    names = _names(first.features[label])
     named = {name: _with_texts(one, label, names) for name, one in tables.items()}
     options = {name: value for name, value in source.options.items() if name not in ("label", "names", "sep")}
     found = hf.of_tables(replace(plain, options={**options, "caption": label}), named)
     return _classified(found, source, names)
+
+
+def _names(feature: object) -> list[str]:
+    """The names that a column has for its numbers, also one of lists of them; none where it has none."""
+    return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or []
 
 
 def _with_texts(rows: Dataset, label: str, names: Sequence[str]) -> Dataset:
@@ -133,12 +138,15 @@ def _with_texts(rows: Dataset, label: str, names: Sequence[str]) -> Dataset:
     if label not in rows.column_names:
         return rows
 
-    def text(value: object) -> str | None:
+    def texts_in(value: object) -> list[str]:
+        if isinstance(value, list):
+            return [text for one in value for text in texts_in(one)]
         if isinstance(value, int) and names:
-            return names[value] if 0 <= value < len(names) else None
-        return None if value is None or (isinstance(value, int) and value < 0) else str(value)
+            return [names[value]] if 0 <= value < len(names) else []
+        known = isinstance(value, str | float | bool) or (isinstance(value, int) and value >= 0)
+        return [str(value)] if known else []
 
-    texts = list(map(text, rows[label]))
+    texts = list(map(texts_in, rows[label]))
     return rows.remove_columns([label]).add_column(label, texts)
 
 

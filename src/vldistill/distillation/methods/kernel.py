@@ -160,8 +160,8 @@ def closed_form_scores(
         pairs: images (N, D) and texts (N, d).
         real: images (B, D) and texts (B, d).
         numbers: r of either side over the mean diagonal of its kernel, and t, by the names of :data:`LEARNED`.
-        equal: (N, N) bool, pairs that are no negatives of each other: their texts are not in each other's mean, and C is
-            (I - A)^T, with A_ij one over the number of texts in the mean of pair i. None where all are negatives.
+        equal: (N, N) bool, pairs that are no negatives of each other: their texts are not in each other's mean, and C
+            is (I - A)^T, with A_ij one over the number of texts in the mean of pair i. None where all are negatives.
     """
     share = None
     if equal is not None:
