@@ -101,7 +101,8 @@ class KernelStudents:
         there = moved(plain.to(texts.dtype), texts.device)  # all numbers in one copy
         leaves = [tensor.detach().requires_grad_(True) for tensor in (encoded.inputs, texts, there)]
         with torch.enable_grad():
-            numbers, equal = dict(zip(LEARNED, leaves[2])), context.equal_learned(torch.arange(len(texts)))
+            numbers: dict[str, torch.Tensor] = dict(zip(LEARNED, leaves[2]))
+            equal = context.equal_learned(torch.arange(len(texts)))
             scores = closed_form_scores(kernels, (leaves[0], leaves[1]), real, numbers, equal)
             loss = infonce(scores / context.options.temperature, context.equal_real(index))
         slopes = torch.autograd.grad(loss, leaves)
