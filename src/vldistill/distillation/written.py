@@ -14,6 +14,7 @@ bases      X = A B: each image is a mixture of K shared images, enlarged; A are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol
@@ -108,6 +109,9 @@ class Fourier:
 class Bases:
     """Images, or features, as mixtures of shared ones; with ``texts`` the same addresses mix shared texts.
 
+    While they are learned X = A B / sqrt(K), with A of mean square 1 and B of the size of the images: a step of either
+    then changes an image about as much as one of its own, however many bases there are.
+
     Args:
         count: K bases.
         side: of the images in pixels; 0 where they are features.
@@ -137,15 +141,20 @@ class Bases:
         begin = 0
         for side, part in flat.items():
             rows = right[: self.count, begin : begin + part.shape[1]] * size_of / float(weights[side])
+            rows = rows * math.sqrt(self.count)
             variables[f"{side}s_bases"] = rows.to(part).reshape(len(rows), *parts[side].shape[1:])
             begin += part.shape[1]
         return variables, {}
 
     def read(self, variables: Mapping[str, torch.Tensor], carried: Mapping[str, torch.Tensor]) -> Tensors:
         """See :class:`Form`."""
-        addresses = variables["images_addresses"]
+        addresses = self.addresses(variables)
         found = {"images": from_bases(addresses, variables["images_bases"], self.side)}
         return found | ({"texts": from_bases(addresses, variables["texts_bases"])} if self.texts else {})
+
+    def addresses(self, variables: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The weights (N, K) of the bases, as a set stores them."""
+        return variables["images_addresses"] / math.sqrt(self.count)
 
     def rests(self, name: str, progress: float) -> bool:
         """See :class:`Form`."""
@@ -236,7 +245,8 @@ class Written(Generic[T]):
         made = self.method.export(self._plain(state, given), context)
         if not isinstance(self.form, Bases):
             return made
-        return made.with_bases({name.replace("images_addresses", "addresses"): value for name, value in own.items()})
+        bases = {name: value for name, value in own.items() if name != "images_addresses"}
+        return made.with_bases({"addresses": self.form.addresses(own), **bases})
 
     def plain(self, state: State) -> State:
         """The state as the method knows it."""
