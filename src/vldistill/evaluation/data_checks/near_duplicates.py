@@ -1,4 +1,4 @@
-"""Photos that stand in two splits, also resized, recompressed or slightly changed; see :mod:`vldistill.data.sketches`."""
+"""Photos in two splits, also resized, recompressed or slightly changed; see :mod:`vldistill.data.sketches`."""
 
 from __future__ import annotations
 
