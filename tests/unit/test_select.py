@@ -47,7 +47,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 QUICK = EvaluateConfig(
     generic="generic-v1", seeds=2, generic_epochs=2, subset_epochs=(2,), full_epochs=(1,), head_rates=(0.1,)
 )
-NAMES = ["facility", "forgetting", "herding", "kcenter", "kmeans", "random", "similarity"]
+NAMES = ["facility", "forgetting", "herding", "kcenter", "kmeans", "learned", "match", "random", "similarity"]
 
 
 @dataclass

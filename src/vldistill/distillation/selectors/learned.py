@@ -27,15 +27,16 @@ from vldistill.distillation.covariances import covariances
 from vldistill.distillation.metagrad import InnerStep, hypergradient
 from vldistill.distillation.methods.canonical import canonical_directions
 from vldistill.encoders.dual import SIDES, DualEncoder, Groups, Head
+from vldistill.errors import ConfigError
 from vldistill.runtime.randomness import generator, seed_of, seeded
 from vldistill.selection.selector import Candidates, register
 from vldistill.training.data import TrainingData
 from vldistill.training.losses import equal_pairs, infonce
 from vldistill.training.recipe import SCHEDULES
 
-RIDGE = 10.0  # of the canonical correlations; the features' variance is 1. Chosen on val of Flickr8k
-POWER = 0.2  # p of the inner product
-RANK = 384  # canonical directions at most
+RIDGE = 6.0  # of the canonical correlations; the variance of features is 1
+POWER = 0.15  # p of the inner product. Both were chosen on val of Flickr8k, by one student
+RANK = 100  # canonical directions at most
 ROWS = 8192  # features turned at a time
 
 WIDTH = 256  # of the embeddings of the students, and of the images' features: as many principal components at most
@@ -48,7 +49,16 @@ SCALE = 1 / 0.07  # of the logits
 SMALLEST = 0.02  # share of the rate that the cosine schedule ends with
 
 
-@register("learned", drawn=False, reads=("learn_steps", "learn_pool", "learn_cap"))
+def _check(pairs: int, options: SelectConfig) -> None:
+    """Refuse smaller budgets where weights order the pairs. Raises ConfigError."""
+    if options.learn_steps and options.budgets:
+        raise ConfigError(
+            f"select.learn_steps is {options.learn_steps}: pairs of the largest weights are in no order, in which the "
+            f"first would be the choice of select.budgets {options.budgets}. Use select.learn_steps 0, or no budgets."
+        )
+
+
+@register("learned", drawn=False, nested=True, reads=("learn_steps", "learn_pool", "learn_cap"), check=_check)
 def learned(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
     """Pairs whose products add up to the canonical map of all data, then weights by the hypergradient of a student."""
     data, own = candidates.data, candidates.image_captions
