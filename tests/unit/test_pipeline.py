@@ -24,8 +24,8 @@ from vldistill.selection.columns import SideTable, matched
 from vldistill.selection.condition import Condition
 from vldistill.selection.coreset import choose_coreset
 from vldistill.selection.duplicate import KEPT, first_of_equal
-from vldistill.selection.duplicates.embedding import near_features
-from vldistill.selection.duplicates.near import near_hashes
+from vldistill.selection.duplicates.embedding import Rows, near_features
+from vldistill.selection.duplicates.near import Thumbnails, near_hashes
 from vldistill.selection.duplicates.semantic import near_in_clusters
 from vldistill.selection.features import PairFeatures
 from vldistill.selection.ids import uid_array
@@ -127,7 +127,8 @@ def test_near_hashes_are_found_as_by_comparing_all(bits: int) -> None:
     differing = np.bitwise_count(hashes[:, None] ^ hashes).sum(2)
     gaps = np.abs(thumbnails[:, None].astype(int) - thumbnails).mean(2)
     expected = greedy((differing <= bits) & (gaps <= LEVELS))
-    found = near_hashes(hashes, thumbnails, bits)
+    parts = [(thumbnails[:25], np.arange(25)), (thumbnails[25:], np.arange(35))]
+    found = near_hashes(hashes, Thumbnails(parts), bits)
     assert np.array_equal(found == KEPT, expected == KEPT)
     dropped = np.flatnonzero(found != KEPT)
     assert (differing[dropped, found[dropped]] <= 2 * bits).all() and (found[found[dropped]] == KEPT).all()
@@ -141,14 +142,15 @@ def test_near_features_are_found_as_by_comparing_all(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("vldistill.selection.duplicates.embedding.BLOCK", 7)
     found = near_features(features, 0.95)
     assert np.array_equal(found == KEPT, expected == KEPT) and (expected != KEPT).sum() > 20
-    clusters = near_in_clusters(features.half(), 0.95, 50, 0)
-    assert (clusters != KEPT).sum() <= (expected != KEPT).sum() and np.array_equal(
-        clusters, near_in_clusters(features.half(), 0.95, 50, 0)
-    )
+    rows = Rows([(features[:40].__getitem__, np.arange(40)), (features.__getitem__, np.arange(40, 90))])
+    clusters = near_in_clusters(rows, 0.95, 50, 0)
+    assert 0 < (clusters != KEPT).sum() <= (expected != KEPT).sum()
+    assert np.array_equal(clusters, near_in_clusters(rows, 0.95, 50, 0))
 
 
 def test_equal_keys_keep_their_first() -> None:
-    assert first_of_equal(np.array(["b", "a", "b", "a", "c"])).tolist() == [KEPT, KEPT, 0, 1, KEPT]
+    keys = np.frombuffer(b"".join(letter * 16 for letter in (b"b", b"a", b"b", b"a", b"c")), np.uint8).reshape(-1, 16)
+    assert first_of_equal(keys).tolist() == [KEPT, KEPT, 0, 1, KEPT]
 
 
 # --- the pipeline on drawn scenes ---------------------------------------------------------------------------------

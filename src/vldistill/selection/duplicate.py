@@ -70,10 +70,19 @@ def register(
 
 
 def first_of_equal(keys: np.ndarray) -> np.ndarray:
-    """:data:`KEPT` for the first of equal ``keys`` (K,), the number of the first for the others."""
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    owner = first[inverse].astype(np.int64)
-    owner[owner == np.arange(len(keys))] = KEPT
+    """:data:`KEPT` for the first of equal ``keys``, the number of the first for the others, (K,) int64.
+
+    Args:
+        keys: (K, B) bytes, B a multiple of 8.
+    """
+    words = np.ascontiguousarray(keys).view(np.uint64)
+    order = np.lexsort(words.T)  # stable: the first of equal ones comes first
+    ordered = words[order]
+    starts = np.ones(len(keys), bool)
+    starts[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    first = order[np.flatnonzero(starts)][np.cumsum(starts) - 1]
+    owner = np.empty(len(keys), np.int64)
+    owner[order] = np.where(first == order, KEPT, first)
     return owner
 
 

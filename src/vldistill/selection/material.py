@@ -5,12 +5,13 @@ Shapes: N images, M captions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from vldistill.selection.columns import SideTable
 from vldistill.selection.features import PairFeatures
 from vldistill.selection.warmup import open_rows, warm_up
 from vldistill.workbench.bench import Workbench
+
+T = TypeVar("T")
 
 READ_AT_ONCE = 4096  # files whose heads or hashes are in flight
 THREADS = 8
@@ -49,12 +52,14 @@ class Material:
     @cached_property
     def sizes(self) -> np.ndarray:
         """Width and height in pixels of every photo as its file has it, (N, 2) int64."""
-        return np.array(of_all(self.pairs.images, _size), np.int64).reshape(-1, 2)
+        parts = [np.array(part, np.int64).reshape(-1, 2) for part in of_all(self.pairs.images, _size)]
+        return np.concatenate(parts)
 
     @cached_property
     def hashes(self) -> np.ndarray:
-        """The sha256 of every photo's file, (N,) of 32 bytes."""
-        return np.array(of_all(self.pairs.images, _hash), "V32")
+        """The sha256 of every photo's file, (N, 32) bytes."""
+        parts = [np.frombuffer(b"".join(part), np.uint8) for part in of_all(self.pairs.images, _hash)]
+        return np.concatenate(parts).reshape(-1, 32)
 
     @cached_property
     def sketches(self) -> Sketches:
@@ -63,10 +68,10 @@ class Material:
         parts = (array[np.arange(at, min(at + BATCH, len(names)))] for at in range(0, len(names), BATCH))
         return sketch(parts, names)
 
-    @property
-    def image_features(self) -> torch.Tensor:
-        """Standardised features of the frozen image tower, L2-normalised, (N, D) float16."""
-        return self.bench.unit_image_features(self.split)
+    @cached_property
+    def image_rows(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Standardised features of the frozen image tower by rows (B,), L2-normalised, (B, D) float32."""
+        return self.bench.unit_image_rows(self.split)
 
     @cached_property
     def student(self) -> PairFeatures:
@@ -82,14 +87,12 @@ class Material:
         return SideTable.read(Path(path), self.pairs.images.names) if path else None
 
 
-def of_all(images: ImageStore, take: Callable[[ImageStore, int], object]) -> list[object]:
-    """``take`` of every image, in order, read by a few threads."""
-    found: list[object] = []
+def of_all(images: ImageStore, take: Callable[[ImageStore, int], T]) -> Iterator[list[T]]:
+    """``take`` of every image, in order, some thousand at a time, read by a few threads."""
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(images), READ_AT_ONCE):
             rows = range(start, min(start + READ_AT_ONCE, len(images)))
-            found += pool.map(partial(take, images), rows)
-    return found
+            yield [*pool.map(partial(take, images), rows)]
 
 
 def _size(images: ImageStore, index: int) -> tuple[int, int]:

@@ -387,9 +387,10 @@ class Workbench:
             return split.data.images.rows(rows)
         return to_float(torch.from_numpy(split.pixels.array[rows.numpy()]), tower.mean, tower.std).to(self.device)
 
-    def unit_image_features(self, split: str) -> torch.Tensor:
-        """The images' part of :meth:`unit_features` for any split, (N, D) float16."""
-        return _unit_rows(self._image_table(split), self.image_standardisation)
+    def unit_image_rows(self, split: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The images' part of :meth:`unit_features` by rows (B,) of any split, (B, D) float32, read when asked for."""
+        table, standardise = self._image_table(split), self.image_standardisation
+        return lambda rows: F.normalize(standardise(table.rows(rows)), dim=1)
 
     def frozen_features(
         self, images: torch.Tensor | None, captions: torch.Tensor | None, caption_image: torch.Tensor

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -24,8 +27,36 @@ def embedding(parts: list[tuple[Material, np.ndarray]], threshold: float, option
             f"select.deduplicate embedding compares all photos with all, and there are {count:,}; expected at most "
             f"{MOST:,}. Use semantic={threshold:g}, which compares within clusters."
         )
-    features = torch.cat([material.image_features[torch.from_numpy(rows)] for material, rows in parts])
-    return near_features(features, threshold)
+    return near_features(Rows.of(parts).take(np.arange(count)), threshold)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Features of items of several materials as those of one list, read when asked for.
+
+    Args:
+        parts: of each what gives features (B, D) of rows (B,), and the rows of its items.
+    """
+
+    parts: Sequence[tuple[Callable[[torch.Tensor], torch.Tensor], np.ndarray]]
+
+    @staticmethod
+    def of(parts: Sequence[tuple[Material, np.ndarray]]) -> Rows:
+        """Of images' features."""
+        return Rows([(material.image_rows, rows) for material, rows in parts])
+
+    def __len__(self) -> int:
+        return sum(len(rows) for _, rows in self.parts)
+
+    def take(self, items: np.ndarray) -> torch.Tensor:
+        """Features (B, D) float32 of ``items`` (B,), ascending numbers in the list."""
+        found, first = list[torch.Tensor](), 0
+        for read, rows in self.parts:
+            here = items[np.searchsorted(items, first) : np.searchsorted(items, first + len(rows))] - first
+            if len(here):
+                found.append(read(torch.from_numpy(rows[here])))
+            first += len(rows)
+        return torch.cat(found)
 
 
 def near_features(features: torch.Tensor, threshold: float) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from vldistill.selection.material import Material
 
 HASH_BITS, MOST_BITS = 128, 15
 AT_ONCE = 2_000_000  # pairs of items compared at a time
+DIGESTS_AT_ONCE = 65_536
 
 
 @register("near", threshold=BITS, limits=(0, MOST_BITS), unit="bits of 128 that may differ")
@@ -20,11 +23,36 @@ def near(parts: list[tuple[Material, np.ndarray]], threshold: float, options: Se
     """Photos whose 128-bit difference hashes differ in a few bits, and thumbnails of 16 x 16 by little."""
     sketches = [(material.sketches, rows) for material, rows in parts]
     hashes = np.concatenate([one.hashes[rows] for one, rows in sketches])
-    thumbnails = np.concatenate([one.thumbnails[rows] for one, rows in sketches])
-    return near_hashes(hashes, thumbnails, int(threshold))
+    return near_hashes(hashes, Thumbnails([(one.thumbnails, rows) for one, rows in sketches]), int(threshold))
 
 
-def near_hashes(hashes: np.ndarray, thumbnails: np.ndarray, bits: int, levels: float = LEVELS) -> np.ndarray:
+@dataclass(frozen=True)
+class Thumbnails:
+    """Thumbnails (N, 256) uint8 of several splits, with the rows of each, as one list that is not copied."""
+
+    parts: Sequence[tuple[np.ndarray, np.ndarray]]
+
+    def take(self, items: np.ndarray) -> np.ndarray:
+        """Those of ``items`` (B,) in any order, (B, 256) int16."""
+        out, first = np.empty((len(items), 256), np.int16), 0
+        for array, rows in self.parts:
+            here = (items >= first) & (items < first + len(rows))
+            out[here] = array[rows[items[here] - first]]
+            first += len(rows)
+        return out
+
+    def digests(self) -> np.ndarray:
+        """A hash of each, (K, 16) bytes."""
+        found = [np.zeros((0, 16), np.uint8)]
+        for array, rows in self.parts:
+            for at in range(0, len(rows), DIGESTS_AT_ONCE):
+                block = array[rows[at : at + DIGESTS_AT_ONCE]]
+                raw = b"".join(blake2b(row, digest_size=16).digest() for row in block)
+                found.append(np.frombuffer(raw, np.uint8).reshape(-1, 16))
+        return np.concatenate(found)
+
+
+def near_hashes(hashes: np.ndarray, thumbnails: Thumbnails, bits: int, levels: float = LEVELS) -> np.ndarray:
     """Who is dropped for whom, (K,) int64, see :mod:`..duplicate`.
 
     Hashes that differ in at most ``bits`` bits agree in at least one of ``bits`` + 1 bands of bits (Manku et al.,
@@ -32,11 +60,11 @@ def near_hashes(hashes: np.ndarray, thumbnails: np.ndarray, bits: int, levels: f
 
     Args:
         hashes: (K, 16) uint8.
-        thumbnails: (K, 256) uint8.
+        thumbnails: of the same K items.
         bits: that may differ.
         levels: mean difference of thumbnails, of 255.
     """
-    equal = first_of_equal(np.ascontiguousarray(np.concatenate([hashes, thumbnails], 1)).view("V272")[:, 0])
+    equal = first_of_equal(np.concatenate([hashes, thumbnails.digests()], 1))
     items = np.flatnonzero(equal == KEPT)  # equal ones are out of the way: a thousand blank photos are one
     words = np.ascontiguousarray(hashes[items]).view(np.uint64)
     edges = [np.zeros((0, 2), np.int64)]
@@ -45,9 +73,7 @@ def near_hashes(hashes: np.ndarray, thumbnails: np.ndarray, bits: int, levels: f
             differing = np.bitwise_count(words[first] ^ words[second]).sum(1)
             fine = differing <= bits
             first, second = items[first[fine]], items[second[fine]]
-            gaps = (
-                np.abs(thumbnails[first].astype(np.int16) - thumbnails[second]).mean(1) if len(first) else np.zeros(0)
-            )
+            gaps = np.abs(thumbnails.take(first) - thumbnails.take(second)).mean(1) if len(first) else np.zeros(0)
             edges.append(np.stack([first, second], 1)[gaps <= levels])
     near_ones = resolved(np.unique(np.concatenate(edges), axis=0), len(hashes))
     twins = np.flatnonzero(equal != KEPT)
