@@ -131,4 +131,6 @@ def choose_coreset(bench: Workbench, options: SelectConfig, label: str = "") -> 
         for image, row, caption in zip(images.tolist(), captions.tolist(), chosen)
     ]
     steps = () if is_plain(options) else prepare(bench, options).steps
+    if steps:
+        coreset = replace(coreset, info={**coreset.info, "steps": [step.line() for step in steps]})
     return Coreset(coreset, rows, pixels, steps, Material(bench, options).table)
