@@ -179,7 +179,7 @@ def selection_table(result: dict[str, Any]) -> str:
         gains = [f" (x {one['mean'] / base['mean']:.2f})" if one and base else "" for one, base in zip(cells, random)]
         rows.append([f"`{name}`", *(spread(one) + gain if one else "-" for one, gain in zip(cells, gains))])
     table = markdown(["selector", *(f"{pairs:,} pairs" for pairs in budgets)], rows)
-    text = f"{table}\n\nMean recall on test in percent, its standard deviation over students, the gain over random pairs.\n"
+    text = f"{table}\n\nMean recall on test in percent, its standard deviation over students, the gain over random.\n"
     if noise := result.get("noise"):
         clean, weighed, mixed = (noise[name]["mean"] for name in ("clean", "weighed", "mixed"))
         text += (

@@ -86,9 +86,10 @@ def right_ones(losses: np.ndarray) -> np.ndarray:
 
     column = losses[:, None]
     mixture = GaussianMixture(2, random_state=0, means_init=np.quantile(column, [0.3, 0.9])[:, None]).fit(column)
-    low = int(mixture.means_[:, 0].argmin())
+    means = np.asarray(mixture.means_)[:, 0]
+    low = int(means.argmin())
     found = mixture.predict_proba(column)[:, low]
-    found[losses < mixture.means_[low, 0]] = 1.0  # the wider one would take the smallest losses too
+    found[losses < means[low]] = 1.0  # the wider one would take the smallest losses too
     return found
 
 
