@@ -181,32 +181,37 @@ def selection_table(result: dict[str, Any]) -> str:
     table = markdown(["selector", *(f"{pairs:,} pairs" for pairs in budgets)], rows)
     text = f"{table}\n\nMean recall on test in percent, its standard deviation over students, the gain over random.\n"
     if noise := result.get("noise"):
-        clean, weighed, mixed = (noise[name]["mean"] for name in ("clean", "weighed", "mixed"))
         text += (
             f"\nOf {noise['wrong']:,} captions that changed places (a fifth) weights find {noise['recall']:.0%}, at a "
-            f"precision of {noise['precision']:.0%}. Students by one recipe reach {clean:.1f} on the clean pairs, "
-            f"{mixed:.1f} on the mixed ones and {weighed:.1f} with the weights, {weighed / clean:.0%} of clean.\n"
+            f"precision of {noise['precision']:.0%}."
         )
+        if "share_of_clean" in noise:
+            clean, weighed, mixed = (noise[name]["mean"] for name in ("clean", "weighed", "mixed"))
+            text += (
+                f" Students by one recipe reach {clean:.1f} on the clean pairs, {mixed:.1f} on the mixed ones and "
+                f"{weighed:.1f} with the weights, {weighed / clean:.0%} of clean."
+            )
+        text += "\n"
     return f"{text}\nCommit `{result['environment']['commit']}`, command\n`{result['command']}`.\n"
 
 
 def filtering_table(result: dict[str, Any]) -> str:
     """Seconds and memory of filters and detectors by size, and a straight line to ten millions."""
     sizes = {int(rows): steps for rows, steps in result["sizes"].items()}
-    largest = sorted(sizes)[-2:]
     header = ["step", *(f"{rows:,} rows" for rows in sorted(sizes))]
-    more = len(largest) > 1 and largest[-1] < TEN_MILLIONS
+    more = max(sizes) < TEN_MILLIONS
     lines = []
-    for step in next(iter(sizes.values())):
+    for step in dict.fromkeys(step for steps in sizes.values() for step in steps):
         told = {rows: sizes[rows][step] for rows in sorted(sizes) if step in sizes[rows]}
-        line = [step, *(f"{one['cpu_seconds']:.0f} s, {one['own_bytes'] / 1e9:.2f} GB" for one in told.values())]
-        if more and len(told) > 1:
-            (few, low), (many, high) = sorted(told.items())[-2:]
-            factor = (TEN_MILLIONS - many) / (many - few)
-            power = POWERS.get(step, 1.0)
-            seconds = high["cpu_seconds"] * (TEN_MILLIONS / many) ** power
-            own = high["own_bytes"] + factor * max(0, high["own_bytes"] - low["own_bytes"])
-            line.append(f"{seconds:,.0f} s, {own / 1e9:.1f} GB")
+        shown = {rows: f"{one['cpu_seconds']:.1f} s, {one['own_bytes'] / 1e9:.2f} GB" for rows, one in told.items()}
+        line = [step, *(shown.get(rows, "-") for rows in sorted(sizes))]
+        if more:
+            many, high = max(told.items())
+            few, low = min(told.items())
+            seconds = high["cpu_seconds"] * (TEN_MILLIONS / many) ** POWERS.get(step, 1.0)
+            slope = max(0, high["own_bytes"] - low["own_bytes"]) / (many - few) if many > few else 0.0
+            own = f"{(high['own_bytes'] + slope * (TEN_MILLIONS - many)) / 1e9:.1f} GB" if slope else "-"
+            line.append(f"{seconds:,.0f} s, {own}")
         lines.append(line)
     header += [f"{TEN_MILLIONS:,} rows, extrapolated"] if more else []
     return (
