@@ -16,9 +16,6 @@ import torch.nn.functional as F
 
 BITS, LEVELS = 6, 6.0
 BATCH = 256
-MOST_PAIRS = 2_000_000_000  # compared by brute force; beyond, queries are a regular sample
-CHUNK = 64  # queries compared at a time
-BITS_OF_BYTE = np.array([bin(value).count("1") for value in range(256)], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -41,20 +38,3 @@ def sketch(batches: Iterable[np.ndarray], names: Iterable[str]) -> Sketches:
         hashes.append(np.packbits(bits.numpy(), axis=1))
         thumbnails.append(F.adaptive_avg_pool2d(grey, (16, 16)).flatten(1).byte().numpy())
     return Sketches(np.concatenate(hashes), np.concatenate(thumbnails), tuple(names))
-
-
-def near_duplicates(queries: Sketches, known: Sketches) -> tuple[list[tuple[int, int]], int]:
-    """Pairs (query, known) that are near duplicates, one for each query that has any; and how many were compared."""
-    every = max(1, -(-len(queries.hashes) * len(known.hashes) // MOST_PAIRS))
-    rows = np.arange(0, len(queries.hashes), every)
-    found: list[tuple[int, int]] = []
-    for chunk in np.array_split(rows, max(1, -(-len(rows) // CHUNK))):
-        differing = BITS_OF_BYTE[queries.hashes[chunk, None] ^ known.hashes].sum(2, dtype=np.uint16)  # (Q, K)
-        for place, candidates in ((place, np.flatnonzero(row <= BITS)) for place, row in enumerate(differing)):
-            if not len(candidates):
-                continue
-            query = int(chunk[place])
-            gaps = np.abs(known.thumbnails[candidates] - queries.thumbnails[query].astype(np.int16)).mean(1)
-            if gaps.min() <= LEVELS:
-                found.append((query, int(candidates[gaps.argmin()])))
-    return found, len(rows)

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from vldistill.data.sketches import BATCH as BATCH
-from vldistill.data.sketches import BITS, LEVELS, Sketches, near_duplicates
+from vldistill.data.sketches import BITS, LEVELS, Sketches
 from vldistill.data.sketches import sketch as sketch
 from vldistill.evaluation.data_checks.check import Check
 
 EXAMPLES = 3
+MOST_PAIRS = 2_000_000_000  # compared by brute force; beyond, queries are a regular sample
+CHUNK = 64  # queries compared at a time
+BITS_OF_BYTE = np.array([bin(value).count("1") for value in range(256)], np.uint8)
+
+
+def near_duplicates(queries: Sketches, known: Sketches) -> tuple[list[tuple[int, int]], int]:
+    """Pairs (query, known) that are near duplicates, one for each query that has any; and how many were compared."""
+    every = max(1, -(-len(queries.hashes) * len(known.hashes) // MOST_PAIRS))
+    rows = np.arange(0, len(queries.hashes), every)
+    found: list[tuple[int, int]] = []
+    for chunk in np.array_split(rows, max(1, -(-len(rows) // CHUNK))):
+        differing = BITS_OF_BYTE[queries.hashes[chunk, None] ^ known.hashes].sum(2, dtype=np.uint16)  # (Q, K)
+        for place, candidates in ((place, np.flatnonzero(row <= BITS)) for place, row in enumerate(differing)):
+            if not len(candidates):
+                continue
+            query = int(chunk[place])
+            gaps = np.abs(known.thumbnails[candidates] - queries.thumbnails[query].astype(np.int16)).mean(1)
+            if gaps.min() <= LEVELS:
+                found.append((query, int(candidates[gaps.argmin()])))
+    return found, len(rows)
 
 
 def check_near_duplicates(splits: Mapping[str, Sketches]) -> Check:
