@@ -20,7 +20,7 @@ from PIL import Image
 from vldistill.config import SelectConfig
 from vldistill.data.pairs import ImageStore, Pairs
 from vldistill.data.sketches import BATCH, Sketches, sketch
-from vldistill.errors import DataError
+from vldistill.errors import ConfigError, DataError
 from vldistill.selection.columns import SideTable
 from vldistill.selection.features import PairFeatures
 from vldistill.selection.warmup import open_rows, warm_up
@@ -52,21 +52,32 @@ class Material:
     @cached_property
     def sizes(self) -> np.ndarray:
         """Width and height in pixels of every photo as its file has it, (N, 2) int64."""
+        self._check_photos("sizes of photos")
         parts = [np.array(part, np.int64).reshape(-1, 2) for part in of_all(self.pairs.images, _size)]
         return np.concatenate(parts)
 
     @cached_property
     def hashes(self) -> np.ndarray:
         """The sha256 of every photo's file, (N, 32) bytes."""
+        self._check_photos("deduplicate exact")
         parts = [np.frombuffer(b"".join(part), np.uint8) for part in of_all(self.pairs.images, _hash)]
         return np.concatenate(parts).reshape(-1, 32)
 
     @cached_property
     def sketches(self) -> Sketches:
         """Perceptual hashes and thumbnails of the pictures."""
+        self._check_photos("deduplicate near")
         array, names = self.bench.pixels(self.split).array, self.pairs.images.names
         parts = (array[np.arange(at, min(at + BATCH, len(names)))] for at in range(0, len(names), BATCH))
         return sketch(parts, names)
+
+    def _check_photos(self, what: str) -> None:
+        """Refuse what needs photos where the pairs are vectors. Raises ConfigError."""
+        if not self.bench.has_pixels:
+            raise ConfigError(
+                f"select: {what} needs photos, but {self.bench.data_config.source} holds vectors. Use conditions on "
+                f"captions or columns, and the detectors embedding, semantic or caption."
+            )
 
     @cached_property
     def image_rows(self) -> Callable[[torch.Tensor], torch.Tensor]:
