@@ -169,9 +169,69 @@ def selectors_table(result: dict[str, Any]) -> str:
     )
 
 
+def selection_table(result: dict[str, Any]) -> str:
+    """Mean recall of students on chosen pairs, and how well wrong captions are found."""
+    known = result["selectors"]
+    budgets = sorted({int(pairs) for row in known.values() for pairs in row})
+    rows = []
+    for name, row in known.items():
+        cells = [row.get(str(pairs)) for pairs in budgets]
+        random = [known.get("random", {}).get(str(pairs)) for pairs in budgets]
+        gains = [f" (x {one['mean'] / base['mean']:.2f})" if one and base else "" for one, base in zip(cells, random)]
+        rows.append([f"`{name}`", *(spread(one) + gain if one else "-" for one, gain in zip(cells, gains))])
+    table = markdown(["selector", *(f"{pairs:,} pairs" for pairs in budgets)], rows)
+    text = f"{table}\n\nMean recall on test in percent, its standard deviation over students, the gain over random.\n"
+    if noise := result.get("noise"):
+        text += (
+            f"\nOf {noise['wrong']:,} captions that changed places (a fifth) weights find {noise['recall']:.0%}, at a "
+            f"precision of {noise['precision']:.0%}."
+        )
+        if "share_of_clean" in noise:
+            clean, weighed, mixed = (noise[name]["mean"] for name in ("clean", "weighed", "mixed"))
+            text += (
+                f" Students by one recipe reach {clean:.1f} on the clean pairs, {mixed:.1f} on the mixed ones and "
+                f"{weighed:.1f} with the weights, {weighed / clean:.0%} of clean."
+            )
+        text += "\n"
+    return f"{text}\nCommit `{result['environment']['commit']}`, command\n`{result['command']}`.\n"
+
+
+def filtering_table(result: dict[str, Any]) -> str:
+    """Seconds and memory of filters and detectors by size, and a straight line to ten millions."""
+    sizes = {int(rows): steps for rows, steps in result["sizes"].items()}
+    header = ["step", *(f"{rows:,} rows" for rows in sorted(sizes))]
+    more = max(sizes) < TEN_MILLIONS
+    lines = []
+    for step in dict.fromkeys(step for steps in sizes.values() for step in steps):
+        told = {rows: sizes[rows][step] for rows in sorted(sizes) if step in sizes[rows]}
+        shown = {rows: f"{one['cpu_seconds']:.1f} s, {one['own_bytes'] / 1e9:.2f} GB" for rows, one in told.items()}
+        line = [step, *(shown.get(rows, "-") for rows in sorted(sizes))]
+        if more:
+            many, high = max(told.items())
+            few, low = min(told.items())
+            seconds = high["cpu_seconds"] * (TEN_MILLIONS / many) ** POWERS.get(step, 1.0)
+            slope = max(0, high["own_bytes"] - low["own_bytes"]) / (many - few) if many > few else 0.0
+            own = f"{(high['own_bytes'] + slope * (TEN_MILLIONS - many)) / 1e9:.1f} GB" if slope else "-"
+            line.append(f"{seconds:,.0f} s, {own}")
+        lines.append(line)
+    header += [f"{TEN_MILLIONS:,} rows, extrapolated"] if more else []
+    return (
+        f"{markdown(header, lines)}\n\nCPU seconds of one thread; memory that is not pages of files, Python and torch "
+        f"included. Memory grows in a straight line; seconds do too, but for `semantic` (power 1.5) and "
+        f"`near` (power 2: the groups of a band grow with the rows). "
+        f"Features of {result['width']} numbers. Commit `{result['environment']['commit']}`, command\n"
+        f"`{result['command']}`.\n"
+    )
+
+
+TEN_MILLIONS = 10_000_000
+POWERS = {"semantic": 1.5, "near": 2.0}
+
+
 def torture_table(result: dict[str, Any]) -> str:
     """Killed processes: how many, in which stage, and whether anything came out different."""
-    stages = ("encode", "experts", "distill", "evaluate")
+    killed = {name.split()[1] for name in result["kills_by_stage"]}
+    stages = ["encode", "experts", "distill", "evaluate", *(one for one in ("select", "curve") if one in killed)]
     settings = list(dict.fromkeys(name.split()[0] for name in result["kills_by_stage"]))
     by_stage = result["kills_by_stage"]
     rows = [[setting, *(str(by_stage.get(f"{setting} {stage}", 0)) for stage in stages)] for setting in settings]
@@ -401,6 +461,10 @@ def table_of(result: dict[str, Any]) -> str:
         return fuzz_table(result)
     if "naive_over_ours" in result.get("ratios", {}):
         return heads_table(result)
+    if "sizes" in result:
+        return filtering_table(result)
+    if "noise" in result:
+        return selection_table(result)
     if "selectors" in result:
         return selectors_table(result)
     if "kills" in result:

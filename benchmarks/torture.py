@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("encode", "experts", "distill", "evaluate")
+STAGES = ("encode", "experts", "distill", "evaluate", "select", "curve")
 SETTINGS = ("heads", "full", "vectors")  # the last: setting heads, of a source of vectors
 STARTS = {
     "heads": "canonical",
@@ -95,7 +95,16 @@ def words(stage: str, folder: Path, setting: str) -> list[str]:
         config.write_text(text, encoding="utf-8")
     given = [stage, "--config", str(config), "--run", str(folder / "run"), "--quiet"]
     given += ["--data.cache", str(folder / "cache")]
-    return [*given, "--set", str(folder / "run" / SET)] if stage == "evaluate" else given
+    filters, detectors = "score=top90%", "semantic" if setting == "vectors" else "exact,near,semantic,caption"
+    more = {
+        "evaluate": ["--set", str(folder / "run" / SET)],
+        "select": [
+            "--method", "kmeans", "--pairs", "6", "--budgets", "3,4", "--filters", filters,
+            "--deduplicate", detectors, "--weigh", "true", "--ids", "csv,wds",
+        ],
+        "curve": ["--budgets", "4,6", "--selectors", "random"],
+    }  # fmt: skip
+    return [*given, *more.get(stage, [])]
 
 
 def vectors(folder: Path) -> Path:
@@ -201,11 +210,11 @@ def what_was_hit(folder: Path) -> str:
 
 def live(
     processes: Processes, folder: Path, setting: str, draw: random.Random | None, toll: Toll, most: int,
-    seconds: dict[str, float], events: dict[str, int],
+    seconds: dict[str, float], events: dict[str, int], stages: tuple[str, ...] = STAGES,
 ) -> dict[str, Any]:  # fmt: skip
     """One life; without ``draw`` an undisturbed one, which fills ``seconds`` and ``events`` of every stage."""
     log = folder / "log.txt"
-    for stage in STAGES:
+    for stage in stages:
         given = words(stage, folder, setting)
         kills = draw.randint(1, KILLS_A_STAGE) if draw else 0
         while True:
@@ -231,13 +240,15 @@ def live(
     return results(folder)
 
 
-def torture(kills: int, seed: int, folder: Path, settings: tuple[str, ...] = SETTINGS) -> Toll:
+def torture(
+    kills: int, seed: int, folder: Path, settings: tuple[str, ...] = SETTINGS, stages: tuple[str, ...] = STAGES
+) -> Toll:
     """Kill ``kills`` processes in lives below ``folder``, settings in turn, and compare every life."""
     processes, toll, draw = Processes(), Toll(), random.Random(seed)
     straight: dict[str, tuple[dict[str, Any], dict[str, float], dict[str, int]]] = {}
     for setting in settings:
         seconds, events = dict[str, float](), dict[str, int]()
-        found = live(processes, folder / f"straight-{setting}", setting, None, toll, 0, seconds, events)
+        found = live(processes, folder / f"straight-{setting}", setting, None, toll, 0, seconds, events, stages)
         straight[setting] = found, seconds, events
         if toll.lost:
             return toll
@@ -245,7 +256,7 @@ def torture(kills: int, seed: int, folder: Path, settings: tuple[str, ...] = SET
         setting = settings[toll.lives % len(settings)]
         expected, seconds, events = straight[setting]
         place = folder / f"life-{toll.lives}"
-        found = live(processes, place, setting, draw, toll, kills, seconds, events)
+        found = live(processes, place, setting, draw, toll, kills, seconds, events, stages)
         toll.lives += 1
         differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
         toll.identical += not differing

@@ -16,17 +16,17 @@ T = TypeVar("T")
 class Registry(Mapping[str, T], Generic[T]):
     """Entries by name, in alphabetical order.
 
-    The first look-up imports every module of ``package``, and importing a module registers what it defines: to add an
-    entry, add a file.
+    The first look-up imports every module of the ``packages``, and importing a module registers what it defines: to add
+    an entry, add a file.
 
     Args:
         kind: what is registered, for messages: ``method``, ``selector``, ``reader``.
-        package: the dotted name of the package whose modules register entries.
+        packages: the dotted names of the packages whose modules register entries.
         reserved: names that mean something else where a user types one.
     """
 
-    def __init__(self, kind: str, package: str, reserved: tuple[str, ...] = ()) -> None:
-        self.kind, self.package, self.reserved = kind, package, reserved
+    def __init__(self, kind: str, *packages: str, reserved: tuple[str, ...] = ()) -> None:
+        self.kind, self.packages, self.reserved = kind, packages, reserved
         self._entries: dict[str, T] = {}
         self._discovered = False
 
@@ -64,8 +64,9 @@ class Registry(Mapping[str, T], Generic[T]):
     def _discover(self) -> None:
         if not self._discovered:
             self._discovered = True  # first: a module may look up what is registered so far
-            for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
-                importlib.import_module(f"{self.package}.{module.name}")
+            for package in self.packages:
+                for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+                    importlib.import_module(f"{package}.{module.name}")
 
 
 def summary_of(item: object, name: str) -> str:

@@ -47,7 +47,9 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 QUICK = EvaluateConfig(
     generic="generic-v1", seeds=2, generic_epochs=2, subset_epochs=(2,), full_epochs=(1,), head_rates=(0.1,)
 )
-NAMES = ["facility", "forgetting", "herding", "kcenter", "kmeans", "random", "similarity"]
+NAMES = ["facility", "forgetting", "herding", "kcenter", "kmeans", "learned", "match", "random", "similarity"]
+OF_FEATURES = [name for name in NAMES if name not in ("learned", "match")]
+"""Those that need nothing but unit features; the others are tried on a workbench, in tests/contract."""
 
 
 @dataclass
@@ -231,7 +233,7 @@ def test_forgetting_takes_the_most_forgotten_and_draws_among_equals() -> None:
     assert len(last) > 5  # not the same ones each time
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_FEATURES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_images_are_distinct_up_to_all_of_them(name: str, dtype: torch.dtype) -> None:
     candidates = made(5, images=17, dtype=dtype)
@@ -241,7 +243,7 @@ def test_images_are_distinct_up_to_all_of_them(name: str, dtype: torch.dtype) ->
         assert chosen(name, candidates, count, 3) == rows
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_FEATURES)
 def test_the_seed_matters_where_it_is_said_to(name: str) -> None:
     candidates = made(6, images=40)
     picks = {tuple(chosen(name, candidates, 10, seed, ground_set=20)) for seed in range(4)}
@@ -422,7 +424,7 @@ def test_the_towers_features_are_standardised_unit_rows(bench: Workbench) -> Non
 # --- where a choice is used ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_FEATURES)
 def test_a_choice_is_judged_like_random_pairs(bench: Workbench, name: str) -> None:
     judged = subject(bench, f"{name}:6", OPTIONS)
     first, again, other = (judged.draw(seed).images.rows(torch.arange(6)) for seed in (0, 0, 1))
@@ -447,7 +449,7 @@ def test_pairs_that_do_not_depend_on_the_seed_are_chosen_once(
     assert section(result.details, "select")["warmup_epochs"] == 4
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "random"])
+@pytest.mark.parametrize("name", [name for name in OF_FEATURES if name != "random"])
 def test_a_choice_is_a_start(bench: Workbench, name: str) -> None:
     start = make_start(bench, name, 6, 2, OPTIONS)
     images, captions = choose_pairs(bench, name, 6, 2, OPTIONS)

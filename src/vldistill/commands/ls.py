@@ -1,4 +1,4 @@
-"""``vldistill ls methods|selectors|towers|readers|settings|configs``: what there is to choose from."""
+"""``vldistill ls methods|selectors|filters|duplicates|towers|readers|settings|configs``: what there is."""
 
 from __future__ import annotations
 
@@ -79,6 +79,28 @@ def _selectors(pattern: str) -> list[tuple[str, str]]:
     return [(name, entry.summary) for name, entry in SELECTORS.items()]
 
 
+def _filters(pattern: str) -> list[tuple[str, str]]:
+    from vldistill.selection.filter import FILTERS
+    from vldistill.selection.pipeline import PRESETS
+
+    presets = [(name, f"preset: {', '.join(filters)}") for name, filters in PRESETS.items()]
+    return [
+        (name, f"of a{'n' if entry.of == 'image' else ''} {entry.of}: {entry.summary}")
+        for name, entry in FILTERS.items()
+    ] + presets
+
+
+def _duplicates(pattern: str) -> list[tuple[str, str]]:
+    from vldistill.selection.duplicate import DETECTORS
+
+    usual = {
+        name: f" Usual threshold {entry.threshold:g}: {entry.unit}."
+        for name, entry in DETECTORS.items()
+        if entry.threshold is not None
+    }
+    return [(name, entry.summary + usual.get(name, "")) for name, entry in DETECTORS.items()]
+
+
 def _selector(name: str) -> str:
     """Whether the pairs depend on the seed, and the options that are read."""
     from vldistill.selection.selector import SELECTORS
@@ -140,6 +162,8 @@ DETAILS: dict[str, Callable[[str], str]] = {"methods": _method, "selectors": _se
 KINDS: dict[str, Callable[[str], list[tuple[str, str]]]] = {
     "methods": _methods,
     "selectors": _selectors,
+    "filters": _filters,
+    "duplicates": _duplicates,
     "towers": _towers,
     "readers": _readers,
     "settings": _settings,

@@ -31,6 +31,9 @@ class DataConfig:
         sides: names of the two sides, e.g. ``audio,text``, for tables, reports and cards; empty is image and text.
         max_pixels: width times height that a photo may have; a larger one counts as broken, and is not decoded.
         max_bytes: size that a photo's file may have; a larger one is left out too.
+        weights: a file with a weight of every training caption (csv, tsv, jsonl or parquet with the columns image,
+            caption and weight; as ``select.weigh`` writes it): captions of a small one are left out of all training.
+        min_weight: smallest weight of a caption that is trained on; those of ``select.weigh`` are probabilities.
     """
 
     source: str = "scenes"
@@ -43,6 +46,8 @@ class DataConfig:
     sides: tuple[str, ...] = later((), neutral=())
     max_pixels: int = 64_000_000
     max_bytes: int = 256_000_000
+    weights: str = later("", neutral="")
+    min_weight: float = later(0.3, neutral=0.3)
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
@@ -51,3 +56,4 @@ class DataConfig:
         fine = not self.sides or (len({*self.sides}) == len(self.sides) == 2 and all(map(SIDE.fullmatch, self.sides)))
         require(fine, "data.sides", list(self.sides), "two different words, e.g. audio,text")
         positive(self, "data", "max_pixels", "max_bytes")
+        require(self.min_weight >= 0, "data.min_weight", self.min_weight, "0 or more")

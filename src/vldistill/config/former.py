@@ -41,8 +41,14 @@ def before_it_came(section: type) -> dict[str, Plain]:
 
 def without_neutral(section: type, plain: Record) -> dict[str, Plain]:
     """A section's plain values without the options that came later and change nothing."""
-    neutral = before_it_came(section)
-    return {name: value for name, value in plain.items() if name not in neutral or neutral[name] != value}
+    neutral = {name: _listed(value) for name, value in before_it_came(section).items()}
+    same = {name for name, value in plain.items() if name in neutral and neutral[name] == _listed(value)}
+    return {name: value for name, value in plain.items() if name not in same}
+
+
+def _listed(value: Plain) -> Plain:
+    """A value as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def without_empty(section: type, plain: Record) -> dict[str, Plain]:

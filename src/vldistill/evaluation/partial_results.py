@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from vldistill.config import Config
+from vldistill.config import Config, SelectConfig, expand
+from vldistill.config.former import without_neutral
 from vldistill.config.plain import Plain
+from vldistill.config.select import FILES
 from vldistill.distilled.distilled_set import DistilledSet
 from vldistill.errors import ArtefactError
 from vldistill.runtime.log import Reporter
@@ -88,7 +90,7 @@ def content_of(distilled: DistilledSet) -> str:
 
 def evaluation_key(bench: Workbench, target: str | DistilledSet, config: Config) -> str:
     """A hash of everything students' figures depend on: data, towers, pairs, protocol."""
-    content = content_of(target) if isinstance(target, DistilledSet) else digest(target, asdict(config.select))
+    content = content_of(target) if isinstance(target, DistilledSet) else digest(target, *_choice(config.select))
     fingerprints = [bench.pairs(split).fingerprint for split in ("train", "val", "test")]
     options: dict[str, Plain] = {
         "protocol": config.evaluate.protocol,
@@ -100,6 +102,14 @@ def evaluation_key(bench: Workbench, target: str | DistilledSet, config: Config)
     precision = [] if bench.compute.precision == "float32" else [bench.compute.precision]
     views, kind = bench.data_config.views, bench.data_config.features
     return digest(content, bench.fingerprint, fingerprints, options, views, kind, *precision)
+
+
+def _choice(select: SelectConfig) -> list[Plain]:
+    """Everything that the choice of real pairs depends on: options, and what the files hold that they name."""
+    options = without_neutral(SelectConfig, asdict(select))
+    files = [expand(str(options[name])) for name in FILES if options.get(name)]
+    held = [digest(Path(file).read_bytes()) for file in files if Path(file).is_file()]
+    return [options, *([held] if held else [])]
 
 
 def _test_of(bench: Workbench, source: str, config: Config) -> list[Plain]:

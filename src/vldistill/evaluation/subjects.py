@@ -17,6 +17,7 @@ from vldistill.evaluation.chosen import ChosenTarget
 from vldistill.evaluation.text_map import mapped_texts
 from vldistill.runtime.randomness import generator, seed_of
 from vldistill.selection.choose import check_count, check_ground, choose_pairs
+from vldistill.selection.pipeline import pipeline_options
 from vldistill.selection.selector import SELECTORS
 from vldistill.training.data import Inputs, TrainingData
 from vldistill.training.losses import numbered_texts
@@ -133,7 +134,8 @@ def _subset(bench: Workbench, target: str, select: SelectConfig) -> Subject:
         return TrainingData(*chosen, torch.arange(count).repeat(captions), blocks=captions, captions=texts)
 
     details: dict[str, Plain] = {
-        "selector": name, "new_pairs_for_each_student": entry.drawn, "select": entry.options(select),
+        "selector": name, "new_pairs_for_each_student": entry.drawn,
+        "select": {**entry.options(select), **pipeline_options(select)},
     }  # fmt: skip
     if bench.setting == "heads":  # what its pairs take as features of the frozen towers
         details["features_floats"] = count * (bench.image_tower.width + texts)

@@ -10,6 +10,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from vldistill.config.select import PIPELINE
 from vldistill.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ ALIASES = {
         for name in ("method", "pairs", "seed", "iterations", "minutes", "label", "start", "learn", "keep", "optimiser")
     },
     "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes", "zero_shot")},
-    "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},
+    "select": {
+        name: f"select.{name}"
+        for name in ("method", "pairs", "seed", "match", "budgets", "ids", "weigh", "across", *PIPELINE)
+    },
 }
 
 

@@ -82,7 +82,7 @@ def view_set(
         )
     views.sort(key=lambda view: math.inf if view.group is None else view.group)  # stable: else by number
     side = distilled.images.shape[-1] if after is not None else 0
-    notes = [note for note in (trouble, small) if note]
+    notes = [note for note in (trouble, small, *map(str, distilled.info.get("steps", ()))) if note]
     return SetView(run, distilled.name, distilled.space, side, gain, _facts(distilled, gain), views, figures, notes)
 
 

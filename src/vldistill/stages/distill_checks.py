@@ -20,6 +20,7 @@ from vldistill.errors import ConfigError, DataError, unknown
 from vldistill.options.resolve import ResolvedConfig
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.selection.choose import check_count
+from vldistill.selection.pipeline import pipeline_options
 from vldistill.selection.selector import SELECTORS
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.run_folder import Run, refuse_other
@@ -137,6 +138,7 @@ def _asked_of_start(config: ResolvedConfig) -> dict[str, Plain]:
         if entry is not None:
             usual = entry.options(SelectConfig())
             changed |= {name: value for name, value in entry.options(config.select).items() if value != usual[name]}
+            changed |= pipeline_options(config.select)
     asked: dict[str, Plain] = {"select": changed} if changed else {}
     if config.first:
         usual, first = METHODS.find(config.first.method).options(), config.first.method

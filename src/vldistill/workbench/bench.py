@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from vldistill.config import DataConfig, EncoderConfig, ImageTowerConfig, expand
 from vldistill.config.plain import Plain
@@ -22,6 +23,7 @@ from vldistill.data.load import read_collection
 from vldistill.data.pairs import Pairs
 from vldistill.data.photos import PhotoLimits
 from vldistill.data.transforms import to_float
+from vldistill.data.weights import weighed
 from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.encoders.features import (
@@ -44,7 +46,7 @@ from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions, in_parts
 from vldistill.runtime.randomness import seeded
 from vldistill.storage.files import digest
 from vldistill.training.data import Inputs, TrainingData
-from vldistill.training.side_inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
+from vldistill.training.side_inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs, some_rows
 from vldistill.version import __version__
 from vldistill.workbench.class_source import check_and_say, check_trained, prompted
 from vldistill.workbench.headline import MEAN_RECALL, TOP1
@@ -244,6 +246,8 @@ class Workbench:
         """The pairs of a split, before any picture is decoded."""
         if split not in self._pairs:
             found = self._collection.pairs(split, strict=self.data_config.strict)
+            if split == "train" and self.data_config.weights:
+                found = weighed(found, Path(expand(self.data_config.weights)), self.data_config.min_weight)
             check_trained(found)
             self._check_kind(found)
             self._pairs[split] = found
@@ -383,6 +387,50 @@ class Workbench:
         if not self.has_pixels:
             return split.data.images.rows(rows)
         return to_float(torch.from_numpy(split.pixels.array[rows.numpy()]), tower.mean, tower.std).to(self.device)
+
+    def unit_image_rows(self, split: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The images' part of :meth:`unit_features` by rows (B,) of any split, (B, D) float32, read when asked for."""
+        table, standardise = self._image_table(split), self.image_standardisation
+        return lambda rows: F.normalize(standardise(table.rows(rows)), dim=1)
+
+    def frozen_features(
+        self, images: torch.Tensor | None, captions: torch.Tensor | None, caption_image: torch.Tensor
+    ) -> TrainingData:
+        """Standardised features of the frozen towers as training data of two heads, whatever the setting trains.
+
+        Args:
+            images: rows (N',) of training images; None is all.
+            captions: rows (M',) of captions; None is all.
+            caption_image: (M',) int64, the place among ``images`` of each caption's.
+        """
+        inputs = self._inputs(self._image_table("train"), self.image_standardisation)
+        texts = self._inputs(self._text_table("train"), self.text_standardisation)
+        keys = self.pixels("train").pairs.caption_keys
+        if images is not None and captions is not None:
+            inputs, texts = some_rows(inputs, images), some_rows(texts, captions)
+            keys = [keys[row] for row in captions.tolist()]
+        return TrainingData(inputs, texts, caption_image, captions=keys)
+
+    def check_shared_space(self, what: str) -> None:
+        """Refuse towers that share no space. Raises ConfigError."""
+        image, text = self.encoder_config.image.name, self.encoder_config.text.name
+        if image != text or self.image_tower.width != self.text_tower.width:
+            raise ConfigError(
+                f"{what} compares images with texts by frozen towers, which have to be both sides of one CLIP model: "
+                f"the image tower is {image}, the text tower {text}. Use score, by a student that is warmed up on the "
+                f"data, or towers such as open_clip:ViT-B-32 on both sides."
+            )
+
+    def tower_agreement(self, split: str) -> np.ndarray:
+        """The cosine of each caption and its image by frozen towers of one space, (M,) float64."""
+        self.check_shared_space("tower_agreement")
+        images, texts = self._image_table(split), self._text_table(split)
+        owner = torch.from_numpy(np.array(self.pixels(split).pairs.caption_image, np.int64))
+        parts = [
+            F.cosine_similarity(images.rows(owner[rows]), texts.rows(rows))
+            for rows in torch.arange(len(owner)).split(4096)
+        ]
+        return torch.cat(parts).double().numpy()
 
     @cached_property
     def architecture(self) -> DualEncoder:

@@ -209,7 +209,7 @@ def to_plain(config: Config) -> dict[str, dict[str, Plain]]:
     """The configuration as plain values, methods' options as sections of their own."""
     plain = asdict(config)
     methods = plain.pop("methods")
-    for name in ("data", "evaluate"):
+    for name in ("data", "evaluate", "select"):
         plain[name] = without_empty(type(getattr(config, name)), plain[name])
     return json.loads(json.dumps({**plain, **methods}))
 

@@ -12,7 +12,7 @@ BLOCK = 512  # rows of the similarity computed at a time
 REFRESH = 32  # gains recomputed together
 
 
-@register("facility", drawn=True, reads=(*WARMUP, "ground_set"))
+@register("facility", drawn=True, nested=True, reads=(*WARMUP, "ground_set"))
 def facility(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
     """Facility location on a random ground set of ``ground_set`` pairs with distinct images.
 

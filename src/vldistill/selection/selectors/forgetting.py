@@ -10,7 +10,7 @@ from vldistill.selection.features import first_of_each_image
 from vldistill.selection.selector import WARMUP, Candidates, register
 
 
-@register("forgetting", drawn=True, reads=WARMUP)
+@register("forgetting", drawn=True, nested=True, reads=WARMUP)
 def forgetting(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
     """The pairs that a warm-up forgets most often; the many ties are broken at random.
 

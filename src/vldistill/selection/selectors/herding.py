@@ -8,7 +8,7 @@ from vldistill.config import SelectConfig
 from vldistill.selection.selector import WARMUP, Candidates, register
 
 
-@register("herding", drawn=False, reads=WARMUP)
+@register("herding", drawn=False, nested=True, reads=WARMUP)
 def herding(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
     """Greedily the pair that moves the chosen pairs' mean closest to the mean of all, in a warmed-up student's space.
 

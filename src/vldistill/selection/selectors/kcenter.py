@@ -8,7 +8,7 @@ from vldistill.config import SelectConfig
 from vldistill.selection.selector import WARMUP, Candidates, register
 
 
-@register("kcenter", drawn=False, reads=WARMUP)
+@register("kcenter", drawn=False, nested=True, reads=WARMUP)
 def kcenter(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
     """Greedily the pair farthest from all chosen pairs, in a warmed-up student's space; the most central pair first.
 

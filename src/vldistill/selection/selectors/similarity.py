@@ -9,7 +9,7 @@ from vldistill.selection.features import first_of_each_image
 from vldistill.selection.selector import WARMUP, Candidates, register
 
 
-@register("similarity", drawn=False, reads=WARMUP)
+@register("similarity", drawn=False, nested=True, reads=WARMUP)
 def similarity(candidates: Candidates, count: int, seed: int, options: SelectConfig) -> torch.Tensor:
     """The pairs whose image and text agree most (cosine) in a warmed-up student's space, each image's best caption."""
     features = candidates.student

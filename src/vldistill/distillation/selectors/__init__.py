@@ -1,0 +1,1 @@
+"""Selectors that need the mathematics of distillation, one file each, registered beside selection/selectors/."""

@@ -1,0 +1,1 @@
+"""The detectors of duplicates, one file each."""

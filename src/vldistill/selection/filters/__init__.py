@@ -1,0 +1,1 @@
+"""The filters, one file each: a function of the pairs that returns a value of every image or caption."""
