@@ -18,8 +18,9 @@ class RuntimeConfig:
         precision: of the passes of experts and students: ``float32``, ``bfloat16`` (weights, logits and losses stay
             float32), or ``auto``: bfloat16 on GPUs that have it. Gradients through inner steps are always float32,
             whose convolutions use TF32 on GPUs that have it, unless this is ``float32``.
-        compile: put trained towers through ``torch.compile`` where experts and students are trained: a minute at the
-            start of each training, for faster steps.
+        compile: put towers through ``torch.compile`` where experts and students are trained and where real images pass
+            a frozen one: a minute at the start of each, for faster steps. Where that fails, a line says so and the
+            tower is used as it is.
         micro_batch: images that pass a trained tower at a time, for experts and students; 0 is the whole batch, or as
             many halvings of it as the device's memory asks for. The result is the same but for rounding.
         augment: where experts' images are augmented: ``cpu`` (one by one, Pillow), ``device`` (whole batches, slightly

@@ -201,6 +201,7 @@ def image_encoding(
     view: int = 0,
     dtype: str = "float32",
     batch: int = 64,
+    compiled: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Encoding:
     """Features of every image (N, width).
 
@@ -208,6 +209,7 @@ def image_encoding(
         view: 0 is the plain image; other numbers are augmented views, with the number as their seed.
         dtype: ``float32`` or ``float16`` on disk.
         batch: images per forward pass; augmented views depend on it.
+        compiled: what images pass in place of the tower: the same but for rounding.
     """
     key = digest("images", images.pairs.fingerprint, tower.fingerprint(), view, batch if view else 0, dtype)
 
@@ -219,7 +221,9 @@ def image_encoding(
             if view:
                 pixels = augment(pixels, seed_of("view", view, first))
             inputs = to_float(moved(pixels, device), tower.mean, tower.std)
-            parts.append(in_parts(tower, inputs.to(memory_format=torch.channels_last)).float().cpu().numpy())
+            parts.append(
+                in_parts(compiled or tower, inputs.to(memory_format=torch.channels_last)).float().cpu().numpy()
+            )
             advance(len(pixels))
         return np.concatenate(parts)
 

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import MemoryShortError
+from vldistill.runtime.compiled import Compiled
 from vldistill.runtime.micro_batches import (
     FLOAT32,
     ComputeOptions,
@@ -42,7 +43,7 @@ class Sides(nn.Module):
         for side in SIDES:
             tower = _tower(encoder, side)
             if tower is not None:
-                self.towers[side] = torch.compile(tower) if compute.compiled else tower  # pyright: ignore
+                self.towers[side] = Compiled(tower, compute.tell) if compute.compiled else tower
 
     def forward(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised embeddings (B, D) of images and texts."""
@@ -62,7 +63,11 @@ class Sides(nn.Module):
         """A tower's features of ``inputs``; micro-batches are checkpointed: backward recomputes their activations."""
         if not 0 < self.micro_batch < len(inputs):
             return tower(inputs)
-        parts = [checkpoint(tower, part, use_reentrant=False) for part in inputs.split(self.micro_batch)]
+        split = inputs.split(self.micro_batch)
+        if isinstance(tower, Compiled):
+            for part in split:
+                tower.prepare(part)
+        parts = [checkpoint(tower, part, use_reentrant=False) for part in split]
         return torch.cat(parts)  # pyright: ignore
 
     def halve(self, batch: int) -> bool:

@@ -38,6 +38,7 @@ from vldistill.encoders.student import build_student
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
 from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import ConfigError, DataError
+from vldistill.runtime.compiled import Compiled
 from vldistill.runtime.devices import moved, moved_module
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions, in_parts
@@ -166,6 +167,11 @@ class Workbench:
             return self.image_tower
         tower = folded(self.image_tower)
         return tower.to(memory_format=torch.channels_last) if self.device.type == "cuda" else tower  # pyright: ignore
+
+    @cached_property
+    def _compiled_tower(self) -> Compiled | None:
+        """The same through ``torch.compile``, where that is asked for: for passes without a way back."""
+        return Compiled(self.encoding_tower, self.reporter.warn) if self.compute.compiled else None
 
     @cached_property
     def text_tower(self) -> TextTower:
@@ -312,7 +318,10 @@ class Workbench:
 
     def _image_encoding(self, split: str, view: int = 0) -> Encoding:
         pixels, dtype = self.pixels(split), self.data_config.features
-        return image_encoding(self.encoding_tower, pixels, self.cache, device=self.device, view=view, dtype=dtype)
+        return image_encoding(
+            self.encoding_tower, pixels, self.cache,
+            device=self.device, view=view, dtype=dtype, compiled=self._compiled_tower,
+        )  # fmt: skip
 
     def _text_table(self, split: str) -> FeatureTable:
         if (vectors := self.pairs(split).vectors) is not None:

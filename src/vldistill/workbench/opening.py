@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -31,7 +32,8 @@ def open_bench(
     keep_freed_memory()
     device = choose_device(config.runtime, processes)
     reporter.info(describe_threads(device))
-    how = choose_compute(config.runtime, device), augments_on(config.runtime, device)
+    compute = replace(choose_compute(config.runtime, device), tell=reporter.warn)
+    how = compute, augments_on(config.runtime, device)
     checks = run.check_data if run else None
     former = run is not None and run.former_splits
     return Workbench(
