@@ -23,9 +23,11 @@ from vldistill.runtime.devices import moved
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.micro_batches import in_parts
 from vldistill.runtime.randomness import seed_of
+from vldistill.runtime.shapes import rows_that_fit
 from vldistill.storage.arrays import let_go, open_array, write_array
 from vldistill.storage.files import digest, human_bytes, require_space
 
+PASS_SHARE = 0.5  # of what ``runtime.max_memory`` has left: for a pass of a frozen tower
 SHARD_ROWS = 16_384
 FIT_ROWS = 4096  # rows taken into float64 at a time
 
@@ -221,9 +223,9 @@ def image_encoding(
             if view:
                 pixels = augment(pixels, seed_of("view", view, first))
             inputs = to_float(moved(pixels, device), tower.mean, tower.std)
-            parts.append(
-                in_parts(compiled or tower, inputs.to(memory_format=torch.channels_last)).float().cpu().numpy()
-            )
+            size = rows_that_fit(tower, inputs, PASS_SHARE, back=False)
+            inputs = inputs.to(memory_format=torch.channels_last)
+            parts.append(in_parts(compiled or tower, inputs, size).float().cpu().numpy())
             advance(len(pixels))
         return np.concatenate(parts)
 

@@ -49,6 +49,8 @@ ALIASES = {
     "evaluate": {name: f"evaluate.{name}" for name in ("seeds", "protocol", "recipes", "zero_shot")},
     "select": {name: f"select.{name}" for name in ("method", "pairs", "seed")},
 }
+EVERYWHERE = {"max_memory": "runtime.max_memory"}
+"""Short options of every command that has the sections."""
 
 
 SECTIONS = ("runtime", "data", "encoder", "experts", "distill", "evaluate", "select")

@@ -25,6 +25,7 @@ from vldistill.data.transforms import to_float
 from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.encoders.features import (
+    PASS_SHARE,
     Encoding,
     FeatureTable,
     Standardisation,
@@ -41,8 +42,10 @@ from vldistill.errors import ConfigError, DataError
 from vldistill.runtime.compiled import Compiled
 from vldistill.runtime.devices import moved, moved_module
 from vldistill.runtime.log import Reporter
+from vldistill.runtime.memory import available_memory, memory_limit
 from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions, in_parts
 from vldistill.runtime.randomness import seeded
+from vldistill.runtime.shapes import rows_that_fit
 from vldistill.storage.files import digest
 from vldistill.training.data import Inputs, TrainingData
 from vldistill.training.side_inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs
@@ -51,6 +54,7 @@ from vldistill.workbench.class_source import check_and_say, check_trained, promp
 from vldistill.workbench.headline import MEAN_RECALL, TOP1
 from vldistill.workbench.unit_rows import UnitRows, unit_rows
 
+TABLE_SHARE = 0.25  # of what ``runtime.max_memory`` has left: for a table of features held as one tensor
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
 
 
@@ -341,7 +345,9 @@ class Workbench:
         return images if self.setting == "both" else [*images, self._text_encoding(split)]
 
     def _inputs(self, table: FeatureTable, standardise: Standardisation) -> TensorInputs | FeatureInputs:
-        if len(table) * table.width * 4 <= IN_MEMORY_BYTES:
+        limited = memory_limit(self.device) > 0
+        most = min(IN_MEMORY_BYTES, TABLE_SHARE * available_memory(self.device)) if limited else IN_MEMORY_BYTES
+        if len(table) * table.width * 4 <= most:
             return TensorInputs(standardise.apply_(table.all().to(self.device)))
         return FeatureInputs(table, standardise, self.device)
 
@@ -464,4 +470,5 @@ class Workbench:
     @torch.no_grad()
     def encode_in_batches(self, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
         """:meth:`image_inputs` without gradients, in small batches."""
+        batch = min(batch, rows_that_fit(self.encoding_tower, images, PASS_SHARE, back=False))
         return in_parts(lambda part: self.image_inputs(moved(part, self.device)), images, batch, self.device)
