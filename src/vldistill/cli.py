@@ -131,7 +131,7 @@ COMMANDS = {
     **{name: f"vldistill.commands.{name}" for name in ("curve", "train", "search", "encode")},
     **{name: f"vldistill.commands.{name}" for name in ("report", "inspect", "convert", "push", "export")},
     "import": "vldistill.commands.import_published",
-    **{name: f"vldistill.commands.{name}" for name in ("ls", "demo")},
+    **{name: f"vldistill.commands.{name}" for name in ("ls", "demo", "bench")},
 }
 """The module of every command; each has ``main(argv) -> exit code``."""
 

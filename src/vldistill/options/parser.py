@@ -37,6 +37,7 @@ ABOUT = {
     "export": "a student for other libraries: onnx or transformers",
     "import": "read a distilled set or experts that another code published",
     "ls": "list methods, selectors, towers, readers, settings or configs",
+    "bench": "what this machine does in a second, in ten minutes at most",
     "demo": "drawn scenes, offline, from nothing to a table in minutes",
 }
 
