@@ -70,7 +70,11 @@ def _process(asked: Asked, left: list[str], until: float) -> Iterator[tuple[str,
                 try:
                     text = lines.get(timeout=max(min(limit, until) - time.time(), 0.01))
                 except queue.Empty:
-                    why = "the time is over" if time.time() >= until else f"one call takes more than {expected:.0f} s"
+                    why = (
+                        "the time is over"
+                        if time.time() >= until
+                        else f"takes more than {max(LONGEST * expected, LEAST):.0f} s"
+                    )
                     if running not in ("", "device"):
                         yield running, {"left_out": why}
                     return
