@@ -1,4 +1,4 @@
-"""The process that measures: a row at a time, each told when it begins and when it ends, as lines of JSON.
+"""The process that measures: a row at a time, each reported when it begins and when it ends, as lines of JSON.
 
 It may be killed at any row: by a device that is out of memory, or by the command, whose time is over.
 """
