@@ -201,7 +201,7 @@ def precision_table(result: dict[str, Any]) -> str:
     gradients = [
         [row["format"], *(f"{row['gradients'][name][key]:.3g}" for name in ("images", "texts")
                           for key in ("cosine", "relative_error"))]
-        for row in result["gradients_through_a_trained_tower"] if "gradients" in row
+        for row in result.get("gradients_through_a_trained_tower", ()) if "gradients" in row
     ]  # fmt: skip
     if gradients:
         head = ["format", "images: cosine", "relative error", "texts: cosine", "relative error"]
@@ -475,7 +475,7 @@ def table_of(result: dict[str, Any]) -> str:
         return load_table(result)
     if "fits" in result:
         return memory_table(result)
-    if "gradients_through_a_trained_tower" in result:
+    if "spread_of_seeds" in result.get("rows", [{}])[0]:
         return precision_table(result)
     kinds = {
         "estimator": gradient_table,

@@ -74,6 +74,8 @@ def work_through(asked: Asked, names: list[str], until: float, out: TextIO) -> N
 
     tell(begin="device")
     device = choose_device(asked.runtime)
+    with Products():  # what torch loads for it takes seconds, which are no row's
+        torch.zeros(1, device=device).add_(1)
     tell(row="device", **about(device))
     rows = {row.name: row for row in rows_of(asked)}
     for place, name in enumerate(names):

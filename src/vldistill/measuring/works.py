@@ -185,16 +185,19 @@ def _heads_step(asked: Asked) -> Work:
     """Ten steps of an expert on features, as setting ``heads`` trains them."""
     _, bench = bench_of(asked, asked.sizes[0], "heads")
     rows = 10 * EXPERT_BATCH
-    sides = [TensorInputs(_random((rows, width), bench.device)) for width in (bench.image_tower.width, TEXT_WIDTH)]
-    return _training(bench, TrainingData(*sides, torch.arange(rows)), EXPERT_BATCH, 10)
+    images, texts = (
+        TensorInputs(_random((rows, width), bench.device)) for width in (bench.image_tower.width, TEXT_WIDTH)
+    )
+    return _training(bench, TrainingData(images, texts, torch.arange(rows)), EXPERT_BATCH, 10)
 
 
 def _tower_step(asked: Asked, size: int) -> Work:
     """Two steps of an expert that trains its tower."""
     _, bench = bench_of(asked, size, "full")
     rows = 2 * TOWER_BATCH
-    sides = [TensorInputs(_random(shape, bench.device)) for shape in ((rows, 3, size, size), (rows, TEXT_WIDTH))]
-    return _training(bench, TrainingData(*sides, torch.arange(rows)), TOWER_BATCH, 2)
+    shapes = (rows, 3, size, size), (rows, TEXT_WIDTH)
+    images, texts = (TensorInputs(_random(shape, bench.device)) for shape in shapes)
+    return _training(bench, TrainingData(images, texts, torch.arange(rows)), TOWER_BATCH, 2)
 
 
 def _training(bench: Workbench, data: TrainingData, batch: int, steps: int) -> Work:
