@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from vldistill.config.plain import Record, entry, section
-from vldistill.evaluation.measures import ACCURACIES, RECALLS, TITLE_OF, Figure, ratio, title_of
 from vldistill.config.plain import entry
-from vldistill.evaluation.measures import ACCURACIES, RECALLS, TITLE_OF, Figure, ratio
+from vldistill.evaluation.measures import ACCURACIES, RECALLS, TITLE_OF, Figure, ratio, title_of
 from vldistill.evaluation.tables import LEGACY
 from vldistill.reporting.records import OWN, Row, RunRecord
 from vldistill.workbench.headline import IN_WORDS, MEAN_RECALL, TOP1
