@@ -21,7 +21,7 @@ from vldistill.options.parser import ABOUT
 from vldistill.runtime.log import waiting
 from vldistill.version import __version__
 
-TOGETHER = ("distill", "experts")  # stages of which several processes can do one piece of work
+TOGETHER = ("distill", "experts", "evaluate")  # stages of which several processes can do one piece of work
 TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # of the machine, not of the program
 
 USAGE = """\
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if process() and argv[0] not in TOGETHER:
             raise ConfigError(
-                f"`vldistill {argv[0]}` runs in one process; torchrun is for {' and '.join(TOGETHER)}. Give several "
+                f"`vldistill {argv[0]}` runs in one process; torchrun is for {', '.join(TOGETHER)}. Give several "
                 f"units to several processes with --workers or --cluster."
             )
         _stop_on_sigterm()
@@ -131,7 +131,7 @@ COMMANDS = {
     **{name: f"vldistill.commands.{name}" for name in ("curve", "train", "search", "encode")},
     **{name: f"vldistill.commands.{name}" for name in ("report", "inspect", "convert", "push", "export")},
     "import": "vldistill.commands.import_published",
-    **{name: f"vldistill.commands.{name}" for name in ("ls", "demo")},
+    **{name: f"vldistill.commands.{name}" for name in ("ls", "demo", "bench")},
 }
 """The module of every command; each has ``main(argv) -> exit code``."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,8 +71,8 @@ def test_draws_that_cannot_be_shared_and_stages_that_are_not_are_refused(
 ) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    done = vldistill("evaluate", "--run", run, "--set", "random:5")
-    assert done.code == 2 and "runs in one process; torchrun is for distill and experts" in done.err
+    done = vldistill("select", "--run", run)
+    assert done.code == 2 and "runs in one process; torchrun is for distill, experts, evaluate" in done.err
     lost = vldistill("distill", "--run", run)
     assert lost.code == 2 and "cannot find each other" in lost.err and "torchrun --nproc_per_node" in lost.err
 
@@ -126,3 +127,57 @@ def test_an_expert_of_two_processes_is_that_of_one(vldistill: Any, config: Path,
     notes = [json.loads(note["vldistill.trajectory"]) for note in (about, other)]
     assert notes[0]["losses"] == pytest.approx(notes[1]["losses"], rel=1e-5)
     assert "processes" not in notes[0] and notes[1]["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_students_of_several_processes_are_those_of_one(vldistill: Any, run: Path, tmp_path: Path, count: int) -> None:
+    asked = ["evaluate", "--run", run, "--set", "random:6", "--seeds", 5, "--quiet"]
+    alone = vldistill(*asked, "--runtime.threads", 1)
+    assert alone.code == 0, alone.err
+    made = run / "results" / "random-6.json"
+    first = json.loads(made.rename(tmp_path / "alone.json").read_text())
+    done = together(count, *asked)
+    assert done.returncode == 0, done.stderr
+    second = json.loads(made.read_text())
+    differing = {name for name in first if first[name] != second.get(name)}
+    assert differing <= {"seconds", "peak_memory_bytes", "environment", "blake2b"}
+    assert len(second["generic"]["students"]) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("count", [2, 4])
+def test_where_one_process_dies_all_end_within_a_minute_with_a_message(
+    run: Path, tmp_path: Path, count: int, number: signal.Signals
+) -> None:
+    """Started without torchrun, which would end the others: as by srun, on machines of their own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    made = run / "sets" / "bitraj-6-s0"
+    asked = [*words(run, count), "--iterations", 100_000, "--distill.validate_every", 0]
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "vldistill.cli", *map(str, asked)]
+    ranks = []
+    for rank in range(count):
+        with (tmp_path / f"{rank}.txt").open("w") as said:
+            environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            ranks.append(subprocess.Popen(command, env=environment, stderr=said))
+    try:
+        until = time.monotonic() + 500
+        while not (made / "metrics.jsonl").exists() or len(values(made)) < 3:
+            assert all(rank.poll() is None for rank in ranks) and time.monotonic() < until
+            time.sleep(0.05)
+        ranks[1].send_signal(number)
+        began = time.monotonic()
+        for rank in (ranks[0], *ranks[2:]):
+            assert rank.wait(60) == 3
+        assert time.monotonic() - began < 60
+        told = (tmp_path / "0.txt").read_text()
+        assert "This one ends too" in told and "Run the same command to resume" in told and "Traceback" not in told
+        assert number == signal.SIGKILL or "process 1 has been silent" in told
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()

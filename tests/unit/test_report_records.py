@@ -15,7 +15,8 @@ from vldistill.drawing.figures import PALETTE, curves, inline_svg
 from vldistill.drawing.pictures import change_gain, change_pictures, change_sizes, data_uri, fitting_quality
 from vldistill.errors import ConfigError
 from vldistill.reporting.charts import budget_chart, training_charts
-from vldistill.reporting.overview import cost_table, duration, gain, headline, result_table, share_of_full, tower_matrix
+from vldistill.reporting.costs import cost_table, duration
+from vldistill.reporting.overview import gain, headline, result_table, share_of_full, tower_matrix
 from vldistill.reporting.records import read_run, read_runs
 
 

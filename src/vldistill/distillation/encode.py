@@ -17,6 +17,7 @@ from vldistill.distillation.method import Context
 from vldistill.runtime.devices import moved
 from vldistill.runtime.memory import GraphBytes, available_memory
 from vldistill.runtime.micro_batches import halved_where_short
+from vldistill.runtime.shapes import rows_that_fit
 from vldistill.workbench.bench import Workbench
 
 PART = {"cpu": 64}  # images at a time: what a processor's caches like; elsewhere wide passes are quicker
@@ -57,7 +58,7 @@ def encode_learned(
         own: the workbench that the images are made for, where the context has one of another image tower.
         rows: of the images that the iteration uses, in any order and number; the others do not pass the tower. Their
             features are zeros and their gradient is left at zero. None is all.
-        part: images at a time; 0 is what suits the device.
+        part: images at a time, fewer where ``runtime.max_memory`` asks for it; 0 is what suits the device.
         keep_bytes: None is a share of what the device has left.
     """
     bench, config = context.bench, context.config
@@ -91,7 +92,8 @@ def encode_learned(
                 passes[-1].forget()
         return passes, size
 
-    wanted = min(part or PART.get(images.device.type, WIDE_PART), len(used))
+    wanted = part or PART.get(images.device.type, WIDE_PART)
+    wanted = min(wanted, rows_that_fit(bench.encoding_tower, seen[used], KEPT_SHARE, back=True))
     passes, size = halved_where_short(through, wanted, images.device, "one learned image and the graph of its tower")
     features = torch.cat([each.inputs for each in passes])
     inputs = features.new_zeros(len(images), features.shape[1]).index_copy(0, used, features)

@@ -23,9 +23,11 @@ from vldistill.runtime.devices import moved
 from vldistill.runtime.log import Reporter
 from vldistill.runtime.micro_batches import in_parts
 from vldistill.runtime.randomness import seed_of
+from vldistill.runtime.shapes import rows_that_fit
 from vldistill.storage.arrays import let_go, open_array, write_array
 from vldistill.storage.files import digest, human_bytes, require_space
 
+PASS_SHARE = 0.5  # of what ``runtime.max_memory`` has left: for a pass of a frozen tower
 SHARD_ROWS = 16_384
 FIT_ROWS = 4096  # rows taken into float64 at a time
 
@@ -201,6 +203,7 @@ def image_encoding(
     view: int = 0,
     dtype: str = "float32",
     batch: int = 64,
+    compiled: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Encoding:
     """Features of every image (N, width).
 
@@ -208,6 +211,7 @@ def image_encoding(
         view: 0 is the plain image; other numbers are augmented views, with the number as their seed.
         dtype: ``float32`` or ``float16`` on disk.
         batch: images per forward pass; augmented views depend on it.
+        compiled: what images pass in place of the tower: the same but for rounding.
     """
     key = digest("images", images.pairs.fingerprint, tower.fingerprint(), view, batch if view else 0, dtype)
 
@@ -219,7 +223,9 @@ def image_encoding(
             if view:
                 pixels = augment(pixels, seed_of("view", view, first))
             inputs = to_float(moved(pixels, device), tower.mean, tower.std)
-            parts.append(in_parts(tower, inputs.to(memory_format=torch.channels_last)).float().cpu().numpy())
+            size = rows_that_fit(tower, inputs, PASS_SHARE, back=False)
+            inputs = inputs.to(memory_format=torch.channels_last)
+            parts.append(in_parts(compiled or tower, inputs, size).float().cpu().numpy())
             advance(len(pixels))
         return np.concatenate(parts)
 

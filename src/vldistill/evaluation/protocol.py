@@ -32,6 +32,7 @@ from vldistill.evaluation.students import rank_split, score_recipe, score_split,
 from vldistill.evaluation.subjects import Subject, check_target, subject
 from vldistill.evaluation.zero_shot import accuracy_of, classify_split, rank_classes
 from vldistill.runtime.memory import peak_memory
+from vldistill.runtime.processes import ALONE, Processes
 from vldistill.training.recipe import Recipe
 from vldistill.workbench.bench import Workbench
 from vldistill.workbench.class_sets import check_told_apart, class_bench
@@ -57,11 +58,13 @@ def evaluate_set(
     config: EvaluateConfig,
     select: SelectConfig | None = None,
     answers: PartialResults | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Train ``config.seeds`` students on ``target`` by each recipe and test them.
 
     Args:
         answers: figures of students, kept so that an interrupted evaluation resumes.
+        processes: share the students to test, by seed, through the files of ``answers``; the first one alone searches.
     """
     answers = answers or PartialResults()
     check_target(bench, target, config, select)
@@ -75,14 +78,15 @@ def evaluate_set(
         )
     own = generic = None
     if "own" in config.recipes and candidate.own is not None:
-        own = _students(bench, candidate, candidate.own, config, "own", answers)
+        own = _students(bench, candidate, candidate.own, config, "own", answers, processes)
     if "generic" in config.recipes:
         edges: tuple[str, ...] = ()
-        if config.generic == "generic-v1":
-            recipe, trials = choose_from_grid(bench, candidate, config, answers)
-        else:
-            recipe, trials, edges = search_generic(bench, candidate, config, answers)
-        generic = _students(bench, candidate, recipe, config, "generic", answers)
+        with processes.first_before_others():
+            if config.generic == "generic-v1":
+                recipe, trials = choose_from_grid(bench, candidate, config, answers)
+            else:
+                recipe, trials, edges = search_generic(bench, candidate, config, answers)
+        generic = _students(bench, candidate, recipe, config, "generic", answers, processes)
         generic = replace(generic, trials=trials, edges=edges, chosen_by=config.generic)
     test = bench.split("test")
     exact = bench.compute.precision == "float32"
@@ -117,24 +121,34 @@ def evaluate_set(
 
 
 def _students(
-    bench: Workbench, candidate: Subject, recipe: Recipe, config: EvaluateConfig, label: str, answers: PartialResults
+    bench: Workbench,
+    candidate: Subject,
+    recipe: Recipe,
+    config: EvaluateConfig,
+    label: str,
+    answers: PartialResults,
+    processes: Processes,
 ) -> Scores:
     def test(seed: int) -> Tested:
         find = functools.partial(_one_student, bench, candidate, recipe, config, seed)
-        return answers.answer("test", recipe, seed, lambda: find().to_json(), Tested.from_json)
+        try:
+            return answers.answer("test", recipe, seed, lambda: find().to_json(), Tested.from_json)
+        except DivergedError as error:
+            rates = {side: rate[0] for side, rate in recipe.rates.items()}
+            raise DivergedError(
+                f"{candidate.name}: student {seed} by the {label} recipe, rates {rates}, diverged ({error}) "
+                f"Set evaluate.recipes to leave this recipe out, or use smaller rates."
+            ) from None
 
     steps = candidate.steps(recipe)
     tested: list[Tested] = []
     with bench.reporter.progress(f"{candidate.name}: students by {label}", config.seeds) as bar:
+        if processes.size > 1:
+            for seed in range(config.seeds)[processes.rank :: processes.size]:
+                test(seed)
+            processes.wait()  # those of the others are read now
         for seed in range(config.seeds):
-            try:
-                tested.append(test(seed))
-            except DivergedError as error:
-                rates = {side: rate[0] for side, rate in recipe.rates.items()}
-                raise DivergedError(
-                    f"{candidate.name}: student {seed} by the {label} recipe, rates {rates}, diverged ({error}) "
-                    f"Set evaluate.recipes to leave this recipe out, or use smaller rates."
-                ) from None
+            tested.append(test(seed))
             bar.advance(1, **tested[-1].headline)
     students = tuple(one.recalls for one in tested)
     measures = [student.measures() for student in students]

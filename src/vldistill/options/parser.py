@@ -38,6 +38,7 @@ ABOUT = {
     "export": "a student for other libraries: onnx or transformers",
     "import": "read a distilled set or experts that another code published",
     "ls": "list methods, selectors, towers, readers, settings or configs",
+    "bench": "what this machine does in a second, in ten minutes at most",
     "demo": "drawn scenes, offline, from nothing to a table in minutes",
 }
 
@@ -53,6 +54,8 @@ ALIASES = {
         for name in ("method", "pairs", "seed", "match", "budgets", "ids", "weigh", "across", *PIPELINE)
     },
 }
+EVERYWHERE = {"max_memory": "runtime.max_memory"}
+"""Short options of every command that has the sections."""
 
 
 SECTIONS = ("runtime", "data", "encoder", "experts", "distill", "evaluate", "select")

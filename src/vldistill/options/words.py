@@ -15,7 +15,7 @@ from vldistill.config.former import successor
 from vldistill.config.plain_yaml import LARGEST, read_yaml
 from vldistill.errors import ArtefactError, ConfigError
 from vldistill.options.help import help_text, wanted_topic
-from vldistill.options.parser import ALIASES, SECTIONS, build_parser, built, packaged_config
+from vldistill.options.parser import ALIASES, EVERYWHERE, SECTIONS, build_parser, built, packaged_config
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -44,7 +44,7 @@ def rewrite(stage: str, argv: Sequence[str], kinds: Mapping[str, TypeExpression]
     for word in argv:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            previous = name = ALIASES.get(stage, {}).get(name, name)
+            previous = name = (EVERYWHERE | ALIASES.get(stage, {})).get(name, name)
             out.append(f"--{name}={_value(name, value, kinds.get(name))}" if equals else f"--{name}")
         else:
             out.append(_value(previous, word, kinds.get(previous)))
@@ -134,7 +134,7 @@ def _plain(message: str, kinds: Mapping[str, TypeExpression]) -> str:
 def _refuse_unknown(parser: ArgumentParser, stage: str, words: Sequence[str]) -> None:
     """Refuse an option that does not exist, naming the nearest ones: the last part of a name is enough to find it."""
     known = sorted({option for action in parser._actions for option in action.option_strings if option != "-h"})
-    short = [f"--{name}" for name in ALIASES.get(stage, {})]
+    short = [f"--{name}" for name in (*ALIASES.get(stage, {}), *EVERYWHERE)]
     for word in words:
         name = word.partition("=")[0]
         if (

@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from vldistill.config.plain import Plain
 from vldistill.reporting.charts import budget_chart, training_charts
-from vldistill.reporting.overview import cost_table, headline, result_table, short, tower_matrix, zero_shot_table
+from vldistill.reporting.costs import cost_table
+from vldistill.reporting.overview import headline, result_table, short, tower_matrix, zero_shot_table
 from vldistill.reporting.records import RunRecord
 from vldistill.reporting.views import Extras, FigureView
 from vldistill.version import __version__

@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
-import yaml
-
 from vldistill.config.plain import Plain, Record, entry, section
-from vldistill.config.plain_yaml import parse_yaml
 from vldistill.errors import ConfigError
 from vldistill.evaluation.data_checks.check import Check
 from vldistill.evaluation.measures import ACCURACIES, MEASURES, Figure
+from vldistill.reporting.run_files import disk_of, read_config, read_lines, read_mapping, read_plain, read_text
 from vldistill.workbench.headline import MEAN_RECALL, TOP1, val_score
 
 RECIPES = ("generic", "own")
@@ -25,7 +23,6 @@ OWN = "own"  # the towers of a run, where an evaluation names none
 IDENTITY = ("cell", "row", "seed", "set", "setting", "protocol", "towers", "image_tower", "text_tower", "pairs")
 TEXTS = ("row", "cell", "setting", "protocol", "towers", "image_tower", "text_tower")
 AROUND = ("environment", "making")  # objects around an evaluation that belong to it
-MOST_BYTES = 200_000_000  # of a file; a log of a million iterations has less
 MOST = 1e18  # a larger number is not a count
 DEPTH = 4  # levels below a JSON file's top at which an evaluation is looked for
 
@@ -247,7 +244,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; expected a run, e.g. runs/demo.")
     notes: list[str] = []
-    config_text = _text(folder / "config.yaml", notes)
+    config_text = read_text(folder / "config.yaml", notes)
     sets = [_read_set(path, name, notes) for path in _set_folders(folder)]
     rows = _read_rows(folder, name, notes)
     if not (config_text or sets or rows):
@@ -255,22 +252,22 @@ def read_run(folder: Path, name: str) -> RunRecord:
             f"{folder} holds no configuration, no distilled set and no result: it is not a run. "
             f"Expected the folder given to --run, e.g. runs/demo."
         )
-    environment = _record(folder / "env.json", notes)
-    events = _lines(folder / "metrics.jsonl", notes)
+    environment = read_mapping(folder / "env.json", notes)
+    events = read_lines(folder / "metrics.jsonl", notes)
     commands = [place.get("command") for place in (*events, *(row.environment for row in rows), environment)]
     return RunRecord(
         folder=folder,
         name=name,
-        config=_config(config_text, folder, notes),
+        config=read_config(config_text, folder, notes),
         config_text=config_text,
         environment=environment,
         rows=rows,
         events=events,
         sets=sets,
-        disk=_disk(folder),
+        disk=disk_of(folder),
         commands=list(dict.fromkeys(str(command) for command in commands if command)),
         notes=notes,
-        curve=_record(folder / "curve" / "curve.json", notes),
+        curve=read_mapping(folder / "curve" / "curve.json", notes),
     )
 
 
@@ -281,7 +278,9 @@ def _set_folders(folder: Path) -> list[Path]:
 
 def _read_set(folder: Path, run: str, notes: list[str]) -> SetRecord:
     size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
-    return SetRecord(folder, run, _record(folder / "set.json", notes), _lines(folder / "metrics.jsonl", notes), size)
+    return SetRecord(
+        folder, run, read_mapping(folder / "set.json", notes), read_lines(folder / "metrics.jsonl", notes), size
+    )
 
 
 def _read_rows(folder: Path, run: str, notes: list[str]) -> list[Row]:
@@ -291,7 +290,7 @@ def _read_rows(folder: Path, run: str, notes: list[str]) -> list[Row]:
     paths = paths or [path for path in folder.glob("*.json") if path.name != "env.json"]
     found: dict[tuple[str, ...], Row] = {}
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        for result in _evaluations(_json(path, notes), {"towers": OWN}, DEPTH):
+        for result in _evaluations(read_plain(path, notes), {"towers": OWN}, DEPTH):
             for recipe in RECIPES:
                 if row := Row.read(run, recipe, result):
                     found[(recipe, *(json.dumps(result.get(key)) for key in IDENTITY))] = row
@@ -347,60 +346,3 @@ def _percent(value: Plain) -> TypeGuard[float]:
 def _order(row: Row) -> tuple[int, float, str, int, str]:
     kind = ("distilled", "subset", "random", "full").index(row.kind)
     return kind, row.pairs or 0, row.set, RECIPES.index(row.recipe), str(row.protocol)
-
-
-def _disk(folder: Path) -> dict[str, int]:
-    parts = {"experts": 0, "sets": 0, "report": 0, "other": 0}
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            part = path.relative_to(folder).parts[0]
-            parts[part if part in parts else "other"] += path.stat().st_size
-    return parts
-
-
-def _text(path: Path, notes: list[str]) -> str:
-    if not path.exists():
-        return ""
-    try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise ValueError(f"it has {size:,} bytes")
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        notes.append(f"{path} cannot be read ({error}).")
-        return ""
-
-
-def _config(text: str, folder: Path, notes: list[str]) -> Record:
-    try:
-        config = parse_yaml(text)
-        return config if isinstance(config, Mapping) else {}
-    except (yaml.YAMLError, ValueError):
-        notes.append(f"{folder / 'config.yaml'} is not YAML that can be read.")
-        return {}
-
-
-def _record(path: Path, notes: list[str]) -> Record:
-    value = _json(path, notes)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _json(path: Path, notes: list[str]) -> Plain:
-    text = _text(path, notes)
-    try:
-        return json.loads(text) if text else None
-    except (ValueError, RecursionError):
-        notes.append(f"{path} is not readable JSON; it is ignored.")
-        return None
-
-
-def _lines(path: Path, notes: list[str]) -> list[Record]:
-    """A file of one JSON object a line; half a line, left by a crash, is ignored."""
-    out = []
-    for line in _text(path, notes).splitlines():
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            out.append(value)
-    return out

@@ -24,15 +24,57 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+_limits: dict[str, int] = {}  # bytes by kind of device, of this process
+
+
+def limit_memory(device: torch.device, most: int) -> None:
+    """Let :func:`available_memory` of ``device`` keep this process within ``most`` bytes; 0 is no limit.
+
+    On a GPU torch's allocator refuses more, so that what is done in parts is halved.
+    """
+    _limits[device.type] = most
+    if device.type == "cuda":
+        whole = torch.cuda.mem_get_info(device)[1]
+        torch.cuda.set_per_process_memory_fraction(min(most / whole, 1.0) if most else 1.0, device)
+
+
+def memory_limit(device: torch.device) -> int:
+    """Bytes that :func:`limit_memory` allows; 0 without a limit."""
+    return _limits.get(device.type, 0)
+
+
 def available_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on ``device``, including those cached by torch.
 
     On a CPU the limits of containers and batch jobs count too.
     """
+    limit = memory_limit(device)
     if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    return int(min(psutil.virtual_memory().available, cgroup_memory(CGROUPS, OWN_CGROUP)))
+        taken = torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - taken
+        return max(min(free, limit - taken), 0) if limit else free
+    free = int(min(psutil.virtual_memory().available, cgroup_memory(CGROUPS, OWN_CGROUP)))
+    return max(min(free, limit - _taken()), 0) if limit else free
+
+
+class _Arenas(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = tuple((f"n{number}", ctypes.c_size_t) for number in range(10))
+    FREE = "n8"  # fordblks, bytes of freed blocks
+
+
+def _taken() -> int:
+    """Bytes that this process uses, without freed ones that it keeps."""
+    resident, kept = psutil.Process().memory_info().rss, 0
+    if sys.platform.startswith("linux"):
+        try:
+            mallinfo = ctypes.CDLL("libc.so.6").mallinfo2
+        except (OSError, AttributeError):  # another C library, or an old one
+            return resident
+        mallinfo.restype = _Arenas
+        kept = getattr(mallinfo(), _Arenas.FREE)
+    return max(resident - kept, 0)
 
 
 def cgroup_memory(root: Path, own: Path) -> float:

@@ -7,8 +7,9 @@ They change results by rounding only; the defaults call the encoder as it is. Se
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -24,19 +25,25 @@ SHORT_OF_MEMORY = (
 )  # messages of devices, and of CPUs by system
 
 
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class ComputeOptions:
     """How forward and backward passes are computed.
 
     Args:
         precision: ``float32``, or ``bfloat16`` for the towers and heads (weights, logits and losses stay float32).
-        compiled: compile towers with ``torch.compile``.
+        compiled: compile towers with ``torch.compile``, where that works.
         micro_batch: inputs per pass of a trained tower; 0 is the whole batch, halved when memory is short.
+        tell: given a line where something is done in another way than asked.
     """
 
     precision: str = "float32"
     compiled: bool = False
     micro_batch: int = 0
+    tell: Callable[[str], None] = field(default=_to_stderr, compare=False)
 
     def autocast(self, device: torch.device) -> contextlib.nullcontext[None] | torch.autocast:
         """A context in which a pass has this precision."""

@@ -15,11 +15,13 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from vldistill.errors import ConfigError
+from vldistill.errors import ConfigError, Stopped
+from vldistill.runtime.watch import Watch, is_lost
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=24)  # the others wait while rank 0 evaluates; torchrun stops all when one fails
+PATIENCE = timedelta(hours=24)  # the others wait while rank 0 evaluates; a process that dies is seen by the watch
 NUMBERS_AT_ONCE = 2**22  # elements of a variable gathered from every draw at a time
 
 
@@ -124,16 +126,22 @@ ALONE = Processes()
 def joined() -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started; :data:`ALONE` without it.
 
+    Where each has a GPU of its own on its machine, tensors on GPUs go through NCCL, whose communicator is made at once
+    and bound to that GPU; everything else goes through gloo.
+
     Raises:
         ConfigError: its environment variables are incomplete.
+        Stopped: another process is gone.
     """
     if launched() == 1:
         yield ALONE
         return
     try:
         rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        gpu = own_gpu(local)
+        backend = "gloo" if gpu is None else "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, timeout=PATIENCE, device_id=gpu)
+        watch = Watch(_own_connection(), rank, launched()).start()
     except (KeyError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')!r}, but the processes cannot find each other ({error}). "
@@ -141,8 +149,34 @@ def joined() -> Iterator[Processes]:
         ) from None
     try:
         yield Processes(rank, launched(), local)
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        # no destroy_process_group: it waits for the others, who may wait for this one in a collective
+        if not is_lost(error):
+            watch.stop(str(error).partition("\n")[0][:200] or type(error).__name__)
+            raise
+        watch.stop("it lost another process")
+        reason = str(error).partition("\n")[0][:200]
+        raise Stopped(
+            f"process {rank} of {launched()}: another process is gone ({reason}). This one ends too; what was saved is "
+            f"kept. Run the same command to resume."
+        ) from None
+    watch.stop()
+    dist.destroy_process_group()
+
+
+def own_gpu(local: int) -> torch.device | None:
+    """The GPU of process ``local`` of this machine, made the current one; None unless every process there has one."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if max(local + 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > there:
+        return None
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def _own_connection() -> TCPStore:
+    """A connection of its own to the store that the processes found each other by."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=30))
 
 
 def merged_logs(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from vldistill.evaluation.protocol import evaluate_set, quick_score
 from vldistill.evaluation.results import Evaluation, Validation
 from vldistill.evaluation.subjects import check_target
 from vldistill.runtime.log import Reporter
+from vldistill.runtime.processes import ALONE, Processes
 from vldistill.selection.selector import SELECTORS
 from vldistill.storage.files import digest, read_json, write_record
 from vldistill.storage.hub import is_hub_name
@@ -29,10 +31,14 @@ from vldistill.workbench.opening import open_bench
 from vldistill.workbench.run_folder import Run, environment
 
 
-def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> Evaluation:
-    """Evaluate a set, ``SELECTOR:N`` or ``full``; the result is written to the run's results and returned."""
+def evaluate(run: Run, config: Config, reporter: Reporter, target: str, processes: Processes = ALONE) -> Evaluation:
+    """Evaluate a set, ``SELECTOR:N`` or ``full``; the result is written to the run's results and returned.
+
+    Args:
+        processes: the processes that share the students; the first one writes the result.
+    """
     run.check(config)
-    bench = open_bench(config, reporter, run=run)
+    bench = open_bench(config, reporter, processes, run)
     # SELECTOR:N; one letter before the colon is a drive of Windows, and a folder may be named so
     named = target == "full" or (re.fullmatch(r"\w\w+:[^/\\]*", target) and not Path(target).exists())
     if not named:
@@ -44,24 +50,34 @@ def evaluate(run: Run, config: Config, reporter: Reporter, target: str) -> Evalu
         bench.pairs(split)
     bench.check_towers()
     check_target(bench, target_set, config.evaluate, config.select)
-    run.begin(config)
+    with processes.first_before_others():
+        if processes.first:
+            run.begin(config)
+        if processes.size > 1:  # decoded and encoded once
+            for split in SPLITS:
+                bench.split(split)
     path = run.results / _result_name(run, target_set, target, config.evaluate.protocol)
     key = evaluation_key(bench, target_set, config)
     options = without_empty(EvaluateConfig, asdict(config.evaluate))
     question = digest(key, options, bench.compute.precision)
-    with held(path.with_name(f".{path.stem}.lock"), str(path)):
+    with held(path.with_name(f".{path.stem}.lock"), str(path)) if processes.first else nullcontext():
         answers = PartialResults(path.with_name(f"{path.stem}.unfinished"), key, reporter)
         kept, kept_question = _kept(path, reporter)
-        if kept and kept_question == question:
-            answers.remove()  # of a process that was killed right after it wrote the result
+        if processes.of_first(kept is not None and kept_question == question):
+            assert kept is not None, f"{path} is not on one file system of all processes"
+            if processes.first:
+                answers.remove()  # of a process that was killed right after it wrote the result
             reporter.info(f"{path} is finished already; delete it to evaluate again")
             return kept
         try:
-            result = evaluate_set(bench, target_set, config.evaluate, config.select, answers)
+            result = evaluate_set(bench, target_set, config.evaluate, config.select, answers, processes)
         except KeyboardInterrupt:
             raise Stopped(
                 f"stopped; {answers.count} trained students are kept. Run the same command to resume."
             ) from None
+        processes.wait()  # until all have read the students' figures
+        if not processes.first:
+            return result
         if kept:
             reporter.warn(
                 f"{path} held {_headline(kept)}, evaluated with other options; it is replaced by {_headline(result)}."

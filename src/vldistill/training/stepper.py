@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from vldistill.encoders.dual import SIDES, DualEncoder, Head
 from vldistill.errors import MemoryShortError
+from vldistill.runtime.compiled import Compiled
+from vldistill.runtime.memory import memory_limit
 from vldistill.runtime.micro_batches import (
     FLOAT32,
     ComputeOptions,
@@ -20,7 +22,9 @@ from vldistill.runtime.micro_batches import (
     is_short_of_memory,
 )
 from vldistill.runtime.processes import ALONE, Processes
+from vldistill.runtime.shapes import rows_that_fit
 
+PASS_SHARE = 0.5  # of what ``runtime.max_memory`` has left: for a pass of a tower, there and back
 Loss = Callable[[Tensor], Tensor]
 """The loss of logits (B, B)."""
 
@@ -42,7 +46,7 @@ class Sides(nn.Module):
         for side in SIDES:
             tower = _tower(encoder, side)
             if tower is not None:
-                self.towers[side] = torch.compile(tower) if compute.compiled else tower  # pyright: ignore
+                self.towers[side] = Compiled(tower, compute.tell) if compute.compiled else tower
 
     def forward(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised embeddings (B, D) of images and texts."""
@@ -62,8 +66,24 @@ class Sides(nn.Module):
         """A tower's features of ``inputs``; micro-batches are checkpointed: backward recomputes their activations."""
         if not 0 < self.micro_batch < len(inputs):
             return tower(inputs)
-        parts = [checkpoint(tower, part, use_reentrant=False) for part in inputs.split(self.micro_batch)]
+        split = inputs.split(self.micro_batch)
+        if isinstance(tower, Compiled):
+            for part in split:
+                tower.prepare(part)
+        parts = [checkpoint(tower, part, use_reentrant=False) for part in split]
         return torch.cat(parts)  # pyright: ignore
+
+    def fit_memory(self, images: Tensor, texts: Tensor) -> None:
+        """Take micro-batches that fit in ``runtime.max_memory``, where it is given and no size is."""
+        if self.micro_batch or not memory_limit(self.device):
+            return
+        fitting = [
+            rows_that_fit(tower, inputs, PASS_SHARE, back=True)
+            for side, inputs in zip(SIDES, (images, texts))
+            if (tower := _tower(self.encoder, side)) is not None
+        ]
+        if fitting and min(fitting) < len(images):
+            self.micro_batch = min(fitting)
 
     def halve(self, batch: int) -> bool:
         """Halve the micro-batches from now on; false if they cannot be halved."""
@@ -136,6 +156,7 @@ class Stepper:
         Raises:
             MemoryShortError: even one input at a time needs too much memory.
         """
+        self.sides.fit_memory(images, texts)
         while True:
             random = _random_state(self.device) if self.sides.towers else None
             self.encoder.zero_grad(set_to_none=True)
@@ -196,4 +217,5 @@ def embed_in_parts(encoder: DualEncoder, side: str, inputs: Tensor, compute: Com
             out = encoder.side(side)(part)
         return F.normalize(out.float(), dim=-1)
 
-    return in_parts(embed, inputs, compute.micro_batch)
+    fitting = rows_that_fit(encoder.side(side), inputs, PASS_SHARE, back=False)
+    return in_parts(embed, inputs, min(compute.micro_batch or fitting, fitting))

@@ -27,6 +27,7 @@ from vldistill.data.weights import weighed
 from vldistill.encoders.build import build_image_tower, build_text_tower
 from vldistill.encoders.dual import SIDES, DualEncoder
 from vldistill.encoders.features import (
+    PASS_SHARE,
     Encoding,
     FeatureTable,
     Standardisation,
@@ -40,10 +41,13 @@ from vldistill.encoders.student import build_student
 from vldistill.encoders.tokens import TokenTower, require_trainable, token_inputs
 from vldistill.encoders.tower import ImageTower, TextTower
 from vldistill.errors import ConfigError, DataError
+from vldistill.runtime.compiled import Compiled
 from vldistill.runtime.devices import moved, moved_module
 from vldistill.runtime.log import Reporter
+from vldistill.runtime.memory import available_memory, memory_limit
 from vldistill.runtime.micro_batches import FLOAT32, ComputeOptions, in_parts
 from vldistill.runtime.randomness import seeded
+from vldistill.runtime.shapes import rows_that_fit
 from vldistill.storage.files import digest
 from vldistill.training.data import Inputs, TrainingData
 from vldistill.training.side_inputs import FeatureInputs, PixelInputs, TensorInputs, ViewInputs, some_rows
@@ -52,6 +56,7 @@ from vldistill.workbench.class_source import check_and_say, check_trained, promp
 from vldistill.workbench.headline import MEAN_RECALL, TOP1
 from vldistill.workbench.unit_rows import UnitRows, unit_rows
 
+TABLE_SHARE = 0.25  # of what ``runtime.max_memory`` has left: for a table of features held as one tensor
 IN_MEMORY_BYTES = 2_000_000_000  # features smaller than this are held as one tensor: no page faults per batch
 
 
@@ -168,6 +173,11 @@ class Workbench:
             return self.image_tower
         tower = folded(self.image_tower)
         return tower.to(memory_format=torch.channels_last) if self.device.type == "cuda" else tower  # pyright: ignore
+
+    @cached_property
+    def _compiled_tower(self) -> Compiled | None:
+        """The same through ``torch.compile``, where that is asked for: for passes without a way back."""
+        return Compiled(self.encoding_tower, self.reporter.warn) if self.compute.compiled else None
 
     @cached_property
     def text_tower(self) -> TextTower:
@@ -316,7 +326,10 @@ class Workbench:
 
     def _image_encoding(self, split: str, view: int = 0) -> Encoding:
         pixels, dtype = self.pixels(split), self.data_config.features
-        return image_encoding(self.encoding_tower, pixels, self.cache, device=self.device, view=view, dtype=dtype)
+        return image_encoding(
+            self.encoding_tower, pixels, self.cache,
+            device=self.device, view=view, dtype=dtype, compiled=self._compiled_tower,
+        )  # fmt: skip
 
     def _text_table(self, split: str) -> FeatureTable:
         if (vectors := self.pairs(split).vectors) is not None:
@@ -336,7 +349,9 @@ class Workbench:
         return images if self.setting == "both" else [*images, self._text_encoding(split)]
 
     def _inputs(self, table: FeatureTable, standardise: Standardisation) -> TensorInputs | FeatureInputs:
-        if len(table) * table.width * 4 <= IN_MEMORY_BYTES:
+        limited = memory_limit(self.device) > 0
+        most = min(IN_MEMORY_BYTES, TABLE_SHARE * available_memory(self.device)) if limited else IN_MEMORY_BYTES
+        if len(table) * table.width * 4 <= most:
             return TensorInputs(standardise.apply_(table.all().to(self.device)))
         return FeatureInputs(table, standardise, self.device)
 
@@ -503,4 +518,5 @@ class Workbench:
     @torch.no_grad()
     def encode_in_batches(self, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
         """:meth:`image_inputs` without gradients, in small batches."""
+        batch = min(batch, rows_that_fit(self.encoding_tower, images, PASS_SHARE, back=False))
         return in_parts(lambda part: self.image_inputs(moved(part, self.device)), images, batch, self.device)

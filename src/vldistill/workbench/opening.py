@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
 from vldistill.config import Config
+from vldistill.config.runtime import most_bytes
 from vldistill.runtime.devices import augments_on, choose_compute, choose_device
 from vldistill.runtime.log import Reporter
-from vldistill.runtime.memory import keep_freed_memory
+from vldistill.runtime.memory import keep_freed_memory, limit_memory
 from vldistill.runtime.processes import ALONE, Processes
 from vldistill.runtime.threads import describe_threads
 from vldistill.workbench.bench import Workbench
@@ -31,7 +33,9 @@ def open_bench(
     keep_freed_memory()
     device = choose_device(config.runtime, processes)
     reporter.info(describe_threads(device))
-    how = choose_compute(config.runtime, device), augments_on(config.runtime, device)
+    limit_memory(device, most_bytes(config.runtime.max_memory) or 0)
+    compute = replace(choose_compute(config.runtime, device), tell=reporter.warn)
+    how = compute, augments_on(config.runtime, device)
     checks = run.check_data if run else None
     former = run is not None and run.former_splits
     return Workbench(

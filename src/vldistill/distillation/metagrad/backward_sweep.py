@@ -141,7 +141,7 @@ def _outer(run: InnerRun, outer_loss: OuterLoss, theta: Sequence[Tensor]) -> Ten
         raise MatchingError(f"the outer loss has shape {tuple(value.shape)}: expected a scalar.")
     if not value.requires_grad:
         raise MatchingError("the outer loss does not depend on the parameters it was given.")
-    if not torch.isfinite(value.detach()).item():
+    if not value.is_meta and not torch.isfinite(value.detach()).item():  # shapes alone have no value
         largest = {group: max(values) for group, values in run.eta.items()}
         raise NonFiniteError(
             f"the outer loss is {value.item()} after {len(run.steps)} inner steps with rates of at most "
@@ -332,6 +332,8 @@ def _rate_gradients(slopes: dict[str, list[Tensor]], rates: Mapping[str, Tensor]
 
 def _beside(slopes: Mapping[str, Tensor], rates: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The gradient of every rate in its shape, in the number format and on the device of the rate, for one wait."""
+    if all(slope.is_meta for slope in slopes.values()):
+        return slopes if isinstance(slopes, dict) else dict(slopes)
     if all(slope.device == rates[group].device for group, slope in slopes.items()):
         return {group: slope.to(rates[group]) for group, slope in slopes.items()}
     flat = torch.cat([slope.reshape(-1) for slope in slopes.values()]).cpu()
