@@ -130,6 +130,7 @@ def claims() -> Iterator[Claim]:
     yield from leaderboard(v1)
     yield from flickr8k(main)
     yield from method_pages(v1)
+    yield from vectors()
     yield Claim(
         "CHANGELOG.md",
         "students of the generic recipe reach 32.9 on the features of 100 pictures with five texts each, and "
@@ -271,6 +272,23 @@ def flickr8k(main: Board) -> Iterator[Claim]:
         "teach students of the generic recipe 32.3 and 32.2; the full data's row of `generic-v1`, which saw "
         "no augmented photos, has 31.8",
         {"32.3": views["bitraj-500-s0"], "32.2": views["bitraj-500-s1"], "31.8": views["full"]},
+    )
+
+
+def vectors() -> Iterator[Claim]:
+    shown = json.loads((RESULTS / "vectors.json").read_text(encoding="utf-8"))["demonstrations"]
+    digits, sounds = (
+        {row["set"]: row["mean_recall"]["mean"] for row in one["rows"] if row["pairs"] == 50 or row["set"] == "full"}
+        for one in shown
+    )
+    chosen = max(digits[name] for name in digits if name.startswith("kmeans"))
+    learned = max(sounds[name] for name in sounds if name != "full")
+    yield Claim(
+        "docs/embeddings.md",
+        "On raw grey levels, real pairs chosen by k-means are the best 50; of the sounds, 50 learned pairs reach 94 % of "
+        "the full data.",
+        {"94": 100 * learned / sounds["full"]},
+        {"the best 50": chosen >= max(recall for name, recall in digits.items() if name != "full")},
     )
 
 

@@ -21,7 +21,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from torch.nn.functional import normalize
 from vldistill.config import SelectConfig
 from vldistill.runtime.memory import peak_memory
 from vldistill.selection.features import PairFeatures
-from vldistill.selection.selector import SELECTORS
+from vldistill.selection.selector import SELECTORS, Candidates
 from vldistill.selection.warmup import open_rows
 from vldistill.storage.files import write_json
 from vldistill.workbench.run_folder import commit
@@ -94,7 +94,7 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     torch.set_num_threads(options.threads)
     candidates = open_features(folder, options)
     before, wall, cpu = own_peak(), time.perf_counter(), time.process_time()
-    rows = SELECTORS.find(name).choose(candidates, options.pairs, 0, SelectConfig())
+    rows = SELECTORS.find(name).choose(cast(Candidates, candidates), options.pairs, 0, SelectConfig())
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = own_peak()
     distinct = len(set(candidates.caption_image[rows].tolist()))

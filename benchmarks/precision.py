@@ -45,7 +45,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vldistill.config import Config, expand
 from vldistill.distillation.inner_steps import inner_loss
 from vldistill.distillation.metagrad import InnerStep, hypergradient
-from vldistill.distillation.method import METHODS, Context
+from vldistill.distillation.method import METHODS, Context, TrainedMethod
 from vldistill.distillation.outer_optimiser import OuterOptimiser
 from vldistill.distillation.start import starting_pairs
 from vldistill.errors import VldistillError
@@ -238,6 +238,7 @@ class Study:
         for iteration in range(iterations):
             at = context.at(iteration)
             with computing(iterations_in):
+                assert isinstance(built, TrainedMethod)
                 update = built.step(state, at)
             optimiser.apply(update.gradients, at.progress, 1.0)
         drawn = subject(self.bench, built.export(state, context), self.config.select)

@@ -7,7 +7,7 @@ import re
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ from vldistill.selection import warmup as warming
 from vldistill.selection.choose import _TrainingCandidates, choose_pairs
 from vldistill.selection.coreset import choose_coreset
 from vldistill.selection.features import PairFeatures, first_of_each_image
-from vldistill.selection.selector import SELECTORS, WARMUP, register
+from vldistill.selection.selector import SELECTORS, WARMUP, Candidates, register
 from vldistill.selection.selectors import facility as facility_location
 from vldistill.selection.warmup import count_forgotten, found, galleries
 from vldistill.workbench.bench import Workbench
@@ -83,7 +83,7 @@ def made(seed: int, images: int = 23, width: int = 6, dtype: torch.dtype = torch
 
 
 def chosen(name: str, candidates: Made, count: int, seed: int = 0, **options: Any) -> list[int]:
-    rows = SELECTORS.find(name).choose(candidates, count, seed, replace(SelectConfig(), **options))
+    rows = SELECTORS.find(name).choose(cast(Candidates, candidates), count, seed, replace(SelectConfig(), **options))
     assert rows.dtype == torch.int64 and len(rows) == count
     return rows.tolist()
 

@@ -60,12 +60,12 @@ def test_token_inputs_give_the_towers_own_sentence_vectors(bench: Workbench) -> 
     index = torch.tensor([3, 50, 7, 120])
     tower = TokenTower(require_trainable(bench.text_tower))
     found = tower(split.data.texts.rows(index)).detach()
-    expected = bench.text_tower.encode([split.pairs.captions[i] for i in index.tolist()])
+    expected = bench.text_tower.encode([split.pairs.captions[int(i)] for i in index])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     cls = TextTowerConfig(name=bench.encoder_config.text.name, pooling="cls", max_tokens=12)
     other = make_bench(bench.cache, "both", text=cls)
     found = TokenTower(require_trainable(other.text_tower))(split.data.texts.rows(index)).detach()
-    torch.testing.assert_close(found, other.text_tower.encode([split.pairs.captions[i] for i in index.tolist()]))
+    torch.testing.assert_close(found, other.text_tower.encode([split.pairs.captions[int(i)] for i in index]))
 
 
 def test_padding_changes_nothing(bench: Workbench) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
+from torch.distributed import HashStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from vldistill.runtime.watch import Watch, is_lost
 
@@ -24,12 +25,12 @@ class Ended(list[str]):
         self.event.set()
 
 
-def watch(store: dist.Store, rank: int, end: Callable[[str], None], size: int = 2) -> Watch:
+def watch(store: Store, rank: int, end: Callable[[str], None], size: int = 2) -> Watch:
     return Watch(store, rank, size, end, every=0.02, silent=0.6, left=0.1).start()
 
 
 def test_all_end_where_one_is_silent_and_the_message_names_it() -> None:
-    store, ended, other = dist.HashStore(), Ended(), Ended()
+    store, ended, other = HashStore(), Ended(), Ended()
     first, second = watch(store, 0, ended), watch(store, 1, other)
     assert not ended.event.wait(0.8)
     second._stopped.set()  # killed: it says nothing more
@@ -40,17 +41,17 @@ def test_all_end_where_one_is_silent_and_the_message_names_it() -> None:
 
 def test_one_that_never_began_is_missed_too() -> None:
     ended = Ended()
-    watch(dist.HashStore(), 1, ended, size=3)
+    watch(HashStore(), 1, ended, size=3)
     assert ended.event.wait(5) and "process 0 has been silent" in ended[0]
 
 
 def test_the_reason_of_one_that_left_is_told_and_one_that_is_done_is_not_missed() -> None:
-    store, ended = dist.HashStore(), Ended()
+    store, ended = HashStore(), Ended()
     mine, failed = watch(store, 0, ended), watch(store, 1, Ended())
     failed.stop("the disk is full")
     assert ended.event.wait(5) and ended == ["process 0 of 2: process 1 ended: the disk is full"]
     mine.stop()
-    store, ended = dist.HashStore(), Ended()
+    store, ended = HashStore(), Ended()
     mine, done = watch(store, 0, ended), watch(store, 1, Ended())
     done.stop()
     assert not ended.event.wait(1.0)
@@ -58,7 +59,7 @@ def test_the_reason_of_one_that_left_is_told_and_one_that_is_done_is_not_missed(
 
 
 def test_a_store_that_is_gone_ends_the_process_unless_its_owner_was_done() -> None:
-    class Gone(dist.HashStore):
+    class Gone(HashStore):
         lost = False
 
         def set(self, key: str, value: str) -> None:
@@ -94,10 +95,10 @@ def test_what_says_that_a_peer_is_gone(error: Exception, lost: bool) -> None:
 
 
 def test_a_store_of_a_real_server_serves_two_connections() -> None:
-    server = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=20))
+    server = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=20))
     ended = Ended()
     watches = [
-        watch(dist.TCPStore("127.0.0.1", server.port, is_master=False, timeout=timedelta(seconds=20)), rank, ended)
+        watch(TCPStore("127.0.0.1", server.port, is_master=False, timeout=timedelta(seconds=20)), rank, ended)
         for rank in range(2)
     ]
     assert not ended.event.wait(0.8)

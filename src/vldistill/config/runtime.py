@@ -26,7 +26,7 @@ class RuntimeConfig:
             tower is used as it is.
         max_memory: the most memory to use, of the device and this process, in GB (``8``) or with a unit (``7.5GB``,
             ``512MiB``); 0 is what is free. Images per pass, parameter copies and features held in memory are sized by
-            it; what cannot fit is refused before it begins.
+            it.
         micro_batch: images that pass a trained tower at a time, for experts and students; 0 is the whole batch, or as
             many halvings of it as the device's memory asks for. The result is the same but for rounding.
         augment: where experts' images are augmented: ``cpu`` (one by one, Pillow), ``device`` (whole batches, slightly

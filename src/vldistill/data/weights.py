@@ -68,7 +68,7 @@ def weighed(pairs: Pairs, path: Path, least: float) -> Pairs:
             f"{np.nanmax(weights):.4g}: no caption is left. Lower it."
         )
     unknown = int(np.isnan(weights).sum())
-    dropped = [pairs.captions[row] for row in np.flatnonzero(~kept)[:3]]
+    dropped = [pairs.captions[int(row)] for row in np.flatnonzero(~kept)[:3]]
     note = f"{int((~kept).sum()):,} captions left out: their weight is below {least:g}"
     note += f"; {unknown:,} captions have no weight in {path.name} and stay" if unknown else ""
     left = {f"weight below {least:g}": LeftOut(int((~kept).sum()), dropped, loss=False)} if dropped else {}

@@ -29,5 +29,5 @@ def caption_keys(captions: Iterable[str]) -> np.ndarray:
 @register("caption", of="caption")
 def caption(parts: list[tuple[Material, np.ndarray]], threshold: float, options: SelectConfig) -> np.ndarray:
     """Captions that are equal but for case and white space."""
-    keys = [caption_keys(material.pairs.captions[row] for row in rows.tolist()) for material, rows in parts]
+    keys = [caption_keys(material.pairs.captions[int(row)] for row in rows) for material, rows in parts]
     return first_of_equal(np.concatenate(keys))
