@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -240,6 +241,26 @@ def class_dataset(folder: Path, items: list[Item]) -> str:
     return f"classes:{folder}"
 
 
+def embedded(folder: Path, items: list[Item]) -> str:
+    """Vectors as clip-retrieval writes them, beside photos; a row lacks a side where an item lacks its part."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    photos(folder, items)
+    rows = [(name, number, item) for name, (number, item) in distinct(items).items()]
+    for side, part in (("img", 1), ("text", 2)):
+        (folder / f"{side}_emb").mkdir(parents=True)
+        vectors = np.random.default_rng(part).standard_normal((len(rows), 4)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors[[not item[part] for _, _, item in rows]] = np.nan
+        np.save(folder / f"{side}_emb" / f"{side}_emb_0.npy", vectors)
+    (folder / "metadata").mkdir()
+    facts = {"image_path": [f"{name}.jpg" for name, _, _ in rows]}
+    facts["caption"] = [caption(number, item[3]) for _, number, item in rows]
+    write_table(pyarrow.table(facts), folder / "metadata" / "metadata_0.parquet")
+    return f"embeddings:{folder}"
+
+
 WITHOUT_FILES = (scenes, digits)
 WRITERS: dict[str, list[Callable[[Path, list[Item]], str]]] = {
     "blip": [blip],
@@ -247,6 +268,7 @@ WRITERS: dict[str, list[Callable[[Path, list[Item]], str]]] = {
     "coco": [coco],
     "csv": [table(".csv", ","), table(".tsv", "\t"), lines],
     "digits": [digits],
+    "embeddings": [embedded],
     "folder": [sidecars],
     "hf": [saved],
     "karpathy": [karpathy],

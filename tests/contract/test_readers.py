@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.conftest import KarpathyFolder, add_member, photo
 
@@ -98,12 +99,27 @@ def class_folders(folder: Path) -> None:
             (place / f"{number}.jpg").write_bytes(photo(number))
 
 
+def embedded(folder: Path) -> None:
+    """Vectors as clip-retrieval writes them; a folder with photos would be read as photos."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    for side in ("img", "text"):
+        (folder / f"{side}_emb").mkdir(parents=True)
+        vectors = np.random.default_rng(len(side)).standard_normal((len(NUMBERS), 4)).astype(np.float32)
+        np.save(folder / f"{side}_emb" / f"{side}_emb_0.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    (folder / "metadata").mkdir()
+    facts = {"image_path": [f"{n}.jpg" for n in NUMBERS], "caption": list(map(caption, NUMBERS))}
+    write_table(pyarrow.table(facts), folder / "metadata" / "metadata_0.parquet")
+
+
 LAYOUTS: dict[str, Callable[[Path], None] | str] = {
     "blip": blip,
     "classes": class_folders,
     "coco": coco,
     "csv": table,
     "digits": "digits",
+    "embeddings": embedded,
     "folder": sidecars,
     "hf": saved,
     "karpathy": karpathy,
@@ -141,7 +157,10 @@ def test_it_alone_recognises_its_form_and_gives_every_photo_its_caption(name: st
             for index in range(pairs.count_images):
                 (row,) = pairs.image_captions[index]
                 number = int(pairs.captions[int(row)].split("photo ")[-1].split(",")[0])
-                assert pairs.images.encoded(index) == photo(number), "no caption meets another photo"
+                if name == "embeddings":
+                    assert pairs.images.names[index] == f"{number}.jpg"
+                else:
+                    assert pairs.images.encoded(index) == photo(number), "no caption meets another photo"
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -32,8 +32,8 @@ def limit_memory(device: torch.device, most: int) -> None:
 
     On a GPU torch's allocator refuses more, so that what is done in parts is halved.
     """
-    _limits[device.type] = most
-    if device.type == "cuda":
+    before, _limits[device.type] = memory_limit(device), most
+    if device.type == "cuda" and (most or before):
         whole = torch.cuda.mem_get_info(device)[1]
         torch.cuda.set_per_process_memory_fraction(min(most / whole, 1.0) if most else 1.0, device)
 

@@ -139,8 +139,7 @@ class Deferred(Tensor):
     """The output (B, C', H', W') of a convolution without bias that nobody has read yet.
 
     A batch norm with frozen statistics that comes next becomes part of the convolution; every other function that reads
-    it makes it compute its values. Until then it holds its shape, filled with NaN, so that no code which torch does not
-    know of takes anything else for its values.
+    it makes it compute its values. It has no memory of its own, so that code which passes torch's functions by fails.
     """
 
     given: tuple[Tensor, Tensor, Geometry]
@@ -155,8 +154,7 @@ class Deferred(Tensor):
             (side + 2 * padded - wide * (kernel - 1) - 1) // step + 1
             for side, padded, wide, kernel, step in zip(x.shape[2:], padding, dilation, w.shape[2:], stride)
         ]
-        empty = torch.full((), float("nan"), dtype=x.dtype, device=x.device).expand(len(x), len(w), *sides)
-        out = empty.as_subclass(Deferred)
+        out = Tensor._make_wrapper_subclass(Deferred, (len(x), len(w), *sides), dtype=x.dtype, device=x.device)
         out.given, out.wanted, out.values = (x, w, geometry), wanted, None
         return out
 
@@ -177,6 +175,11 @@ class Deferred(Tensor):
                 return func(*args, **(kwargs or {}))
         args, kwargs = _computed(args, kwargs or {})
         return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Refuse what got here without :meth:`__torch_function__`: gradients would be lost."""
+        raise RuntimeError(f"{func} reads the output of a convolution that was not computed yet.")
 
 
 def _computed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
