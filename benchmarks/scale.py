@@ -211,7 +211,7 @@ def _anonymous() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
 
 
-def measure(stage: str, work: Path, images: int) -> dict[str, Any]:
+def measured(stage: Callable[[Path, int], None], work: Path, count: int) -> dict[str, Any]:
     """One stage in this process, which has done nothing else."""
     import torch
 
@@ -220,7 +220,7 @@ def measure(stage: str, work: Path, images: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     began, cpu = time.monotonic(), time.process_time()
     with own_memory() as own:
-        STAGES[stage](work, images)
+        stage(work, count)
     return {
         "seconds": round(time.monotonic() - began, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=STAGES, help="run one stage in this process, and print its figures")
     asked = parser.parse_args()
     if asked.stage:
-        print(json.dumps(measure(asked.stage, asked.work, asked.images[0])))
+        print(json.dumps(measured(STAGES[asked.stage], asked.work, asked.images[0])))
         return
     with contextlib.ExitStack() as stack:
         work = asked.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -19,14 +19,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scale import own_memory
+from scale import measured
 from vldistill.storage.files import write_json
 from vldistill.workbench.run_folder import environment
 
@@ -127,24 +126,6 @@ STAGES: dict[str, Callable[[Path, int], None]] = {
 }  # fmt: skip
 
 
-def measure(stage: str, work: Path, pairs: int) -> dict[str, Any]:
-    """One stage in this process, which has done nothing else."""
-    import torch
-
-    from vldistill.runtime.memory import peak_memory
-
-    torch.set_num_threads(1)
-    began, cpu = time.monotonic(), time.process_time()
-    with own_memory() as own:
-        STAGES[stage](work, pairs)
-    return {
-        "seconds": round(time.monotonic() - began, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
-        "resident_bytes": peak_memory(),
-        "own_bytes": own[0],
-    }
-
-
 def size(work: Path, pairs: int, on: dict[str, Any]) -> dict[str, Any]:
     """Every stage at one size."""
     for kind in ("run", "cache"):
@@ -188,7 +169,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.stage:
         with contextlib.redirect_stdout(sys.stderr):
-            found = measure(asked.stage, asked.work, asked.pairs[0])
+            found = measured(STAGES[asked.stage], asked.work, asked.pairs[0])
         print(json.dumps(found))
         return
     with contextlib.ExitStack() as stack:
